@@ -1,0 +1,1 @@
+"""DistillLens for torchdistill: align intermediate next-token distributions while distilling."""

@@ -1,0 +1,1 @@
+"""Generate and score instruction-following benchmarks (ROUGE-L), with vLLM or transformers."""
