@@ -1,0 +1,50 @@
+"""`eval-harness compare`: paired differences between systems, and whether they show anything."""
+
+import argparse
+import sys
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="compare systems row by row",
+        description="Paired differences with 95 % intervals, sign-flip p-values with Holm's "
+        "correction, and the smallest difference the benchmark could have shown. Every later "
+        "system is compared with the first.",
+    )
+    add_system_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_system_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name systems, shared with `report`."""
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        metavar="SYSTEM",
+        help="results folder or file of a run; with --references, a file of predictions",
+    )
+    parser.add_argument(
+        "--references", metavar="FILE", help="the references (JSONL) of prediction files"
+    )
+    parser.add_argument("--all_pairs", action="store_true", help="compare every pair of systems")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the comparison. Returns 0."""
+    from eval_harness.atomic import encode_json
+    from eval_harness.compare import comparison_lines, comparison_result
+    from eval_harness.errors import DistillensError
+    from eval_harness.systems import load_systems
+
+    if len(args.systems) < 2:
+        raise DistillensError("compare needs at least two systems, found one")
+    systems = load_systems(args.systems, references=args.references)
+    result = comparison_result(systems, all_pairs=args.all_pairs)
+    if args.json:
+        sys.stdout.write(encode_json(result, where="comparison"))
+    else:
+        print("\n".join(comparison_lines(result)).rstrip())
+    sys.stdout.flush()
+    return 0
