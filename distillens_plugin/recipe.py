@@ -1,0 +1,213 @@
+"""From a recipe file and --set overrides to a checked `Recipe`; loads no torch."""
+
+import copy
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from distillens_plugin.recipe_yaml import KeyPath, Place, parse_yaml, read_yaml_file
+from distillens_plugin.schema import Recipe
+from distillens_plugin.schema_base import did_you_mean, first_problem, show
+from eval_harness.errors import DistillensError
+
+# Where a recipe names files and folders; ./ and ../ there start from the recipe file.
+_PATH_KEYS: tuple[KeyPath, ...] = (
+    *(
+        ("models", role, key)
+        for role in ("teacher_model", "student_model", "model")
+        for key in ("name_or_path", "tokenizer", "adapter")
+    ),
+    ("datasets", "train", "path"),
+    ("datasets", "validation", "path"),
+    ("teacher_cache", "path"),
+    ("output_dir",),
+)
+_TRUSTED_MODULES = re.compile(r"distillens_plugin|torchdistill(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `--set a.b=c`."""
+
+    text: str
+    path: KeyPath
+    value: Any
+
+
+@dataclass
+class Source:
+    """Where each value of a recipe came from."""
+
+    name: str
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
+
+    def override_of(self, path: KeyPath) -> Override | None:
+        """The last --set that gave this key its value: at the key or above it."""
+        for override in reversed(self.overrides):
+            if path[: len(override.path)] == override.path:
+                return override
+        return None
+
+    def describe(self, path: KeyPath) -> str:
+        """`recipes/gpt2.yaml:23: train.criterion.key`; a --set that plays a part is named too."""
+        dotted = ".".join(map(str, path))
+        override = self.override_of(path)
+        if override is not None:
+            return f"--set {override.text}: {dotted}"
+        within = [o for o in self.overrides if o.path[: len(path)] == path]
+        where = self.name
+        for length in range(len(path), 0, -1):
+            place = self.places.get(path[:length])
+            if place is not None:
+                where = f"{self.name}:{place.key.line}"
+                break
+        if within:
+            where += f" with --set {within[-1].text}"
+        return f"{where}: {dotted}" if dotted else where
+
+    def locate(self, dotted: str) -> str:
+        """`describe` for a dotted path, in which a number is a list's entry."""
+        return self.describe(tuple(int(p) if p.isdigit() else p for p in dotted.split(".")))
+
+
+def load_recipe(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), trust: bool = False
+) -> Recipe:
+    """Reads, overrides and checks a recipe.
+
+    Args:
+        path: the YAML file; named in errors as it is given.
+        overrides: `a.b=c` texts; c is read as YAML, a number in the path picks a list's entry.
+        trust: allow what can run code: torchdistill's other YAML tags, any module under
+            dependencies, and trust_remote_code.
+
+    Raises:
+        DistillensError: one line with file and line (or the --set text), key path, what was found
+            and what is expected.
+    """
+    source = Source(os.fspath(path))
+    data, source.places = read_yaml_file(source.name, trust=trust)
+    for text in overrides:
+        override = parse_override(text, trust=trust)
+        _apply(data, override, source.name)
+        source.overrides.append(override)
+    _resolve_paths(data, source)
+    plain = copy.deepcopy(data)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        loc, message = first_problem(error)
+        raise DistillensError(f"{source.describe(loc)}: {message}") from None
+    if not trust:
+        _refuse_code(recipe, source)
+    if recipe.output_dir is None:
+        recipe.output_dir = os.path.join("runs", Path(source.name).stem)
+    recipe._source = source
+    recipe._plain = plain
+    return recipe
+
+
+def parse_override(text: str, *, trust: bool = False) -> Override:
+    """Reads `a.b.0.c=value`, the value as YAML (nothing after the = is null).
+
+    Raises:
+        DistillensError: no =, an empty part of the path, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise DistillensError(
+            f"--set {text}: found no key and value, expected a path, = and a value, such as "
+            "train.num_epochs=2"
+        )
+    path = tuple(int(part) if part.isdigit() else part for part in parts)
+    data, _ = parse_yaml(value, f"--set {text}: value", trust=trust)
+    return Override(text, path, data)
+
+
+def _apply(data: Any, override: Override, name: str) -> None:
+    """Puts an override in place; keys that are not there are made, for the schema to judge."""
+    node = data
+    for depth, part in enumerate(override.path):
+        last = depth == len(override.path) - 1
+        above = ".".join(map(str, override.path[:depth])) or "the recipe"
+        if isinstance(node, list):
+            if not isinstance(part, int) or part >= len(node):
+                entries = f"0 to {len(node) - 1}" if node else "no entries yet"
+                raise DistillensError(
+                    f"--set {override.text}: {above} in {name} is a list with the entries "
+                    f"{entries}; "
+                    f"found {part!r}"
+                )
+            key: Any = part
+        elif isinstance(node, dict):
+            key = _existing_key(node, part)
+        else:
+            raise DistillensError(
+                f"--set {override.text}: {above} in {name} is {show(node)}, which has no keys "
+                "below "
+                f"it; found {part!r}" + _near(data, override.path, depth)
+            )
+        if last:
+            node[key] = copy.deepcopy(override.value)
+        else:
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+
+
+def _existing_key(node: dict[Any, Any], part: str | int) -> Any:
+    # Digits may also be a mapping's key, as text or as a number.
+    return next((key for key in (part, str(part)) if key in node), str(part))
+
+
+def _near(data: Any, path: KeyPath, depth: int) -> str:
+    parent: Any = data
+    for part in path[: depth - 1]:
+        parent = parent[part]
+    keys = [str(key) for key in parent] if isinstance(parent, dict) else []
+    hint = did_you_mean(str(path[depth - 1]), [key for key in keys if key != path[depth - 1]])
+    return f"; {hint}" if hint else ""
+
+
+def _resolve_paths(data: dict[str, Any], source: Source) -> None:
+    """Makes ./ and ../ absolute: from the recipe's folder, or for --set from the working folder."""
+    folder = os.path.dirname(os.path.abspath(source.name))
+    for path in _PATH_KEYS:
+        parent: Any = data
+        for part in path[:-1]:
+            parent = parent.get(part) if isinstance(parent, dict) else None
+        value = parent.get(path[-1]) if isinstance(parent, dict) else None
+        if not isinstance(value, str):
+            continue
+        if re.match(r"\.\.?(/|$)", value):
+            base = os.getcwd() if source.override_of(path) else folder
+            parent[path[-1]] = os.path.normpath(os.path.join(base, value))
+        elif value.startswith("~/"):
+            parent[path[-1]] = os.path.expanduser(value)
+
+
+def _refuse_code(recipe: Recipe, source: Source) -> None:
+    """What a stranger's recipe must not do unasked: import modules, run a repository's code."""
+    todo = "pass --trust-recipe if you trust this recipe"
+    for index, dependency in enumerate(recipe.dependencies):
+        relative = dependency.package is not None
+        if relative or not _TRUSTED_MODULES.fullmatch(dependency.name):
+            raise DistillensError(
+                f"{source.describe(('dependencies', index))}: found the module "
+                f"{dependency.name!r}, "
+                f"expected distillens_plugin or one of torchdistill's; importing runs it: {todo}"
+            )
+    for role in ("teacher_model", "student_model", "model"):
+        spec = getattr(recipe.models, role)
+        if spec is not None and spec.trust_remote_code:
+            raise DistillensError(
+                f"{source.describe(('models', role, 'trust_remote_code'))}: found true, which runs "
+                f"code of {spec.name_or_path}; {todo}"
+            )

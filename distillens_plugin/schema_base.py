@@ -1,0 +1,165 @@
+"""What every part of the recipe schema shares: strict models, ranges, and one-line complaints."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+KeyPath = tuple[str | int, ...]
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+}
+
+
+def problem(found: Any, expected: str, todo: str = "", *, at: KeyPath = ()) -> NoReturn:
+    """Refuses a value from inside a validator.
+
+    Args:
+        at: keys below the value that the validator was given, to the one at fault.
+    """
+    complain(f"found {show(found)}, expected {expected}" + (f"; {todo}" if todo else ""), at=at)
+
+
+def complain(text: str, *, at: KeyPath = ()) -> NoReturn:
+    """Refuses a value with a sentence of its own, for what is missing or in conflict."""
+    raise PydanticCustomError("distillens", "{text}", {"text": text, "at": at})
+
+
+def show(value: Any) -> str:
+    """A value as an error names it: short, and as the recipe would write it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping" + (f" with the keys {', '.join(map(str, value))}"[:70] if value else "")
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'beta'?`, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f"did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Refuses a number outside its range; `str` of it is how errors and the docs name the range."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __str__(self) -> str:
+        low, high = f"{self.low:g}", f"{self.high:g}"
+        if self.high == math.inf:
+            return f"above {low}" if self.open_low else f"of at least {low}"
+        if self.open_low or self.open_high:
+            return (
+                f"in {'(' if self.open_low else '['}{low}, {high}{')' if self.open_high else ']'}"
+            )
+        return f"from {low} to {high}"
+
+    def __call__(self, value: float) -> float:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        if not (above and below and math.isfinite(value)):
+            kind = "a whole number" if isinstance(value, int) else "a number"
+            problem(value, f"{kind} {self}")
+        return value
+
+
+Count = Annotated[int, AfterValidator(Range(1))]
+NonNegativeInt = Annotated[int, AfterValidator(Range(0))]
+Positive = Annotated[float, AfterValidator(Range(0, open_low=True))]
+NonNegative = Annotated[float, AfterValidator(Range(0))]
+Fraction = Annotated[float, AfterValidator(Range(0, 1))]
+BelowOne = Annotated[float, AfterValidator(Range(0, 1, open_high=True))]
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused with a near name, and no type is guessed from another.
+
+    A key given as null counts as not given, so that `--set train.num_epochs=null` takes it out.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        for key in data:
+            if key not in fields:
+                hint = did_you_mean(str(key), fields) or "delete it"
+                complain(f"unknown key; {hint} (keys here: {', '.join(fields)})", at=(key,))
+        data = {key: value for key, value in data.items() if value is not None}
+        for key, field in fields.items():
+            if field.is_required() and key not in data:
+                complain(f"missing; expected {_describe(field)}", at=(key,))
+        return data
+
+
+def _describe(field: FieldInfo) -> str:
+    return (field.description or "a value").rstrip(".")
+
+
+def first_problem(error: ValidationError) -> tuple[KeyPath, str]:
+    """Of all that is wrong, what to tell first: its path, and one line that says what to do."""
+    errors = error.errors(include_url=False)
+    loc, text = _translate(errors[0])
+    if len(errors) > 1:
+        more = len(errors) - 1
+        text += f" (and {more} more {'mistake' if more == 1 else 'mistakes'})"
+    return loc, text
+
+
+def _translate(error: Any) -> tuple[KeyPath, str]:
+    loc: KeyPath = tuple(error["loc"])
+    kind, value = error["type"], error.get("input")
+    context = error.get("ctx") or {}
+    if kind == "distillens":
+        return (*loc, *context["at"]), context["text"]
+    if kind == "literal_error":
+        words = [
+            word.strip("'\" ") for word in context["expected"].replace(" or ", ", ").split(",")
+        ]
+        text = f"found {show(value)}, expected one of {', '.join(words)}"
+        hint = did_you_mean(str(value), words)
+        return loc, f"{text}; {hint}" if hint else text
+    if kind not in _EXPECTED:
+        return loc, f"found {show(value)}: {error['msg']}"
+    return loc, f"found {show(value)}, expected {_EXPECTED[kind]}" + _hint(kind, value)
+
+
+def _hint(kind: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    if kind in ("float_type", "int_type"):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return "; remove the quotes"
+    if kind == "bool_type" and value.lower() in ("yes", "on", "no", "off", "y", "n"):
+        return f"; write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}"
+    return ""
