@@ -9,11 +9,16 @@ from eval_harness.errors import DistillensError, RunFailure
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 beside `path`, makes it durable, and renames it into place.
+    """Writes `text` as UTF-8; see `write_bytes`. Lone surrogates have no UTF-8 form."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes beside `path`, makes it durable, and renames it into place.
 
     Args:
         path: the file; its folder is made if missing.
-        text: without lone surrogates.
+        content: all of it.
     Raises:
         RunFailure: the file cannot be written; an existing one is then untouched.
     """
@@ -22,8 +27,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
-            with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with open(descriptor, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp makes private files; results are meant to be as readable as any other file.

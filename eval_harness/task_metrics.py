@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from eval_harness.answer_length import answer_statistics
 from eval_harness.result_schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.score import percent
@@ -33,7 +35,8 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     for name in metric_names(samples):
         scores = [sample.scores[name] for sample in samples]
         rows = row_means(scores)
-        interval = bootstrap_interval(rows)
+        # Rows that all score the same (exact match 0 everywhere) do not show how they would vary.
+        interval = bootstrap_interval(rows) if np.ptp(rows) > 0 else None
         metrics[f"{name},none"] = percent(rows.tolist())
         metrics[f"{name}_stderr,none"] = _times_100(standard_error(rows))
         metrics[f"{name}_ci_low,none"] = _times_100(interval[0] if interval else None)

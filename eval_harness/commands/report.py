@@ -1,0 +1,43 @@
+"""`eval-harness report`: an HTML page and a Markdown table about one or more systems."""
+
+import argparse
+
+from eval_harness.commands.compare import add_system_arguments
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write an HTML page and a Markdown table",
+        description="Writes report.html (one file, nothing to load), report.md and its plots: "
+        "scores with intervals, score against length, and the rows where systems differ most.",
+    )
+    add_system_arguments(parser)
+    parser.add_argument("--output_path", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--num_rows", type=int, default=10, metavar="N", help="rows shown for each task (10)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the report and prints its paths. Returns 0."""
+    from eval_harness.atomic import check_writable
+    from eval_harness.errors import DistillensError
+    from eval_harness.plots import require_matplotlib
+    from eval_harness.systems import load_systems
+
+    # Before the systems are read and scored, which may take a while.
+    require_matplotlib()
+    if args.num_rows < 0:
+        raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
+    check_writable(args.output_path)
+    systems = load_systems(args.systems, references=args.references)
+
+    from eval_harness.report import write_report
+
+    page, markdown = write_report(
+        systems, args.output_path, all_pairs=args.all_pairs, num_rows=args.num_rows
+    )
+    print(f"{page}\n{markdown}")
+    return 0
