@@ -216,7 +216,7 @@ def _logit_transform(plain: nn.Module, head: nn.Module, trace: Trace) -> tuple[f
     expected = ramp * scale
     if softcap is not None:
         expected = softcap * torch.tanh(expected / softcap)
-    error = ((logits - expected).abs() / expected.abs().clamp_min(1e-30)).max().item()
+    error = ((logits - expected).abs() / expected.abs().clamp_min(abs(scale) * 2**-10)).max().item()
     if not error < TOLERANCES[torch.bfloat16]:
         raise DistillensError(
             f"{type(plain).__name__} changes the unembedding's output by more than a scale and a "

@@ -1,5 +1,6 @@
 """What a model's config alone tells, without weights: layers, width, vocabulary, block path."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,23 +25,23 @@ class ModelFacts:
 def block_lists(model: nn.Module) -> list[str]:
     """Paths of the module lists that could be the blocks, likeliest first.
 
-    As many modules as the config has layers, all of one class, not inside another such list; the
-    one with the most parameters first.
+    As many modules as the config has layers, not inside another such list; lists of one class
+    before mixed ones (hybrid models have them), then those with the most parameters first.
     """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     num_layers = getattr(text, "num_hidden_layers", None)
-    found: dict[str, int] = {}
+    found: dict[str, tuple[bool, int]] = {}
     for path, module in model.named_modules():
         if (
             isinstance(module, nn.ModuleList)
             and len(module) > 0
             and len(module) == (num_layers or len(module))
-            and len({type(child) for child in module}) == 1
             and not any(path.startswith(f"{outer}.") for outer in found)
         ):
-            found[path] = sum(parameter.numel() for parameter in module.parameters())
-    return sorted(found, key=lambda path: -found[path])
+            size = sum(parameter.numel() for parameter in module.parameters())
+            found[path] = (len({type(child) for child in module}) > 1, -size)
+    return sorted(found, key=lambda path: found[path])
 
 
 def facts_from_config(config: Mapping[str, Any] | Any) -> ModelFacts:
@@ -51,23 +52,17 @@ def facts_from_config(config: Mapping[str, Any] | Any) -> ModelFacts:
     Raises:
         DistillensError: the config has no known `model_type`, or no causal LM can be built from it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if isinstance(config, Mapping):
-        fields = dict(config)
-        model_type = fields.pop("model_type", None)
-        if not isinstance(model_type, str):
-            raise DistillensError("the model's config has no model_type, e.g. model_type: gpt2")
-        try:
-            config = AutoConfig.for_model(model_type, **fields)
-        except (ValueError, TypeError) as error:
-            raise DistillensError(f"the model's config ({model_type}): {error}") from error
+        config = _config_from_fields(config)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever a model class raises at values that do not fit together
         raise DistillensError(
-            f"no causal language model can be built from a {config.model_type!r} config: {error}"
+            f"no causal language model can be built from this {config.model_type!r} config: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     blocks = block_lists(model)
     text = config.get_text_config()
@@ -79,3 +74,22 @@ def facts_from_config(config: Mapping[str, Any] | Any) -> ModelFacts:
         tied=bool(config.tie_word_embeddings),
         blocks=blocks[0] if blocks else None,
     )
+
+
+def _config_from_fields(fields: Mapping[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    model_type = fields.get("model_type")
+    if model_type is None:
+        raise DistillensError("the model's config has no model_type, such as gpt2 or llama")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise DistillensError(
+            f"model_type = {model_type!r} is not one that transformers knows, such as gpt2{hint}"
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(dict(fields))
+    except Exception as error:  # config classes validate with exceptions of their own
+        reason = " ".join(str(error).split())
+        raise DistillensError(f"the model's config ({model_type}): {reason}") from error
