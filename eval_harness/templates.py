@@ -64,6 +64,8 @@ def render_prompt(
         DistillensError: the template is unknown, or `chat` has no chat template to use.
     Source: the MiniLLM line of work (arXiv 2306.08543) for alpaca and qwen.
     """
+    if template == "chat":
+        return _chat_text(_joined(instruction, input), tokenizer)
     return "".join(prompt_pieces(template, instruction, input, tokenizer=tokenizer))
 
 
@@ -178,23 +180,23 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
 
 
 def _chat_pieces(message: str, tokenizer: Any) -> tuple[str, str, str]:
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        found = "no tokenizer" if tokenizer is None else f"{tokenizer.name_or_path!r} without one"
-        raise DistillensError(
-            f"template 'chat' needs a tokenizer with a chat template, found {found}; "
-            "use alpaca, qwen or a format string"
-        )
     # Templates may trim the message, so the body is what stands between prefix and suffix.
     prefix, _, suffix = _chat_text(_MARK, tokenizer).partition(_MARK)
     text = _chat_text(message, tokenizer)
     if not (text.startswith(prefix) and text.endswith(suffix)):
         raise DistillensError(
             f"the chat template of {tokenizer.name_or_path!r} changes with the message, "
-            "so its prompts cannot be told from the text in them; use a format string"
+            "so a prompt cannot be cut within it; use a format string"
         )
     return prefix, text[len(prefix) : len(text) - len(suffix)], suffix
 
 
 def _chat_text(message: str, tokenizer: Any) -> str:
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        found = "no tokenizer" if tokenizer is None else f"{tokenizer.name_or_path!r} without one"
+        raise DistillensError(
+            f"template 'chat' needs a tokenizer with a chat template, found {found}; "
+            "use alpaca, qwen or a format string"
+        )
     messages = [{"role": "user", "content": message}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
