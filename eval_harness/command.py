@@ -3,12 +3,21 @@
 0 success, 1 a failure while running, 2 bad input, 130 and 143 interrupted by SIGINT and SIGTERM.
 """
 
+import argparse
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from eval_harness.errors import DistillensError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help shows the options)\n")
 
 
 class Terminated(BaseException):

@@ -10,7 +10,7 @@ class DistillensError(Exception):
     exit_code = 2
 
 
-class RunFailure(DistillensError):
+class RunFailure(DistillensError):  # noqa: N818 (it names an outcome)
     """Something failed while running (a NaN loss, a full disk, a backend): exit code 1."""
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""What every test shares: a quiet, offline, single-threaded process, and the optional shared/ data."""
+"""What every test shares: a quiet, offline, single-threaded process, and shared/."""
 
 import os
 from pathlib import Path

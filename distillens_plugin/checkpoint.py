@@ -1,0 +1,50 @@
+"""Model folders that appear whole or not at all."""
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.models import merged
+from eval_harness.errors import RunFailure
+
+
+def save_model(
+    folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str
+) -> None:
+    """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
+
+    Everything goes to a folder beside the target first, so that a failure or a kill leaves the
+    folder that was there before. LoRA is merged in; its adapter is kept in `adapter/` as well.
+
+    Args:
+        folder: where transformers' from_pretrained will find the model.
+        model: unwrapped causal LM, possibly a PeftModel.
+        card: text of its README.md.
+    Raises:
+        RunFailure: the disk is full or the folder cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        merged(model).save_pretrained(partial)
+        if hasattr(model, "merge_and_unload"):
+            model.save_pretrained(partial / "adapter")
+        tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # Between the two renames the old folder lies aside: put it back.
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise RunFailure(
+            f"{folder}: cannot save the model ({error}); what was saved before is intact"
+        ) from error

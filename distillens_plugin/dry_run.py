@@ -1,0 +1,76 @@
+"""`--dry-run`: one real step, and what it says about the whole run."""
+
+import time
+
+from distillens_plugin.experiment import Experiment, build_experiment, load_data, make_accelerator
+from distillens_plugin.memory import peak_memory_bytes
+from distillens_plugin.schema import Recipe
+from distillens_plugin.trainer import StepResult, Trainer
+from distillens_plugin.training import describe_models, say
+from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.window import Window, windows
+
+
+def dry_run(recipe: Recipe) -> int:
+    """Takes one optimiser step and prints shapes, loss terms, memory and the time of the whole run.
+
+    Nothing is written.
+    """
+    validate_without_weights(recipe)
+    accelerator = make_accelerator(recipe, tracker_folder=None)
+    data = load_data(recipe)
+    say(accelerator, data[1].describe())
+    if data[2] is not None:
+        say(accelerator, data[2].describe())
+    experiment = build_experiment(recipe, accelerator, data)
+    say(accelerator, describe_models(experiment))
+    experiment.box.pre_epoch_process(epoch=0)
+    window = next(
+        windows(experiment.box.train_data_loader, experiment.box.grad_accum_step, accelerator)
+    )
+    started_at = time.perf_counter()
+    result = Trainer(experiment.box, accelerator).step(window)
+    seconds = time.perf_counter() - started_at
+    for line in _report(experiment, window, result, seconds):
+        say(accelerator, line)
+    return 0
+
+
+def _report(
+    experiment: Experiment, window: Window, result: StepResult, seconds: float
+) -> list[str]:
+    batch, targets = window.batches[0]
+    shape = tuple(batch["input_ids"].shape)
+    lines = [
+        f"batch: input_ids {list(shape)}, {targets['positions'].numel()} supervised positions",
+        f"student: hidden states {[*shape, experiment.student_anatomy.width]}, vocabulary "
+        f"{experiment.student_anatomy.vocab_size}",
+    ]
+    if experiment.teacher_anatomy is not None:
+        lines.append(
+            f"teacher: hidden states {[*shape, experiment.teacher_anatomy.width]}, vocabulary "
+            f"{experiment.teacher_anatomy.vocab_size}"
+        )
+    lines.append(f"loss: {result.loss:.4f}")
+    lines += [f"  {name}: {value:.4f}" for name, value in sorted(result.values.items())]
+    if result.grad_norm is not None:
+        lines.append(f"gradient norm: {result.grad_norm:.4f}")
+    peak = peak_memory_bytes(experiment.accelerator.device)
+    lines.append(f"peak memory: {peak / 2**20:,.0f} MiB on {experiment.accelerator.device}")
+    # Batches differ in length: scale by tokens, not by steps.
+    tokens = sum(experiment.train.lengths)
+    epochs = experiment.num_steps / experiment.steps_per_epoch
+    total = seconds * tokens * epochs / max(1.0, result.num_tokens)
+    lines.append(
+        f"time: {seconds:.2f} s for this step ({result.num_tokens / seconds:,.0f} tokens/s, "
+        "first-step "
+        f"costs included); about {_duration(total)} for {experiment.num_steps} steps, "
+        "without validation"
+    )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,150 @@
+"""Validation loss and sample answers of the student while it trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.architectures import unwrap
+from distillens_plugin.collate import collate
+from distillens_plugin.data import InstructionDataset
+from distillens_plugin.forward import forward
+from distillens_plugin.loss import CrossEntropy
+from eval_harness.rouge import rouge_l
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The bare model in eval mode without gradients; its mode is restored."""
+    bare = unwrap(model)
+    was_training = bare.training
+    bare.eval()
+    try:
+        with torch.no_grad():
+            yield bare
+    finally:
+        bare.train(was_training)
+
+
+def validation_loss(
+    model: nn.Module, dataset: InstructionDataset, *, batch_size: int, accelerator: Accelerator
+) -> float:
+    """Negative log-likelihood per supervised token over the whole data set, in nats.
+
+    Batches hold rows of like length and are dealt out over the ranks; every row counts once.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    # Sums over positions: a count of 1 keeps the loss term from dividing by its own batch.
+    term = CrossEntropy()
+    nll, count = 0.0, 0
+    with evaluating(model) as bare, accelerator.autocast():
+        for indices in mine:
+            batch, targets = collate([dataset[index] for index in indices])
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            output = forward(bare, batch)
+            nll += term({".": {"output": output}}, {}, {**targets, "num_supervised": 1.0}).item()
+            count += targets["positions"].numel()
+    sums = gather_object([(nll, count)])
+    return sum(part for part, _ in sums) / max(1, sum(part for _, part in sums))
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """One generated answer beside its reference."""
+
+    prompt: str
+    answer: str
+    reference: str
+
+
+def sample_answers(
+    model: nn.Module,
+    dataset: InstructionDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_rows: int,
+    max_new_tokens: int,
+    device: torch.device,
+    **generation: Any,
+) -> list[SampleAnswer]:
+    """Greedy answers to the first rows of a data set."""
+    answers = []
+    with evaluating(model) as bare:
+        for row in dataset.rows[:num_rows]:
+            prompt = torch.tensor([row.prompt_ids], device=device)
+            generated = bare.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                **generation,
+            )
+            text = tokenizer.decode(generated[0, prompt.shape[1] :], skip_special_tokens=True)
+            answers.append(
+                SampleAnswer(tokenizer.decode(row.prompt_ids), text.strip(), row.references[0])
+            )
+    return answers
+
+
+def validation_rouge(
+    model: nn.Module,
+    dataset: InstructionDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    accelerator: Accelerator,
+    batch_size: int = 32,
+) -> float:
+    """Mean ROUGE-L (x 100) of one sampled answer a row, temperature 1, as the paper picks `best`.
+
+    Each batch has a seed of its own, so the score does not depend on the number of processes.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: len(dataset.rows[index].prompt_ids))
+    starts = range(0, len(order), batch_size)
+    mine = list(starts)[accelerator.process_index :: accelerator.num_processes]
+    answers: list[tuple[int, str]] = []
+    with evaluating(model) as bare, accelerator.autocast(), torch.random.fork_rng():
+        for start in mine:
+            indices = order[start : start + batch_size]
+            inputs = _left_padded([dataset.rows[i].prompt_ids for i in indices], tokenizer)
+            torch.manual_seed(seed * 1_000_003 + start)
+            generated = bare.generate(
+                **{name: value.to(accelerator.device) for name, value in inputs.items()},
+                max_new_tokens=max_new_tokens,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            texts = tokenizer.batch_decode(
+                generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            answers += zip(indices, (text.strip() for text in texts), strict=True)
+    gathered = gather_object(answers)
+    scores = rouge_l(
+        [text for _, text in gathered], [dataset.rows[index].references for index, _ in gathered]
+    )
+    return 100.0 * sum(scores) / max(1, len(scores))
+
+
+def _left_padded(
+    prompts: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, torch.Tensor]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return {"input_ids": ids, "attention_mask": mask}

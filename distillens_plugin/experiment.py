@@ -1,0 +1,220 @@
+"""From a checked recipe to a torchdistill box that is ready to train: data, models, hooks,
+optimiser.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import set_seed
+from torch import nn
+from torchdistill.common.main_util import import_dependencies
+from torchdistill.core.distillation import DistillationBox
+from torchdistill.core.training import TrainingBox
+from torchdistill.datasets.util import build_data_loader
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.architectures import Anatomy, find_anatomy
+from distillens_plugin.data import InstructionDataset, load_examples
+from distillens_plugin.full_form import full_form, total_steps
+from distillens_plugin.hooks import check_paths
+from distillens_plugin.models import load_student, load_teacher
+from distillens_plugin.schema import Recipe
+from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
+from eval_harness.errors import DistillensError
+
+
+@dataclass
+class Experiment:
+    """All that a run needs, built in the order in which mistakes are cheapest to find.
+
+    Attributes:
+        box: torchdistill's DistillationBox, or its TrainingBox where there is no teacher.
+        teacher_anatomy: None without a teacher.
+        validation: None where the recipe has no validation data.
+        num_steps: optimiser steps of the whole run.
+        steps_per_epoch: optimiser steps of one epoch.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    train: InstructionDataset
+    validation: InstructionDataset | None
+    teacher: nn.Module | None
+    student: nn.Module
+    student_anatomy: Anatomy
+    teacher_anatomy: Anatomy | None
+    box: Any
+    num_steps: int
+    steps_per_epoch: int
+
+
+def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator:
+    """accelerate, with the recipe's precision and trackers; processes come from its launcher."""
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    for tracker in recipe.trackers:
+        _check_tracker(tracker)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=list(recipe.trackers) if tracker_folder is not None else None,
+        project_dir=str(tracker_folder) if tracker_folder is not None else None,
+    )
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise DistillensError(
+            f"accelerate is set up for {kind}, which shards the unembedding that the lens "
+            "reads; use "
+            "plain data parallelism (accelerate launch --multi_gpu)"
+        )
+    return accelerator
+
+
+def _check_tracker(tracker: str) -> None:
+    from accelerate.tracking import get_available_trackers
+
+    if tracker not in {str(name) for name in get_available_trackers()}:
+        raise DistillensError(f"trackers: {tracker} is not installed; pip install {tracker}")
+
+
+def load_data(
+    recipe: Recipe,
+) -> tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]:
+    """Tokenizer, training and validation data; teacher and student must share a vocabulary."""
+    spec = recipe.models.trained
+    tokenizer = load_tokenizer(
+        recipe.models.tokenizer_name,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    teacher = recipe.models.teacher_model
+    if teacher is not None and teacher.tokenizer_name != recipe.models.tokenizer_name:
+        check_vocabularies(
+            load_tokenizer(
+                teacher.tokenizer_name,
+                revision=teacher.revision,
+                trust_remote_code=teacher.trust_remote_code,
+            ),
+            tokenizer,
+        )
+    data = recipe.datasets
+    train = load_examples(data.train, tokenizer, where=recipe.where("datasets.train"))
+    validation = None
+    if data.validation is not None:
+        validation = load_examples(
+            data.validation, tokenizer, where=recipe.where("datasets.validation")
+        )
+    return tokenizer, train, validation
+
+
+def build_experiment(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    data: tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None],
+) -> Experiment:
+    """Loads the models and builds torchdistill's box.
+
+    Raises:
+        DistillensError: weights, architecture, layers or module paths do not fit the recipe.
+    """
+    tokenizer, train, validation = data
+    set_seed(recipe.seed)
+    teacher = None
+    if recipe.models.teacher_model is not None:
+        teacher = load_teacher(recipe.models.teacher_model)
+    student = load_student(
+        recipe.models.trained, tokenizer, teacher=teacher, where=f"models.{recipe.trained_role}"
+    )
+    student_anatomy = find_anatomy(student)
+    teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
+    _check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
+    steps_per_epoch = _steps_per_epoch(
+        full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
+    )
+    form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=steps_per_epoch)
+    _check_hooks(form["train"], student, teacher, recipe)
+    import_dependencies(form["dependencies"])
+    box = build_box(form, teacher, student, train, accelerator)
+    num_steps = total_steps(recipe, steps_per_epoch)
+    assert num_steps is not None  # steps_per_epoch is known
+    return Experiment(
+        recipe=recipe,
+        accelerator=accelerator,
+        tokenizer=tokenizer,
+        train=train,
+        validation=validation,
+        teacher=teacher,
+        student=student,
+        student_anatomy=student_anatomy,
+        teacher_anatomy=teacher_anatomy,
+        box=box,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def build_box(
+    form: dict[str, Any],
+    teacher: nn.Module | None,
+    student: nn.Module,
+    train: InstructionDataset,
+    accelerator: Accelerator,
+) -> Any:
+    """torchdistill's box for a full form; validation is ours, so the box gets no loader for it."""
+    config = {**form["train"], "val_data_loader": {}}
+    shared = {
+        "dataset_dict": {"train": train},
+        "train_config": config,
+        "device": accelerator.device,
+        "device_ids": [accelerator.local_process_index],
+        "distributed": accelerator.num_processes > 1,
+        "lr_factor": 1.0,
+        "accelerator": accelerator,
+    }
+    if teacher is None:
+        return TrainingBox(model=student, **shared)
+    return DistillationBox(teacher_model=teacher, student_model=student, **shared)
+
+
+def _steps_per_epoch(
+    form: dict[str, Any], train: InstructionDataset, accelerator: Accelerator
+) -> int:
+    """Optimiser steps of an epoch, as accelerate will deal the batches out over the ranks."""
+    loader = build_data_loader(
+        train, form["train"]["train_data_loader"], accelerator.num_processes > 1, accelerator
+    )
+    dealt = prepare_data_loader(
+        loader,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        put_on_device=False,
+    )
+    return math.ceil(len(dealt) / form["train"]["optimizer"].get("grad_accum_step", 1))
+
+
+def _check_embeddings(
+    student: Anatomy, teacher: Anatomy | None, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for role, anatomy in (("student", student), ("teacher", teacher)):
+        if anatomy is not None and anatomy.vocab_size < len(tokenizer):
+            raise DistillensError(
+                f"the {role} has an unembedding of {anatomy.vocab_size} tokens, but the "
+                "tokenizer has "
+                f"{len(tokenizer)}; use the {role}'s own tokenizer or a model that was "
+                "resized for it"
+            )
+
+
+def _check_hooks(
+    train: dict[str, Any], student: nn.Module, teacher: nn.Module | None, recipe: Recipe
+) -> None:
+    for role, model in (("student", student), ("model", student), ("teacher", teacher)):
+        hooks = train.get(role, {}).get("forward_hook", {})
+        if model is not None:
+            for kind, paths in hooks.items():
+                check_paths(model, paths, where=f"{recipe.path}: train.{role}.forward_hook.{kind}")

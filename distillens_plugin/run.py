@@ -1,0 +1,90 @@
+"""`python -m distillens_plugin.run RECIPE`: from a recipe to a distilled student."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from eval_harness.command import OneLineParser, run_command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `run`, for both ways of calling it."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="check all that can be checked without weights"
+    )
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_form",
+        help="with --validate: print the full torchdistill configuration",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="one real step: shapes, loss terms, memory, and the time the whole run would take",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        dest="overrides",
+        help="change a recipe key (repeatable); the value is YAML",
+    )
+    parser.add_argument("--output_dir", help="where everything is written")
+    parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
+    parser.add_argument(
+        "--trust-recipe", action="store_true", help="let the recipe run code (YAML tags, modules)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    """Validates, tries or trains what a recipe says."""
+    from distillens_plugin.recipe import load_recipe
+    from eval_harness.errors import DistillensError
+
+    if arguments.print_form and not arguments.validate:
+        raise DistillensError("--print goes with --validate")
+    overrides = list(arguments.overrides)
+    if arguments.output_dir is not None:
+        overrides.append(f"output_dir={_quoted(arguments.output_dir)}")
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    recipe = load_recipe(arguments.recipe, overrides=overrides, trust=arguments.trust_recipe)
+    folder = Path(recipe.output_dir or Path("runs") / Path(arguments.recipe).stem)
+    if arguments.validate:
+        from distillens_plugin.validate import print_full_form, validate_without_weights
+
+        for line in validate_without_weights(recipe):
+            print(line)
+        if arguments.print_form:
+            print_full_form(recipe)
+        return 0
+    if arguments.dry_run:
+        from distillens_plugin.dry_run import dry_run
+
+        return dry_run(recipe)
+    from distillens_plugin.training import train
+
+    return train(recipe, folder, overwrite=arguments.overwrite)
+
+
+def _quoted(text: str) -> str:
+    """A path as a YAML string: a folder named 2024 is no number."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = OneLineParser(prog="python -m distillens_plugin.run", description=__doc__)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: run(arguments), program="distillens run", debug=arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Which positions are supervised, and by how much a loss is divided.
+
+Shapes: B batch, T tokens, N supervised tokens.
+
+Position t is supervised when the *next* token carries a label: labels[:, t + 1] != -100. Only these
+positions ever reach an unembedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The supervised positions of one batch.
+
+    Attributes:
+        positions: [N] int64, into the flattened [B * T] grid of hidden states.
+        labels: [N] int64, the token that follows each position.
+        count: what sums over positions are divided by; None means N itself. The runner sets it to
+            the number of supervised tokens in the whole accumulation window and over all ranks.
+    """
+
+    positions: Tensor
+    labels: Tensor
+    count: Tensor | float | None = None
+
+    def to(self, device: torch.device) -> "Supervised":
+        """The same positions on another device."""
+        if self.positions.device == device:
+            return self
+        return Supervised(
+            self.positions.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.count,
+        )
+
+
+def find_supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and labels from a [B, T] label tensor with -100 where nothing is supervised.
+
+    Returns:
+        positions [N] int64 into the flattened [B * T] grid, and their next tokens [N] int64.
+    """
+    following_BT = torch.full_like(labels_BT, IGNORED)
+    following_BT[:, :-1] = labels_BT[:, 1:]
+    following = following_BT.flatten()
+    positions = (following != IGNORED).nonzero().squeeze(1)
+    return positions, following[positions]
+
+
+def supervised_from_targets(targets: Any) -> Supervised:
+    """Reads what a collate function put into torchdistill's `targets`.
+
+    Args:
+        targets: what `distillens.collate` makes (a mapping with `positions`, `next_tokens` and
+        perhaps
+            `num_supervised`), or a mapping with `labels`, or a [B, T] label tensor.
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(targets, Mapping):
+        count = targets.get("num_supervised")
+        if "positions" in targets:
+            return Supervised(targets["positions"], targets["next_tokens"], count)
+        if "labels" in targets:
+            return Supervised(*find_supervised(targets["labels"]), count)
+    if isinstance(targets, Tensor) and targets.dim() == 2:
+        return Supervised(*find_supervised(targets))
+    raise TypeError(
+        "the targets of a distillens loss are a [B, T] label tensor with -100 where nothing is "
+        f"supervised, or what collate_fn: distillens.collate makes; found {type(targets).__name__}"
+    )

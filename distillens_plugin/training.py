@@ -1,0 +1,271 @@
+"""One whole run: data, models, box, training, and what it says and leaves behind."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from distillens_plugin import output
+from distillens_plugin.architectures import unwrap
+from distillens_plugin.checkpoint import save_model
+from distillens_plugin.evaluation import (
+    SampleAnswer,
+    sample_answers,
+    validation_loss,
+    validation_rouge,
+)
+from distillens_plugin.experiment import (
+    Experiment,
+    build_experiment,
+    load_data,
+    make_accelerator,
+)
+from distillens_plugin.full_form import to_yaml
+from distillens_plugin.memory import peak_memory_bytes
+from distillens_plugin.metrics import Metrics
+from distillens_plugin.model_card import model_card, versions
+from distillens_plugin.models import num_parameters
+from distillens_plugin.processes import trained_model
+from distillens_plugin.schema import Recipe
+from distillens_plugin.trainer import History, Trainer
+from distillens_plugin.validate import validate_without_weights
+from eval_harness.errors import DistillensError
+
+
+def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
+    """Trains what the recipe says and fills `folder`.
+
+    Raises:
+        DistillensError: a mistake in recipe, data, models or output folder, before training starts.
+        RunFailure: training, saving or writing failed.
+    """
+    validate_without_weights(recipe)
+    accelerator = make_accelerator(recipe, folder / output.TRACKERS)
+    on_main_process(accelerator, lambda: output.check_free(folder, overwrite=overwrite))
+    data = load_data(recipe)
+    say(accelerator, data[1].describe())
+    if data[2] is not None:
+        say(accelerator, data[2].describe())
+    experiment = build_experiment(recipe, accelerator, data)
+    say(accelerator, describe_models(experiment))
+    # Only now that everything else stands is an earlier run replaced.
+    on_main_process(accelerator, lambda: _prepare(folder, recipe))
+    if recipe.trackers:
+        accelerator.init_trackers("distillens", config={"recipe": to_yaml(recipe.to_plain())})
+    _Run(experiment, folder).train()
+    return 0
+
+
+def say(accelerator: Accelerator, text: str) -> None:
+    """Prints on the main process."""
+    accelerator.print(text, flush=True)
+
+
+def on_main_process(accelerator: Accelerator, action: Any) -> None:
+    """Runs `action` on the main process; its DistillensError is raised on every process."""
+    error: list[DistillensError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except DistillensError as raised:
+            error = [raised]
+    broadcast_object_list(error)
+    if error[0] is not None:
+        raise error[0]
+
+
+def _prepare(folder: Path, recipe: Recipe) -> None:
+    output.clear(folder)
+    (folder / output.RECIPE).write_text(to_yaml(recipe.to_plain()), encoding="utf-8")
+
+
+def describe_models(experiment: Experiment) -> str:
+    """Sizes of student and teacher, the layer pairs and the length of the run."""
+    recipe, accelerator = experiment.recipe, experiment.accelerator
+    student = experiment.student
+    lines = [
+        f"student: {num_parameters(student):,} parameters, "
+        f"{num_parameters(student, trainable=True):,} trained, "
+        f"{experiment.student_anatomy.num_layers} layers x {experiment.student_anatomy.width}"
+    ]
+    if experiment.teacher is not None and experiment.teacher_anatomy is not None:
+        lines.append(
+            f"teacher: {num_parameters(experiment.teacher):,} parameters, "
+            f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
+        )
+    for name, (term, weight) in experiment.box.criterion.term_dict.items():
+        if hasattr(term, "pairs") and experiment.teacher_anatomy is not None:
+            pairs = term.pairs(
+                experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers
+            )
+            shown = " ".join(f"{a}-{b}" for a, b in pairs)
+            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
+    batch = recipe.train.train_data_loader.kwargs.batch_size or 1
+    lines.append(
+        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
+        f"{batch} rows x {accelerator.num_processes} processes x "
+        f"{recipe.train.optimizer.grad_accum_step} batches a step; {accelerator.device}, "
+        f"precision {recipe.mixed_precision}"
+    )
+    return "\n".join(lines)
+
+
+class _Run:
+    """The training of a built experiment, with its reports."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.started_at = time.perf_counter()
+        self.trainer = Trainer(experiment.box, experiment.accelerator)
+        self.by_rouge = experiment.recipe.train.best_by == "rougeL"
+        self.scores: dict[str, float] = {}
+        self.loss_before: float | None = None
+
+    @property
+    def model(self) -> Any:
+        return trained_model(self.experiment.box)
+
+    def train(self) -> None:
+        experiment = self.experiment
+        self.loss_before = self._validation_loss()
+        if self.loss_before is not None:
+            say(experiment.accelerator, f"validation loss before training: {self.loss_before:.4f}")
+        metrics = Metrics(self.folder / output.METRICS, experiment.accelerator)
+        if self.loss_before is not None:
+            metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
+        try:
+            history = self.trainer.fit(
+                num_steps=experiment.num_steps,
+                log_every=experiment.recipe.log_every,
+                metrics=metrics,
+                validate=self._validate if experiment.validation is not None else None,
+                score_name="rougeL" if self.by_rouge else "validation_loss",
+                higher_is_better=self.by_rouge,
+                save=self._save,
+            )
+            loss_after = history.last_loss
+            self._close(history, loss_after)
+        finally:
+            metrics.close()
+
+    def _validation_loss(self) -> float | None:
+        experiment = self.experiment
+        if experiment.validation is None:
+            return None
+        train = experiment.recipe.train
+        batch_size = train.val_data_loader.kwargs.batch_size
+        return validation_loss(
+            self.model,
+            experiment.validation,
+            batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
+            accelerator=experiment.accelerator,
+        )
+
+    def _validate(self) -> dict[str, float]:
+        loss = self._validation_loss()
+        assert loss is not None
+        assert self.experiment.validation is not None
+        self.scores = {"validation_loss": loss}
+        if self.by_rouge:
+            self.scores["rougeL"] = validation_rouge(
+                self.model,
+                self.experiment.validation,
+                self.experiment.tokenizer,
+                seed=self.experiment.recipe.seed,
+                max_new_tokens=self.experiment.recipe.samples.max_new_tokens,
+                accelerator=self.experiment.accelerator,
+            )
+        return self.scores
+
+    def _save(self, name: str) -> None:
+        experiment, recipe = self.experiment, self.experiment.recipe
+        spec = recipe.models.trained
+        teacher = recipe.models.teacher_model
+        results: dict[str, Any] = {
+            "optimiser steps": self.trainer.step_number,
+            **self.scores,
+        }
+        if self.loss_before is not None:
+            results["validation_loss before training"] = self.loss_before
+        card = model_card(
+            title=Path(recipe.path).stem,
+            student=spec.name_or_path or "a student without pretrained weights",
+            teacher=teacher.name_or_path if teacher is not None else None,
+            train_data=experiment.train.describe(),
+            recipe_yaml=to_yaml(recipe.to_plain()),
+            results=results,
+        )
+        on_main_process(
+            experiment.accelerator,
+            lambda: save_model(self.folder / name, unwrap(self.model), experiment.tokenizer, card),
+        )
+
+    def _close(self, history: History, loss_after: float | None) -> None:
+        experiment, accelerator = self.experiment, self.experiment.accelerator
+        seconds = time.perf_counter() - self.started_at
+        summary = {
+            "validation_loss_before": self.loss_before,
+            "validation_loss_after": loss_after,
+            "best_by": experiment.recipe.train.best_by,
+            "best_score": history.best_score,
+            "best_step": history.best_step,
+            "validation": history.validation,
+            "num_steps": self.trainer.step_number,
+            "num_all_masked_batches": history.num_all_masked,
+            "seconds": round(seconds, 1),
+            "train_seconds": round(history.train_seconds, 1),
+            "tokens_per_s": round(history.tokens_per_s, 1),
+            "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+            "seed": experiment.recipe.seed,
+            "num_processes": accelerator.num_processes,
+            "versions": versions(),
+        }
+        on_main_process(accelerator, lambda: output.write_summary(self.folder, summary))
+        if not accelerator.is_main_process:
+            return
+        for answer in self._samples():
+            print(_show_answer(answer))
+        if history.num_all_masked:
+            print(f"{history.num_all_masked} batches had no supervised token and gave no gradient")
+        if self.loss_before is not None and loss_after is not None:
+            print(
+                f"validation loss: {self.loss_before:.4f} before, {loss_after:.4f} after "
+                f"{self.trainer.step_number} steps (nats per response token; perplexity "
+                f"{_perplexity(self.loss_before)} before, {_perplexity(loss_after)} after)"
+            )
+        best = "last step" if history.best_score is None else f"step {history.best_step}"
+        print(f"{seconds:.0f} s, {history.tokens_per_s:,.0f} tokens/s while training")
+        print(f"best model ({best}): {self.folder / output.BEST}")
+        print(f"last model: {self.folder / output.LAST}")
+        print(f"metrics: {self.folder / output.METRICS}, {self.folder / output.SUMMARY}")
+
+    def _samples(self) -> list[SampleAnswer]:
+        experiment, samples = self.experiment, self.experiment.recipe.samples
+        if experiment.validation is None or samples.num_rows == 0:
+            return []
+        return sample_answers(
+            self.model,
+            experiment.validation,
+            experiment.tokenizer,
+            num_rows=samples.num_rows,
+            max_new_tokens=samples.max_new_tokens,
+            device=experiment.accelerator.device,
+        )
+
+
+def _show_answer(answer: SampleAnswer) -> str:
+    def indented(text: str) -> str:
+        return text.strip().replace("\n", "\n    ")
+
+    return (
+        f"\n  prompt:\n    {indented(answer.prompt)}\n  answer:\n    {indented(answer.answer)}\n"
+        f"  reference:\n    {indented(answer.reference)}\n"
+    )
+
+
+def _perplexity(nll: float) -> str:
+    return f"{math.exp(nll):.1f}" if nll < 20 else f"e^{nll:.1f}"

@@ -1,0 +1,53 @@
+"""Accumulation windows: batches whose gradients meet in one optimiser step.
+
+A window is normalised by its supervised tokens over all batches and all ranks, not by a mean of
+means: one look ahead over its batches counts them before the first forward pass.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Window:
+    """The batches of one optimiser step on this rank.
+
+    Attributes:
+        batches: (batch, targets) pairs; each targets mapping carries `num_supervised`.
+        num_supervised: supervised tokens of the window over all ranks, at least 1.
+        num_all_masked: batches of this rank in which nothing is supervised.
+    """
+
+    batches: list[tuple[dict[str, Any], dict[str, Any]]]
+    num_supervised: float
+    num_all_masked: int
+
+
+def windows(
+    loader: Iterable[tuple[dict[str, Any], dict[str, Any]]], size: int, accelerator: Accelerator
+) -> Iterator[Window]:
+    """Groups a loader's batches by `size`; what is left at the end is a smaller window."""
+    pending: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for pair in loader:
+        pending.append(pair)
+        if len(pending) == size:
+            yield _close(pending, accelerator)
+            pending = []
+    if pending:
+        yield _close(pending, accelerator)
+
+
+def _close(
+    batches: list[tuple[dict[str, Any], dict[str, Any]]], accelerator: Accelerator
+) -> Window:
+    counts = [int(targets["positions"].numel()) for _, targets in batches]
+    total = torch.tensor(float(sum(counts)), device=accelerator.device)
+    # An all-masked window gives zero gradients rather than a division by zero.
+    num_supervised = max(1.0, accelerator.reduce(total, "sum").item())
+    for _, targets in batches:
+        targets["num_supervised"] = num_supervised
+    return Window(batches, num_supervised, counts.count(0))
