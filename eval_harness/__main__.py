@@ -1,6 +1,8 @@
 """`python -m eval_harness`."""
 
+import sys
+
 from eval_harness.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What can generate: vLLM, and transformers as the fallback."""

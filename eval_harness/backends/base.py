@@ -1,0 +1,126 @@
+"""What the two backends have in common: requests, answers, and the interface."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval_harness.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; see `protocols.Protocol`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    no_repeat_ngram_size: int
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> "Sampling":
+        """The sampling part of a protocol."""
+        return cls(
+            max_new_tokens=protocol.max_new_tokens,
+            temperature=protocol.temperature,
+            top_p=protocol.top_p,
+            top_k=protocol.top_k,
+            no_repeat_ngram_size=protocol.no_repeat_ngram_size,
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to generate: at least one prompt token, and the seed of its random numbers."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        index: of the request in the sequence that was given.
+        token_ids: generated tokens without the end token.
+        finish_reason: "stop" at an end token, "length" at the limit.
+    """
+
+    index: int
+    token_ids: list[int]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A given continuation of a prompt, whose log-likelihood is asked for; both non-empty."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Natural logarithm of the continuation's probability, summed over its tokens."""
+
+    index: int
+    total: float
+
+
+class Backend(ABC):
+    """A loaded model."""
+
+    name: str
+
+    @abstractmethod
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
+    ) -> Iterator[Answer]:
+        """Answers in any order, each as soon as it is finished.
+
+        Args:
+            requests: all of the run's requests, also those in `done`: batches are planned over the
+                whole, so that a resumed run repeats the batches of an uninterrupted one.
+            sampling: the same for all.
+            done: indices that are not asked for.
+        Raises:
+            RunFailure: the backend fails.
+        """
+
+    @abstractmethod
+    def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
+        """Log-likelihoods in any order."""
+
+    def close(self) -> None:  # noqa: B027
+        """Gives the model's memory back."""
+
+
+def plan_order(requests: Sequence[Request]) -> list[int]:
+    """Indices by prompt length, equal prompts (the seeds of one row) side by side."""
+    return sorted(
+        range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i)
+    )
+
+
+def strip_stop(token_ids: Sequence[int], stop_token_ids: Sequence[int]) -> tuple[list[int], str]:
+    """Tokens before the first end token, and the finish reason."""
+    stops = set(stop_token_ids)
+    for position, token in enumerate(token_ids):
+        if token in stops:
+            return list(token_ids[:position]), "stop"
+    return list(token_ids), "length"
+
+
+def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -> None:
+    """Refuses --model_args keys that a backend does not know, with near names."""
+    from eval_harness.errors import DistillensError
+    from eval_harness.near import near_names
+
+    for key in given:
+        if key not in known:
+            raise DistillensError(
+                f"--model_args {key}: --model {backend} does not know it"
+                f"{near_names(key, known) or '; it knows ' + ', '.join(sorted(known)[:12]) + ' ...'}"
+            )

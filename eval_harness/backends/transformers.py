@@ -1,0 +1,258 @@
+"""transformers: length-sorted, left-padded batches; runs anywhere.
+
+What does not change an answer: the order in which requests are given, and an interruption (batches are
+planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the other
+rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from eval_harness.backends.base import (
+    Answer,
+    Backend,
+    Continuation,
+    LogLikelihood,
+    Request,
+    Sampling,
+    check_arguments,
+    plan_order,
+    strip_stop,
+)
+from eval_harness.backends.sampling import draw, uniform_numbers
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.model_files import ModelFacts
+from eval_harness.ngrams import NgramHistory
+
+# --model_args beside those that `model_files.read_model` takes.
+ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")
+DEFAULT_BATCH_SIZE = 16
+# Log-likelihoods need the logits of whole sequences, so their batches are cut by tokens.
+_LIKELIHOOD_BATCH_TOKENS = 2048
+
+
+class TransformersBackend(Backend):
+    """A causal language model of transformers.
+
+    Args:
+        facts: from `read_model`.
+        dtype: float32, bfloat16, float16, or auto for the checkpoint's own.
+        device: a torch device; cuda where there is one if None.
+        batch_size: rows in one batch.
+        attn_implementation: of transformers; None for its default.
+        trust_remote_code: allow code that comes with the model.
+    """
+
+    name = "hf"
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        self.device = _device(device)
+        self.batch_size = batch_size
+        self.stop_token_ids = facts.stop_token_ids
+        self.pad_token_id = facts.tokenizer.pad_token_id
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                facts.folder,
+                dtype=_dtype(dtype),
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+            )
+            if facts.adapter is not None:
+                model = _with_adapter(model, facts)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise RunFailure(f"{facts.name}: the model does not load: {error}") from error
+        # The folder's own generation settings (a temperature, a penalty) are not the protocol's.
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            pad_token_id=self.pad_token_id,
+            eos_token_id=list(self.stop_token_ids) or None,
+        )
+        self.model = model.to(self.device).eval()
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
+    ) -> Iterator[Answer]:
+        order = plan_order(requests)
+        # Longest first: a batch that does not fit in memory fails at once, not after hours.
+        batches = [
+            order[start : start + self.batch_size]
+            for start in range(0, len(order), self.batch_size)
+        ]
+        for batch in reversed(batches):
+            if not done.issuperset(batch):
+                for answer in self._generate_batch(batch, requests, sampling):
+                    if answer.index not in done:
+                        yield answer
+
+    @torch.inference_mode()
+    def _generate_batch(
+        self, batch: Sequence[int], requests: Sequence[Request], sampling: Sampling
+    ) -> list[Answer]:
+        prompts = [requests[index].prompt_ids for index in batch]
+        width = max(map(len, prompts))
+        input_ids = torch.full((len(batch), width), self.pad_token_id)
+        mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        chooser = _TokenChooser(prompts, [requests[index].seed for index in batch], sampling)
+        output = self.model.generate(
+            input_ids=input_ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=sampling.max_new_tokens,
+            logits_processor=[chooser],
+        )
+        answers = []
+        for index, tokens in zip(batch, output[:, width:].tolist(), strict=True):
+            token_ids, reason = strip_stop(tokens, self.stop_token_ids)
+            answers.append(Answer(index, token_ids, reason))
+        return answers
+
+    @torch.inference_mode()
+    def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
+        def length(index: int) -> int:
+            return len(continuations[index].prompt_ids) + len(continuations[index].token_ids)
+
+        order = sorted(range(len(continuations)), key=length, reverse=True)
+        while order:
+            num_rows = max(1, _LIKELIHOOD_BATCH_TOKENS // length(order[0]))
+            batch, order = order[:num_rows], order[num_rows:]
+            input_ids = torch.full((len(batch), length(batch[0])), self.pad_token_id)
+            mask = torch.zeros_like(input_ids)
+            for row, index in enumerate(batch):
+                tokens = continuations[index].prompt_ids + continuations[index].token_ids
+                input_ids[row, : len(tokens)] = torch.tensor(tokens)
+                mask[row, : len(tokens)] = 1
+            logits = self.model(
+                input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device)
+            ).logits
+            for row, index in enumerate(batch):
+                first = len(continuations[index].prompt_ids)
+                targets = torch.tensor(continuations[index].token_ids, device=logits.device)
+                # Only the supervised positions: [B, T, V] in float32 would be twice the logits.
+                rows = logits[row, first - 1 : first - 1 + len(targets)].float().log_softmax(-1)
+                total = rows.gather(1, targets[:, None]).double().sum()
+                yield LogLikelihood(index, float(total))
+
+    def close(self) -> None:
+        del self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _TokenChooser:
+    """A logits processor of `generate` that applies the n-gram rule and makes the choice itself.
+
+    The chosen token is the only one left, so that `generate` (which decodes greedily) takes it and
+    all bookkeeping of caches, masks and positions stays in transformers.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+    ) -> None:
+        self.sampling = sampling
+        self.step = 0
+        self.histories = [
+            NgramHistory(sampling.no_repeat_ngram_size, prompt)
+            for prompt in (prompts if sampling.no_repeat_ngram_size else [])
+        ]
+        self.uniforms = (
+            uniform_numbers(seeds, sampling.max_new_tokens) if sampling.temperature > 0 else None
+        )
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(scores).any(dim=-1).all() or torch.isnan(scores).any():
+            raise RunFailure(
+                "the model gives NaN logits; try another dtype (float16 overflows in many models)"
+            )
+        if self.histories:
+            scores = self._forbid_repeats(input_ids, scores)
+        if self.uniforms is not None:
+            tokens = draw(
+                scores,
+                self.uniforms[:, self.step],
+                temperature=self.sampling.temperature,
+                top_k=self.sampling.top_k,
+                top_p=self.sampling.top_p,
+            )
+            scores = torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
+        self.step += 1
+        return scores
+
+    def _forbid_repeats(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        last = input_ids[:, -1].tolist() if self.step else []
+        for row, history in enumerate(self.histories):
+            if self.step:
+                history.extend([last[row]])
+            banned = history.banned()
+            if banned:
+                scores[row, banned] = float("-inf")
+        return scores
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise DistillensError(f"device = {name}: torch cannot use it ({reason})") from error
+    return device
+
+
+def _dtype(name: str) -> Any:
+    names = ("float32", "bfloat16", "float16")
+    if name == "auto":
+        return "auto"
+    if name not in names:
+        raise DistillensError(f"dtype = {name!r}, expected auto, {', '.join(names)}")
+    return getattr(torch, name)
+
+
+def _with_adapter(model: Any, facts: ModelFacts) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise DistillensError(
+            'peft=... needs the package peft; install it with pip install "distillens[peft]"'
+        ) from error
+    # Not merged: rounding W + BA to bfloat16 would evaluate another model than was trained.
+    return PeftModel.from_pretrained(model, str(facts.adapter))
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that answers depend on."""
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `TransformersBackend` among --model_args.
+
+    Raises:
+        DistillensError: an unknown key, a wrong dtype or device, or a batch size below 1.
+    """
+    check_arguments("hf", given, ARGUMENTS)
+    batch_size = given.get("batch_size", DEFAULT_BATCH_SIZE)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise DistillensError(f"batch_size = {batch_size!r}, expected an integer of at least 1")
+    _dtype(str(given.get("dtype", "auto")))
+    _device(given.get("device"))
+    return {**given, "batch_size": batch_size}

@@ -1,0 +1,335 @@
+"""vLLM: all requests go into one engine together, and answers come back as they finish.
+
+Token ids in and out: vLLM's tokenizer never runs, so no special token slips in and both backends
+decode alike. A request's seed decides its random numbers whatever else is in the batch. On a GPU,
+batch composition changes logits in the last bits; vLLM's VLLM_BATCH_INVARIANT=1 rules that out.
+"""
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from eval_harness.backends.base import (
+    Answer,
+    Backend,
+    Continuation,
+    LogLikelihood,
+    Request,
+    Sampling,
+    check_arguments,
+    plan_order,
+    strip_stop,
+)
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.model_files import ModelFacts
+
+INSTALL = 'pip install "distillens[vllm]"'
+# Set by us from the model and the protocol; what users give instead is named in the refusal.
+_OURS = {
+    "model": "pretrained",
+    "max_model_len": "max_length",
+    "enable_lora": "peft",
+    "logits_processors": "no_repeat_ngram_size in --gen_kwargs",
+    "skip_tokenizer_init": "tokenizer",
+    "seed": "--seed",
+}
+_MANY_REQUESTS = 4096
+
+
+def check_usable() -> None:
+    """Refuses an environment without vLLM, or with a vLLM that has no device to run on.
+
+    Raises:
+        DistillensError: with the line that installs it.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise DistillensError(f"--model vllm: vLLM is not installed; {INSTALL}, or use --model hf")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.platforms import current_platform
+
+        device = current_platform.device_type
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillensError(
+            f"--model vllm: vLLM does not import ({type(error).__name__}: {reason}); "
+            f"{INSTALL}, or use --model hf"
+        ) from error
+    if not device:
+        raise DistillensError(
+            "--model vllm: this vLLM finds no device it can run on (its usual build needs a GPU); "
+            f"{INSTALL} on a machine with one, or use --model hf"
+        )
+
+
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The engine arguments among --model_args, passed on to vLLM as they are.
+
+    `batch_size` is the number of requests in flight (vLLM's max_num_seqs).
+
+    Raises:
+        DistillensError: an unknown key, one that is set from elsewhere, or a wrong number.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    for key, instead in _OURS.items():
+        if key in given:
+            raise DistillensError(f"--model_args {key}: give {instead} instead")
+    known = [field.name for field in fields(EngineArgs) if field.name not in _OURS]
+    check_arguments("vllm", given, [*known, "batch_size"])
+    engine = {key: value for key, value in given.items() if key != "batch_size"}
+    if "batch_size" in given:
+        engine["max_num_seqs"] = given["batch_size"]
+    for key in ("max_num_seqs", "tensor_parallel_size", "data_parallel_size"):
+        value = engine.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DistillensError(f"{key} = {value!r}, expected an integer of at least 1")
+    return engine
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that answers depend on."""
+    import torch
+    import transformers
+    import vllm
+
+    # Not importlib.metadata: the CPU build is distributed under another name.
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+class VllmBackend(Backend):
+    """One vLLM engine, or with data_parallel_size > 1 one for each share of the GPUs.
+
+    Args:
+        facts: from `read_model`.
+        max_length: prompt and answer together; keeps the KV cache small for long-context models.
+        no_repeat_ngrams: load the n-gram logits processor; costs speed, so only where it is used.
+        engine: from `arguments`.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        *,
+        max_length: int,
+        no_repeat_ngrams: bool = False,
+        engine: dict[str, Any] | None = None,
+    ) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+
+        self.stop_token_ids = facts.stop_token_ids
+        self.no_repeat_ngrams = no_repeat_ngrams
+        settings: dict[str, Any] = {"disable_log_stats": True, **(engine or {})}
+        if facts.adapter is not None:
+            settings |= {"enable_lora": True, "max_lora_rank": _lora_rank(facts, settings)}
+        self.in_parallel = settings.get("data_parallel_size", 1) > 1
+        kind = AsyncEngineArgs if self.in_parallel else EngineArgs
+        try:
+            config = kind(
+                model=str(facts.folder), max_model_len=max_length, seed=0, **settings
+            ).create_engine_config()
+            if no_repeat_ngrams:
+                config.model_config.logits_processors = [_processor_path(config)]
+            self.engine = self._start(config)
+        except Exception as error:
+            raise RunFailure(_explain(facts, error)) from error
+        self.lora_request = _lora_request(facts)
+        self._num_sent = 0
+
+    def _start(self, config: Any) -> Any:
+        if self.in_parallel:
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            # vLLM balances requests over its data-parallel engines only behind the async client,
+            # which lives in one event loop.
+            self.loop = asyncio.new_event_loop()
+
+            async def start() -> Any:
+                return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+            return self.loop.run_until_complete(start())
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
+    ) -> Iterator[Answer]:
+        if sampling.no_repeat_ngram_size and not self.no_repeat_ngrams:
+            raise ValueError("the engine was started without the n-gram logits processor")
+        asked = [index for index in plan_order(requests) if index not in done]
+        prompts = [list(requests[index].prompt_ids) for index in asked]
+        params = [self._sampling_params(sampling, requests[index].seed) for index in asked]
+        for position, output in self._run(prompts, params):
+            completion = output.outputs[0]
+            token_ids, reason = strip_stop(completion.token_ids, self.stop_token_ids)
+            yield Answer(asked[position], token_ids, reason)
+
+    def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
+        from vllm import SamplingParams
+
+        prompts = [[*item.prompt_ids, *item.token_ids] for item in continuations]
+        # prompt_logprobs=0 gives the log-probability of each token that is there, and no others.
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        for position, output in self._run(prompts, [params] * len(prompts)):
+            item = continuations[position]
+            scored = output.prompt_logprobs[len(item.prompt_ids) :]
+            total = sum(
+                entry[token].logprob for entry, token in zip(scored, item.token_ids, strict=True)
+            )
+            yield LogLikelihood(position, float(total))
+
+    def _sampling_params(self, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        size = sampling.no_repeat_ngram_size
+        return SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=None if sampling.temperature == 0 else seed,
+            stop_token_ids=list(self.stop_token_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={"no_repeat_ngram_size": size} if size else None,
+        )
+
+    def _run(self, prompts: list[list[int]], params: list[Any]) -> Iterator[tuple[int, Any]]:
+        """(position, finished output), in the order of finishing."""
+        run = self._run_in_parallel if self.in_parallel else self._run_in_steps
+        try:
+            yield from run(prompts, params)
+        except (RuntimeError, ValueError) as error:
+            raise RunFailure(f"vLLM failed while generating: {error}") from error
+
+    def _run_in_steps(
+        self, prompts: list[list[int]], params: list[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        first = self._num_sent
+        self._num_sent += len(prompts)
+        for position, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
+            self.engine.add_request(
+                str(first + position),
+                {"prompt_token_ids": prompt},
+                param,
+                lora_request=self.lora_request,
+            )
+        try:
+            while self.engine.has_unfinished_requests():
+                for output in self.engine.step():
+                    if output.finished:
+                        yield int(output.request_id) - first, output
+        finally:
+            # The caller stopped early: what is left must not come back in the next call.
+            left = [str(first + position) for position in range(len(prompts))]
+            if self.engine.has_unfinished_requests():
+                self.engine.abort_request(left)
+
+    def _run_in_parallel(
+        self, prompts: list[list[int]], params: list[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        outputs = self._outputs(prompts, params)
+        try:
+            while True:
+                try:
+                    yield self.loop.run_until_complete(anext(outputs))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.loop.run_until_complete(outputs.aclose())  # type: ignore[attr-defined]
+
+    async def _outputs(
+        self, prompts: list[list[int]], params: list[Any]
+    ) -> AsyncIterator[tuple[int, Any]]:
+        first = self._num_sent
+        self._num_sent += len(prompts)
+
+        async def answer(position: int) -> tuple[int, Any]:
+            last = None
+            async for output in self.engine.generate(
+                {"prompt_token_ids": prompts[position]},
+                params[position],
+                str(first + position),
+                lora_request=self.lora_request,
+            ):
+                last = output
+            return position, last
+
+        # A task for each of 100,000 requests would only wait; a window keeps every engine full.
+        waiting = iter(range(len(prompts)))
+        running: set[asyncio.Task[tuple[int, Any]]] = set()
+        try:
+            while True:
+                while len(running) < _MANY_REQUESTS:
+                    position = next(waiting, None)
+                    if position is None:
+                        break
+                    running.add(asyncio.ensure_future(answer(position)))
+                if not running:
+                    return
+                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+
+    def close(self) -> None:
+        if self.in_parallel:
+            self.engine.shutdown()
+            self.loop.close()
+        else:
+            self.engine.engine_core.shutdown()
+        del self.engine
+
+
+def _processor_path(config: Any) -> str:
+    """The n-gram processor for the model runner that vLLM has chosen: the two differ in interface."""
+    kind = "v2" if getattr(config, "use_v2_model_runner", False) else "v1"
+    return f"eval_harness.backends.vllm_ngrams_{kind}:NoRepeatNgrams"
+
+
+def _lora_rank(facts: ModelFacts, settings: dict[str, Any]) -> int:
+    """vLLM reserves room for adapters of a few ranks only: the smallest that holds this one."""
+    import json
+
+    if "max_lora_rank" in settings:
+        return settings["max_lora_rank"]
+    assert facts.adapter is not None
+    config = json.loads((facts.adapter / "adapter_config.json").read_text("utf-8"))
+    rank = max([config.get("r", 8), *config.get("rank_pattern", {}).values()])
+    allowed = [1, 8, 16, 32, 64, 128, 256, 320, 512]
+    fitting = [size for size in allowed if size >= rank]
+    if not fitting:
+        raise DistillensError(f"{facts.adapter}: rank {rank}, but vLLM takes at most {allowed[-1]}")
+    return fitting[0]
+
+
+def _lora_request(facts: ModelFacts) -> Any:
+    if facts.adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(facts.adapter))
+
+
+def _explain(facts: ModelFacts, error: Exception) -> str:
+    message = f"vLLM does not start with {facts.name}: {error}"
+    if "initialization failed" in str(error).lower():
+        message += (
+            "; the reason stands above; without room for the KV cache give "
+            "kv_cache_memory_bytes=... or gpu_memory_utilization=... in --model_args"
+        )
+    return message

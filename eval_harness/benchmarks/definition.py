@@ -1,0 +1,185 @@
+"""One benchmark's YAML file, checked key by key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.near import near_names
+from eval_harness.templates import check_template
+
+METRICS = ("rougeL", "exact_match", "final_answer")
+FIELDS = ("id", "instruction", "input", "output", "prompt")
+_HUB_KEYS = ("repo", "file", "revision")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A JSON Lines file in a data set repository of the Hugging Face Hub."""
+
+    repo: str
+    file: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hf://datasets/{self.repo}@{self.revision}/{self.file}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark file says.
+
+    Attributes:
+        task: the name for --tasks and in results.
+        source: the file it was read from.
+        description: one line for `ls`.
+        version: goes into the results.
+        hub: where the rows are downloaded from; None: `path` only.
+        path: a local JSON Lines file, absolute; preferred to `hub` where both are given.
+        template: replaces the protocol's prompt template; None: the protocol's.
+        metrics: of `METRICS`.
+        fields: our names of the row's fields to the file's.
+    """
+
+    task: str
+    source: Path
+    description: str = ""
+    version: int = 1
+    hub: HubFile | None = None
+    path: Path | None = None
+    template: str | None = None
+    metrics: tuple[str, ...] = ("rougeL", "exact_match")
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def location(self) -> str:
+        """Where the rows come from, for people."""
+        return str(self.path) if self.path else str(self.hub)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the results file: what was asked, without paths of this machine's package folder."""
+        return {
+            "task": self.task,
+            "description": self.description,
+            "version": self.version,
+            "hub": str(self.hub) if self.hub else None,
+            "path": str(self.path) if self.path else None,
+            "template": self.template,
+            "metrics": list(self.metrics),
+            "fields": self.fields,
+        }
+
+
+_KEYS = ("task", "description", "version", "hub", "path", "template", "metrics", "fields")
+
+
+def load_benchmark(source: Path) -> Benchmark:
+    """Reads and checks a benchmark file.
+
+    Raises:
+        DistillensError: not YAML, an unknown key (with near names), a wrong value, or no location.
+    """
+    content = _read_yaml(source)
+    for key in content:
+        if key not in _KEYS:
+            raise DistillensError(
+                f"{source}: key {key!r} is not known, expected {', '.join(_KEYS)}"
+                f"{near_names(str(key), _KEYS)}"
+            )
+    task = _typed(source, content, "task", str, None)
+    if not task or any(character in task for character in " ,/\\"):
+        raise DistillensError(
+            f"{source}: task = {task!r}, expected a name without space, comma or /"
+        )
+    template = _typed(source, content, "template", str, None)
+    if template is not None:
+        try:
+            check_template(template)
+        except DistillensError as error:
+            raise DistillensError(f"{source}: {error}") from error
+    path = _typed(source, content, "path", str, None)
+    benchmark = Benchmark(
+        task=task,
+        source=source,
+        description=" ".join(_typed(source, content, "description", str, "").split()),
+        version=_typed(source, content, "version", int, 1),
+        hub=_hub(source, content),
+        path=(source.parent / path).resolve() if path else None,
+        template=template,
+        metrics=_metrics(source, content),
+        fields=_fields(source, content),
+    )
+    if benchmark.hub is None and benchmark.path is None:
+        raise DistillensError(f"{source}: neither path nor hub, so there are no rows; give one")
+    return benchmark
+
+
+def _read_yaml(source: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DistillensError(f"{source}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DistillensError(f"{source}: not UTF-8: {error.reason}") from error
+    except yaml.YAMLError as error:
+        raise DistillensError(f"{source}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise DistillensError(f"{source}: expected a mapping with the keys {', '.join(_KEYS)}")
+    return content
+
+
+def _typed(source: Path, content: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = content.get(key, default)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DistillensError(
+            f"{source}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}"
+        )
+    return value
+
+
+def _hub(source: Path, content: dict[str, Any]) -> HubFile | None:
+    hub = _typed(source, content, "hub", dict, None)
+    if hub is None:
+        return None
+    for key, value in hub.items():
+        if key not in _HUB_KEYS:
+            raise DistillensError(
+                f"{source}: hub.{key} is not known, expected {', '.join(_HUB_KEYS)}"
+                f"{near_names(str(key), _HUB_KEYS)}"
+            )
+        if not isinstance(value, str):
+            raise DistillensError(f"{source}: hub.{key} = {value!r}, expected a string")
+    if "repo" not in hub or "file" not in hub:
+        raise DistillensError(f"{source}: hub has {sorted(hub)}, expected repo and file")
+    return HubFile(**hub)
+
+
+def _metrics(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    metrics = _typed(source, content, "metrics", list, ["rougeL", "exact_match"])
+    for metric in metrics:
+        if metric not in METRICS:
+            raise DistillensError(
+                f"{source}: metric {metric!r} is not known, expected {', '.join(METRICS)}"
+                f"{near_names(str(metric), METRICS)}"
+            )
+    if "rougeL" not in metrics or "exact_match" not in metrics:
+        raise DistillensError(
+            f"{source}: metrics = {metrics}, expected rougeL and exact_match among them"
+        )
+    return tuple(metrics)
+
+
+def _fields(source: Path, content: dict[str, Any]) -> dict[str, str]:
+    fields = _typed(source, content, "fields", dict, {})
+    for name, value in fields.items():
+        if name not in FIELDS:
+            raise DistillensError(
+                f"{source}: fields.{name} is not known, expected {', '.join(FIELDS)}"
+                f"{near_names(str(name), FIELDS)}"
+            )
+        if not isinstance(value, str):
+            raise DistillensError(f"{source}: fields.{name} = {value!r}, expected a field's name")
+    return dict(fields)

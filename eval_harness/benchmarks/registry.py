@@ -1,0 +1,94 @@
+"""Which benchmarks there are: ours, and those of --include_path."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from eval_harness.benchmarks.definition import Benchmark, load_benchmark
+from eval_harness.errors import DistillensError
+from eval_harness.near import near_names
+
+_FOLDER = Path(__file__).parent
+
+
+def find_benchmarks(include_path: str | Path | None = None) -> dict[str, Benchmark]:
+    """All benchmarks by name; the user's own replace ours of the same name.
+
+    Args:
+        include_path: a folder of benchmark files (`*.yaml`, `*.yml`), or one such file.
+    Raises:
+        DistillensError: a file is not a benchmark, or `include_path` holds none.
+    """
+    found = _by_name(sorted(_FOLDER.glob("*.yaml")))
+    if include_path is not None:
+        found.update(_by_name(_files(Path(include_path))))
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DistillensError(f"--include_path {path}: no such file or folder")
+    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+    if not files:
+        raise DistillensError(f"--include_path {path}: no *.yaml in it")
+    return files
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Benchmark]:
+    found: dict[str, Benchmark] = {}
+    for file in files:
+        benchmark = load_benchmark(file)
+        if benchmark.task in found:
+            raise DistillensError(
+                f"{file}: task {benchmark.task!r} is also defined in "
+                f"{found[benchmark.task].source}; rename one"
+            )
+        found[benchmark.task] = benchmark
+    return found
+
+
+def select_benchmarks(
+    tasks: str, known: dict[str, Benchmark], data: Sequence[str] = ()
+) -> list[Benchmark]:
+    """The benchmarks of a comma-separated list, with local data files put in.
+
+    Args:
+        tasks: names, or paths of benchmark files (ending in .yaml or .yml).
+        known: from `find_benchmarks`.
+        data: entries "task=PATH"; a folder stands for the valid.jsonl in it.
+    Raises:
+        DistillensError: an unknown task (with near names), a task named twice, or a --data entry
+            without a file or for a task that is not run.
+    """
+    chosen: dict[str, Benchmark] = {}
+    for name in [part.strip() for part in tasks.split(",") if part.strip()]:
+        is_file = name.endswith((".yaml", ".yml"))
+        benchmark = load_benchmark(Path(name)) if is_file else known.get(name)
+        if benchmark is None:
+            raise DistillensError(
+                f"--tasks {name}: no such benchmark, expected {', '.join(sorted(known))} or a "
+                f".yaml file{near_names(name, known)}"
+            )
+        if benchmark.task in chosen:
+            raise DistillensError(f"--tasks: {benchmark.task} is named twice")
+        chosen[benchmark.task] = benchmark
+    if not chosen:
+        raise DistillensError(f"--tasks is empty, expected some of {', '.join(sorted(known))}")
+    for entry in data:
+        task, _, path = entry.partition("=")
+        if task not in chosen or not path:
+            raise DistillensError(
+                f"--data {entry}: expected TASK=PATH with one of the tasks "
+                f"{', '.join(chosen)}{near_names(task, chosen)}"
+            )
+        chosen[task] = replace(chosen[task], path=_data_file(task, Path(path)))
+    return list(chosen.values())
+
+
+def _data_file(task: str, path: Path) -> Path:
+    file = path / "valid.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise DistillensError(f"--data {task}={path}: no such file, nor a folder with valid.jsonl")
+    return file.resolve()

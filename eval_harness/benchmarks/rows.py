@@ -1,0 +1,121 @@
+"""A benchmark's rows: read from a local file or the Hub, each checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval_harness.benchmarks.definition import Benchmark
+from eval_harness.errors import DistillensError
+from eval_harness.jsonl import read_jsonl
+from eval_harness.results import digest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task of a benchmark.
+
+    Attributes:
+        doc_id: 0-based index in the file.
+        row_id: the row's own id, or its index.
+        instruction, input: what the template is filled with; "" where only `prompt` is given.
+        prompt: a ready prompt, used only where there is no instruction.
+        references: at least one.
+        doc: the row as it was read.
+    """
+
+    doc_id: int
+    row_id: str
+    instruction: str
+    input: str
+    prompt: str | None
+    references: tuple[str, ...]
+    doc: dict[str, Any]
+
+
+def load_rows(benchmark: Benchmark) -> list[Row]:
+    """All rows of a benchmark.
+
+    Raises:
+        DistillensError: the file cannot be had, is empty, or a row is malformed (file:line).
+    """
+    file = benchmark.path or _download(benchmark)
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    for line, doc in read_jsonl(file):
+        row = _row(benchmark, doc, len(rows), f"{file}:{line}")
+        if row.row_id in lines:
+            raise DistillensError(
+                f"{file}:{line}: id {row.row_id!r} is also on line {lines[row.row_id]}; "
+                "ids must differ"
+            )
+        lines[row.row_id] = line
+        rows.append(row)
+    return rows
+
+
+def data_digest(rows: list[Row]) -> str:
+    """Sixteen hexadecimal digits over what prompts and scores are made of."""
+    return digest(
+        [
+            [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
+            for row in rows
+        ]
+    )
+
+
+def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> Row:
+    def value(name: str) -> Any:
+        return doc.get(benchmark.fields.get(name, name))
+
+    def text(name: str) -> str | None:
+        found = value(name)
+        if found is not None and not isinstance(found, str):
+            raise DistillensError(
+                f"{where}: {benchmark.fields.get(name, name)} is {type(found).__name__}, "
+                "expected a string"
+            )
+        return found
+
+    instruction, prompt = text("instruction"), text("prompt")
+    if instruction is None and prompt is None:
+        raise DistillensError(
+            f"{where}: neither {benchmark.fields.get('instruction', 'instruction')!r} nor "
+            f"{benchmark.fields.get('prompt', 'prompt')!r}, found the fields {sorted(doc)}"
+        )
+    row_id = value("id")
+    if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
+        raise DistillensError(f"{where}: id = {row_id!r}, expected a string or an integer")
+    return Row(
+        doc_id=doc_id,
+        row_id=str(doc_id if row_id is None else row_id),
+        instruction=instruction or "",
+        input=text("input") or "",
+        prompt=prompt if instruction is None else None,
+        references=_references(value("output"), benchmark.fields.get("output", "output"), where),
+        doc=doc,
+    )
+
+
+def _references(output: Any, name: str, where: str) -> tuple[str, ...]:
+    references = [output] if isinstance(output, str) else output
+    if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
+        raise DistillensError(f"{where}: {name} = {output!r}, expected a string or a list of them")
+    if not references:
+        raise DistillensError(f"{where}: {name} is an empty list, expected at least one reference")
+    return tuple(references)
+
+
+def _download(benchmark: Benchmark) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    hub = benchmark.hub
+    assert hub is not None, "load_benchmark makes sure of path or hub"
+    try:
+        local = hf_hub_download(hub.repo, hub.file, revision=hub.revision, repo_type="dataset")
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillensError(
+            f"task {benchmark.task}: {hub} cannot be had ({type(error).__name__}: {reason}); "
+            f"give a local copy with --data {benchmark.task}=PATH"
+        ) from error
+    return Path(local)

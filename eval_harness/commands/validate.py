@@ -1,0 +1,39 @@
+"""`eval-harness validate`: checks benchmarks and their rows without a model."""
+
+import argparse
+import sys
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "validate",
+        help="check benchmarks and their rows",
+        description="Reads benchmark files and every row of them, and says what is there; the first "
+        "fault ends it with file and line. Hub data is downloaded.",
+    )
+    parser.add_argument(
+        "--tasks", "-t", required=True, metavar="NAME,...", help="names or YAML files"
+    )
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="TASK=PATH", help="local rows of a task"
+    )
+    parser.add_argument(
+        "--include_path", metavar="DIR", help="folder of your own benchmark YAML files"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one line for each task. Returns 0."""
+    from eval_harness.benchmarks import data_digest, find_benchmarks, load_rows, select_benchmarks
+
+    for benchmark in select_benchmarks(args.tasks, find_benchmarks(args.include_path), args.data):
+        rows = load_rows(benchmark)
+        references = sum(len(row.references) for row in rows)
+        with_input = sum(bool(row.input) for row in rows)
+        sys.stdout.write(
+            f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, {references} "
+            f"references, metrics {', '.join(benchmark.metrics)}, data {data_digest(rows)}, "
+            f"from {benchmark.location()}\n"
+        )
+    return 0
