@@ -104,7 +104,7 @@ class InstructionDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         input_ids = row.prompt_ids + row.response_ids
-        num_masked = 0 if self.spec.loss_on_prompt else len(row.prompt_ids)
+        num_masked = self.num_masked(row)
         return {
             "input_ids": input_ids,
             "labels": [IGNORED] * num_masked + input_ids[num_masked:],
@@ -112,6 +112,10 @@ class InstructionDataset(Dataset):
             "pad_id": self.pad_id,
             "max_length": self.spec.max_length,
         }
+
+    def num_masked(self, row: Row) -> int:
+        """How many of the row's first tokens carry no label."""
+        return 0 if self.spec.loss_on_prompt else len(row.prompt_ids)
 
     def describe(self) -> str:
         """One line for people: what was read and what became of it."""
@@ -235,8 +239,8 @@ def _encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
 def _count_tokens(dataset: InstructionDataset) -> None:
     counts = dataset.counts
     counts.tokens = sum(dataset.lengths)
-    if dataset.spec.loss_on_prompt:
-        # The first token follows nothing, so no position predicts it.
-        counts.supervised_tokens = counts.tokens - counts.kept
-    else:
-        counts.supervised_tokens = sum(len(row.response_ids) for row in dataset.rows)
+    # The first token follows nothing, so no position predicts it.
+    counts.supervised_tokens = sum(
+        length - max(1, dataset.num_masked(row))
+        for length, row in zip(dataset.lengths, dataset.rows, strict=True)
+    )
