@@ -1,6 +1,7 @@
 """Length-grouped batches hold every row once, pad little, and follow seed and epoch alone."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def sampler(num_rows: int = 1000, batch_size: int = 16, **options) -> LengthGrou
     return LengthGroupedBatchSampler(SequentialSampler(Rows(num_rows)), batch_size, **options)
 
 
-def padded_share(batches: list[list[int]], lengths: list[int]) -> float:
+def padded_share(batches: list[list[int]], lengths: Sequence[int]) -> float:
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
     return 1 - sum(lengths[row] for batch in batches for row in batch) / padded
 
