@@ -1,0 +1,276 @@
+"""The divergences as plain differentiable functions, a value a row: what fused forms must equal.
+
+p is the teacher's distribution, q the student's, both softmax over the last dimension. float64
+logits are computed in float64, everything else in float32. A column that is -inf in either model is
+taken out of both, as an id outside their common vocabulary would be: it adds nothing to the value
+or to a gradient.
+
+Legend: N rows, V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Stands for -inf where inf - inf must not arise; its probability is exactly 0 in either float type.
+_ABSENT = -1e30
+# exp(60) is the largest ratio of probabilities that a mixture is computed from; beyond it the
+# mixture equals its larger part to the last digit, and exp would overflow float32 at 88.
+_MAX_LOG_RATIO = 60.0
+# ABKD's setting for instruction-following language models.
+DEFAULT_ALPHA_BETA = (0.2, 0.7)
+DEFAULT_SKEW = 0.1
+
+
+def forward_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(p||q) per row, in nats.
+
+    Args:
+        teacher_logits: [N, V], any float type.
+        student_logits: [N, V].
+    Returns:
+        [N] float32 (float64 for float64 logits), never negative.
+    Raises:
+        ValueError: the shapes differ.
+    """
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    return _not_negative((log_p.exp() * (log_p - log_q)).sum(-1))
+
+
+def reverse_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(q||p) per row, in nats. Arguments, result and errors as `forward_kl`."""
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    return _not_negative((log_q.exp() * (log_q - log_p)).sum(-1))
+
+
+def jeffreys(
+    teacher_logits: Tensor, student_logits: Tensor, *, forward: float = 1.0, reverse: float = 1.0
+) -> Tensor:
+    """forward KL(p||q) + reverse KL(q||p) per row, in nats.
+
+    With both coefficients 1 it is Jeffreys' divergence, the paper's FKL+RKL.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        forward, reverse: coefficients, >= 0 and not both 0.
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or a coefficient is out of range.
+    """
+    check_coefficients(forward, reverse)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    log_ratio = log_p - log_q
+    weight = forward * log_p.exp() - reverse * log_q.exp()
+    return _not_negative((weight * log_ratio).sum(-1))
+
+
+def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, *, beta: float = 0.5) -> Tensor:
+    """Generalised Jensen-Shannon divergence per row, in nats.
+
+    beta KL(p||m) + (1 - beta) KL(q||m) with m = beta p + (1 - beta) q; at most ln 2 at beta 0.5.
+    The formula vanishes towards both ends; by TRL's convention exactly 0 means KL(p||q) and exactly
+    1 means KL(q||p), a jump.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        beta: weight of the teacher, in [0, 1].
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or beta is outside [0, 1].
+    Source: Agarwal et al. 2024, arXiv 2306.13649, eq. 1.
+    """
+    check_beta(beta)
+    if beta == 0:
+        return forward_kl(teacher_logits, student_logits)
+    if beta == 1:
+        return reverse_kl(teacher_logits, student_logits)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    teacher_part, student_part = _kl_to_mixture(log_p, log_q, beta)
+    return _not_negative(beta * teacher_part + (1 - beta) * student_part)
+
+
+def skew_forward_kl(
+    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = DEFAULT_SKEW
+) -> Tensor:
+    """KL(p||alpha p + (1 - alpha) q) per row, in nats; at most -ln alpha.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        alpha: share of the teacher in the mixture, in [0, 1); 0 is `forward_kl`.
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or alpha is outside [0, 1).
+    Source: Ko et al. 2024 (DistiLLM), arXiv 2402.03898, eq. 4.
+    """
+    check_skew(alpha)
+    if alpha == 0:
+        return forward_kl(teacher_logits, student_logits)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    return _not_negative(_kl_to_mixture(log_p, log_q, alpha)[0])
+
+
+def skew_reverse_kl(
+    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = DEFAULT_SKEW
+) -> Tensor:
+    """KL(q||(1 - alpha) p + alpha q) per row, in nats; at most -ln alpha.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        alpha: share of the student in the mixture, in [0, 1); 0 is `reverse_kl`.
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or alpha is outside [0, 1).
+    Source: Ko et al. 2024 (DistiLLM), arXiv 2402.03898, eq. 5.
+    """
+    check_skew(alpha)
+    if alpha == 0:
+        return reverse_kl(teacher_logits, student_logits)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    return _not_negative(_kl_to_mixture(log_p, log_q, 1 - alpha)[1])
+
+
+def adaptive_kl(
+    teacher_logits: Tensor, student_logits: Tensor, *, head_mass: float = 0.5
+) -> Tensor:
+    """FKL and RKL weighted by where the student is further off, per row, in nats.
+
+    The head is the teacher's likeliest tokens with total mass at most `head_mass` (always at least
+    one), the tail the rest; FKL's share is the head's part of the sum of |p - q|, RKL's the tail's.
+    The shares carry no gradient. Where p = q both are 0.5 (the paper's code divides 0 by 0 there).
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        head_mass: in (0, 1).
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or head_mass is outside (0, 1).
+    Source: Wu et al. 2024, arXiv 2404.02657, eq. 10 to 12.
+    """
+    check_head_mass(head_mass)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    p, q = log_p.exp(), log_q.exp()
+    forward, reverse = head_and_tail_shares(p.detach(), q.detach(), head_mass)
+    log_ratio = log_p - log_q
+    return _not_negative(((forward * p - reverse * q) * log_ratio).sum(-1))
+
+
+def total_variation(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """Half the sum of |p - q| per row, in [0, 1]. Arguments, result and errors as `forward_kl`."""
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+
+
+def alpha_beta(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    alpha: float = DEFAULT_ALPHA_BETA[0],
+    beta: float = DEFAULT_ALPHA_BETA[1],
+) -> Tensor:
+    """The alpha-beta divergence of ABKD per row.
+
+    -1 / (alpha beta) sum(p^alpha q^beta - alpha/s p^s - beta/s q^s) with s = alpha + beta. Its
+    limits are forward KL at (1, 0) and reverse KL at (0, 1), which have names of their own here.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        alpha, beta: exponents of the teacher and the student; neither they nor their sum may be 0.
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or an exponent or their sum is 0.
+    Source: Wang et al. 2025 (ABKD), arXiv 2505.04560, eq. 8; Cichocki et al. 2011.
+    """
+    check_alpha_beta(alpha, beta)
+    log_p, log_q = _log_probs(teacher_logits, student_logits)
+    log_ratio = (log_p - log_q).clamp_max(_MAX_LOG_RATIO)
+    total = alpha + beta
+    # q^s times the bracket over q^s; expm1 keeps the digits where p is close to q. An absent column
+    # would be exp(-s * _ABSENT) for a negative s.
+    absent = log_q <= _ABSENT / 2
+    student_power = (total * log_q.masked_fill(absent, 0)).exp().masked_fill(absent, 0)
+    bracket = torch.expm1(alpha * log_ratio) - alpha / total * torch.expm1(total * log_ratio)
+    return _not_negative((student_power * bracket).sum(-1) / (-alpha * beta))
+
+
+def head_and_tail_shares(p: Tensor, q: Tensor, head_mass: float) -> tuple[Tensor, Tensor]:
+    """AKL's two shares, each [N, 1]; they sum to 1."""
+    sorted_p, order = p.sort(dim=-1, descending=True)
+    in_head = sorted_p.cumsum(-1) <= head_mass
+    in_head[..., 0] = True
+    gap = (sorted_p - q.gather(-1, order)).abs_()
+    whole = gap.sum(-1, keepdim=True)
+    head = gap.mul_(in_head).sum(-1, keepdim=True)
+    forward = torch.where(whole > 0, head / whole.clamp_min(torch.finfo(p.dtype).tiny), 0.5)
+    return forward, 1 - forward
+
+
+def check_beta(beta: float) -> None:
+    """Raise ValueError unless beta is in [0, 1]."""
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta = {beta}, expected a number in [0, 1] (0 is FKL, 1 is RKL)")
+
+
+def check_skew(alpha: float) -> None:
+    """Raise ValueError unless alpha is in [0, 1)."""
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha = {alpha}, expected a number in [0, 1) (0 is no skew)")
+
+
+def check_head_mass(head_mass: float) -> None:
+    """Raise ValueError unless head_mass is in (0, 1)."""
+    if not 0 < head_mass < 1:
+        raise ValueError(f"head_mass = {head_mass}, expected a number in (0, 1)")
+
+
+def check_coefficients(forward: float, reverse: float) -> None:
+    """Raise ValueError unless both are finite, >= 0 and not both 0."""
+    if not (0 <= forward < math.inf and 0 <= reverse < math.inf and forward + reverse > 0):
+        raise ValueError(
+            f"coefficients = ({forward}, {reverse}), expected two numbers >= 0, not both 0"
+        )
+
+
+def check_alpha_beta(alpha: float, beta: float) -> None:
+    """Raise ValueError unless both are finite and neither they nor their sum is 0."""
+    if not (math.isfinite(alpha) and math.isfinite(beta)) or alpha * beta * (alpha + beta) == 0:
+        raise ValueError(
+            f"alpha = {alpha}, beta = {beta}: expected finite numbers, and neither they nor their "
+            "sum may be 0 (use fkl for (1, 0) and rkl for (0, 1))"
+        )
+
+
+def _log_probs(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            f"teacher logits {tuple(teacher_logits.shape)} and student logits "
+            f"{tuple(student_logits.shape)} differ in shape; slice both to their common vocabulary"
+        )
+    wide = torch.float64 in (teacher_logits.dtype, student_logits.dtype)
+    dtype = torch.float64 if wide else torch.float32
+    absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
+    # Filled rather than dropped: log p - log q is then exactly 0 there, and its probability exactly
+    # 0.
+    log_p = teacher_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
+    log_q = student_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
+    return log_p.masked_fill(absent, _ABSENT), log_q.masked_fill(absent, _ABSENT)
+
+
+def _kl_to_mixture(log_p: Tensor, log_q: Tensor, teacher_share: float) -> tuple[Tensor, Tensor]:
+    """KL(p||m) and KL(q||m), m = share p + (1 - share) q; accurate also where p is close to q."""
+    log_ratio = (log_p - log_q).clamp_max(_MAX_LOG_RATIO)
+    log_mixture_over_q = torch.log1p(teacher_share * torch.expm1(log_ratio))
+    teacher_part = (log_p.exp() * (log_ratio - log_mixture_over_q)).sum(-1)
+    return teacher_part, -(log_q.exp() * log_mixture_over_q).sum(-1)
+
+
+def _not_negative(value: Tensor) -> Tensor:
+    # Rounding can leave -1e-8 where p is close to q; the gradient there is still right, so it
+    # stays.
+    return value + (value.detach().clamp_min(0) - value.detach())

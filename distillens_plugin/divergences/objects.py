@@ -1,0 +1,300 @@
+"""Divergence objects: each holds its parameters, its plain form, and its hand-written gradient.
+
+What the fused walk asks of a divergence is small, so that users can bring their own:
+
+- `name`: a string;
+- `divergence(teacher_logits [N, V], student_logits [N, V]) -> [N]`, differentiable in the student's
+  logits, each row by itself.
+
+That is enough: the walk differentiates it block by block. The objects here also offer
+`loss_and_gradient`, which the walk prefers: it gets both models' `SoftmaxRows`, may overwrite all
+of their tensors, and returns the losses [r] and the gradient [r, V] towards the student's logits.
+
+In the comments d = log(p/q), w = p/q - 1 and L = log(m/q) for the mixture m = share p + (1 - share)
+q, as in L = log1p(share w): all three are exactly 0 where p = q.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from distillens_plugin.divergences import functions
+from distillens_plugin.divergences.softmax import Allocate, SoftmaxRows, log_ratio_
+
+# The same bound as in functions.py: d and w stay consistent with each other beyond it.
+_MAX_LOG_RATIO = 60.0
+_MAX_RATIO = 1.142e26  # exp(60)
+
+LossAndGradient = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class Divergence(Protocol):
+    """What a divergence must offer; see this module's text."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class FusedDivergence(Divergence, Protocol):
+    """A divergence that brings its own gradient; hashable, as its compiled form is kept by it."""
+
+    def __hash__(self) -> int: ...
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient: ...
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """KL(p||q); `functions.forward_kl`."""
+
+    name: ClassVar[str] = "fkl"
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.forward_kl(teacher_logits, student_logits)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        log_ratio = log_ratio_(teacher, student)
+        gradient = student.probs.sub_(teacher.probs)
+        # p d + q - p is never negative by column, and a rounded total no longer shows in the sum.
+        loss = teacher.probs.mul_(log_ratio).sum(-1) + gradient.sum(-1)
+        return loss.clamp_min_(0), gradient
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """KL(q||p); `functions.reverse_kl`."""
+
+    name: ClassVar[str] = "rkl"
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.reverse_kl(teacher_logits, student_logits)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        log_ratio = log_ratio_(teacher, student)
+        surplus = teacher.probs.sub_(student.probs).sum(-1)
+        mean_ratio = torch.mul(student.probs, log_ratio, out=teacher.probs).sum(-1, keepdim=True)
+        gradient = log_ratio.sub_(mean_ratio).mul_(student.probs).neg_()
+        return (surplus - mean_ratio.squeeze(-1)).clamp_min_(0), gradient
+
+
+@dataclass(frozen=True)
+class Jeffreys:
+    """forward KL(p||q) + reverse KL(q||p); `functions.jeffreys`."""
+
+    forward: float = 1.0
+    reverse: float = 1.0
+    name: ClassVar[str] = "jeffreys"
+
+    def __post_init__(self) -> None:
+        functions.check_coefficients(self.forward, self.reverse)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.jeffreys(
+            teacher_logits, student_logits, forward=self.forward, reverse=self.reverse
+        )
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        return _both_ways(teacher, student, allocate, self.forward, self.reverse)
+
+
+@dataclass(frozen=True)
+class AdaptiveKL:
+    """FKL and RKL by where the student is further off; `functions.adaptive_kl`. Sorts the
+    vocabulary."""
+
+    head_mass: float = 0.5
+    name: ClassVar[str] = "akl"
+
+    def __post_init__(self) -> None:
+        functions.check_head_mass(self.head_mass)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.adaptive_kl(teacher_logits, student_logits, head_mass=self.head_mass)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        shares = functions.head_and_tail_shares(teacher.probs, student.probs, self.head_mass)
+        return _both_ways(teacher, student, allocate, *shares)
+
+
+@dataclass(frozen=True)
+class JensenShannon:
+    """Generalised Jensen-Shannon; `functions.jensen_shannon`. beta 0 is FKL and beta 1 is RKL."""
+
+    beta: float = 0.5
+    name: ClassVar[str] = "jsd"
+
+    def __post_init__(self) -> None:
+        functions.check_beta(self.beta)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.jensen_shannon(teacher_logits, student_logits, beta=self.beta)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        if self.beta == 0:
+            return ForwardKL().loss_and_gradient(teacher, student, allocate)
+        if self.beta == 1:
+            return ReverseKL().loss_and_gradient(teacher, student, allocate)
+        log_ratio, log_mixture, _ = _mixture_terms(teacher, student, allocate, self.beta)
+        # KL(p||m) = sum p (d - L), KL(q||m) = -sum q L.
+        teacher_part = log_ratio.sub_(log_mixture).mul_(teacher.probs).sum(-1)
+        mean_log = torch.mul(student.probs, log_mixture, out=teacher.probs).sum(-1, keepdim=True)
+        gradient = log_mixture.sub_(mean_log).mul_(student.probs).mul_(self.beta - 1)
+        loss = self.beta * teacher_part - (1 - self.beta) * mean_log.squeeze(-1)
+        return loss.clamp_min_(0), gradient
+
+
+@dataclass(frozen=True)
+class SkewForwardKL:
+    """KL(p||alpha p + (1 - alpha) q); `functions.skew_forward_kl`."""
+
+    alpha: float = functions.DEFAULT_SKEW
+    name: ClassVar[str] = "skew_fkl"
+
+    def __post_init__(self) -> None:
+        functions.check_skew(self.alpha)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.skew_forward_kl(teacher_logits, student_logits, alpha=self.alpha)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        if self.alpha == 0:
+            return ForwardKL().loss_and_gradient(teacher, student, allocate)
+        log_ratio, log_mixture, ratio = _mixture_terms(teacher, student, allocate, self.alpha)
+        # KL's own first-order terms sum to sum(m) - sum(p), which rounding leaves slightly off 0.
+        surplus = torch.sub(student.probs, teacher.probs, out=allocate(ratio)).sum(-1)
+        log_ratio.sub_(log_mixture).mul_(teacher.probs)
+        loss = log_ratio.sum(-1) + (1 - self.alpha) * surplus
+        # d/dq = -(1 - a) p/m, and p/m = 1 + (1 - a) w / (1 + a w): the constant drops out.
+        pull = ratio.div_(torch.mul(ratio, self.alpha, out=log_mixture).add_(1))
+        pull.mul_(-((1 - self.alpha) ** 2))
+        return loss.clamp_min_(0), _through_softmax_(pull, student, log_ratio)
+
+
+@dataclass(frozen=True)
+class SkewReverseKL:
+    """KL(q||(1 - alpha) p + alpha q); `functions.skew_reverse_kl`."""
+
+    alpha: float = functions.DEFAULT_SKEW
+    name: ClassVar[str] = "skew_rkl"
+
+    def __post_init__(self) -> None:
+        functions.check_skew(self.alpha)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.skew_reverse_kl(teacher_logits, student_logits, alpha=self.alpha)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        if self.alpha == 0:
+            return ReverseKL().loss_and_gradient(teacher, student, allocate)
+        share = 1 - self.alpha
+        log_ratio, log_mixture, ratio = _mixture_terms(teacher, student, allocate, share)
+        surplus = teacher.probs.sub_(student.probs).sum(-1)
+        loss = share * surplus - torch.mul(student.probs, log_mixture, out=log_ratio).sum(-1)
+        # d/dq = log q/m - a q/m + 1, and q/m = 1 - b w / (1 + b w) with b = 1 - a.
+        ratio.mul_(share)
+        pull = ratio.div_(torch.add(ratio, 1, out=log_ratio)).mul_(self.alpha).sub_(log_mixture)
+        return loss.clamp_min_(0), _through_softmax_(pull, student, log_ratio)
+
+
+@dataclass(frozen=True)
+class TotalVariation:
+    """Half the sum of |p - q|; `functions.total_variation`."""
+
+    name: ClassVar[str] = "tvd"
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.total_variation(teacher_logits, student_logits)
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        gap = torch.sub(student.probs, teacher.probs, out=teacher.probs)
+        loss = torch.abs(gap, out=teacher.shifted).sum(-1) * 0.5
+        return loss, _through_softmax_(gap.sign_().mul_(0.5), student, teacher.shifted)
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """ABKD's alpha-beta divergence; `functions.alpha_beta`."""
+
+    alpha: float = functions.DEFAULT_ALPHA_BETA[0]
+    beta: float = functions.DEFAULT_ALPHA_BETA[1]
+    name: ClassVar[str] = "alpha_beta"
+
+    def __post_init__(self) -> None:
+        functions.check_alpha_beta(self.alpha, self.beta)
+
+    def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        return functions.alpha_beta(
+            teacher_logits, student_logits, alpha=self.alpha, beta=self.beta
+        )
+
+    def loss_and_gradient(
+        self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
+    ) -> LossAndGradient:
+        total = self.alpha + self.beta
+        log_ratio = log_ratio_(teacher, student).clamp_max_(_MAX_LOG_RATIO)
+        power = torch.pow(student.probs, total, out=teacher.probs)
+        first = torch.mul(log_ratio, self.alpha, out=student.shifted).expm1_()
+        second = log_ratio.mul_(total).expm1_().mul_(-self.alpha / total).add_(first)
+        loss = second.mul_(power).sum(-1) / (-self.alpha * self.beta)
+        # q dD/dq = q^s (1 - (p/q)^alpha) / alpha.
+        pull = first.mul_(power).mul_(-1 / self.alpha)
+        gradient = pull.sub_(student.probs.mul_(pull.sum(-1, keepdim=True)))
+        return loss.clamp_min_(0), gradient
+
+
+def _both_ways(
+    teacher: SoftmaxRows,
+    student: SoftmaxRows,
+    allocate: Allocate,
+    forward: float | Tensor,
+    reverse: float | Tensor,
+) -> LossAndGradient:
+    """forward FKL + reverse RKL; the coefficients are numbers or [r, 1]."""
+    log_ratio = log_ratio_(teacher, student)
+    gap = torch.sub(student.probs, teacher.probs, out=allocate(log_ratio))
+    surplus = gap.sum(-1, keepdim=True)
+    forward_loss = teacher.probs.mul_(log_ratio).sum(-1, keepdim=True) + surplus
+    mean_ratio = torch.mul(student.probs, log_ratio, out=teacher.probs).sum(-1, keepdim=True)
+    loss = forward * forward_loss - reverse * (mean_ratio + surplus)
+    gradient = log_ratio.sub_(mean_ratio).mul_(student.probs).mul_(reverse)
+    return loss.squeeze(-1).clamp_min_(0), torch.sub(gap.mul_(forward), gradient, out=gap)
+
+
+def _mixture_terms(
+    teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """d, L and w, all [r, V], in tensors of their own (d and L overwrite both `shifted`)."""
+    log_ratio = log_ratio_(teacher, student).clamp_max_(_MAX_LOG_RATIO)
+    ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
+    ratio.div_(student.probs).clamp_max_(_MAX_RATIO)
+    return log_ratio, torch.mul(ratio, share, out=student.shifted).log1p_(), ratio
+
+
+def _through_softmax_(pull: Tensor, student: SoftmaxRows, scratch: Tensor) -> Tensor:
+    """From dD/dq to dD/dz = q (g - sum q g), over `pull`; `scratch` [r, V] is overwritten."""
+    mean = torch.mul(pull, student.probs, out=scratch).sum(-1, keepdim=True)
+    return pull.sub_(mean).mul_(student.probs)

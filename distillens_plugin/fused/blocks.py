@@ -1,0 +1,145 @@
+"""The elementwise part of the walk: from logits of a block of rows to their losses and gradients.
+
+On a CPU a block is so few rows that its scratch memory stays in the core's second-level cache,
+which is what makes a dozen passes over it cheap. On a GPU a block is a whole chunk and the passes
+are compiled into one (see compiled.py).
+
+Legend: r rows of a block, V vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distillens_plugin.divergences.objects import Divergence, FusedDivergence
+from distillens_plugin.divergences.softmax import Allocate, SoftmaxRows, softmax_rows
+
+
+class BlockResult(NamedTuple):
+    """What one group gets from one block.
+
+    Attributes:
+        losses: [r] in nats.
+        gradient: [r, V] of each row's loss towards the student's logits.
+        student_entropy, teacher_entropy: [r] in nats, or None where not asked for.
+    """
+
+    losses: Tensor
+    gradient: Tensor
+    student_entropy: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+
+
+class Scratch:
+    """A stack of reused buffers; `take` gives the next one, uninitialised, in the shape asked
+    for."""
+
+    def __init__(self, num_elements: int, dtype: torch.dtype) -> None:
+        self.num_elements = num_elements
+        self.dtype = dtype
+        self.buffers: list[Tensor] = []
+        self.used = 0
+
+    def take(self, like: Tensor) -> Tensor:
+        if self.used == len(self.buffers):
+            self.buffers.append(torch.empty(self.num_elements, dtype=self.dtype))
+        self.used += 1
+        return self.buffers[self.used - 1][: like.numel()].view(like.shape)
+
+
+def divergence_block(
+    divergence: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    allocate: Allocate,
+    *,
+    entropies: bool = False,
+    check_on_host: bool = True,
+) -> BlockResult:
+    """Losses and gradient of a divergence for [r, V] logits of both models, which stay as they are.
+
+    Args:
+        check_on_host: look for -inf columns with one test on the host and take them out only then;
+            if not, always mask them (what a GPU, which must not wait for the host, does at no
+            cost).
+    """
+    if not isinstance(divergence, FusedDivergence):
+        return _by_autograd(
+            divergence, teacher_logits, student_logits, allocate, entropies=entropies
+        )
+    absent: Tensor | None = None
+    if not check_on_host:
+        absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
+    teacher = softmax_rows(teacher_logits, allocate, absent)
+    student = softmax_rows(student_logits, allocate, absent)
+    if check_on_host and not _all_finite(teacher, student):
+        absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
+        teacher = softmax_rows(teacher_logits, allocate, absent)
+        student = softmax_rows(student_logits, allocate, absent)
+    both: tuple[Tensor | None, Tensor | None] = (None, None)
+    if entropies:
+        product = allocate(student_logits)
+        both = (student.entropy(product), teacher.entropy(product))
+    losses, gradient = divergence.loss_and_gradient(teacher, student, allocate)
+    if absent is not None:
+        gradient.masked_fill_(absent, 0)
+    return BlockResult(losses, gradient, *both)
+
+
+def cross_entropy_block(
+    labels: Tensor,
+    student_logits: Tensor,
+    allocate: Allocate,
+    *,
+    entropies: bool = False,
+    check_on_host: bool = True,
+) -> BlockResult:
+    """Losses and gradient of the negative log-likelihood of `labels` [r] for [r, V] logits."""
+    student = softmax_rows(student_logits, allocate)
+    entropy = None
+    if entropies:
+        finite = student.shifted.clamp_min(torch.finfo(student_logits.dtype).min / 2)
+        entropy = SoftmaxRows(finite, student.probs, student.total).entropy(finite)
+    column = labels.unsqueeze(-1)
+    losses = (student.log_total - student.shifted.gather(-1, column)).squeeze(-1)
+    gradient = student.probs
+    gradient.scatter_add_(-1, column, torch.full_like(column, -1, dtype=gradient.dtype))
+    if not check_on_host or not _all_finite(student):
+        gradient.masked_fill_(torch.isneginf(student_logits), 0)
+    return BlockResult(losses, gradient, entropy)
+
+
+def _all_finite(*models: SoftmaxRows) -> bool:
+    # -inf columns make the sum -inf; a sum is the cheapest test there is.
+    return all(math.isfinite(model.shifted.sum().item()) for model in models)
+
+
+def _by_autograd(
+    divergence: Divergence,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    allocate: Allocate,
+    *,
+    entropies: bool,
+) -> BlockResult:
+    """A divergence that brings no gradient of its own: differentiated within the block."""
+    both: tuple[Tensor | None, Tensor | None] = (None, None)
+    if entropies:
+        product = allocate(student_logits)
+        absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
+        both = (
+            softmax_rows(student_logits, allocate, absent).entropy(product),
+            softmax_rows(teacher_logits, allocate, absent).entropy(product),
+        )
+    with torch.enable_grad():
+        leaf = student_logits.detach().requires_grad_()
+        losses = divergence(teacher_logits, leaf)
+        if losses.shape != leaf.shape[:1]:
+            raise ValueError(
+                f"divergence {divergence.name!r} returned shape {tuple(losses.shape)} for logits "
+                f"{tuple(leaf.shape)}, expected one value a row: {tuple(leaf.shape[:1])}"
+            )
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return BlockResult(losses.detach(), gradient, *both)

@@ -1,0 +1,168 @@
+"""From the raw products of one segment to its losses, with the gradient written over the products.
+
+Legend: r rows of a block, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from distillens_plugin.divergences.objects import FusedDivergence
+from distillens_plugin.fused.blocks import (
+    BlockResult,
+    Scratch,
+    cross_entropy_block,
+    divergence_block,
+)
+from distillens_plugin.fused.compiled import compiled_cross_entropy, compiled_divergence
+from distillens_plugin.fused.parts import CrossEntropy, Group, Head
+from distillens_plugin.fused.plan import RowSet
+
+# Elements of one scratch buffer of a block: two rows of GPT-2's vocabulary, 400 kB in float32. Five
+# such buffers fit a 2 MB second-level cache.
+_BLOCK_ELEMENTS = 2 * 50304
+
+
+class GroupBlocks:
+    """Runs the elementwise part for row sets, a block of rows at a time.
+
+    Args:
+        student, teacher: the heads, for their bias, scale and soft-cap.
+        columns: how many of the student's ids are computed; common: how many a divergence reads.
+        dtype: of the elementwise arithmetic.
+        chunk_rows: the most rows that come at once.
+        compiled: run blocks through torch.compile, a whole segment at a time.
+    """
+
+    def __init__(
+        self,
+        student: Head,
+        teacher: Head | None,
+        *,
+        columns: int,
+        common: int,
+        dtype: torch.dtype,
+        chunk_rows: int,
+        compiled: bool,
+        entropies: bool,
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.columns, self.common, self.dtype = columns, common, dtype
+        self.compiled, self.entropies = compiled, entropies
+        self.on_cpu = student.weight.device.type == "cpu"
+        small = self.on_cpu and not compiled
+        self.block_rows = max(1, _BLOCK_ELEMENTS // max(1, columns)) if small else chunk_rows
+        self.scratch = Scratch(self.block_rows * columns, dtype) if small else None
+
+    def run(
+        self,
+        row_set: RowSet,
+        start: int,
+        student_products: Tensor,
+        teacher_products: list[Tensor],
+        *,
+        bias_gradient: Tensor | None,
+        keep_gradient: bool,
+    ) -> None:
+        """Rows from `start` on: fill the row set's losses, write the gradient over the products."""
+        for first in range(0, student_products.shape[0], self.block_rows):
+            block = slice(first, first + self.block_rows)
+            products = student_products[block]
+            rows = slice(start + first, start + first + products.shape[0])
+            if self.scratch is not None:
+                self.scratch.used = 0
+            logits = self._logits(products, self.student)
+            teachers = [self._logits(part[block], self.teacher) for part in teacher_products]
+            gradient = self._gradient(row_set, rows, logits, teachers)
+            if not keep_gradient:
+                continue
+            if self.student.softcap is not None:
+                slope = torch.div(logits, self.student.softcap, out=self._take(logits))
+                slope.square_().neg_().add_(1)
+                gradient.mul_(slope[:, : gradient.shape[1]])
+            if self.student.scale != 1:
+                gradient.mul_(self.student.scale)
+            if bias_gradient is not None and row_set.attached:
+                bias_gradient[: gradient.shape[1]].addmv_(gradient.t(), row_set.scale[rows])
+            products[:, : gradient.shape[1]].copy_(gradient)
+            products[:, gradient.shape[1] :].zero_()
+
+    def _gradient(
+        self, row_set: RowSet, rows: slice, logits: Tensor, teachers: list[Tensor]
+    ) -> Tensor:
+        """The gradient of all groups of a row set towards the logits, in their shares."""
+        total: Tensor | None = None
+        scratch = self.scratch
+        if row_set.shares is not None:
+            widest = (
+                logits if any(g.is_cross_entropy for g in row_set.groups) else self._cut(logits)
+            )
+            total = self._take(widest).zero_()
+        for index, group in enumerate(row_set.groups):
+            used = scratch.used if scratch is not None else 0
+            teacher_index = row_set.teacher_of[index]
+            teacher = None if teacher_index is None else teachers[teacher_index]
+            result = self._one(group, rows, logits, teacher)
+            row_set.losses[index][rows] = result.losses
+            entropies = row_set.entropies[index]
+            if entropies is not None and result.student_entropy is not None:
+                entropies[0][rows] = result.student_entropy
+                if entropies[1] is not None and result.teacher_entropy is not None:
+                    entropies[1][rows] = result.teacher_entropy
+            gradient = result.gradient
+            if group.temperature != 1:
+                gradient.mul_(1 / group.temperature)
+            if row_set.shares is None or total is None:
+                return gradient
+            share = row_set.shares[index][rows].unsqueeze(-1)
+            total[:, : gradient.shape[1]].addcmul_(gradient, share)
+            if scratch is not None:
+                scratch.used = used
+        assert total is not None  # a row set has at least one group
+        return total
+
+    def _one(
+        self, group: Group, rows: slice, logits: Tensor, teacher: Tensor | None
+    ) -> BlockResult:
+        divergence = group.divergence
+        if isinstance(divergence, CrossEntropy) or teacher is None:
+            assert group.labels is not None
+            logits = self._cool(logits, group.temperature)
+            block = compiled_cross_entropy() if self.compiled else cross_entropy_block
+            labels = group.labels[rows].to(logits.device)
+            return block(
+                labels, logits, self._take, entropies=self.entropies, check_on_host=self.on_cpu
+            )
+        teacher = self._cool(teacher, group.temperature)
+        logits = self._cool(self._cut(logits), group.temperature)
+        options = {"entropies": self.entropies, "check_on_host": self.on_cpu}
+        if self.compiled and isinstance(divergence, FusedDivergence):
+            return compiled_divergence(divergence)(teacher, logits, torch.empty_like, **options)
+        return divergence_block(divergence, teacher, logits, self._take, **options)
+
+    def _cut(self, logits: Tensor) -> Tensor:
+        return logits[:, : self.common]
+
+    def _cool(self, logits: Tensor, temperature: float) -> Tensor:
+        if temperature == 1:
+            return logits
+        return torch.mul(logits, 1 / temperature, out=self._take(logits))
+
+    def _take(self, like: Tensor) -> Tensor:
+        if self.scratch is None:
+            return torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self.scratch.take(like)
+
+    def _logits(self, products: Tensor, head: Head | None) -> Tensor:
+        """The head's logits in self.dtype, over the products where they have that type already."""
+        logits = products
+        if products.dtype != self.dtype:
+            logits = self._take(products).copy_(products)
+        if head is None:
+            return logits
+        if head.bias is not None:
+            logits.add_(head.bias.detach()[: logits.shape[1]])
+        if head.scale != 1:
+            logits.mul_(head.scale)
+        if head.softcap is not None:
+            logits.div_(head.softcap).tanh_().mul_(head.softcap)
+        return logits
