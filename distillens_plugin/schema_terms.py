@@ -1,5 +1,6 @@
 """The parameters of this package's loss terms, as a recipe gives them."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -8,6 +9,7 @@ from distillens_plugin.schema_base import (
     Count,
     NonNegative,
     Positive,
+    Range,
     Strict,
     complain,
     did_you_mean,
@@ -26,6 +28,13 @@ DIVERGENCES = (
     "tvd",
     "alpha_beta",
 )
+# Which divergences read a parameter; with another one it would be ignored.
+_READERS = {
+    "beta": ("jsd", "alpha_beta"),
+    "alpha": ("skew_fkl", "skew_rkl", "alpha_beta"),
+    "coefficients": ("jeffreys", "fkl+rkl"),
+    "head_mass": ("akl",),
+}
 
 
 def _known_divergence(name: str) -> str:
@@ -100,38 +109,56 @@ class LayerPairs(Strict):
 class DivergenceKwargs(Strict):
     """What all terms that compare two distributions take."""
 
-    beta: float = Field(
-        default=0.5,
-        description="weight of the teacher in jsd, in [0, 1]; exactly 0 is forward KL, exactly 1 "
-        "reverse KL",
+    beta: float | None = Field(
+        default=None,
+        description="of jsd: weight of the teacher, in [0, 1] (0.5 if not given; exactly 0 is "
+        "forward "
+        "KL, exactly 1 reverse KL); of alpha_beta: exponent of the student (0.7)",
+    )
+    alpha: float | None = Field(
+        default=None,
+        description="of skew_fkl and skew_rkl: in [0, 1) (0.1 if not given); of alpha_beta: "
+        "exponent "
+        "of the teacher (0.2)",
+    )
+    coefficients: list[NonNegative] | None = Field(
+        default=None, description="of jeffreys: factors of FKL and RKL ([1, 1] if not given)"
+    )
+    head_mass: Annotated[float, AfterValidator(Range(0, 1, True, True))] | None = Field(
+        default=None, description="of akl: the share of mass that makes the head (0.5 if not given)"
     )
     temperature: Positive = Field(default=1.0, description="divides both models' logits")
     scale_by_temperature_squared: bool = Field(
         default=False, description="multiply by temperature ** 2; the paper does not"
-    )
-    alpha: float | None = Field(
-        default=None,
-        description="of skew_fkl and skew_rkl, in [0, 1) (default 0.1), and alpha_beta",
     )
     chunk_rows: Count | None = Field(
         default=None, description="rows of the vocabulary walk at a time; null chooses"
     )
 
     def check_options(self, divergence: str) -> None:
-        """beta and alpha are weights, but for alpha_beta, whose exponents are free."""
-        if divergence == "alpha_beta":
-            return
-        if not 0 <= self.beta <= 1:
-            problem(self.beta, "a number from 0 to 1", at=("beta",))
-        if self.alpha is not None:
-            if not divergence.startswith("skew_"):
+        """Refuses a parameter that this divergence does not read, or one out of its range."""
+        for name, readers in _READERS.items():
+            if getattr(self, name) is not None and divergence not in readers:
                 complain(
-                    f"{divergence} takes no alpha; delete it, or use skew_fkl, skew_rkl or "
-                    "alpha_beta",
-                    at=("alpha",),
+                    f"{divergence} does not read it (it is for {', '.join(readers)}); delete "
+                    "it, or "
+                    "set it to null",
+                    at=(name,),
                 )
-            if not 0 <= self.alpha < 1:
-                problem(self.alpha, "a number in [0, 1)", at=("alpha",))
+        if self.coefficients is not None and (
+            len(self.coefficients) != 2 or sum(self.coefficients) == 0
+        ):
+            problem(self.coefficients, "two numbers, not both 0", at=("coefficients",))
+        if divergence == "alpha_beta":
+            for name in ("alpha", "beta"):
+                value = getattr(self, name)
+                if value is not None and (value == 0 or not math.isfinite(value)):
+                    problem(value, "a finite number other than 0", at=(name,))
+            return
+        if self.beta is not None and not 0 <= self.beta <= 1:
+            problem(self.beta, "a number from 0 to 1", at=("beta",))
+        if self.alpha is not None and not 0 <= self.alpha < 1:
+            problem(self.alpha, "a number in [0, 1)", at=("alpha",))
 
 
 class LensKwargs(DivergenceKwargs):

@@ -1,0 +1,212 @@
+"""`--validate`, part two: models' configs, and layers, vocabularies and adapters against them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin.facts import PEFT_PREFIX, ModelFacts, facts_from_config
+from distillens_plugin.hub import Hub, UnreachableError, is_path
+from distillens_plugin.pairs import resolve_pairs
+from distillens_plugin.schema import Recipe
+from distillens_plugin.schema_models import ModelSpec
+from eval_harness.errors import DistillensError
+
+
+def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
+    """Fills `facts` for the model where its config can be had."""
+    key = f"models.{role}"
+    spec = getattr(recipe.models, role)
+    if spec is None:
+        return []
+    lines = []
+    init = getattr(spec, "init", None)
+    if init is not None and init.config is not None:
+        try:
+            facts[role] = facts_from_config(init.config, peft=_wears_lora(spec))
+        except DistillensError as error:
+            raise DistillensError(f"{recipe.where(f'{key}.init.config')}: {error}") from error
+        lines.append(f"ok {key}: {facts[role].num_layers} layers, random weights")
+    elif init is not None:
+        lines.append(_check_cut(recipe, key, init.from_teacher_layers, facts))
+        if "teacher_model" in facts:
+            teacher = facts["teacher_model"]
+            facts[role] = ModelFacts(
+                num_layers=len(init.from_teacher_layers),
+                width=teacher.width,
+                vocab_size=teacher.vocab_size,
+                tied=teacher.tied,
+                blocks=(PEFT_PREFIX if _wears_lora(spec) else "") + teacher.blocks
+                if teacher.blocks
+                else None,
+            )
+    else:
+        try:
+            facts[role] = _facts(spec, recipe.where(f"{key}.name_or_path"), hub)
+            lines.append(f"ok {key}: {spec.name_or_path}, {facts[role].num_layers} layers")
+        except UnreachableError as error:
+            lines.append(f"skipped {key}, {spec.name_or_path}, because {error}")
+    if spec.adapter is not None:
+        lines.append(_check_adapter(spec.adapter, key, recipe.where(f"{key}.adapter"), hub))
+    return lines
+
+
+def _wears_lora(spec: Any) -> bool:
+    """Trained as a PeftModel, on which module paths are longer; an adapter is merged in instead."""
+    return getattr(spec, "lora", None) is not None
+
+
+def _check_cut(recipe: Recipe, key: str, blocks: list[int], facts: dict[str, ModelFacts]) -> str:
+    teacher = facts.get("teacher_model")
+    if teacher is None:
+        return f"skipped {key}.init.from_teacher_layers because the teacher's config is not known"
+    if blocks[-1] >= teacher.num_layers:
+        where = recipe.where(f"{key}.init.from_teacher_layers.{len(blocks) - 1}")
+        raise DistillensError(
+            f"{where}: found {blocks[-1]}, but the teacher has blocks 0 to {teacher.num_layers - 1}"
+        )
+    return f"ok {key}: {len(blocks)} of the teacher's {teacher.num_layers} blocks"
+
+
+def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
+    """Layers, width and vocabulary from config.json: of a folder, the local cache, or the Hub."""
+    name = spec.name_or_path
+    if os.path.isdir(name):
+        path = Path(name) / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DistillensError(
+                f"{where}: {path} cannot be read ({error}); expected a folder that "
+                "save_pretrained wrote"
+            ) from error
+        if spec.trust_remote_code:
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    else:
+        if is_path(name):
+            raise DistillensError(
+                f"{where}: there is no folder {name}; expected one that save_pretrained wrote, or "
+                "a model's name on the Hub"
+            )
+        config = hub.config(spec, where)
+    try:
+        return facts_from_config(config, peft=_wears_lora(spec))
+    except DistillensError as error:
+        raise DistillensError(f"{where}: {error}") from error
+
+
+def _check_adapter(adapter: str, key: str, where: str, hub: Hub) -> str:
+    folder = Path(adapter)
+    if folder.is_dir():
+        if not (folder / "adapter_config.json").is_file():
+            raise DistillensError(
+                f"{where}: {adapter} has no adapter_config.json; expected a folder that peft wrote"
+            )
+        return f"ok {key}.adapter: {adapter}"
+    if is_path(adapter):
+        raise DistillensError(
+            f"{where}: there is no folder {adapter}; expected one that peft wrote"
+        )
+    try:
+        hub.require("model", adapter, None, where)
+    except UnreachableError as error:
+        return f"skipped {key}.adapter, {adapter}, because {error}"
+    return f"ok {key}.adapter: {adapter} is on the Hub"
+
+
+def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
+    """Layer numbers of each lens term against the models' depths."""
+    sides = {"student": recipe.trained_role, "teacher": "teacher_model"}
+    depths = {side: facts[role].num_layers for side, role in sides.items() if role in facts}
+    missing = " and ".join(f"the {side}'s" for side in sides if side not in depths)
+    lines = []
+    for name, lens in recipe.lens_terms():
+        key = f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers"
+        if not depths or (missing and lens.layers.auto is not None):
+            lines.append(f"skipped the layers of {name} because {missing} config is not known")
+            continue
+        pairs = resolve_pairs(
+            lens.layers.model_dump(exclude_none=True),
+            depths.get("student", sys.maxsize),
+            depths.get("teacher", sys.maxsize),
+            where=recipe.where(key),
+        )
+        ranges = ", ".join(f"{side} has 0 to {depth}" for side, depth in depths.items())
+        lines.append(
+            f"ok the layers of {name}: {' '.join(f'{a}-{b}' for a, b in pairs)} ({ranges})"
+        )
+        if missing:
+            lines[-1] += f"; skipped {missing} range because its config is not known"
+    return lines
+
+
+def check_vocabularies(recipe: Recipe, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
+    """The sizes of the unembeddings, and the tokenizers where they can be loaded."""
+    sizes = _vocabulary_sizes(recipe, facts)
+    lines = []
+    if len(sizes) == 2:
+        shown = ", ".join(f"{role} {size}" for role, size in sizes.items())
+        lines.append(f"ok vocabularies: {shown}; the first {min(sizes.values())} ids are compared")
+    try:
+        return lines + _check_tokenizers(recipe, sizes, hub)
+    except UnreachableError as error:
+        return [*lines, f"skipped the tokenizers because {error}"]
+
+
+def _vocabulary_sizes(recipe: Recipe, facts: dict[str, ModelFacts]) -> dict[str, int]:
+    """Of the models whose size is known; a random model without vocab_size gets the tokenizer's."""
+    init = recipe.models.trained.init
+    open_size = init is not None and init.config is not None and "vocab_size" not in init.config
+    return {
+        role: found.vocab_size
+        for role, found in facts.items()
+        if not (open_size and role == recipe.trained_role)
+    }
+
+
+def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[str]:
+    from distillens_plugin.tokenizers import check_vocabularies as compare
+
+    name = recipe.models.tokenizer_name
+    tokenizer = _tokenizer(
+        name, recipe.models.trained, recipe.where(f"models.{recipe.trained_role}"), hub
+    )
+    lines = [f"ok tokenizer: {name}, {len(tokenizer)} ids"]
+    for role, size in sizes.items():
+        if size < len(tokenizer):
+            raise DistillensError(
+                f"{recipe.where(f'models.{role}')}: its vocabulary has {size} ids, but the "
+                f"tokenizer {name} has {len(tokenizer)}; use the model's own tokenizer"
+            )
+    teacher = recipe.models.teacher_model
+    if teacher is not None and teacher.tokenizer_name != name:
+        try:
+            common = compare(
+                _tokenizer(
+                    teacher.tokenizer_name, teacher, recipe.where("models.teacher_model"), hub
+                ),
+                tokenizer,
+            )
+        except DistillensError as error:
+            raise DistillensError(f"{recipe.where('models')}: {error}") from None
+        lines.append(f"ok tokenizers: {common} common ids, all alike")
+    return lines
+
+
+def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> Any:
+    from distillens_plugin.tokenizers import load_tokenizer
+
+    if os.path.isdir(name):
+        if not os.path.isfile(os.path.join(name, "tokenizer_config.json")):
+            raise UnreachableError(f"{name} holds none")
+    elif not is_path(name):
+        hub.require_tokenizer(name, spec.revision, where)
+    try:
+        return load_tokenizer(
+            name, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except DistillensError as error:
+        raise DistillensError(f"{where}: {error}") from error
