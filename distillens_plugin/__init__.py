@@ -32,3 +32,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if find_spec("torchdistill") is not None:
+    from distillens_plugin.registry import register
+
+    register()

@@ -6,7 +6,7 @@ from distillens_plugin.experiment import Experiment, build_experiment, load_data
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.schema import Recipe
 from distillens_plugin.trainer import StepResult, Trainer
-from distillens_plugin.training import describe_models, say
+from distillens_plugin.training import describe_models, on_main_process, say
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import Window, windows
 
@@ -16,8 +16,9 @@ def dry_run(recipe: Recipe) -> int:
 
     Nothing is written.
     """
-    validate_without_weights(recipe)
     accelerator = make_accelerator(recipe, tracker_folder=None)
+    # Nothing is written, so an earlier run in the output folder is no matter.
+    on_main_process(accelerator, lambda: validate_without_weights(recipe, overwrite=True))
     data = load_data(recipe)
     say(accelerator, data[1].describe())
     if data[2] is not None:

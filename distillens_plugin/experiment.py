@@ -62,7 +62,7 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
         _check_tracker(tracker)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
-        log_with=list(recipe.trackers) if tracker_folder is not None else None,
+        log_with=(list(recipe.trackers) or None) if tracker_folder is not None else None,
         project_dir=str(tracker_folder) if tracker_folder is not None else None,
     )
     kind = str(accelerator.distributed_type).rpartition(".")[2]
@@ -133,6 +133,8 @@ def build_experiment(
     student_anatomy = find_anatomy(student)
     teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
     _check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
+    for role, model in (("student", student), ("teacher", teacher)):
+        _check_positions(role, model, train, validation, recipe)
     steps_per_epoch = _steps_per_epoch(
         full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
     )
@@ -207,6 +209,24 @@ def _check_embeddings(
                 "tokenizer has "
                 f"{len(tokenizer)}; use the {role}'s own tokenizer or a model that was "
                 "resized for it"
+            )
+
+
+def _check_positions(
+    role: str,
+    model: nn.Module | None,
+    train: InstructionDataset,
+    validation: InstructionDataset | None,
+    recipe: Recipe,
+) -> None:
+    """Learned position embeddings fail with an index error beyond their end; others degrade."""
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    for name, data in (("train", train), ("validation", validation)):
+        longest = max(data.lengths) if data is not None else 0
+        if limit is not None and longest > limit:
+            raise DistillensError(
+                f"{recipe.where(f'datasets.{name}')}: the longest row has {longest} tokens, but the "
+                f"{role} has {limit} positions; set max_length to {limit} or less"
             )
 
 

@@ -56,6 +56,12 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
     recipe = load_recipe(arguments.recipe, overrides=overrides, trust=arguments.trust_recipe)
+    if not arguments.debug:
+        # Its warnings on settings that we set right a moment later would drown our own lines.
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     folder = Path(recipe.output_dir or Path("runs") / Path(arguments.recipe).stem)
     if arguments.validate:
         from distillens_plugin.validate import print_full_form, validate_without_weights

@@ -42,9 +42,8 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
         DistillensError: a mistake in recipe, data, models or output folder, before training starts.
         RunFailure: training, saving or writing failed.
     """
-    validate_without_weights(recipe)
     accelerator = make_accelerator(recipe, folder / output.TRACKERS)
-    on_main_process(accelerator, lambda: output.check_free(folder, overwrite=overwrite))
+    on_main_process(accelerator, lambda: _check(recipe, folder, overwrite))
     data = load_data(recipe)
     say(accelerator, data[1].describe())
     if data[2] is not None:
@@ -75,6 +74,11 @@ def on_main_process(accelerator: Accelerator, action: Any) -> None:
     broadcast_object_list(error)
     if error[0] is not None:
         raise error[0]
+
+
+def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
+    output.check_free(folder, overwrite=overwrite)
+    validate_without_weights(recipe, overwrite=overwrite)
 
 
 def _prepare(folder: Path, recipe: Recipe) -> None:

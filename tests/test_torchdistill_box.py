@@ -145,11 +145,11 @@ def test_two_ranks_hold_equal_gradients(recipe_path, tmp_path, tied, norm, lens_
         )
         assert "logits_kd" not in text
         recipe_path.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0", str(REPO / "tests/scripts/ddp_box.py")]
-    command += [str(recipe_path), tied, norm, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    script = [REPO / "tests/scripts/ddp_box.py", recipe_path, tied, norm, tmp_path]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, *map(str, script)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     assert ranks[0]["row_ids"] != ranks[1]["row_ids"]
@@ -207,7 +207,8 @@ class LargestTensor(TorchDispatchMode):
     def __init__(self, vocabulary, parameters):
         super().__init__()
         self.vocabulary, self.rows = vocabulary, 0
-        self.weights = {tuple(p.shape) for p in parameters}
+        shapes = {tuple(p.shape) for p in parameters}
+        self.weights = shapes | {shape[::-1] for shape in shapes}  # and their transposes
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -224,7 +225,7 @@ def test_no_tensor_of_positions_times_vocabulary_exists_in_a_step(recipe):
     recipe["train"]["criterion"]["kwargs"]["chunk_rows"] = 8
     box = build_box(recipe)
     batch, targets = first_batch(box)
-    assert len(targets["positions"]) > 8
+    assert len(targets["positions"]) not in (*range(9), 32, 48)  # the widths of the two models
     parameters = [*box.student_model.parameters(), *box.teacher_model.parameters()]
     box.forward_process(batch, targets)  # the first call probes the models, logits and all
     with LargestTensor(61, parameters) as largest:

@@ -1,6 +1,6 @@
 """Two gloo ranks train one box, built from the README's YAML; each writes its gradients to a file.
 
-Usage: accelerate launch --cpu --num_processes 2 ddp_box.py RECIPE TIED NORM OUT_FOLDER
+Usage: torchrun --standalone --nproc_per_node=2 ddp_box.py RECIPE TIED NORM OUT_FOLDER
 """
 
 import sys
