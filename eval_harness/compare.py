@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval_harness.result_schema import Sample, metric_names
+from eval_harness.result_schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.statistics import PairedComparison, compare_paired, holm, row_means
 from eval_harness.systems import System, version_notes
 from eval_harness.task_metrics import task_metrics
@@ -102,7 +102,11 @@ def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> 
             system.name: {
                 "source": system.source,
                 "tasks": {
-                    task: {"num_rows": len(samples), **task_metrics(samples)}
+                    task: {
+                        "num_rows": len(samples),
+                        **system.metrics.get(task, {}),
+                        **task_metrics(samples),
+                    }
                     for task, samples in system.samples.items()
                 },
             }
@@ -130,16 +134,19 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def scored_metrics(metrics: dict[str, Any]) -> list[str]:
+    """The metrics that have an interval over rows, among the keys of `task_metrics`."""
+    suffix = "_ci_low,none"
+    return [key.removesuffix(suffix) for key in metrics if key.endswith(suffix)]
+
+
 def score_line(name: str, metrics: dict[str, Any]) -> str:
-    """One system's scores with their intervals, each metric once."""
-    suffix = "_stderr,none"
+    """One system's scores with their intervals."""
     scores = []
-    for key in metrics:
-        if key.endswith(suffix):
-            metric = key.removesuffix(suffix)
-            low, high = metrics[f"{metric}_ci_low,none"], metrics[f"{metric}_ci_high,none"]
-            interval = f" [{low:.2f}, {high:.2f}]" if not isinstance(low, str) else ""
-            scores.append(f"{metric} {metrics[f'{metric},none']:.2f}{interval}")
+    for metric in scored_metrics(metrics):
+        low, high = metrics[f"{metric}_ci_low,none"], metrics[f"{metric}_ci_high,none"]
+        interval = f" [{low:.2f}, {high:.2f}]" if low != NOT_AVAILABLE else ""
+        scores.append(f"{metric} {metrics[f'{metric},none']:.2f}{interval}")
     return f"{name}: {', '.join(scores)}"
 
 

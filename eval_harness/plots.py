@@ -82,7 +82,8 @@ def plot_length(
         )
     # Lengths spread over orders of magnitude and may be 0, which a plain log axis cannot show.
     axes.set_xscale("symlog", linthresh=10)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-1)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("words of the answer (linear up to 10, logarithmic above)")
     axes.set_ylabel("score x 100")
     axes.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval_harness.atomic import check_writable, write_bytes, write_text
-from eval_harness.compare import NO_DIFFERENCE, comparison_result
+from eval_harness.compare import NO_DIFFERENCE, comparison_result, scored_metrics
 from eval_harness.plots import plot_length, plot_scores, require_matplotlib
 from eval_harness.report_rows import ShownRow, printable, rows_that_differ
 from eval_harness.result_schema import NOT_AVAILABLE
@@ -20,12 +20,15 @@ from eval_harness.statistics import correlation, row_means
 from eval_harness.systems import System
 
 PRIMARY = "rougeL"
-_LENGTH_COLUMNS = {
-    "length_words": "words",
-    "length_tokens": "tokens",
-    "empty": "empty %",
-    "cut_off": "cut off %",
-    "distinct_4": "distinct-4",
+# Metric -> column title and decimals; a column is shown where any system has the metric.
+_COLUMNS = {
+    "length_words": ("words", 1),
+    "length_tokens": ("tokens", 1),
+    "empty": ("empty %", 1),
+    "cut_off": ("cut off %", 1),
+    "distinct_4": ("distinct-4", 1),
+    "nll": ("nats per reference token", 3),
+    "perplexity": ("perplexity", 2),
 }
 
 
@@ -93,9 +96,8 @@ def _section(
     systems: Sequence[System], task: str, result: dict[str, Any], num_rows: int
 ) -> TaskSection:
     metrics = {name: system["tasks"][task] for name, system in result["systems"].items()}
-    scored = [key.removesuffix("_stderr,none") for key in next(iter(metrics.values()))]
-    scored = [name for name in scored if f"{name}_stderr,none" in next(iter(metrics.values()))]
-    known = [key for key in _LENGTH_COLUMNS if any(f"{key},none" in m for m in metrics.values())]
+    scored = scored_metrics(next(iter(metrics.values())))
+    known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
     scores = [
         100 * row_means([sample.scores[PRIMARY] for sample in system.samples[task]])
         for system in systems
@@ -106,14 +108,16 @@ def _section(
         line = [printable(systems[index].name)]
         for name in scored:
             line += [score_with_interval(values, name), _seeds(values, name)]
-        line += [_number(values.get(f"{key},none", NOT_AVAILABLE)) for key in known]
+        line += [
+            _number(values.get(f"{key},none", NOT_AVAILABLE), _COLUMNS[key][1]) for key in known
+        ]
         related = correlation(lengths[index], scores[index])
         line.append("N/A" if related is None else f"{related:+.2f}")
         table.append(line)
     header = ["system"]
     for name in scored:
         header += [f"{name} [95 %]", f"{name} by seed (sampling noise)"]
-    header += [_LENGTH_COLUMNS[key] for key in known] + [f"{PRIMARY} ~ words"]
+    header += [_COLUMNS[key][0] for key in known] + [f"{PRIMARY} ~ words"]
     return TaskSection(
         name=printable(task),
         num_rows=len(systems[0].samples[task]),
@@ -157,10 +161,10 @@ def _plots(
 
 
 def score_with_interval(values: dict[str, Any], metric: str) -> str:
-    """ "33.64 [29.95, 37.39]", or the score alone where there is no interval."""
+    """ "33.64 [29.95, 37.39]" without a place to break, or the score alone without an interval."""
     low, high = values[f"{metric}_ci_low,none"], values[f"{metric}_ci_high,none"]
     score = f"{values[f'{metric},none']:.2f}"
-    return score if low == NOT_AVAILABLE else f"{score} [{low:.2f}, {high:.2f}]"
+    return score if low == NOT_AVAILABLE else f"{score}\u00a0[{low:.2f},\u00a0{high:.2f}]"
 
 
 def _seeds(values: dict[str, Any], metric: str) -> str:
@@ -178,13 +182,25 @@ def _comparison(comparison: dict[str, Any]) -> dict[str, Any]:
         "metric": comparison["metric"],
         "pair": printable(f"{comparison['a']} - {comparison['b']}"),
         "difference": f"{comparison['difference']:+.2f}",
-        "interval": "N/A" if low is None else f"[{low:+.2f}, {high:+.2f}]",
+        "interval": "N/A" if low is None else f"[{low:+.2f},\u00a0{high:+.2f}]",
         "p": f"{comparison['p_value']:.4f}",
         "adjusted": f"{comparison['adjusted_p']:.4f}",
         "reach": "N/A" if reach is None else f"{reach:.2f}",
         "verdict": printable(comparison["verdict"]),
         "shown": comparison["verdict"] != NO_DIFFERENCE,
+        "sentence": printable(_sentence(comparison)),
     }
+
+
+def _sentence(comparison: dict[str, Any]) -> str:
+    """What a comparison shows, for the top of the page."""
+    reach = comparison["smallest_detectable"]
+    difference = f"{comparison['difference']:+.2f}"
+    if comparison["verdict"] != NO_DIFFERENCE:
+        return f"{comparison['verdict']}: {comparison['a']} - {comparison['b']} is {difference}"
+    needed = f"; these rows can show differences from about {reach:.1f}" if reach else ""
+    pair = f"{comparison['a']} and {comparison['b']}"
+    return f"{NO_DIFFERENCE} between {pair} ({difference}{needed})"
 
 
 def _words(system: System, task: str) -> Any:
@@ -196,8 +212,8 @@ def _words(system: System, task: str) -> Any:
     )
 
 
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.1f}"
+def _number(value: float | str, decimals: int) -> str:
+    return value if isinstance(value, str) else f"{value:.{decimals}f}"
 
 
 def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[str]) -> str:
@@ -210,6 +226,7 @@ def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[st
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(
         names=[printable(system.name) for system in systems],
+        primary=PRIMARY,
         sections=sections,
         notes=notes,
         fingerprints=_fingerprints(systems),

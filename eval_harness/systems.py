@@ -20,14 +20,16 @@ class System:
     Attributes:
         name: unique among the systems of a comparison.
         source: as the user named it.
-        samples: by task, scored, in the order of the rows' first system.
+        samples: by task, scored; the rows of all systems in the same order.
         fingerprints: by task; empty for prediction files, whose protocol nobody knows.
+        metrics: by task, as the run wrote them; empty for prediction files.
     """
 
     name: str
     source: str
     samples: dict[str, list[Sample]]
     fingerprints: dict[str, Fingerprint]
+    metrics: dict[str, dict[str, Any]]
 
 
 def load_systems(
@@ -64,14 +66,14 @@ def load_systems(
 
 def version_notes(systems: Sequence[System]) -> list[str]:
     """Differences that do not forbid a comparison, but that its reader should know."""
-    notes = []
+    tasks: dict[str, list[str]] = {}
     for system in systems[1:]:
         for task, fingerprint in system.fingerprints.items():
             first = systems[0].fingerprints[task]
             for key, ours, theirs in _differences(first.versions, fingerprint.versions):
-                notes.append(
-                    f"{task}: {key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
-                )
+                told = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
+                tasks.setdefault(told, []).append(task)
+    notes = [f"{', '.join(names)}: {told}" for told, names in tasks.items()]
     if any(not system.fingerprints for system in systems):
         notes.append(
             "prediction files carry no record of how they were made: "
@@ -100,7 +102,7 @@ def _from_predictions(
     ]
     score_samples(samples, backend=backend)
     task = "/".join(Path(references.path).parts[-2:])
-    return System(Path(path).stem, os.fspath(path), {task: samples}, {})
+    return System(Path(path).stem, os.fspath(path), {task: samples}, {}, {})
 
 
 def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
@@ -117,13 +119,25 @@ def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
             raise DistillensError(
                 f"{task.source}: no samples of {task.task} beside it; run with --log_samples"
             )
+        _check_seeds(task)
         _score_where_missing(task, backend)
     return System(
         name=results.model_name,
         source=os.fspath(path),
         samples={name: task.samples for name, task in results.tasks.items()},
         fingerprints={name: task.fingerprint for name, task in results.tasks.items()},
+        metrics={name: task.metrics for name, task in results.tasks.items()},
     )
+
+
+def _check_seeds(task: TaskResult) -> None:
+    first = task.samples[0]
+    for sample in task.samples:
+        if sample.seeds != first.seeds:
+            raise DistillensError(
+                f"{task.source}: {task.task}: row {sample.row_id!r} has seeds {sample.seeds}, "
+                f"but row {first.row_id!r} has {first.seeds}"
+            )
 
 
 def _score_where_missing(task: TaskResult, backend: str | None) -> None:

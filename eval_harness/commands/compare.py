@@ -31,6 +31,12 @@ def add_system_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all_pairs", action="store_true", help="compare every pair of systems")
 
 
+def print_names(text: str) -> None:
+    """Prints text with names in it: a file name may hold what the stream cannot encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0."""
     from eval_harness.atomic import encode_json
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     result = comparison_result(systems, all_pairs=args.all_pairs)
     if args.json:
         sys.stdout.write(encode_json(result, where="comparison"))
+        sys.stdout.flush()
     else:
-        print("\n".join(comparison_lines(result)).rstrip())
-    sys.stdout.flush()
+        print_names("\n".join(comparison_lines(result)).rstrip())
     return 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from eval_harness.commands.compare import add_system_arguments
+from eval_harness.commands.compare import add_system_arguments, print_names
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
     page, markdown = write_report(
         systems, args.output_path, all_pairs=args.all_pairs, num_rows=args.num_rows
     )
-    print(f"{page}\n{markdown}")
+    print_names(f"{page}\n{markdown}")
     return 0

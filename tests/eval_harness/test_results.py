@@ -1,0 +1,174 @@
+"""Results on disk: lm-eval's layout, strict JSON, whole files, and errors that name the place."""
+
+import json
+import os
+
+import pytest
+from result_samples import NASTY, make_results, make_samples, make_task
+
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.results import (
+    NOT_AVAILABLE,
+    check_writable,
+    load_results,
+    model_folder_name,
+    write_results,
+)
+
+
+@pytest.fixture
+def results():
+    samples = make_samples(
+        [["the answer", NASTY], ["", "the answer to number 1"]],
+        references=[["the answer to number 0"], ["one", NASTY]],
+    )
+    return make_results("org/model:1", make_task("self_inst", samples))
+
+
+def strict(text: str | bytes):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_layout_and_keys_are_those_of_lm_eval(results, tmp_path):
+    path = write_results(results, tmp_path)
+    assert path == tmp_path / "org__model__1" / "results_2023-11-14T22-13-20.250000.json"
+    content = strict(path.read_text())
+    assert {"results", "configs", "versions", "n-samples", "config", "date"} <= set(content)
+    metrics = content["results"]["self_inst"]
+    for name in ("rougeL", "exact_match"):
+        assert {f"{name},none", f"{name}_stderr,none"} <= set(metrics)
+    assert metrics["alias"] == "self_inst"
+    assert content["n-samples"]["self_inst"] == {"original": 2, "effective": 2}
+    lines = (path.parent / "samples_self_inst_2023-11-14T22-13-20.250000.jsonl").read_bytes()
+    rows = [strict(line) for line in lines.rstrip(b"\n").split(b"\n")]
+    assert len(rows) == 2
+    keys = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "rougeL"}
+    assert keys <= set(rows[0])
+    assert rows[0]["resps"] == [["the answer"], [NASTY]]
+    assert rows[0]["target"] == "the answer to number 0"
+    assert rows[1]["target"] == ["one", NASTY]
+    assert rows[0]["rougeL"] == pytest.approx(sum(rows[0]["scores"]["rougeL"]) / 2)
+
+
+def test_what_is_written_is_read_back_unchanged(results, tmp_path):
+    path = write_results(results, tmp_path)
+    for place in (path, path.parent, tmp_path):
+        loaded = load_results(place)
+        task = loaded.tasks["self_inst"]
+        assert task.source == str(path)
+        task.source = ""
+        assert loaded == results
+    assert load_results(path, samples=False).tasks["self_inst"].samples == []
+
+
+def test_no_temporary_file_is_left_and_files_are_as_readable_as_others(results, tmp_path):
+    path = write_results(results, tmp_path)
+    assert len(list(path.parent.iterdir())) == 2
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_nan_is_never_written(results, tmp_path):
+    results.tasks["self_inst"].metrics["rougeL,none"] = float("nan")
+    with pytest.raises(RunFailure, match="JSON has no NaN"):
+        write_results(results, tmp_path)
+    results.tasks["self_inst"].samples[0].extra["nll"] = float("inf")
+    with pytest.raises(RunFailure, match=r"samples_self_inst.*JSON has no NaN"):
+        write_results(results, tmp_path)
+    assert not list(tmp_path.glob("*/results_*"))
+
+
+def test_one_row_has_no_standard_error_but_valid_json(tmp_path):
+    samples = make_samples([["a", "b"]])
+    path = write_results(make_results("m", make_task("t", samples)), tmp_path)
+    metrics = strict(path.read_text())["results"]["t"]
+    assert metrics["rougeL_stderr,none"] == NOT_AVAILABLE
+    assert metrics["rougeL_ci_low,none"] == NOT_AVAILABLE
+
+
+def test_lists_need_one_entry_for_each_seed(results, tmp_path):
+    results.tasks["self_inst"].samples[1].num_tokens = [1]
+    with pytest.raises(DistillensError, match=r"'row-1' has 1 entries in num_tokens.* 2 seeds"):
+        write_results(results, tmp_path)
+
+
+def test_each_task_comes_from_its_newest_file(tmp_path):
+    old, new = make_samples([["old", "old"]]), make_samples([["new", "new"]])
+    write_results(make_results("m", make_task("a", old), make_task("b", old), date=1.0), tmp_path)
+    write_results(make_results("m", make_task("a", new), date=2.0), tmp_path)
+    tasks = load_results(tmp_path / "m").tasks
+    assert tasks["a"].samples[0].resps == ["new", "new"]
+    assert tasks["b"].samples[0].resps == ["old", "old"]
+
+
+def test_several_models_below_a_path_are_refused_by_name(tmp_path):
+    for name in ("m1", "m2"):
+        write_results(make_results(name, make_task("a", make_samples([["x", "y"]]))), tmp_path)
+    with pytest.raises(DistillensError, match=r"several models \(m1, m2\); name one"):
+        load_results(tmp_path)
+
+
+def test_what_is_not_a_result_is_refused_with_its_place(tmp_path):
+    with pytest.raises(DistillensError, match="no such file or folder"):
+        load_results(tmp_path / "missing")
+    with pytest.raises(DistillensError, match=r"no results_\*\.json"):
+        load_results(tmp_path)
+    file = tmp_path / "results_x.json"
+    for content, message in [
+        ("[]", "expected a JSON object"),
+        ("{", "not a results file"),
+        ('{"results": NaN}', "NaN is not JSON"),
+        ('{"results": {"arc": {}}}', "not a results file of eval_harness .KeyError"),
+    ]:
+        file.write_text(content)
+        with pytest.raises(DistillensError, match=message):
+            load_results(file)
+
+
+def test_broken_samples_row_is_named_by_file_and_line(results, tmp_path):
+    path = write_results(results, tmp_path)
+    rows = next(path.parent.glob("samples_*"))
+    lines = rows.read_text().split("\n")
+    row = json.loads(lines[1])
+    for key, value, message in [
+        ("seeds", [1, 2, 3], "2 entries in resps, expected one for each of the 3 seeds"),
+        ("seeds", [], "no seeds"),
+        ("target", [], "no references"),
+        ("resps", ["a", "b"], "resps must hold one list for each seed"),
+    ]:
+        rows.write_text(f"{lines[0]}\n{json.dumps({**row, key: value})}\n")
+        with pytest.raises(DistillensError, match=rf"samples_self_inst.*:2: .*{message}"):
+            load_results(path)
+    del row["resps"]
+    rows.write_text(f"{lines[0]}\n{json.dumps(row)}\n")
+    with pytest.raises(DistillensError, match=r":2: not a row of eval_harness samples"):
+        load_results(path)
+
+
+def test_fingerprint_covers_every_part(results):
+    fingerprint = results.tasks["self_inst"].fingerprint
+    first = fingerprint.digest()
+    assert len(first) == 16
+    for part, value in [("protocol", {}), ("data", "e"), ("model", {}), ("versions", {})]:
+        changed = {**fingerprint.__dict__, part: value}
+        assert type(fingerprint)(**changed).digest() != first
+
+
+def test_unwritable_folder_is_refused_before_work(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.touch()
+    with pytest.raises(DistillensError, match="cannot be written"):
+        check_writable(blocker)
+    with pytest.raises(DistillensError, match="cannot be written"):
+        check_writable(blocker / "below")
+    check_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def test_model_names_become_folder_names():
+    assert model_folder_name("org/model") == "org__model"
+    assert model_folder_name("a:b|c?[d]") == "a__b__c__d__"
