@@ -16,8 +16,10 @@ from distillens_plugin.probe import (
     Trace,
     forward_parameters,
     hidden_states_of,
+    hook_prefix,
     logits_of,
     plain_model,
+    refuse_sharded,
     run_probe,
     same_tensor,
     trace_forward,
@@ -58,6 +60,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         DistillensError: not a causal LM that the lens can read; with the self-check's measured
             error where it is the logits that do not come out right.
     """
+    refuse_sharded(model)
     plain = plain_model(model)
     name = type(plain).__name__
     head_path = _head_path(plain)
@@ -78,7 +81,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     hidden = last_block.hidden
     assert hidden is not None  # _blocks has checked it
     anatomy = Anatomy(
-        blocks=blocks,
+        blocks=hook_prefix(model) + blocks,
         num_layers=len(plain.get_submodule(blocks)),  # type: ignore[arg-type]
         readout=tuple(call.path for call in readout),
         norms=tuple(call.path for call in readout if _is_norm(call)),
@@ -93,14 +96,18 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         bias=bias is not None,
         dtype=weight.dtype,
     )
-    _check(plain, anatomy, trace)
+    _check(plain, anatomy, hidden, head_call, trace.logits)
     return anatomy
 
 
 def self_check(model: nn.Module, anatomy: Anatomy) -> float:
     """Largest |head(readout(last block)) - logits| on the probe batch, over the largest |logit|."""
     plain = plain_model(model)
-    return _reconstruction_error(plain, anatomy, trace_forward(plain))
+    trace = trace_forward(plain)
+    blocks = anatomy.blocks.removeprefix(hook_prefix(model))
+    hidden = trace.of(f"{blocks}.{anatomy.num_layers - 1}")[-1].hidden
+    assert hidden is not None  # find_anatomy has checked it
+    return _reconstruction_error(plain, anatomy, hidden, trace.logits)
 
 
 def supports_headless(model: nn.Module) -> bool:
@@ -225,28 +232,29 @@ def _logit_transform(plain: nn.Module, head: nn.Module, trace: Trace) -> tuple[f
     return scale, softcap
 
 
-def _reconstruction_error(plain: nn.Module, anatomy: Anatomy, trace: Trace) -> float:
-    last_block = trace.of(f"{anatomy.blocks}.{anatomy.num_layers - 1}")[-1]
-    assert last_block.hidden is not None
+def _reconstruction_error(
+    plain: nn.Module, anatomy: Anatomy, last_hidden: Tensor, own_logits: Tensor
+) -> float:
     with undisturbed(plain):
         weight, bias = unembedding(plain.get_submodule(anatomy.head))
-        rows = Lens(plain, anatomy).apply_readout(last_block.hidden, norm="final")
+        rows = Lens(plain, anatomy).apply_readout(last_hidden, norm="final")
         if rows.shape[-1] != weight.shape[-1]:
             return float("inf")
         logits = anatomy.scale * nn.functional.linear(rows.to(weight.dtype), weight, bias).double()
         if anatomy.softcap is not None:
             logits = anatomy.softcap * torch.tanh(logits / anatomy.softcap)
-        own = trace.logits.double()
+        own = own_logits.double()
         if logits.shape != own.shape:
             return float("inf")
         return ((logits - own).abs().max() / own.abs().max().clamp_min(1e-30)).item()
 
 
-def _check(plain: nn.Module, anatomy: Anatomy, trace: Trace) -> None:
-    error = _reconstruction_error(plain, anatomy, trace)
+def _check(
+    plain: nn.Module, anatomy: Anatomy, last_hidden: Tensor, head: Call, own_logits: Tensor
+) -> None:
+    error = _reconstruction_error(plain, anatomy, last_hidden, own_logits)
     # Under autocast the head computes in a lower precision than its weight has.
-    head_output = trace.of(anatomy.head)[-1].hidden
-    used = head_output.dtype if head_output is not None else anatomy.dtype
+    used = head.hidden.dtype if head.hidden is not None else anatomy.dtype
     tolerance = max(TOLERANCES.get(used, 2e-3), TOLERANCES.get(anatomy.dtype, 2e-3))
     if not error <= tolerance:
         raise DistillensError(

@@ -10,6 +10,9 @@ from torch import nn
 
 from eval_harness.errors import DistillensError
 
+# Where a PeftModel with LoRA keeps the model it wraps.
+PEFT_PREFIX = "base_model.model."
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -44,11 +47,13 @@ def block_lists(model: nn.Module) -> list[str]:
     return sorted(found, key=lambda path: found[path])
 
 
-def facts_from_config(config: Mapping[str, Any] | Any) -> ModelFacts:
+def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) -> ModelFacts:
     """Builds the model on the meta device (no memory, no weights) and looks at its shape.
 
     Args:
         config: a transformers config, or the content of a config.json.
+        peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then the path
+            on that, as `find_anatomy` gives it.
     Raises:
         DistillensError: the config has no known `model_type`, or no causal LM can be built from it.
     """
@@ -72,7 +77,7 @@ def facts_from_config(config: Mapping[str, Any] | Any) -> ModelFacts:
         width=text.hidden_size,
         vocab_size=len(head.weight) if head is not None else text.vocab_size,
         tied=bool(config.tie_word_embeddings),
-        blocks=blocks[0] if blocks else None,
+        blocks=(PEFT_PREFIX if peft else "") + blocks[0] if blocks else None,
     )
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from distillens_plugin.architectures import Anatomy, find_anatomy, self_check, unwrap
 from distillens_plugin.pairs import Layer, layer_to_hook
+from distillens_plugin.probe import hook_prefix
 from eval_harness.errors import DistillensError
 
 
@@ -39,15 +40,20 @@ def check_paths(model: nn.Module, paths: Iterable[str], where: str = "forward_ho
     for path in paths:
         if path == "." or _resolve(bare, path) is not None:
             continue
-        names = [name for name, _ in bare.named_modules() if name]
-        # On a PeftModel the short paths resolve too, and are the ones people write.
-        names += [name.removeprefix("base_model.model.") for name in names]
-        near = list(dict.fromkeys(difflib.get_close_matches(path, names, n=3, cutoff=0.5)))
-        hint = f"nearest: {', '.join(near)}" if near else "distillens hooks MODEL lists them"
+        hint = _nearest(bare, path)
         raise DistillensError(
             f"{where}: {type(bare).__name__} has no module {path!r}{_list_range(bare, path)}; "
             + hint
         )
+
+
+def _nearest(model: nn.Module, path: str) -> str:
+    prefix = hook_prefix(model)
+    if prefix and _resolve(model, prefix + path) is not None:
+        return f"the model is inside a PeftModel, write {prefix}{path}"
+    names = [name for name, _ in model.named_modules() if name]
+    near = difflib.get_close_matches(prefix + path, names, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else "distillens hooks MODEL lists them"
 
 
 def _resolve(model: nn.Module, path: str) -> nn.Module | None:

@@ -6,26 +6,26 @@ The parameters are live: what is read here trains with the model (tied embedding
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distillens_plugin.fused import Head
 from distillens_plugin.probe import plain_model
 from eval_harness.errors import DistillensError
-
-if TYPE_CHECKING:
-    from distillens_plugin.fused import Head
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """Where a causal LM keeps what the lens needs; found by `architectures.find_anatomy`.
 
-    Paths resolve on the unwrapped model, and by getattr also on a PeftModel around it.
+    Paths are those of `plain_model(model)`, except for `blocks`, which is for hooks.
 
     Attributes:
-        blocks: path of the list of blocks; layer k is the output of `<blocks>.<k-1>`.
+        blocks: path of the list of blocks on the unwrapped model, as torchdistill's forward_hook
+            takes it (on a PeftModel it starts with `base_model.model.`); layer k is the output of
+            `<blocks>.<k-1>`.
         num_layers: number of blocks.
         readout: modules between the last block and the head, in order.
         norms: those of the readout that are norms.
@@ -70,20 +70,17 @@ def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [V, D_head] and bias [V] of a head, LoRA merged in and differentiable in its factors.
 
     Raises:
-        DistillensError: the weight is no matrix of floats here (quantised, or sharded).
+        DistillensError: the weight is no matrix of floats (quantised).
     """
     layer: Any = module
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     weight: Any = getattr(base, "weight", None)
     bias: Any = getattr(base, "bias", None)
-    if hasattr(weight, "full_tensor"):  # FSDP2 shards: gathered here, its gradient scattered back
-        weight = weight.full_tensor()
-        bias = bias.full_tensor() if bias is not None else None
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
         found = f"{tuple(weight.shape)} {weight.dtype}" if isinstance(weight, Tensor) else "none"
         raise DistillensError(
-            f"the unembedding {type(base).__name__} has no plain weight matrix (found: {found}): "
-            "quantised heads and weights sharded outside forward (FSDP1, ZeRO-3) cannot be read"
+            f"the unembedding {type(base).__name__} has no plain weight matrix (found: {found}); "
+            "a quantised head cannot be read: load it unquantised (llm_int8_skip_modules)"
         )
     for adapter in active_adapters(module):
         weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
@@ -122,10 +119,11 @@ class Lens:
         """D_head, the width of what `apply_readout` returns."""
         return self.anatomy.head_width
 
-    def head(self) -> "Head":
-        """The unembedding as it is now. Call it once a step: LoRA on the head is merged here."""
-        from distillens_plugin.fused import Head
+    def head(self) -> Head:
+        """The unembedding as it is now. Call it once a step: LoRA on the head is merged here.
 
+        (Its dropout, if it has one, is not applied.)
+        """
         weight, bias = unembedding(self._head)
         return Head(weight, bias, softcap=self.anatomy.softcap, scale=self.anatomy.scale)
 

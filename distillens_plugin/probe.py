@@ -19,7 +19,7 @@ _BATCH, _TOKENS = 2, 5
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel, FSDP and torch.compile wrappers.
+    """The model inside DistributedDataParallel, DataParallel and torch.compile wrappers.
 
     A PeftModel is not a wrapper in this sense and is returned as it is.
     """
@@ -35,12 +35,39 @@ def unwrap(model: nn.Module) -> nn.Module:
 def plain_model(model: nn.Module) -> nn.Module:
     """The transformers model itself: unwrapped, and taken out of a PeftModel.
 
-    Module paths found on it also resolve, by getattr, on the PeftModel around it.
+    Its module paths do not all resolve on the PeftModel (`model.layers` does not, as a PeftModel
+    has a `model` of its own): `hook_prefix` gives what goes before them.
     """
     bare = unwrap(model)
     if hasattr(bare, "peft_config") and hasattr(bare, "get_base_model"):
         bare = bare.get_base_model()  # type: ignore[operator]
     return bare
+
+
+def hook_prefix(model: nn.Module) -> str:
+    """What goes before a plain model's module paths on the (unwrapped) model that hooks are set on.
+
+    Empty, or `base_model.model.` in a PeftModel.
+    """
+    plain = plain_model(model)
+    path = next(path for path, module in unwrap(model).named_modules() if module is plain)
+    return f"{path}." if path else ""
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Raises where weights exist only as shards: the lens reads them outside the model's forward.
+
+    Gathering them there would give gradients that the sharding wrapper never sees.
+    """
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    sharded = any(isinstance(m, FSDPModule | FullyShardedDataParallel) for m in model.modules())
+    if sharded or any(hasattr(p, "ds_id") or hasattr(p, "placements") for p in model.parameters()):
+        raise DistillensError(
+            f"{type(unwrap(model)).__name__} is sharded (FSDP, ZeRO-3 or tensor parallel): the "
+            "lens reads the unembedding outside the model's forward; use DDP (accelerate launch "
+            "--multi_gpu), ZeRO-1 or ZeRO-2"
+        )
 
 
 def hidden_states_of(value: Any) -> Tensor | None:

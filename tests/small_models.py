@@ -150,7 +150,7 @@ def small_model(
     dtype: torch.dtype = torch.float32,
     **more,
 ) -> Any:
-    """A random model in eval mode; the caller's random state is left as it was.
+    """A random model in eval mode, without dropout; the caller's random state stays as it was.
 
     Args:
         name: one of ARCHITECTURES.
