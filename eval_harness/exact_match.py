@@ -1,11 +1,14 @@
 """Exact match of answers after the normalisation of the MiniLLM protocol."""
 
+import functools
 import string
 from collections.abc import Sequence
 
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
+# The answers of all seeds to a row come one after the other, with the same references.
+@functools.lru_cache(maxsize=64)
 def normalize_answer(text: str) -> str:
     """Lower-cased, without ASCII punctuation, white space squeezed to single spaces."""
     return " ".join(text.lower().translate(_DROP_PUNCTUATION).split())

@@ -70,7 +70,7 @@ def test_sign_flip_test_finds_nothing_95_times_in_100_where_nothing_is(num_rows)
     found = 0
     for trial in range(NUM_TRIALS):
         differences = generator.laplace(0, 1, num_rows)
-        p_value, exact = sign_flip_p_value(differences, num_resamples=999, seed=trial)
+        p_value, exact = sign_flip_p_value(differences, num_flips=999, seed=trial)
         assert exact == (num_rows == 10)
         found += p_value <= 0.05
     assert within(found, 0.05)
@@ -88,7 +88,7 @@ def test_smallest_detectable_difference_is_found_80_times_in_100(num_rows, alpha
         assert reach is not None
         assert error is not None
         true = reach / error / math.sqrt(num_rows)
-        p_value, _ = sign_flip_p_value(noise + true, num_resamples=1999, seed=trial)
+        p_value, _ = sign_flip_p_value(noise + true, num_flips=1999, seed=trial)
         found += p_value <= alpha
     assert within(found, 0.8)
 
@@ -116,7 +116,7 @@ def test_monte_carlo_p_value_agrees_with_the_normal_one_and_is_never_zero():
     p_value, exact = sign_flip_p_value(differences)
     assert not exact
     assert p_value == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.015)
-    assert sign_flip_p_value(np.full(100, 3.0), num_resamples=99)[0] == 1 / 100
+    assert sign_flip_p_value(np.full(100, 3.0), num_flips=99)[0] == 1 / 100
 
 
 def test_equal_systems_show_no_difference():
