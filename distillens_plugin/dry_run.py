@@ -25,6 +25,10 @@ def dry_run(recipe: Recipe) -> int:
         say(accelerator, data[2].describe())
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
+    if recipe.teacher_cache is not None:
+        from distillens_plugin.teacher_cache import plan_teacher_cache
+
+        say(accelerator, plan_teacher_cache(experiment).describe())
     experiment.box.pre_epoch_process(epoch=0)
     window = next(
         windows(experiment.box.train_data_loader, experiment.box.grad_accum_step, accelerator)

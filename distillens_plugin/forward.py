@@ -34,7 +34,29 @@ def rows_at(hidden_BTD: Tensor, supervised: Supervised) -> Tensor:
     return hidden_BTD.flatten(0, -2).index_select(0, supervised.to(hidden_BTD.device).positions)
 
 
-class LensOutput:
+class LensRows:
+    """What a loss reads a model through: the rows that the model's own head takes.
+
+    `LensOutput` takes them from a forward pass; the teacher cache reads them from disk.
+
+    Attributes:
+        lens: final norm and unembedding of the model.
+    """
+
+    lens: Lens
+
+    def final_rows(self, supervised: Supervised) -> Tensor:
+        """[N, D_head] rows of the final hidden states at the supervised positions."""
+        raise NotImplementedError
+
+    def layer_rows(
+        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised, *, norm: str
+    ) -> Tensor:
+        """[N, D_head] rows of one layer, through the readout."""
+        raise NotImplementedError
+
+
+class LensOutput(LensRows):
     """What `distillens.forward` returns: hidden states and the model's own readout.
 
     Attributes:

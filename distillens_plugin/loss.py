@@ -9,13 +9,13 @@ Legend: B batch, T tokens, N supervised tokens, K layer pairs.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from distillens_plugin.divergences import make_divergence
-from distillens_plugin.forward import LensOutput
+from distillens_plugin.forward import LensOutput, LensRows
 from distillens_plugin.fused import CROSS_ENTROPY, Group, Head, WalkResult, walk
 from distillens_plugin.pairs import resolve_pairs
 from distillens_plugin.supervision import Supervised, supervised_from_targets
@@ -24,14 +24,22 @@ from eval_harness.errors import DistillensError
 IoDict = dict[str, Any]
 
 
-def lens_output(io_dict: IoDict, role: str) -> LensOutput:
-    """What `distillens.forward` left in `io_dict['.']['output']`.
+@overload
+def lens_output(io_dict: IoDict, role: Literal["student"]) -> LensOutput: ...
+
+
+@overload
+def lens_output(io_dict: IoDict, role: Literal["teacher"]) -> LensRows: ...
+
+
+def lens_output(io_dict: IoDict, role: str) -> LensRows:
+    """What `distillens.forward` left in `io_dict['.']['output']`; a teacher may come from a cache.
 
     Raises:
         DistillensError: another forward procedure ran, or there is no such model.
     """
     output = io_dict.get(".", {}).get("output")
-    if isinstance(output, LensOutput):
+    if isinstance(output, LensOutput if role == "student" else LensRows):
         return output
     found = "there is none" if output is None else f"it returned {type(output).__name__}"
     raise DistillensError(

@@ -50,6 +50,10 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
         say(accelerator, data[2].describe())
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
+    if recipe.teacher_cache is not None:
+        from distillens_plugin.teacher_cache import attach_teacher_cache
+
+        say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
     # Only now that everything else stands is an earlier run replaced.
     on_main_process(accelerator, lambda: _prepare(folder, recipe))
     if recipe.trackers:

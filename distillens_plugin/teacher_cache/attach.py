@@ -1,0 +1,190 @@
+"""Opens the cache that a recipe names and puts it between the box and its teacher."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillens_plugin.teacher_cache.fingerprint import (
+    Fingerprint,
+    hash_config,
+    hash_rows,
+    hash_weights,
+)
+from distillens_plugin.teacher_cache.forward import CachingForward
+from distillens_plugin.teacher_cache.lock import FolderLock
+from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, stored_bytes
+from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
+from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
+from distillens_plugin.training import on_main_process
+from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from distillens_plugin.experiment import Experiment
+
+FINGERPRINT = "fingerprint.json"
+
+
+class TeacherCache:
+    """A cache at work in a box.
+
+    Attributes:
+        lines: what to tell the user before training.
+        forward: the box's new forward procedure of the teacher.
+    """
+
+    def __init__(self, experiment: "Experiment", plan: Plan, shard_bytes: int) -> None:
+        self.plan = plan
+        self.lines: list[str] = [plan.describe()]
+        self._accelerator = experiment.accelerator
+        self._lock: FolderLock | None = None
+        on_main_process(self._accelerator, lambda: self._open(experiment))
+        if not (plan.folder / FINGERPRINT).exists():
+            raise DistillensError(
+                f"{plan.where}.path: process {self._accelerator.process_index} does not see "
+                f"{plan.folder}, which the first process has made; name a shared folder"
+            )
+        self.store = Store(
+            plan.folder,
+            dtype=plan.dtype,
+            rank=self._accelerator.process_index,
+            shard_bytes=shard_bytes,
+        )
+        self.store.refresh()
+        self._share_if_full()
+        box = experiment.box
+        self.forward = CachingForward(
+            box.teacher_forward_proc, self.store, plan.states, box.teacher_io_dict
+        )
+
+    def _open(self, experiment: "Experiment") -> None:
+        """On the main process: lock, compare fingerprints, throw away what is torn."""
+        plan = self.plan
+        folder = plan.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(folder, plan.where)
+            self._lock = FolderLock(folder, f"{plan.where}.path")
+        except OSError as error:
+            raise DistillensError(
+                f"{plan.where}.path: cannot write to {folder} ({error.strerror}); name another path"
+            ) from error
+        fingerprint = make_fingerprint(experiment, plan)
+        stored = _stored_fingerprint(folder)
+        if stored is not None and (different := fingerprint.differences(stored)):
+            raise DistillensError(
+                f"{plan.where}.path: {folder} holds other states ({'; '.join(different)}); name "
+                "another path or delete that folder"
+            )
+        torn = find_torn(folder)
+        store = Store(folder, dtype=plan.dtype)
+        if self._lock.exclusive:
+            self._mend(torn)
+            if stored is None:
+                _write(folder / FINGERPRINT, fingerprint.to_json())
+            plan.check_size(stored_bytes(folder))
+            store.refresh()
+        elif not torn:
+            store.refresh()
+        num_missing = len(store.missing(plan.row_ids))
+        if num_missing and not self._lock.exclusive:
+            raise DistillensError(
+                f"{plan.where}.path: {folder} lacks rows, and other runs read it now, so that it "
+                "cannot be mended; wait for them or name another path"
+            )
+        num_rows = len(plan.row_ids)
+        self.lines.append(
+            f"teacher cache: {num_rows - num_missing:,} of {num_rows:,} rows are there; "
+            + ("the teacher runs for the others" if num_missing else "the teacher will not run")
+        )
+
+    def _mend(self, torn: list[Path]) -> None:
+        delete_unfinished(self.plan.folder)
+        for path in torn:
+            delete_shard(path)
+            self.lines.append(
+                f"warning: teacher cache: {path} is torn (truncated, damaged or unfinished); its "
+                "rows will be computed again"
+            )
+
+    def end_epoch(self) -> None:
+        """Writes what this process holds; afterwards every process sees the rows of all."""
+        self.store.flush()
+        self._accelerator.wait_for_everyone()
+        self.store.refresh()
+        self._share_if_full()
+
+    def _share_if_full(self) -> None:
+        if self._lock is not None and not self.store.missing(self.plan.row_ids):
+            self._lock.share()
+
+    def close(self) -> None:
+        """Gives the folder's lock up; the end of the process does so too."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def attach_teacher_cache(
+    experiment: "Experiment", *, shard_bytes: int = SHARD_BYTES
+) -> TeacherCache:
+    """Lets an experiment's box read its teacher from the cache of its recipe.
+
+    Args:
+        experiment: built, with `teacher_cache` in its recipe.
+        shard_bytes: of one file on disk, about.
+    Raises:
+        DistillensError: the cache does not fit the recipe, is too large, or is in use.
+    """
+    cache = TeacherCache(experiment, plan_teacher_cache(experiment), shard_bytes)
+    box = experiment.box
+    box.teacher_forward_proc = cache.forward
+    # torchdistill sets its processes on the class; on the instance ours stays with this box.
+    end_of_epoch = box.post_epoch_process
+
+    def post_epoch_process(*args: object, **kwargs: object) -> None:
+        end_of_epoch(*args, **kwargs)
+        cache.end_epoch()
+
+    box.post_epoch_process = post_epoch_process
+    return cache
+
+
+def make_fingerprint(experiment: "Experiment", plan: Plan) -> Fingerprint:
+    """Of the teacher, the training rows and the settings of an experiment."""
+    teacher: Any = experiment.teacher
+    return Fingerprint(
+        teacher=hash_weights(teacher),
+        config=hash_config(teacher.config),
+        rows=hash_rows(experiment.train),
+        template=experiment.recipe.datasets.train.template,
+        states=plan.states,
+        dtype=plan.dtype,
+        precision=experiment.recipe.mixed_precision,
+    )
+
+
+def _stored_fingerprint(folder: Path) -> object | None:
+    path = folder / FINGERPRINT
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return "unreadable"
+
+
+def _refuse_foreign(folder: Path, where: str) -> None:
+    """A folder with somebody's files in it is no cache: never write among them."""
+    if (folder / FINGERPRINT).exists():
+        return
+    foreign = [path.name for path in folder.iterdir() if path.name != "lock"]
+    if foreign:
+        raise DistillensError(
+            f"{where}.path: {folder} is no teacher cache (it holds {sorted(foreign)[0]}); name a "
+            "folder of its own"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

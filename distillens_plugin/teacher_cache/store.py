@@ -1,0 +1,158 @@
+"""The states of a teacher by row id: rows of this process in memory, then shards on disk.
+
+Legend: N supervised positions of a batch, D width of a state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from distillens_plugin.teacher_cache.codec import decode, encode
+from distillens_plugin.teacher_cache.shards import ShardIndex, read_index, shard_paths, write_shard
+from eval_harness.errors import RunFailure
+
+# Large enough for few files (21 GB are 84), small enough to be lost without regret.
+SHARD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row lies: a slice of the tensors of one shard, or of one batch not yet written."""
+
+    tensors: dict[str, Tensor]
+    start: int
+    stop: int
+
+
+class Store:
+    """Reads and writes the states of rows.
+
+    Args:
+        folder: of the cache.
+        dtype: `bfloat16` or `int8`.
+        rank: of this process; each writes shards of its own.
+        shard_bytes: rows are written to disk whenever this many bytes have come together.
+    """
+
+    def __init__(
+        self, folder: Path, *, dtype: str, rank: int = 0, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.folder = folder
+        self.dtype = dtype
+        self.rank = rank
+        self.shard_bytes = shard_bytes
+        self._dtypes: dict[str, str] = {}
+        self._places: dict[str, _Place] = {}
+        self._shards: set[Path] = set()
+        self._pending: dict[str, _Place] = {}
+        self._pending_bytes = 0
+
+    def missing(self, row_ids: Sequence[str]) -> list[str]:
+        """Those of the rows that are not in the store."""
+        return [i for i in row_ids if i not in self._places and i not in self._pending]
+
+    def refresh(self) -> None:
+        """Finds the shards that other processes have written."""
+        for path in shard_paths(self.folder):
+            if path not in self._shards:
+                self._take(path, read_index(path))
+
+    def _take(self, path: Path, index: ShardIndex) -> None:
+        # Memory-mapped: the tensors are views of the file, and only rows that are read are loaded.
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        start = 0
+        for row_id, count in index.rows:
+            self._places[row_id] = _Place(tensors, start, start + count)
+            start += count
+        self._dtypes |= index.dtypes
+        self._shards.add(path)
+
+    def add(self, row_ids: Sequence[str], counts: Sequence[int], states: dict[str, Tensor]) -> None:
+        """Keeps the rows of a batch that are not there yet.
+
+        Args:
+            row_ids: of the rows of the batch.
+            counts: supervised positions of each row.
+            states: [N, D] tensors by name, the rows' positions one after the other.
+        Raises:
+            RunFailure: the disk is full or the folder cannot be written.
+        """
+        new = set(self.missing(row_ids))
+        positions = _positions(row_ids, counts, new)
+        tensors: dict[str, Tensor] = {}
+        for name, rows in states.items():
+            kept = rows.index_select(0, positions.to(rows.device))
+            tensors |= {k: v.cpu() for k, v in encode(name, kept, self.dtype).items()}
+            self._dtypes[name] = str(rows.dtype).removeprefix("torch.")
+        start = 0
+        for row_id, count in zip(row_ids, counts, strict=True):
+            if row_id in new:
+                new.remove(row_id)
+                self._pending[row_id] = _Place(tensors, start, start + count)
+                start += count
+        self._pending_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        if self._pending_bytes >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows in memory to a shard of their own.
+
+        Raises:
+            RunFailure: the disk is full or the folder cannot be written.
+        """
+        if not self._pending:
+            return
+        places = list(self._pending.values())
+        rows = [(i, place.stop - place.start) for i, place in self._pending.items()]
+        tensors = {name: _gather(places, name) for name in places[0].tensors}
+        path = self._next_path()
+        try:
+            index = write_shard(path, tensors, rows, self._dtypes)
+        except OSError as error:
+            raise RunFailure(
+                f"{path}: cannot write the teacher's states ({str(error).strip()}); what was "
+                "written before is intact, and the next run goes on from there"
+            ) from error
+        self._pending, self._pending_bytes = {}, 0
+        self._take(path, index)
+
+    def _next_path(self) -> Path:
+        number = 0
+        while (path := self.folder / f"shard-{self.rank}-{number:05d}.safetensors").exists():
+            number += 1
+        return path
+
+    def read(self, row_ids: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """[N, D] of each state by name, in the type in which the teacher computed it.
+
+        Every value has been through the store's own type, whether it was read from disk or has just
+        been added: an epoch that fills a cache sees what an epoch that reads it sees.
+        """
+        places = [self._pending.get(i) or self._places[i] for i in row_ids]
+        stored = {name: _gather(places, name).to(device) for name in places[0].tensors}
+        return {
+            name: decode(name, stored, getattr(torch, dtype))
+            for name, dtype in self._dtypes.items()
+        }
+
+
+def _positions(row_ids: Sequence[str], counts: Sequence[int], wanted: set[str]) -> Tensor:
+    """Which of a batch's positions belong to the wanted rows; of a row met twice, the first."""
+    left = set(wanted)
+    chosen: list[int] = []
+    start = 0
+    for row_id, count in zip(row_ids, counts, strict=True):
+        if row_id in left:
+            left.remove(row_id)
+            chosen.extend(range(start, start + count))
+        start += count
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def _gather(places: Sequence[_Place], name: str) -> Tensor:
+    return torch.cat([place.tensors[name][place.start : place.stop] for place in places])
