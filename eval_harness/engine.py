@@ -38,7 +38,7 @@ class Engine:
 
     Attributes:
         facts: of the model.
-        identity: of the model for the fingerprint: files, type of the weights, arguments that matter.
+        identity: of the model, for the fingerprint: files, weights' type, arguments that matter.
         versions: of the packages that answers depend on.
         load: (max_length=..., no_repeat_ngrams=...) -> a backend with weights.
     """
@@ -64,7 +64,7 @@ def choose_engine(
         default_dtype: the protocol's.
         trust_remote_code: allow code that comes with the model.
     Raises:
-        DistillensError: an unknown model or argument, no usable vLLM, or a model that cannot be read.
+        DistillensError: an unknown model or argument, no usable vLLM, or an unreadable model.
     """
     if model not in MODELS:
         raise DistillensError(

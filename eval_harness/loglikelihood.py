@@ -19,8 +19,8 @@ from eval_harness.store import AnswerStore
 class LikelihoodTask:
     """All references of one benchmark after their prompts.
 
-    A reference is its tokens and the end token, tokenised apart from the prompt as in training; only
-    what the model has no positions for is cut (and then the end token is missing too).
+    A reference is its tokens and the end token, tokenised apart from the prompt as in training;
+    only what the model has no positions for is cut (and then the end token is missing too).
     """
 
     rows: Sequence[Row]
@@ -31,7 +31,7 @@ class LikelihoodTask:
     @cached_property
     def continuations(self) -> list[tuple[tuple[str, ...], Continuation]]:
         """(key, prompt and reference) for each reference of each row that has a token."""
-        found = []
+        found: list[tuple[tuple[str, ...], Continuation]] = []
         for row, prompt in zip(self.rows, self.prompts, strict=True):
             for number, reference in enumerate(row.references):
                 token_ids = self._reference_ids(reference, len(prompt))

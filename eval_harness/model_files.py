@@ -1,4 +1,4 @@
-"""The model's files: found on disk or the Hub, identified by their content, read without weights."""
+"""The model's files: found on disk or the Hub, identified by content, read without weights."""
 
 import hashlib
 import json

@@ -72,7 +72,7 @@ def ban_repeats(
     """
     import torch
 
-    num_rows, width = tokens_RL.shape
+    width = tokens_RL.shape[1]
     tokens = tokens_RL.long()
     columns = torch.arange(width, device=tokens.device)
     for size in sorted(set(sizes_R.tolist()) - {0}):

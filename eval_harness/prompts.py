@@ -102,6 +102,6 @@ def _first_token(row: Row, tokenizer: Any) -> int:
         if token is not None:
             return token
     raise DistillensError(
-        f"row {row.row_id!r}: its prompt has no token, and the tokenizer has neither a first nor an "
-        "end token to begin with; use a template with some text"
+        f"row {row.row_id!r}: its prompt has no token, and the tokenizer has neither a first nor "
+        "an end token to begin with; use a template with some text"
     )

@@ -22,7 +22,7 @@ class Protocol:
         max_prompt_tokens, max_new_tokens: limits in tokens.
         temperature: 0 is greedy.
         top_p: 1 is off. top_k: 0 is off.
-        no_repeat_ngram_size: no run of so many tokens may come twice in prompt and answer; 0 is off.
+        no_repeat_ngram_size: no run of so many tokens comes twice in prompt and answer; 0 is off.
         seeds: one answer for each.
         dtype: of the weights where --model_args says nothing; None: the checkpoint's own.
     """

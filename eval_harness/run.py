@@ -1,89 +1,37 @@
-"""One evaluation: everything that can be refused first, then weights, answers, scores, files.
+"""One evaluation: what can be refused first, then weights, answers, scores, files."""
 
-The steps are functions of this file in the order in which they happen; `evaluate` calls them.
-"""
-
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval_harness.answers import cut_answer, final_answer_score
 from eval_harness.backends.base import Backend, Request, Sampling
-from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
 from eval_harness.engine import Engine, choose_engine
 from eval_harness.errors import RunFailure
-from eval_harness.loglikelihood import LikelihoodTask, likelihood_metrics
-from eval_harness.model_files import ModelFacts
+from eval_harness.loglikelihood import likelihood_metrics
 from eval_harness.ngrams import first_repeat
-from eval_harness.prompts import Prompts, fit_to_model, prepare_prompts
-from eval_harness.protocols import Protocol, request_seed
+from eval_harness.protocols import request_seed
 from eval_harness.results import (
     Fingerprint,
     Results,
     Sample,
     TaskResult,
     check_writable,
-    digest,
     model_folder_name,
     write_results,
 )
-from eval_harness.store import AnswerStore, FolderLock
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command asks for.
-
-    Attributes:
-        model: "vllm" or "hf".
-        model_args: parsed; "pretrained" is required.
-        benchmarks: at least one.
-        protocol: with the user's changes.
-        template: the user's own choice, before a benchmark's; None: the benchmark's, else the
-            protocol's.
-        limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
-        log_samples: write samples files, which compare and report read.
-        predict_only: do not score.
-        loglikelihood: add the log-likelihood of the references.
-        output_path: folder of the results.
-        config: goes into the results file as it is.
-    """
-
-    model: str
-    model_args: dict[str, Any]
-    benchmarks: Sequence[Benchmark]
-    protocol: Protocol
-    output_path: Path
-    template: str | None = None
-    limit: float | None = None
-    log_samples: bool = True
-    predict_only: bool = False
-    loglikelihood: bool = False
-    trust_remote_code: bool = False
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Task:
-    """One benchmark with its prompts and the answers so far."""
-
-    benchmark: Benchmark
-    protocol: Protocol
-    num_original: int
-    rows: list[Row]
-    data: str
-    prompts: Prompts
-    store: AnswerStore | None = None
-    likelihood: LikelihoodTask | None = None
-
-    def key(self, row: int, seed: int) -> tuple[str, str, str]:
-        """Row, seed and prompt of an answer: another prompt is another answer."""
-        prompt = digest(self.prompts.token_ids[row])
-        return self.rows[row].row_id, str(seed), prompt
+from eval_harness.store import FolderLock
+from eval_harness.task import (
+    Settings,
+    Task,
+    close_stores,
+    limited_rows,
+    open_stores,
+    prepare_task,
+    say,
+)
 
 
 def evaluate(settings: Settings) -> tuple[Results, Path]:
@@ -95,7 +43,9 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
         DistillensError: a wrong input, before any weights are loaded.
         RunFailure: the backend failed, or a file cannot be written.
     """
-    loaded = [(benchmark, *_rows(benchmark, settings.limit)) for benchmark in settings.benchmarks]
+    loaded = [
+        (benchmark, *limited_rows(benchmark, settings.limit)) for benchmark in settings.benchmarks
+    ]
     check_writable(settings.output_path)
     engine = choose_engine(
         settings.model,
@@ -103,88 +53,19 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
         default_dtype=settings.protocol.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
-    tasks = [_prepare(*item, settings=settings, facts=engine.facts) for item in loaded]
+    tasks = [prepare_task(*item, settings=settings, facts=engine.facts) for item in loaded]
     folder = settings.output_path / model_folder_name(engine.facts.name)
     check_writable(folder)
     with FolderLock(folder):
         try:
             for task in tasks:
-                _open_stores(task, folder, settings, engine)
+                open_stores(task, folder, settings, engine)
             _fill(tasks, settings, engine)
             results = _results(tasks, settings, engine)
             return results, write_results(results, settings.output_path)
         finally:
             for task in tasks:
-                _close_stores(task)
-
-
-def _rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
-    rows = load_rows(benchmark)
-    if limit is None:
-        return len(rows), rows
-    kept = int(limit) if limit >= 1 else max(1, int(limit * len(rows)))
-    return len(rows), rows[:kept]
-
-
-def _prepare(
-    benchmark: Benchmark,
-    num_original: int,
-    rows: list[Row],
-    *,
-    settings: Settings,
-    facts: ModelFacts,
-) -> Task:
-    protocol = settings.protocol
-    template = settings.template or benchmark.template or protocol.template
-    protocol = fit_to_model(dataclasses.replace(protocol, template=template), facts.max_length)
-    if protocol.max_new_tokens < settings.protocol.max_new_tokens:
-        _say(
-            f"{benchmark.task}: the model has {facts.max_length} positions: prompts of at most "
-            f"{protocol.max_prompt_tokens} and answers of at most {protocol.max_new_tokens} tokens"
-        )
-    prompts = prepare_prompts(rows, protocol, facts.tokenizer)
-    counts = prompts.counts
-    _say(
-        f"{benchmark.task}: {counts.prompts} of {num_original} rows from {benchmark.location()}; "
-        f"{counts.cut} prompts cut to {protocol.max_prompt_tokens} tokens ({protocol.truncation})"
-        + (f", {counts.empty} empty" if counts.empty else "")
-    )
-    return Task(benchmark, protocol, num_original, rows, data_digest(rows), prompts)
-
-
-def _open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) -> None:
-    protocol = task.protocol.settings()
-    # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
-    for name in ("seeds", "template", "truncation", "max_prompt_tokens"):
-        del protocol[name]
-    depends_on = {
-        "task": task.benchmark.task,
-        "sampling": protocol,
-        "model": engine.identity,
-        "versions": engine.versions,
-    }
-    name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
-    task.store = AnswerStore(folder / f"answers_{name}", depends_on)
-    finished = sum(
-        task.key(row, seed) in task.store.rows
-        for row in range(len(task.rows))
-        for seed in task.protocol.seeds
-    )
-    if finished:
-        _say(f"{task.benchmark.task}: {finished} answers are there already")
-    if settings.loglikelihood:
-        task.likelihood = LikelihoodTask(
-            rows=task.rows,
-            prompts=task.prompts.token_ids,
-            facts=engine.facts,
-            store=AnswerStore(folder / f"likelihoods_{name}", depends_on),
-        )
-
-
-def _close_stores(task: Task) -> None:
-    for store in (task.store, task.likelihood.store if task.likelihood else None):
-        if store is not None:
-            store.close()
+                close_stores(task)
 
 
 def _fill(tasks: Sequence[Task], settings: Settings, engine: Engine) -> None:
@@ -256,18 +137,18 @@ def _generate(
             num_tokens += len(answer.token_ids)
             progress.update()
     seconds = time.perf_counter() - started
-    _say(
+    say(
         f"{len(asked) - len(done)} answers, {num_tokens} tokens in {seconds:.1f} s "
         f"({num_tokens / seconds:.0f} tokens/s, {backend.name})"
     )
 
 
 def _check_ngrams(task: Task, row: int, token_ids: Sequence[int], size: int) -> None:
-    """The backend's processor is far away; an answer that breaks the rule shows it is not working."""
+    """The backend's processor is out of sight; an answer that breaks the rule shows it is off."""
     if size and first_repeat(task.prompts.token_ids[row], token_ids, size) is not None:
         raise RunFailure(
-            f"{task.benchmark.task}: the answer to row {task.rows[row].row_id!r} repeats {size} tokens "
-            "though no_repeat_ngram_size forbids it: the backend does not apply the rule"
+            f"{task.benchmark.task}: the answer to row {task.rows[row].row_id!r} repeats {size} "
+            "tokens though no_repeat_ngram_size forbids it: the backend does not apply the rule"
         )
 
 
@@ -333,7 +214,3 @@ def _sample(task: Task, row: int) -> Sample:
         num_tokens=[answer["num_tokens"] for answer in answers],
         finish_reason=[answer["finish_reason"] for answer in answers],
     )
-
-
-def _say(message: str) -> None:
-    print(f"eval-harness: {message}", file=sys.stderr, flush=True)

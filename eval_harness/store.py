@@ -1,8 +1,8 @@
 """Finished answers on disk, one line each, so that an interrupted run goes on where it stopped.
 
-<output_path>/<model>/answers_<task>_<fingerprint>.jsonl: a first line that says what the answers depend
-on, then one line for each. A line is written with a single system call as soon as its answer is
-finished, so a killed process loses nothing that was finished; a torn last line is dropped.
+<output_path>/<model>/answers_<task>_<fingerprint>.jsonl: a first line that says what the answers
+depend on, then one line for each. A line is written with a single system call as soon as its answer
+is finished, so a killed process loses nothing that was finished; a torn last line is dropped.
 """
 
 import contextlib
@@ -150,7 +150,7 @@ class FolderLock:
         self._held.discard(self.path)
 
     def _acquire(self, descriptor: int) -> None:
-        # lockf, not flock: forked workers would inherit a flock and hold it after their parent's death.
+        # lockf, not flock: forked workers would inherit a flock and outlive their parent with it.
         import fcntl
 
         try:

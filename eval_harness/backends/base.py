@@ -120,7 +120,5 @@ def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -
 
     for key in given:
         if key not in known:
-            raise DistillensError(
-                f"--model_args {key}: --model {backend} does not know it"
-                f"{near_names(key, known) or '; it knows ' + ', '.join(sorted(known)[:12]) + ' ...'}"
-            )
+            near = near_names(key, known) or f"; it knows {', '.join(sorted(known)[:12])} ..."
+            raise DistillensError(f"--model_args {key}: --model {backend} does not know it{near}")

@@ -1,8 +1,8 @@
 """Draws tokens from logits, one random number per row and step, taken from the row's own stream.
 
-A row's stream depends on its seed alone, so its tokens depend neither on the order of rows nor on the
-batch, as far as its logits do not: padding changes float32 logits in the last bits, which moves the
-edges of the distribution by about 1e-7 and so flips a token about once in ten million.
+A row's stream depends on its seed alone, so its tokens depend neither on the order of rows nor on
+the batch, as far as its logits do not: padding changes float32 logits in the last bits, which moves
+the edges of the distribution by about 1e-7 and so flips a token about once in ten million.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """transformers: length-sorted, left-padded batches; runs anywhere.
 
-What does not change an answer: the order in which requests are given, and an interruption (batches are
-planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the other
-rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
+What does not change an answer: the order in which requests are given, and an interruption (batches
+are planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the
+other rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,10 +5,10 @@ decode alike. A request's seed decides its random numbers whatever else is in th
 batch composition changes logits in the last bits; vLLM's VLLM_BATCH_INVARIANT=1 rules that out.
 """
 
-import asyncio
 import importlib.util
+import json
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -23,6 +23,7 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
+from eval_harness.backends.vllm_clients import ParallelClient, StepClient
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.model_files import ModelFacts
 
@@ -36,7 +37,6 @@ _OURS = {
     "skip_tokenizer_init": "tokenizer",
     "seed": "--seed",
 }
-_MANY_REQUESTS = 4096
 
 
 def check_usable() -> None:
@@ -129,38 +129,21 @@ class VllmBackend(Backend):
 
         self.stop_token_ids = facts.stop_token_ids
         self.no_repeat_ngrams = no_repeat_ngrams
-        settings: dict[str, Any] = {"disable_log_stats": True, **(engine or {})}
+        settings: dict[str, Any] = {"disable_log_stats": True, **_on_cpu(), **(engine or {})}
         if facts.adapter is not None:
             settings |= {"enable_lora": True, "max_lora_rank": _lora_rank(facts, settings)}
-        self.in_parallel = settings.get("data_parallel_size", 1) > 1
-        kind = AsyncEngineArgs if self.in_parallel else EngineArgs
+        in_parallel = settings.get("data_parallel_size", 1) > 1
+        kind = AsyncEngineArgs if in_parallel else EngineArgs
         try:
             config = kind(
                 model=str(facts.folder), max_model_len=max_length, seed=0, **settings
             ).create_engine_config()
             if no_repeat_ngrams:
                 config.model_config.logits_processors = [_processor_path(config)]
-            self.engine = self._start(config)
+            self._client = ParallelClient(config) if in_parallel else StepClient(config)
         except Exception as error:
             raise RunFailure(_explain(facts, error)) from error
-        self.lora_request = _lora_request(facts)
-        self._num_sent = 0
-
-    def _start(self, config: Any) -> Any:
-        if self.in_parallel:
-            from vllm.v1.engine.async_llm import AsyncLLM
-
-            # vLLM balances requests over its data-parallel engines only behind the async client,
-            # which lives in one event loop.
-            self.loop = asyncio.new_event_loop()
-
-            async def start() -> Any:
-                return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-
-            return self.loop.run_until_complete(start())
-        from vllm.v1.engine.llm_engine import LLMEngine
-
-        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        self._lora_request = _lora_request(facts)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
@@ -207,104 +190,31 @@ class VllmBackend(Backend):
         )
 
     def _run(self, prompts: list[list[int]], params: list[Any]) -> Iterator[tuple[int, Any]]:
-        """(position, finished output), in the order of finishing."""
-        run = self._run_in_parallel if self.in_parallel else self._run_in_steps
         try:
-            yield from run(prompts, params)
+            yield from self._client.run(prompts, params, self._lora_request)
         except (RuntimeError, ValueError) as error:
             raise RunFailure(f"vLLM failed while generating: {error}") from error
 
-    def _run_in_steps(
-        self, prompts: list[list[int]], params: list[Any]
-    ) -> Iterator[tuple[int, Any]]:
-        first = self._num_sent
-        self._num_sent += len(prompts)
-        for position, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
-            self.engine.add_request(
-                str(first + position),
-                {"prompt_token_ids": prompt},
-                param,
-                lora_request=self.lora_request,
-            )
-        try:
-            while self.engine.has_unfinished_requests():
-                for output in self.engine.step():
-                    if output.finished:
-                        yield int(output.request_id) - first, output
-        finally:
-            # The caller stopped early: what is left must not come back in the next call.
-            left = [str(first + position) for position in range(len(prompts))]
-            if self.engine.has_unfinished_requests():
-                self.engine.abort_request(left)
-
-    def _run_in_parallel(
-        self, prompts: list[list[int]], params: list[Any]
-    ) -> Iterator[tuple[int, Any]]:
-        outputs = self._outputs(prompts, params)
-        try:
-            while True:
-                try:
-                    yield self.loop.run_until_complete(anext(outputs))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self.loop.run_until_complete(outputs.aclose())  # type: ignore[attr-defined]
-
-    async def _outputs(
-        self, prompts: list[list[int]], params: list[Any]
-    ) -> AsyncIterator[tuple[int, Any]]:
-        first = self._num_sent
-        self._num_sent += len(prompts)
-
-        async def answer(position: int) -> tuple[int, Any]:
-            last = None
-            async for output in self.engine.generate(
-                {"prompt_token_ids": prompts[position]},
-                params[position],
-                str(first + position),
-                lora_request=self.lora_request,
-            ):
-                last = output
-            return position, last
-
-        # A task for each of 100,000 requests would only wait; a window keeps every engine full.
-        waiting = iter(range(len(prompts)))
-        running: set[asyncio.Task[tuple[int, Any]]] = set()
-        try:
-            while True:
-                while len(running) < _MANY_REQUESTS:
-                    position = next(waiting, None)
-                    if position is None:
-                        break
-                    running.add(asyncio.ensure_future(answer(position)))
-                if not running:
-                    return
-                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in finished:
-                    yield task.result()
-        finally:
-            for task in running:
-                task.cancel()
-
     def close(self) -> None:
-        if self.in_parallel:
-            self.engine.shutdown()
-            self.loop.close()
-        else:
-            self.engine.engine_core.shutdown()
-        del self.engine
+        self._client.close()
+
+
+def _on_cpu() -> dict[str, Any]:
+    """On a CPU, vLLM 0.32 cannot rewind a seeded request's generator after half a prompt
+    ("CPU Generator does not use offset"), so there prompts are not to be split."""
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
 def _processor_path(config: Any) -> str:
-    """The n-gram processor for the model runner that vLLM has chosen: the two differ in interface."""
+    """The n-gram processor for the model runner that vLLM has chosen; their interfaces differ."""
     kind = "v2" if getattr(config, "use_v2_model_runner", False) else "v1"
     return f"eval_harness.backends.vllm_ngrams_{kind}:NoRepeatNgrams"
 
 
 def _lora_rank(facts: ModelFacts, settings: dict[str, Any]) -> int:
     """vLLM reserves room for adapters of a few ranks only: the smallest that holds this one."""
-    import json
-
     if "max_lora_rank" in settings:
         return settings["max_lora_rank"]
     assert facts.adapter is not None

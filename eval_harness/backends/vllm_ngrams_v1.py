@@ -1,4 +1,4 @@
-"""The no-repeat-n-gram rule as a logits processor of vLLM's first model runner (CPU, older GPUs)."""
+"""The no-repeat-n-gram rule as a logits processor of vLLM's first model runner (used on CPUs)."""
 
 from collections.abc import Sequence
 from typing import Any

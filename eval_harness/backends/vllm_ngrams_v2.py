@@ -1,7 +1,7 @@
-"""The no-repeat-n-gram rule as a logits processor of vLLM's second model runner (its default on GPUs).
+"""The no-repeat-n-gram rule as a logits processor of vLLM's second model runner (used on GPUs).
 
-There the tokens of all requests lie in one matrix on the device, and the rule is applied to the whole
-batch at once.
+There the tokens of all requests lie in one matrix on the device, and the rule is applied to the
+whole batch at once.
 """
 
 from typing import Any

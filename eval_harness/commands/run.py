@@ -11,8 +11,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "run",
         help="generate answers to benchmarks and score them",
-        description="Generates answers with vLLM (or transformers), scores them, and writes results "
-        "and samples in lm-eval's layout. An interrupted run goes on where it stopped.",
+        description="Generates answers with vLLM (or transformers), scores them, and writes "
+        "results and samples in lm-eval's layout. An interrupted run goes on where it stopped.",
     )
     parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
     parser.add_argument(
@@ -20,8 +20,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "-a",
         default="",
         metavar="K=V,...",
-        help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length; with vllm "
-        "any engine argument (tensor_parallel_size, data_parallel_size, ...)",
+        help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length; with "
+        "vllm any engine argument (tensor_parallel_size, data_parallel_size, ...)",
     )
     parser.add_argument(
         "--tasks", "-t", required=True, metavar="NAME,...", help="see eval-harness ls"
@@ -90,7 +90,7 @@ def _settings(args: argparse.Namespace) -> Any:
     from eval_harness.errors import DistillensError
     from eval_harness.key_values import parse_key_values
     from eval_harness.protocols import make_protocol
-    from eval_harness.run import Settings
+    from eval_harness.task import Settings
     from eval_harness.templates import check_template
 
     if args.apply_chat_template and args.template not in (None, "chat"):

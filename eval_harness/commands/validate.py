@@ -9,8 +9,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "validate",
         help="check benchmarks and their rows",
-        description="Reads benchmark files and every row of them, and says what is there; the first "
-        "fault ends it with file and line. Hub data is downloaded.",
+        description="Reads benchmark files and every row of them, and says what is there; the "
+        "first fault ends it with file and line. Hub data is downloaded.",
     )
     parser.add_argument(
         "--tasks", "-t", required=True, metavar="NAME,...", help="names or YAML files"

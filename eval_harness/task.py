@@ -1,0 +1,147 @@
+"""What a run is asked for, and each of its benchmarks with prompts and stored answers."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
+from eval_harness.engine import Engine
+from eval_harness.loglikelihood import LikelihoodTask
+from eval_harness.model_files import ModelFacts
+from eval_harness.prompts import Prompts, fit_to_model, prepare_prompts
+from eval_harness.protocols import Protocol
+from eval_harness.results import digest
+from eval_harness.store import AnswerStore
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command asks for.
+
+    Attributes:
+        model: "vllm" or "hf".
+        model_args: parsed; "pretrained" is required.
+        benchmarks: at least one.
+        protocol: with the user's changes.
+        template: the user's own choice, before a benchmark's; None: the benchmark's, else the
+            protocol's.
+        limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
+        log_samples: write samples files, which compare and report read.
+        predict_only: do not score.
+        loglikelihood: add the log-likelihood of the references.
+        output_path: folder of the results.
+        config: goes into the results file as it is.
+    """
+
+    model: str
+    model_args: dict[str, Any]
+    benchmarks: Sequence[Benchmark]
+    protocol: Protocol
+    output_path: Path
+    template: str | None = None
+    limit: float | None = None
+    log_samples: bool = True
+    predict_only: bool = False
+    loglikelihood: bool = False
+    trust_remote_code: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """One benchmark with its prompts and the answers so far."""
+
+    benchmark: Benchmark
+    protocol: Protocol
+    num_original: int
+    rows: list[Row]
+    data: str
+    prompts: Prompts
+    store: AnswerStore | None = None
+    likelihood: LikelihoodTask | None = None
+
+    def key(self, row: int, seed: int) -> tuple[str, str, str]:
+        """Row, seed and prompt of an answer: another prompt is another answer."""
+        prompt = digest(self.prompts.token_ids[row])
+        return self.rows[row].row_id, str(seed), prompt
+
+
+def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
+    """(number of rows in the benchmark, the rows that are run)."""
+    rows = load_rows(benchmark)
+    if limit is None:
+        return len(rows), rows
+    kept = int(limit) if limit >= 1 else max(1, int(limit * len(rows)))
+    return len(rows), rows[:kept]
+
+
+def prepare_task(
+    benchmark: Benchmark,
+    num_original: int,
+    rows: list[Row],
+    *,
+    settings: Settings,
+    facts: ModelFacts,
+) -> Task:
+    """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
+    protocol = settings.protocol
+    template = settings.template or benchmark.template or protocol.template
+    protocol = fit_to_model(dataclasses.replace(protocol, template=template), facts.max_length)
+    if protocol.max_new_tokens < settings.protocol.max_new_tokens:
+        say(
+            f"{benchmark.task}: the model has {facts.max_length} positions: prompts of at most "
+            f"{protocol.max_prompt_tokens} and answers of at most {protocol.max_new_tokens} tokens"
+        )
+    prompts = prepare_prompts(rows, protocol, facts.tokenizer)
+    counts = prompts.counts
+    say(
+        f"{benchmark.task}: {counts.prompts} of {num_original} rows from {benchmark.location()}; "
+        f"{counts.cut} prompts cut to {protocol.max_prompt_tokens} tokens ({protocol.truncation})"
+        + (f", {counts.empty} empty" if counts.empty else "")
+    )
+    return Task(benchmark, protocol, num_original, rows, data_digest(rows), prompts)
+
+
+def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) -> None:
+    """Opens what earlier runs have left in the locked `folder`, or begins it."""
+    protocol = task.protocol.settings()
+    # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
+    for name in ("seeds", "template", "truncation", "max_prompt_tokens"):
+        del protocol[name]
+    depends_on = {
+        "task": task.benchmark.task,
+        "sampling": protocol,
+        "model": engine.identity,
+        "versions": engine.versions,
+    }
+    name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
+    task.store = AnswerStore(folder / f"answers_{name}", depends_on)
+    finished = sum(
+        task.key(row, seed) in task.store.rows
+        for row in range(len(task.rows))
+        for seed in task.protocol.seeds
+    )
+    if finished:
+        say(f"{task.benchmark.task}: {finished} answers are there already")
+    if settings.loglikelihood:
+        task.likelihood = LikelihoodTask(
+            rows=task.rows,
+            prompts=task.prompts.token_ids,
+            facts=engine.facts,
+            store=AnswerStore(folder / f"likelihoods_{name}", depends_on),
+        )
+
+
+def close_stores(task: Task) -> None:
+    """Closes the stores that are open."""
+    for store in (task.store, task.likelihood.store if task.likelihood else None):
+        if store is not None:
+            store.close()
+
+
+def say(message: str) -> None:
+    """A line on standard error; standard output is for results."""
+    print(f"eval-harness: {message}", file=sys.stderr, flush=True)
