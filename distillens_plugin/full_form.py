@@ -3,6 +3,7 @@
 A recipe leaves out what can be derived: hooks from layer numbers, samplers, collation and the like.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -173,7 +174,7 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
     optimizer = recipe.train.optimizer
     form: dict[str, Any] = {
         "key": "distillens.adamw" if optimizer.is_adamw else optimizer.key,
-        "kwargs": dict(optimizer.kwargs),
+        "kwargs": copy.deepcopy(optimizer.kwargs),
     }
     if optimizer.is_adamw:
         # With torchdistill's own filter parameters arrive as one list, without decay groups.
@@ -205,7 +206,7 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
     shares_walk = criterion.key == OWN_SUM
     terms = {}
     for name, term in criterion.kwargs.sub_terms.items():
-        kwargs = dict(term.criterion.kwargs)
+        kwargs = copy.deepcopy(term.criterion.kwargs)
         if recipe.chunk_rows is not None and term.criterion.key in OWN_TERMS and not shares_walk:
             kwargs.setdefault("chunk_rows", recipe.chunk_rows)
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}

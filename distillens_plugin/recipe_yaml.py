@@ -99,8 +99,9 @@ def parse_yaml(text: str, name: str, *, trust: bool = False) -> tuple[Any, dict[
     Raises:
         DistillensError: as `read_yaml_file`.
     """
-    loader = (_trusted_loader() if trust else RecipeLoader)(text)
+    make_loader = _trusted_loader() if trust else RecipeLoader
     try:
+        loader = make_loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -124,8 +125,6 @@ def parse_yaml(text: str, name: str, *, trust: bool = False) -> tuple[Any, dict[
         raise DistillensError(f"{name}: nested too deeply for a recipe") from None
     except (TypeError, ValueError) as error:
         raise DistillensError(f"{name}: not YAML: {error}") from None
-    finally:
-        loader.dispose()
 
 
 class _Walk:

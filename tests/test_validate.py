@@ -1,0 +1,263 @@
+"""`--validate`: what can be told without weights, and what is skipped with its reason."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
+
+from distillens_plugin.hub import Hub, UnreachableError, is_path
+from distillens_plugin.recipe import load_recipe
+from distillens_plugin.schema import Recipe
+from distillens_plugin.validate import print_full_form, validate_without_weights
+from eval_harness.errors import DistillensError
+
+CONFIGS = Path(__file__).parent / "configs"
+ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "3"}
+
+
+def local_recipe(folder: Path, *overrides: str, text: str = DISTILLATION) -> Recipe:
+    """A recipe whose data and configs are here: gpt2 from the 48-layer teacher."""
+    data = folder / "data.jsonl"
+    if not data.exists():
+        data.write_text(json.dumps(ROW) + "\n", encoding="utf-8")
+    given = [
+        f"models.teacher_model.name_or_path={CONFIGS / 'teacher-gpt2-1.5B'}",
+        f"models.student_model.name_or_path={CONFIGS / 'gpt2'}",
+    ]
+    if text is FINE_TUNING:
+        given = [f"models.model.name_or_path={CONFIGS / 'gpt2'}"]
+    given += [f"datasets.train.path={data}", f"output_dir={folder / 'run'}"]
+    return load_recipe(write_recipe(folder, text), [*given, *overrides])
+
+
+def refusal(recipe: Recipe) -> str:
+    with pytest.raises(DistillensError) as caught:
+        validate_without_weights(recipe)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_each_check_prints_what_it_found(tmp_path):
+    lines = validate_without_weights(local_recipe(tmp_path))
+    assert all(line.startswith(("ok ", "skipped ")) for line in lines)
+    text = "\n".join(lines)
+    assert "ok train.criterion: kd, lens" in text
+    assert f"ok datasets.train: {tmp_path / 'data.jsonl'}, 1 rows" in text
+    assert "skipped datasets.validation because the recipe has none" in text
+    assert "teacher-gpt2-1.5B, 48 layers" in text
+    assert "ok the layers of lens: 1-2 2-4 (student has 0 to 12, teacher has 0 to 48)" in text
+    assert "ok vocabularies: teacher_model 50257, student_model 50257" in text
+    assert "skipped the tokenizers because" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_is_checked_without_a_teacher(tmp_path):
+    lines = validate_without_weights(local_recipe(tmp_path, text=FINE_TUNING))
+    assert any("ok models.model" in line and "12 layers" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (
+            "{student: [1, 13], teacher: [2, 4]}",
+            "student[1] = 13, but the student has layers 0 to 12",
+        ),
+        ("{student: [1, 12], teacher: [2, 49]}", "the teacher has layers 0 to 48"),
+        ("{auto: 13}", "the student has 12 blocks"),
+    ],
+)
+def test_a_layer_out_of_range_says_the_range(tmp_path, layers, expected):
+    recipe = local_recipe(tmp_path, f"{LENS}.layers={layers}")
+    assert expected in refusal(recipe)
+
+
+def test_one_known_model_is_checked_when_the_other_is_out_of_reach(tmp_path):
+    away = "models.teacher_model.name_or_path=nobody/nothing-here"
+    lines = validate_without_weights(local_recipe(tmp_path, away))
+    assert any(
+        line.startswith("skipped models.teacher_model, nobody/nothing-here") for line in lines
+    )
+    layers = next(line for line in lines if "layers of lens" in line)
+    assert layers.endswith("; skipped the teacher's range because its config is not known")
+    wrong = local_recipe(tmp_path, away, f"{LENS}.layers={{student: [13], teacher: [2]}}")
+    assert "the student has layers 0 to 12" in refusal(wrong)
+    auto = validate_without_weights(local_recipe(tmp_path, away, f"{LENS}.layers={{auto: 2}}"))
+    assert any(line.startswith("skipped the layers of lens") for line in auto)
+
+
+def test_a_hub_that_does_not_answer_skips_with_the_reason(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path), [f"output_dir={tmp_path / 'run'}"])
+    lines = validate_without_weights(recipe)
+    skipped = [line for line in lines if line.startswith("skipped")]
+    assert len(skipped) == 6
+    assert sum("the Hub cannot be reached" in line for line in skipped) == 4
+
+
+def test_a_missing_data_file_is_no_hub_name(tmp_path):
+    for name in (tmp_path / "none.jsonl", "none.jsonl", "./none"):
+        text = refusal(local_recipe(tmp_path, f"datasets.train.path={name}"))
+        assert "datasets.train.path: there is no file" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"instruction": "a", "output": "b"}\n{"instruction": \n', "data.jsonl:2:"),
+        ('{"instruction": "a"}\n', "data.jsonl:1"),
+        ("", "data.jsonl"),
+    ],
+)
+def test_a_malformed_data_file_names_the_place(tmp_path, content, expected):
+    (tmp_path / "data.jsonl").write_text(content, encoding="utf-8")
+    assert expected in refusal(local_recipe(tmp_path))
+
+
+def test_an_unknown_template_is_named_with_its_key(tmp_path):
+    text = refusal(local_recipe(tmp_path, "datasets.train.template=alpacca"))
+    assert "datasets.train.template" in text
+    assert "'alpaca'" in text
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    empty = f"models.student_model.name_or_path={tmp_path / 'empty'}"
+    assert "config.json cannot be read" in refusal(local_recipe(tmp_path, empty))
+    missing = f"models.student_model.name_or_path={tmp_path / 'none'}"
+    assert "there is no folder" in refusal(local_recipe(tmp_path, missing))
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "gpt22"}')
+    assert "gpt22" in refusal(local_recipe(tmp_path, empty))
+
+
+def test_an_output_folder_that_holds_a_run_is_refused_unless_it_may_be_replaced(tmp_path):
+    recipe = local_recipe(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert "--overwrite" in refusal(recipe)
+    assert validate_without_weights(recipe, overwrite=True)
+
+
+def test_a_loss_that_torchdistill_does_not_know_is_refused(tmp_path):
+    term = "train.criterion.kwargs.sub_terms.x"
+    recipe = local_recipe(tmp_path, f"{term}={{criterion: {{key: KDLos, kwargs: {{}}}}}}")
+    assert f"{term}.criterion.key: found 'KDLos'" in refusal(recipe)
+    assert "'KDLoss'" in refusal(recipe)
+    known = local_recipe(tmp_path, f"{term}={{criterion: {{key: KDLoss, kwargs: {{}}}}}}")
+    assert validate_without_weights(known)
+
+
+def test_a_module_that_is_not_installed_is_refused(tmp_path):
+    text = "dependencies: [torchdistill.nowhere]\n" + DISTILLATION
+    recipe = local_recipe(tmp_path, text=text)
+    assert "dependencies: No module named 'torchdistill.nowhere'" in refusal(recipe)
+
+
+def test_a_student_cut_from_the_teacher_has_its_width_and_fewer_blocks(tmp_path):
+    cut = "models.student_model={init: {from_teacher_layers: [0, 10, 47]}}"
+    lines = validate_without_weights(local_recipe(tmp_path, cut))
+    assert "ok models.student_model: 3 of the teacher's 48 blocks" in lines
+    assert any("student has 0 to 3" in line for line in lines)
+    wrong = "models.student_model={init: {from_teacher_layers: [0, 48]}}"
+    text = refusal(local_recipe(tmp_path, wrong))
+    assert "found 48, but the teacher has blocks 0 to 47" in text
+
+
+def test_a_random_student_is_built_from_its_config_alone(tmp_path):
+    config = "{model_type: gpt2, n_layer: 3, n_head: 2, n_embd: 8}"
+    given = f"models.student_model={{init: {{config: {config}}}}}"
+    lines = validate_without_weights(local_recipe(tmp_path, given))
+    assert "ok models.student_model: 3 layers, random weights" in lines
+    bad = given.replace("gpt2,", "gpt22,")
+    assert "models.student_model.init.config" in refusal(local_recipe(tmp_path, bad))
+
+
+def test_an_adapter_must_be_one(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    given = f"models.teacher_model.adapter={tmp_path / 'adapter'}"
+    assert "has no adapter_config.json" in refusal(local_recipe(tmp_path, given))
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    lines = validate_without_weights(local_recipe(tmp_path, given))
+    assert f"ok models.teacher_model.adapter: {tmp_path / 'adapter'}" in lines
+    missing = f"models.teacher_model.adapter={tmp_path / 'none'}"
+    assert "there is no folder" in refusal(local_recipe(tmp_path, missing))
+
+
+def test_tokenizers_that_differ_are_refused(tmp_path, repo, shared):
+    ours = f"models.student_model.tokenizer={repo / 'recipes' / 'quickstart' / 'tokenizer'}"
+    theirs = f"models.teacher_model.tokenizer={shared / 'tokenizers' / 'gpt2'}"
+    assert "different tokenizers" in refusal(local_recipe(tmp_path, ours, theirs))
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, repo):
+    tokenizer = f"models.student_model.tokenizer={repo / 'recipes' / 'quickstart' / 'tokenizer'}"
+    config = json.loads((CONFIGS / "gpt2" / "config.json").read_text())
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text(json.dumps({**config, "vocab_size": 10}))
+    small = f"models.student_model.name_or_path={tmp_path / 'small'}"
+    text = refusal(local_recipe(tmp_path, small, tokenizer))
+    assert "its vocabulary has 10 ids, but the tokenizer" in text
+
+
+def test_the_full_form_is_printed_as_yaml(tmp_path, capsys):
+    print_full_form(local_recipe(tmp_path))
+    printed = capsys.readouterr().out
+    assert "- transformer.h.47" not in printed
+    assert "- transformer.h.3\n" in printed
+    assert printed.startswith("# scheduler.kwargs: the number of steps follows from the data")
+
+
+def test_a_student_with_lora_is_hooked_where_peft_puts_its_blocks(tmp_path, capsys):
+    print_full_form(local_recipe(tmp_path, "models.student_model.lora={r: 4}"))
+    assert "- base_model.model.transformer.h.0\n" in capsys.readouterr().out
+
+
+def test_the_full_form_needs_the_configs(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path))
+    with pytest.raises(DistillensError, match="the full form needs the model's config: skipped"):
+        print_full_form(recipe)
+
+
+def test_after_one_request_without_an_answer_no_second_is_made(monkeypatch):
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", fail)
+    hub = Hub()
+    for name in ("a/b", "c/d"):
+        with pytest.raises(UnreachableError, match="OSError"):
+            hub.require("model", name, None, "models.model")
+    assert len(calls) == 1
+
+
+def test_a_repository_that_is_not_there_is_an_error_and_no_skip(monkeypatch):
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    response: Any = SimpleNamespace(headers={}, request=None)
+
+    def fail(*args, **kwargs):
+        raise RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", fail)
+    with pytest.raises(DistillensError, match="no such dataset on the Hub"):
+        Hub().require("dataset", "a/b", None, "datasets.train.path")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt2", False),
+        ("org/model", False),
+        ("/a", True),
+        ("./a", True),
+        ("a/b/c", True),
+        ("~/a", True),
+    ],
+)
+def test_only_what_no_hub_name_can_be_is_a_path(name, expected):
+    assert is_path(name) == expected
