@@ -126,7 +126,6 @@ def test_a_tag_that_could_run_code_is_refused_and_nothing_runs(tmp_path, tag):
     assert text.startswith(f"{path}:1:7: ")
     assert "--trust-recipe" in text
     assert not marker.exists()
-    assert not any(name.startswith("!") for name in yaml.FullLoader.yaml_constructors if name)
 
 
 def test_a_refused_tag_in_a_set_runs_nothing_either(tmp_path):
@@ -141,7 +140,10 @@ def test_a_refused_tag_in_a_set_runs_nothing_either(tmp_path):
 def test_trust_lets_torchdistills_tags_work(tmp_path):
     marker = tmp_path / "marker"
     tag = f"!import_call {{key: pathlib.Path, init: {{args: ['{marker}']}}}}"
+    before = dict(yaml.FullLoader.yaml_constructors)
     assert value_of(f"x: {tag}", trust=True) == {"x": marker}
+    # Other readers of YAML in this process get none of the tags.
+    assert before == yaml.FullLoader.yaml_constructors
     # Trusted recipes follow the same rules for numbers.
     assert value_of("x: 1e-4", trust=True) == {"x": 1e-4}
     with pytest.raises(DistillensError, match="twice"):
