@@ -70,10 +70,14 @@ def load_student(
     elif spec.init.from_teacher_layers is not None:
         if teacher is None:
             raise DistillensError(f"{where}.init.from_teacher_layers: there is no teacher_model")
-        model = cut_from_teacher(teacher, spec.init.from_teacher_layers, where=where)
-        model = model.to(DTYPES[spec.dtype])
+        model = cut_from_teacher(
+            teacher,
+            spec.init.from_teacher_layers,
+            where=where,
+            attn_implementation=spec.attn_implementation,
+        ).to(DTYPES[spec.dtype])
     else:
-        model = _from_config(spec.init.config, tokenizer, where=where).to(DTYPES[spec.dtype])
+        model = _from_config(spec, tokenizer, where=where).to(DTYPES[spec.dtype])
     set_special_tokens(model, tokenizer)
     if spec.gradient_checkpointing:
         # The re-entrant form runs hooks under no_grad: a lens would see no gradient.
@@ -92,31 +96,33 @@ def set_special_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> 
                 settings.eos_token_id = tokenizer.eos_token_id
 
 
-def _from_config(
-    config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, where: str
-) -> nn.Module:
+def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -> nn.Module:
     settings = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        **config,
+        **spec.init.config,
     }
     try:
         return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(settings.pop("model_type"), **settings)
+            AutoConfig.for_model(settings.pop("model_type"), **settings),
+            attn_implementation=spec.attn_implementation,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DistillensError(f"{where}.init.config: {_first_line(error)}") from error
 
 
-def cut_from_teacher(teacher: nn.Module, layers: list[int], *, where: str) -> nn.Module:
+def cut_from_teacher(
+    teacher: nn.Module, layers: list[int], *, where: str, attn_implementation: str | None = None
+) -> nn.Module:
     """A shallower model with the teacher's own weights: blocks `layers` (0-based), all else as it
     is.
 
     Args:
         teacher: a causal LM.
         layers: which of its blocks to keep, in order; each in [0, num_layers - 1].
+        attn_implementation: None is the teacher's own.
     Raises:
         DistillensError: a block is out of range.
     """
@@ -130,7 +136,9 @@ def cut_from_teacher(teacher: nn.Module, layers: list[int], *, where: str) -> nn
             )
     config = type(teacher.config).from_dict(_shallower(teacher.config.to_dict(), anatomy, layers))
     config.num_hidden_layers = len(layers)
-    student = AutoModelForCausalLM.from_config(config)
+    student = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attn_implementation or teacher.config._attn_implementation
+    )
     kept = {old: new for new, old in enumerate(layers)}
     prefix = anatomy.blocks + "."
     weights = {}
