@@ -90,6 +90,14 @@ def test_one_row_has_no_standard_error_but_valid_json(tmp_path):
     assert metrics["rougeL_ci_low,none"] == NOT_AVAILABLE
 
 
+def test_rows_that_all_score_the_same_claim_no_interval():
+    metrics = make_task("t", make_samples([["x", "y"], ["z", "x"]])).metrics
+    assert metrics["exact_match,none"] == 0.0
+    assert metrics["exact_match_ci_low,none"] == NOT_AVAILABLE
+    assert metrics["exact_match_stderr,none"] == 0.0
+    assert metrics["exact_match_per_seed,none"] == [0.0, 0.0]
+
+
 def test_lists_need_one_entry_for_each_seed(results, tmp_path):
     results.tasks["self_inst"].samples[1].num_tokens = [1]
     with pytest.raises(DistillensError, match=r"'row-1' has 1 entries in num_tokens.* 2 seeds"):

@@ -104,9 +104,15 @@ def test_exact_p_value_is_the_share_of_all_sign_patterns():
 
 
 def test_exact_p_value_counts_ties_in_spite_of_rounding():
-    # 0.1 + 0.2 + 0.3 depends on its order in the last bit; only all plus and all minus reach it.
-    assert sign_flip_p_value(np.array([0.1, 0.2, 0.3])) == (2 / 8, True)
-    assert sign_flip_p_value(np.array([0.3, 0.2, 0.1, 0.7])) == (2 / 16, True)
+    generator = np.random.default_rng(8)
+    for _ in range(20):
+        # Tenths, whose sums are often equal, but not in their last bits.
+        tenths = generator.integers(1, 9, 10)
+        signs = np.array(list(itertools.product([1, -1], repeat=10)))
+        expected = float(np.mean(np.abs(signs @ tenths) >= tenths[:5].sum() - tenths[5:].sum()))
+        differences = np.concatenate([tenths[:5], -tenths[5:]]) / 10
+        if differences.sum() >= 0:
+            assert sign_flip_p_value(differences) == (expected, True)
 
 
 def test_monte_carlo_p_value_agrees_with_the_normal_one_and_is_never_zero():

@@ -1,0 +1,48 @@
+"""The plots are drawn whatever the names and numbers are."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
+
+from eval_harness.plots import plot_length, plot_scores
+
+NAMES = [r"$\frac$ unbalanced", "a_b^c $", "模型", "\\", "", "e", "f", "g", "h"]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(io.BytesIO(png))
+
+
+def test_names_are_text_not_mathematics():
+    count = len(NAMES)
+    png = plot_scores(r"$\bad", NAMES, [float(i) for i in range(count)], [(0.0, 9.0)] * count)
+    width, height = struct.unpack(">II", png[16:24])
+    assert width == 910
+    assert height == pytest.approx(130 * (1.1 + 0.45 * count), abs=1)
+    assert plot_length(r"$\bad", NAMES, [np.ones(2)] * count, [np.ones(2)] * count)
+
+
+def test_intervals_are_drawn_where_there_are_any():
+    with_interval = pixels(plot_scores("t", ["a", "b"], [1.0, 5.0], [(0.5, 2.0), (4.0, 6.0)]))
+    without = pixels(plot_scores("t", ["a", "b"], [1.0, 5.0], [None, None]))
+    assert with_interval.shape == without.shape
+    assert (with_interval != without).any()
+
+
+def test_empty_answers_have_a_place_on_the_length_axis():
+    drawn = pixels(plot_length("t", ["a"], [np.array([0.0, 100.0])], [np.array([50.0, 50.0])]))
+    without = pixels(plot_length("t", ["a"], [np.array([100.0])], [np.array([50.0])]))
+    # The first system's blue, in the left part of the axes.
+    blue = np.array([0x00, 0x72, 0xB2]) / 255
+
+    def num_blue(picture: np.ndarray) -> int:
+        left = picture[:, : picture.shape[1] // 3, :3]
+        return int((np.abs(left - blue).max(axis=2) < 0.35).sum())
+
+    assert num_blue(drawn) > num_blue(without)
