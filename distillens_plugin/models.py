@@ -134,8 +134,7 @@ def cut_from_teacher(
                 "blocks 0 "
                 f"to {anatomy.num_layers - 1}"
             )
-    config = type(teacher.config).from_dict(_shallower(teacher.config.to_dict(), anatomy, layers))
-    config.num_hidden_layers = len(layers)
+    config = type(teacher.config).from_dict(_shallower(teacher.config, layers))
     student = AutoModelForCausalLM.from_config(
         config, attn_implementation=attn_implementation or teacher.config._attn_implementation
     )
@@ -156,14 +155,18 @@ def cut_from_teacher(
     return student
 
 
-def _shallower(config: dict[str, Any], anatomy: Any, layers: list[int]) -> dict[str, Any]:
-    """Cuts every per-layer list of a configuration (such as layer_types) to the kept blocks."""
-    return {
+def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
+    """A configuration with these blocks only: their number, and every list with one entry a block."""
+    num_layers = config.num_hidden_layers
+    cut = {
         key: [value[layer] for layer in layers]
-        if isinstance(value, list) and len(value) == anatomy.num_layers
+        if isinstance(value, list) and len(value) == num_layers
         else value
-        for key, value in config.items()
+        for key, value in config.to_dict().items()
     }
+    # GPT-2 and its like have a name of their own for it.
+    cut[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
+    return cut
 
 
 def _add_lora(model: nn.Module, lora: Any) -> nn.Module:

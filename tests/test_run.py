@@ -12,7 +12,12 @@ import yaml
 from tiny_run import REPO, tiny_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+}
 
 
 def distillens(*arguments, launcher=(), cwd=REPO, timeout=300):
