@@ -3,15 +3,14 @@
 import shutil
 from pathlib import Path
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillens_plugin.models import merged
 from eval_harness.errors import RunFailure
 
 
 def save_model(
-    folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str
 ) -> None:
     """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
 

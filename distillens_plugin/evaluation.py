@@ -20,7 +20,7 @@ from eval_harness.rouge import rouge_l
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module) -> Iterator[Any]:
     """The bare model in eval mode without gradients; its mode is restored."""
     bare = unwrap(model)
     was_training = bare.training

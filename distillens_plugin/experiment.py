@@ -224,9 +224,10 @@ def _check_positions(
     for name, data in (("train", train), ("validation", validation)):
         longest = max(data.lengths) if data is not None else 0
         if limit is not None and longest > limit:
+            where = recipe.where(f"datasets.{name}")
             raise DistillensError(
-                f"{recipe.where(f'datasets.{name}')}: the longest row has {longest} tokens, but the "
-                f"{role} has {limit} positions; set max_length to {limit} or less"
+                f"{where}: the longest row has {longest} tokens, but the {role} has {limit} positions; "
+                f"set max_length to {limit} or less"
             )
 
 

@@ -1,11 +1,15 @@
 """Builds the teacher and the student that a recipe names."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distillens_plugin.architectures import find_anatomy
 from eval_harness.errors import DistillensError
@@ -13,7 +17,7 @@ from eval_harness.errors import DistillensError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_pretrained(spec: Any, *, where: str) -> nn.Module:
+def load_pretrained(spec: Any, *, where: str) -> PreTrainedModel:
     """A causal LM from a folder or the Hub; refuses weights that do not fill the architecture.
 
     Args:
@@ -45,7 +49,7 @@ def load_pretrained(spec: Any, *, where: str) -> nn.Module:
     return model
 
 
-def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> nn.Module:
+def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> PreTrainedModel:
     """The teacher, with its adapter merged in, frozen and in eval mode."""
     model = load_pretrained(spec, where=where)
     if spec.adapter is not None:
@@ -57,9 +61,9 @@ def load_student(
     spec: Any,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    teacher: nn.Module | None,
+    teacher: PreTrainedModel | None,
     where: str = "models.student_model",
-) -> nn.Module:
+) -> PreTrainedModel:
     """The student: pretrained, cut from the teacher, or random from a config; with LoRA if asked
     for.
     """
@@ -87,7 +91,7 @@ def load_student(
     return model
 
 
-def set_special_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Gives configuration and generation settings the tokenizer's end and padding tokens."""
     for settings in (model.config, model.generation_config):
         if settings is not None:
@@ -96,7 +100,7 @@ def set_special_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> 
                 settings.eos_token_id = tokenizer.eos_token_id
 
 
-def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -> nn.Module:
+def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -> PreTrainedModel:
     settings = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -114,8 +118,12 @@ def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -
 
 
 def cut_from_teacher(
-    teacher: nn.Module, layers: list[int], *, where: str, attn_implementation: str | None = None
-) -> nn.Module:
+    teacher: PreTrainedModel,
+    layers: list[int],
+    *,
+    where: str,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
     """A shallower model with the teacher's own weights: blocks `layers` (0-based), all else as it
     is.
 
@@ -156,7 +164,7 @@ def cut_from_teacher(
 
 
 def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
-    """A configuration with these blocks only: their number, and every list with one entry a block."""
+    """A configuration with these blocks only: their number, and all lists with one entry a block."""
     num_layers = config.num_hidden_layers
     cut = {
         key: [value[layer] for layer in layers]
@@ -169,7 +177,7 @@ def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
     return cut
 
 
-def _add_lora(model: nn.Module, lora: Any) -> nn.Module:
+def _add_lora(model: PreTrainedModel, lora: Any) -> PreTrainedModel:
     peft = _import_peft()
     return peft.get_peft_model(
         model,
@@ -183,7 +191,7 @@ def _add_lora(model: nn.Module, lora: Any) -> nn.Module:
     )
 
 
-def _merge_adapter(model: nn.Module, adapter: str, *, where: str) -> nn.Module:
+def _merge_adapter(model: PreTrainedModel, adapter: str, *, where: str) -> PreTrainedModel:
     peft = _import_peft()
     try:
         return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -205,7 +213,7 @@ def _import_peft() -> Any:
     return peft
 
 
-def merged(model: nn.Module) -> nn.Module:
+def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A plain transformers model with LoRA folded in; the model itself where it has none."""
     if not hasattr(model, "merge_and_unload"):
         return model
@@ -214,14 +222,9 @@ def merged(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).merge_and_unload()
 
 
-def num_parameters(model: nn.Module, *, trainable: bool = False) -> int:
+def num_parameters(model: PreTrainedModel, *, trainable: bool = False) -> int:
     """Parameters of a model, tied ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
-
-
-def is_local(name_or_path: str) -> bool:
-    """Whether a model is named by a folder here rather than by its Hub name."""
-    return Path(name_or_path).is_dir()
 
 
 def _first_line(error: BaseException) -> str:

@@ -50,7 +50,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
     sampler = getattr(loader, "batch_sampler", None)
     while sampler is not None:
         for candidate in (sampler, getattr(sampler, "sampler", None)):
-            if hasattr(candidate, "set_epoch"):
+            if candidate is not None and hasattr(candidate, "set_epoch"):
                 candidate.set_epoch(epoch)
         sampler = getattr(sampler, "batch_sampler", None)
 

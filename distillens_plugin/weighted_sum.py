@@ -46,7 +46,7 @@ class WeightedSum(AbstractLoss):
     ) -> Tensor:
         student_io, teacher_io = io_dict["student"], io_dict["teacher"]
         self.last_terms = {}
-        total = self._walk(student_io, teacher_io, targets)
+        total: Any = self._walk(student_io, teacher_io, targets)
         for name, (term, factor) in self.term_dict.items():
             if not isinstance(term, LensTerm):
                 value = term(student_io, teacher_io, targets)

@@ -1,4 +1,4 @@
-"""The runner's training step: normalisation over windows and ranks, and a hand-written loop beside it."""
+"""The runner's training step: normalised over windows and ranks, and equal to a loop by hand."""
 
 import json
 import math
