@@ -226,7 +226,8 @@ def _check_positions(
         if limit is not None and longest > limit:
             where = recipe.where(f"datasets.{name}")
             raise DistillensError(
-                f"{where}: the longest row has {longest} tokens, but the {role} has {limit} positions; "
+                f"{where}: the longest row has {longest} tokens, but the {role} has {limit} "
+                "positions; "
                 f"set max_length to {limit} or less"
             )
 

@@ -164,7 +164,7 @@ def cut_from_teacher(
 
 
 def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
-    """A configuration with these blocks only: their number, and all lists with one entry a block."""
+    """A configuration with these blocks only: their number, and lists with one entry a block."""
     num_layers = config.num_hidden_layers
     cut = {
         key: [value[layer] for layer in layers]
