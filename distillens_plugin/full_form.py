@@ -14,7 +14,7 @@ from distillens_plugin.recipe_yaml import ImportedName
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_terms import OWN_TERMS
-from distillens_plugin.schema_train import BoxModel, DataLoader
+from distillens_plugin.schema_train import BoxModel, DataLoader, LoaderKwargs
 
 
 def full_form(
@@ -45,9 +45,7 @@ def full_form(
     form: dict[str, Any] = {
         "num_epochs": _num_epochs(recipe, steps_per_epoch),
         "train_data_loader": _loader(recipe, train.train_data_loader, "train"),
-        "val_data_loader": {}
-        if recipe.datasets.validation is None
-        else _loader(recipe, train.val_data_loader, "validation"),
+        "val_data_loader": _validation_loader(recipe),
     }
     if recipe.is_distillation:
         form["teacher"] = _box_model(train.teacher, hooks["teacher"], frozen=True)
@@ -129,7 +127,6 @@ def _box_model(
 
 def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, Any]:
     kwargs = loader.kwargs
-    batch_size = kwargs.batch_size or recipe.train.train_data_loader.kwargs.batch_size
     form: dict[str, Any] = {
         "dataset_id": dataset_id,
         "sampler": {"class_or_func": _sampler("torch.utils.data.SequentialSampler")},
@@ -144,20 +141,30 @@ def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, An
             "class_or_func": _sampler(loader.sampler.class_or_func),
             "kwargs": dict(loader.sampler.kwargs),
         }
-    own: dict[str, Any] = {"batch_size": batch_size}
+    batches: dict[str, Any] = {"batch_size": kwargs.batch_size}
     if kwargs.drop_last:
-        own["drop_last"] = True
+        batches["drop_last"] = True
     if loader.batch_sampler is not None:
-        batches = {**own, **loader.batch_sampler.kwargs}
+        batches.update(loader.batch_sampler.kwargs)
         form["batch_sampler"] = {"key": loader.batch_sampler.key, "kwargs": batches}
     elif loader.sampler is None:
-        form["batch_sampler"] = {
-            "key": "distillens.length_grouped",
-            "kwargs": {**own, "seed": recipe.seed},
-        }
+        grouped = {**batches, "seed": recipe.seed}
+        form["batch_sampler"] = {"key": "distillens.length_grouped", "kwargs": grouped}
     else:
-        form["kwargs"].update(own)
+        form["kwargs"].update(batches)
     return form
+
+
+def _validation_loader(recipe: Recipe) -> dict[str, Any]:
+    """Like the derived training loader; {} without data, since a box cannot read a null."""
+    if recipe.datasets.validation is None:
+        return {}
+    train = recipe.train
+    batch_size = (
+        train.val_data_loader.kwargs.batch_size or train.train_data_loader.kwargs.batch_size
+    )
+    loader = DataLoader(kwargs=LoaderKwargs(batch_size=batch_size))
+    return _loader(recipe, loader, "validation")
 
 
 def _sampler(named: Any) -> Any:

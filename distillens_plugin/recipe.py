@@ -142,8 +142,7 @@ def _apply(data: Any, override: Override, name: str) -> None:
                 entries = f"0 to {len(node) - 1}" if node else "no entries yet"
                 raise DistillensError(
                     f"--set {override.text}: {above} in {name} is a list with the entries "
-                    f"{entries}; "
-                    f"found {part!r}"
+                    f"{entries}; found {part!r}"
                 )
             key: Any = part
         elif isinstance(node, dict):
@@ -201,8 +200,8 @@ def _refuse_code(recipe: Recipe, source: Source) -> None:
         if relative or not _TRUSTED_MODULES.fullmatch(dependency.name):
             raise DistillensError(
                 f"{source.describe(('dependencies', index))}: found the module "
-                f"{dependency.name!r}, "
-                f"expected distillens_plugin or one of torchdistill's; importing runs it: {todo}"
+                f"{dependency.name!r}, expected distillens_plugin or one of torchdistill's; "
+                f"importing runs it: {todo}"
             )
     for role in ("teacher_model", "student_model", "model"):
         spec = getattr(recipe.models, role)

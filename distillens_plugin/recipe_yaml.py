@@ -176,8 +176,7 @@ class _Walk:
                 self.refuse(
                     key,
                     f"key {key.value!r} is there twice, in line {first_lines[key.value]} and in "
-                    "line "
-                    f"{line}; keep one of them",
+                    f"line {line}; keep one of them",
                 )
             first_lines[key.value] = line
             self.check_tag(key)
@@ -246,8 +245,7 @@ def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
     if not _SAMPLERS.fullmatch(key) or not set(entry) <= {"key", "package"}:
         raise yaml.constructor.ConstructorError(
             problem=f"!import_get found {key or node.value!r}, expected a sampler of "
-            "torch.utils.data; "
-            "pass --trust-recipe if you trust this file",
+            "torch.utils.data; pass --trust-recipe if you trust this file",
             problem_mark=node.start_mark,
         )
     return ImportedName(key)

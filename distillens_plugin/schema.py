@@ -106,8 +106,7 @@ class Recipe(Strict):
             if init.from_teacher_layers is not None:
                 complain(
                     "there is no teacher to cut the student from; expected models.teacher_model "
-                    "and "
-                    "models.student_model instead of models.model",
+                    "and models.student_model instead of models.model",
                     at=("models", "model", "init", "from_teacher_layers"),
                 )
             if self.models.trained.tokenizer is None:

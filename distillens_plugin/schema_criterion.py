@@ -27,8 +27,7 @@ class TermCriterion(Strict):
 
     key: str = Field(
         description="DistillLensLoss, distillens.logits_kd, distillens.cross_entropy, or a loss "
-        "that "
-        "torchdistill knows"
+        "that torchdistill knows"
     )
     kwargs: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the loss's parameters"

@@ -26,8 +26,7 @@ class DatasetSpec(Strict):
     template: str = Field(
         default="alpaca",
         description="alpaca, qwen, chat (the tokenizer's own) or a format string with "
-        "{instruction} and "
-        "{input}",
+        "{instruction} and {input}",
     )
     max_length: Count = Field(
         default=512, description="longest prompt and response together, in tokens"
@@ -44,8 +43,7 @@ class DatasetSpec(Strict):
         if self.max_prompt_length >= self.max_length:
             complain(
                 f"found {self.max_prompt_length}, expected less than max_length "
-                f"({self.max_length}), or "
-                "no room is left for the response",
+                f"({self.max_length}), or no room is left for the response",
                 at=("max_prompt_length",),
             )
         return self
@@ -58,8 +56,7 @@ class DataSets(Strict):
     validation: DatasetSpec | None = Field(
         default=None,
         description="what the best model is chosen by; template and lengths are those of train "
-        "unless "
-        "given",
+        "unless given",
     )
 
     @model_validator(mode="before")

@@ -106,8 +106,7 @@ class StudentSpec(ModelSpec):
             found = "neither" if self.init is None else "both"
             complain(
                 f"found {found} of name_or_path and init, expected one: weights, or a start "
-                "without "
-                "(set the other to null)"
+                "without (set the other to null)"
             )
         if self.init is not None and self.adapter is not None:
             complain(

@@ -93,8 +93,7 @@ class LayerPairs(Strict):
         elif len(student) != len(teacher):
             complain(
                 f"found {len(student)} student layers but {len(teacher)} teacher layers, "
-                "expected as "
-                "many of each: the lists are read in pairs"
+                "expected as many of each: the lists are read in pairs"
             )
         elif not student:
             complain("found empty lists, expected at least one layer pair")
@@ -112,14 +111,12 @@ class DivergenceKwargs(Strict):
     beta: float | None = Field(
         default=None,
         description="of jsd: weight of the teacher, in [0, 1] (0.5 if not given; exactly 0 is "
-        "forward "
-        "KL, exactly 1 reverse KL); of alpha_beta: exponent of the student (0.7)",
+        "forward KL, exactly 1 reverse KL); of alpha_beta: exponent of the student (0.7)",
     )
     alpha: float | None = Field(
         default=None,
         description="of skew_fkl and skew_rkl: in [0, 1) (0.1 if not given); of alpha_beta: "
-        "exponent "
-        "of the teacher (0.2)",
+        "exponent of the teacher (0.2)",
     )
     coefficients: list[NonNegative] | None = Field(
         default=None, description="of jeffreys: factors of FKL and RKL ([1, 1] if not given)"
@@ -140,9 +137,8 @@ class DivergenceKwargs(Strict):
         for name, readers in _READERS.items():
             if getattr(self, name) is not None and divergence not in readers:
                 complain(
-                    f"{divergence} does not read it (it is for {', '.join(readers)}); delete "
-                    "it, or "
-                    "set it to null",
+                    f"{divergence} does not read it (it is for {', '.join(readers)}); delete it, "
+                    "or set it to null",
                     at=(name,),
                 )
         if self.coefficients is not None and (
@@ -170,8 +166,7 @@ class LensKwargs(DivergenceKwargs):
     norm: Literal["identity", "final"] = Field(
         default="identity",
         description="what is applied before the unembedding: nothing (the paper's code), or "
-        "each model's "
-        "own final norm",
+        "each model's own final norm",
     )
     divergence: DivergenceName = Field(
         default="jsd", description=f"one of {', '.join(DIVERGENCES)}"
@@ -192,9 +187,8 @@ class LensKwargs(DivergenceKwargs):
             return self
         if len(weights) != self.layers.num_pairs:
             complain(
-                f"found {len(weights)} weights for {self.layers.num_pairs} layer pairs, "
-                "expected one "
-                "weight per pair",
+                f"found {len(weights)} weights for {self.layers.num_pairs} layer pairs, expected "
+                "one weight per pair",
                 at=("pair_weights",),
             )
         if sum(weights) == 0:

@@ -24,10 +24,7 @@ _ADAMW = ("AdamW", "distillens.adamw")
 class LoaderKwargs(Strict):
     """Of torch's DataLoader."""
 
-    batch_size: Count | None = Field(
-        default=None,
-        description="rows per process and batch; validation: that of training if not given",
-    )
+    batch_size: Count = Field(description="rows per process and batch")
     num_workers: NonNegativeInt = Field(default=0, description="loading processes")
     pin_memory: bool = Field(default=False, description="faster copies to a GPU")
     drop_last: bool = Field(default=False, description="leave out a last batch that is not full")
@@ -50,7 +47,7 @@ class BatchSampler(Strict):
 class DataLoader(Strict):
     """A data loader; batches are grouped by length unless a sampler is given."""
 
-    kwargs: LoaderKwargs = Field(default_factory=LoaderKwargs, description="of torch's DataLoader")
+    kwargs: LoaderKwargs = Field(description="of torch's DataLoader")
     sampler: Sampler | None = Field(
         default=None, description="an order of your own instead of batches of like length"
     )
@@ -63,16 +60,20 @@ class DataLoader(Strict):
     )
 
 
-class TrainDataLoader(DataLoader):
-    """The training loader, whose batch size has no default."""
+class ValidationKwargs(Strict):
+    """What can be chosen of the validation loader."""
 
-    @model_validator(mode="after")
-    def _has_batch_size(self) -> "TrainDataLoader":
-        if self.kwargs.batch_size is None:
-            complain(
-                "missing; expected the rows per process and batch", at=("kwargs", "batch_size")
-            )
-        return self
+    batch_size: Count | None = Field(
+        default=None, description="rows per process and batch; that of training if not given"
+    )
+
+
+class ValidationLoader(Strict):
+    """The validation loader, in which nothing but its batch size is a matter of choice."""
+
+    kwargs: ValidationKwargs = Field(
+        default_factory=ValidationKwargs, description="of torch's DataLoader"
+    )
 
 
 class Optimizer(Strict):
@@ -81,8 +82,7 @@ class Optimizer(Strict):
     key: str = Field(
         default="AdamW",
         description="AdamW (without decay on biases and norms), or another optimizer that "
-        "torchdistill "
-        "knows",
+        "torchdistill knows",
     )
     kwargs: dict[str, Any] = Field(description="lr, weight_decay and so on")
     max_grad_norm: Positive | None = Field(
@@ -226,9 +226,9 @@ class Train(Strict):
     num_steps: Count | None = Field(
         default=None, description="run length in optimiser steps; or num_epochs"
     )
-    train_data_loader: TrainDataLoader = Field(description="the training loader")
-    val_data_loader: DataLoader = Field(
-        default_factory=DataLoader, description="the validation loader"
+    train_data_loader: DataLoader = Field(description="the training loader")
+    val_data_loader: ValidationLoader = Field(
+        default_factory=ValidationLoader, description="the validation loader"
     )
     optimizer: Optimizer = Field(description="the optimizer")
     scheduler: Scheduler = Field(default_factory=Scheduler, description="of the learning rate")
