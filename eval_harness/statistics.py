@@ -32,8 +32,8 @@ class PairedComparison:
         low, high: row bootstrap interval of the difference; None with fewer than 2 rows.
         p_value: two-sided sign-flip test of "no difference", in (0, 1].
         exact: whether every sign pattern was enumerated.
-        smallest_detectable: the true difference that would be found with 80 % power; None with
-            fewer than 3 rows, or where no two rows differ.
+        smallest_detectable: the true difference that would be found with 80 % power; None where
+            too few rows differ to go by.
         num_rows: N;  num_differing: rows where a and b are not equal.
     """
 
@@ -147,10 +147,12 @@ def smallest_detectable_difference(
     Args:
         differences: [N] of the two systems that were compared.
     Returns:
-        None with fewer than 3 rows or where the differences have no spread: nothing to go by.
+        None where the differences have no spread, or where so few rows differ that the sign-flip
+        test could not reject at all (2^(1 - k) > alpha for k of them): nothing to go by.
     """
     error = standard_error(differences)
-    if not error or len(differences) < 3:
+    num_differing = int(np.count_nonzero(differences))
+    if not error or 2.0 ** (1 - num_differing) > alpha:
         return None
     freedom = len(differences) - 1
     return (student_quantile(1 - alpha / 2, freedom) + student_quantile(power, freedom)) * error

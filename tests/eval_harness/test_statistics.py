@@ -132,6 +132,17 @@ def test_equal_systems_show_no_difference():
     assert (result.low, result.high, result.smallest_detectable) == (0.0, 0.0, None)
 
 
+def test_too_few_differing_rows_say_nothing_about_the_smallest_difference():
+    differences = np.zeros(100)
+    differences[:5] = [1, 2, -1, 3, 1]
+    # Five signs give p = 2 / 32 at least, six 2 / 64.
+    assert smallest_detectable_difference(differences) is None
+    differences[5] = 1
+    assert smallest_detectable_difference(differences) is not None
+    assert smallest_detectable_difference(differences, alpha=0.025) is None
+    assert smallest_detectable_difference(np.ones(100)) is None
+
+
 def test_interval_agrees_with_the_normal_one_for_many_rows():
     rows = skewed_rows(np.random.default_rng(6), 2000)
     low, high = interval(rows)
