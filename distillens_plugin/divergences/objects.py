@@ -23,9 +23,10 @@ from torch import Tensor
 from distillens_plugin.divergences import functions
 from distillens_plugin.divergences.softmax import Allocate, SoftmaxRows, log_ratio_
 
-# The same bound as in functions.py: d and w stay consistent with each other beyond it.
+# Under this share log(1 - share + share p/q) loses digits that log1p, three times slower, keeps.
+_SMALL_SHARE = 0.05
+# Bounds alpha-beta's powers of p/q, as in functions.py.
 _MAX_LOG_RATIO = 60.0
-_MAX_RATIO = 1.142e26  # exp(60)
 
 LossAndGradient = tuple[Tensor, Tensor]
 
@@ -152,12 +153,14 @@ class JensenShannon:
             return ForwardKL().loss_and_gradient(teacher, student, allocate)
         if self.beta == 1:
             return ReverseKL().loss_and_gradient(teacher, student, allocate)
-        log_ratio, log_mixture, _ = _mixture_terms(teacher, student, allocate, self.beta)
+        log_ratio, log_mixture = _mixture_logs(teacher, student, self.beta)
         # KL(p||m) = sum p (d - L), KL(q||m) = -sum q L.
         teacher_part = log_ratio.sub_(log_mixture).mul_(teacher.probs).sum(-1)
         mean_log = torch.mul(student.probs, log_mixture, out=teacher.probs).sum(-1, keepdim=True)
-        gradient = log_mixture.sub_(mean_log).mul_(student.probs).mul_(self.beta - 1)
-        loss = self.beta * teacher_part - (1 - self.beta) * mean_log.squeeze(-1)
+        share = 1 - self.beta
+        torch.sub(mean_log * share, log_mixture, alpha=share, out=log_mixture)
+        gradient = log_mixture.mul_(student.probs)
+        loss = self.beta * teacher_part - share * mean_log.squeeze(-1)
         return loss.clamp_min_(0), gradient
 
 
@@ -179,7 +182,9 @@ class SkewForwardKL:
     ) -> LossAndGradient:
         if self.alpha == 0:
             return ForwardKL().loss_and_gradient(teacher, student, allocate)
-        log_ratio, log_mixture, ratio = _mixture_terms(teacher, student, allocate, self.alpha)
+        log_ratio, log_mixture = _mixture_logs(teacher, student, self.alpha)
+        ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
+        ratio.div_(student.probs)
         # KL's own first-order terms sum to sum(m) - sum(p), which rounding leaves slightly off 0.
         surplus = torch.sub(student.probs, teacher.probs, out=allocate(ratio)).sum(-1)
         log_ratio.sub_(log_mixture).mul_(teacher.probs)
@@ -209,7 +214,9 @@ class SkewReverseKL:
         if self.alpha == 0:
             return ReverseKL().loss_and_gradient(teacher, student, allocate)
         share = 1 - self.alpha
-        log_ratio, log_mixture, ratio = _mixture_terms(teacher, student, allocate, share)
+        log_ratio, log_mixture = _mixture_logs(teacher, student, share)
+        ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
+        ratio.div_(student.probs)
         surplus = teacher.probs.sub_(student.probs).sum(-1)
         loss = share * surplus - torch.mul(student.probs, log_mixture, out=log_ratio).sum(-1)
         # d/dq = log q/m - a q/m + 1, and q/m = 1 - b w / (1 + b w) with b = 1 - a.
@@ -284,14 +291,24 @@ def _both_ways(
     return loss.squeeze(-1).clamp_min_(0), torch.sub(gap.mul_(forward), gradient, out=gap)
 
 
-def _mixture_terms(
-    teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate, share: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """d, L and w, all [r, V], in tensors of their own (d and L overwrite both `shifted`)."""
-    log_ratio = log_ratio_(teacher, student).clamp_max_(_MAX_LOG_RATIO)
-    ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
-    ratio.div_(student.probs).clamp_max_(_MAX_RATIO)
-    return log_ratio, torch.mul(ratio, share, out=student.shifted).log1p_(), ratio
+def _mixture_logs(
+    teacher: SoftmaxRows, student: SoftmaxRows, share: float
+) -> tuple[Tensor, Tensor]:
+    """d and L, [r, V] each, written over both `shifted`; for share in (0, 1).
+
+    Both come from the same rounded ratio p/q, bounded by the probabilities' floor. An error in that
+    ratio then cancels in the loss to first order.
+    """
+    if share < _SMALL_SHARE:
+        mixture = torch.sub(teacher.probs, student.probs, out=student.shifted)
+        log_mixture = mixture.div_(student.probs).mul_(share).log1p_()
+        ratio = torch.div(teacher.probs, student.probs, out=teacher.shifted)
+    else:
+        ratio = torch.div(teacher.probs, student.probs, out=teacher.shifted)
+        # The rest is taken from the share as rounded, so that the two add up to exactly 1.
+        rest = 1 - torch.tensor(share, dtype=ratio.dtype, device=ratio.device)
+        log_mixture = torch.add(rest, ratio, alpha=share, out=student.shifted).log_()
+    return ratio.log_(), log_mixture
 
 
 def _through_softmax_(pull: Tensor, student: SoftmaxRows, scratch: Tensor) -> Tensor:

@@ -70,14 +70,10 @@ def divergence_block(
             divergence, teacher_logits, student_logits, allocate, entropies=entropies
         )
     absent: Tensor | None = None
-    if not check_on_host:
+    if not (check_on_host and _all_finite(teacher_logits) and _all_finite(student_logits)):
         absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
     teacher = softmax_rows(teacher_logits, allocate, absent)
     student = softmax_rows(student_logits, allocate, absent)
-    if check_on_host and not _all_finite(teacher, student):
-        absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
-        teacher = softmax_rows(teacher_logits, allocate, absent)
-        student = softmax_rows(student_logits, allocate, absent)
     both: tuple[Tensor | None, Tensor | None] = (None, None)
     if entropies:
         product = allocate(student_logits)
@@ -106,14 +102,14 @@ def cross_entropy_block(
     losses = (student.log_total - student.shifted.gather(-1, column)).squeeze(-1)
     gradient = student.probs
     gradient.scatter_add_(-1, column, torch.full_like(column, -1, dtype=gradient.dtype))
-    if not check_on_host or not _all_finite(student):
+    if not (check_on_host and _all_finite(student_logits)):
         gradient.masked_fill_(torch.isneginf(student_logits), 0)
     return BlockResult(losses, gradient, entropy)
 
 
-def _all_finite(*models: SoftmaxRows) -> bool:
-    # -inf columns make the sum -inf; a sum is the cheapest test there is.
-    return all(math.isfinite(model.shifted.sum().item()) for model in models)
+def _all_finite(logits: Tensor) -> bool:
+    # One -inf makes the sum -inf (or NaN); a sum is the cheapest test there is.
+    return math.isfinite(logits.sum().item())
 
 
 def _by_autograd(
