@@ -132,7 +132,8 @@ class LogitsKD(LensTerm):
 
     Args:
         divergence: fkl, rkl, jeffreys (FKL + RKL), jsd, akl, skew_fkl, skew_rkl, tvd or alpha_beta.
-        beta: weight of the teacher in jsd, in [0, 1]; exactly 0 is FKL and exactly 1 RKL.
+        beta: weight of the teacher in jsd, in [0, 1] (0.5; exactly 0 is FKL and exactly 1 RKL); the
+            exponent of the student in alpha_beta (0.7).
         temperature: divides both models' logits; > 0.
         scale_by_temperature_squared: multiply by temperature ** 2 (Hinton et al. 2015); the paper
             does not.
@@ -146,7 +147,7 @@ class LogitsKD(LensTerm):
         self,
         divergence: str = "fkl",
         *,
-        beta: float = 0.5,
+        beta: float | None = None,
         temperature: float = 1.0,
         scale_by_temperature_squared: bool = False,
         chunk_rows: int | None = None,
@@ -202,7 +203,7 @@ class DistillLensLoss(LensTerm):
         *,
         norm: str = "identity",
         divergence: str = "jsd",
-        beta: float = 0.5,
+        beta: float | None = None,
         temperature: float = 1.0,
         scale_by_temperature_squared: bool = False,
         pair_weights: Sequence[float] | None = None,

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.validate:
         from distillens_plugin.validate import print_full_form, validate_without_weights
 
-        for line in validate_without_weights(recipe):
+        for line in validate_without_weights(recipe, overwrite=arguments.overwrite):
             print(line)
         if arguments.print_form:
             print_full_form(recipe)
