@@ -37,6 +37,14 @@ class TeacherCache:
         self.lines: list[str] = [plan.describe()]
         self._accelerator = experiment.accelerator
         self._lock: FolderLock | None = None
+        try:
+            self._attach(experiment, shard_bytes)
+        except DistillensError:
+            self.close()
+            raise
+
+    def _attach(self, experiment: "Experiment", shard_bytes: int) -> None:
+        plan = self.plan
         on_main_process(self._accelerator, lambda: self._open(experiment))
         if not (plan.folder / FINGERPRINT).exists():
             raise DistillensError(

@@ -94,12 +94,17 @@ class CachingForward:
         **kwargs: Any,
     ) -> CachedRows:
         row_ids = _row_ids(targets)
+        lens = reader_of(model).lens
+        # What hooks recorded of an earlier forward (the reader's probe) is no batch's: where the
+        # teacher does not run, torchdistill must find nothing.
+        for recorded in self.io_dict.values():
+            recorded.clear()
         if self.store.missing(row_ids):
             output = self.forward(model, sample_batch, targets, supp_dict, **kwargs)
             self.num_teacher_batches += 1
             self._keep(output, sample_batch, targets, row_ids)
         states = self.store.read(row_ids, sample_batch["input_ids"].device)
-        return CachedRows(reader_of(model).lens, states)
+        return CachedRows(lens, states)
 
     def _keep(
         self,
