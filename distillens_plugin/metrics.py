@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,6 +64,8 @@ class Progress:
             unit="step",
             disable=not accelerator.is_main_process,
             dynamic_ncols=True,
+            # A log file would grow by a line for each refresh.
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
         self._tokens = 0.0
         self._seconds = 0.0
