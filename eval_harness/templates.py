@@ -20,6 +20,11 @@ _QWEN = "<|im_start|>", "<|im_end|><|im_start|>Assistant:"
 TEMPLATES: dict[str, tuple[str, str] | None] = {
     "alpaca": (_WITHOUT_INPUT, _WITH_INPUT),
     "qwen": (f"{_QWEN[0]}{_WITHOUT_INPUT}{_QWEN[1]}", f"{_QWEN[0]}{_WITH_INPUT}{_QWEN[1]}"),
+    # Short, for small models; lm-evaluation-harness asks GSM8K in nearly this form.
+    "question": (
+        "Question: {instruction}\nAnswer:\n",
+        "Question: {instruction}\n{input}\nAnswer:\n",
+    ),
     "chat": None,
 }
 _FIELDS = ("instruction", "input")

@@ -54,6 +54,11 @@ def test_qwen_is_alpaca_between_marks():
     assert render_prompt("qwen", "Add.", "1 2") == expected
 
 
+def test_question_is_short():
+    assert render_prompt("question", "Add.") == "Question: Add.\nAnswer:\n"
+    assert render_prompt("question", "Add.", "1 2") == "Question: Add.\n1 2\nAnswer:\n"
+
+
 def test_chat_uses_the_tokenizers_own_template(tokenizer):
     rendered = render_prompt("chat", " Add.", "1 2", tokenizer=tokenizer)
     assert rendered == "<user>Add.\n1 2\n<assistant>"
@@ -77,7 +82,7 @@ def test_format_strings_fill_fields_and_never_lose_an_input():
     ("template", "words"),
     [
         ("alpacca", "did you mean 'alpaca'"),
-        ("zzz", "expected alpaca, qwen, chat, or a format string"),
+        ("zzz", "expected alpaca, qwen, question, chat, or a format string"),
         ("{input}", "has no {instruction}"),
         ("{instruction} {answer}", "field {answer}"),
         ("{instruction.__class__}", "field {instruction.__class__}"),
