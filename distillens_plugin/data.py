@@ -24,7 +24,8 @@ class DatasetSpec:
         name: the configuration of a Hub data set.
         data_files: one file of a Hub repository or folder.
         split: of a Hub data set or folder; None leaves it to the caller.
-        template: alpaca, qwen, question, chat or a format string. Rows with a ready `prompt` don't use it.
+        template: a name of `eval_harness.templates` or a format string; not used by rows that bring
+            a ready `prompt`.
         max_length: prompt, response and EOS together, in tokens.
         max_prompt_length: in tokens, below `max_length`.
         long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
