@@ -189,14 +189,30 @@ def alpha_beta(
     """
     check_alpha_beta(alpha, beta)
     log_p, log_q = _log_probs(teacher_logits, student_logits)
-    log_ratio = (log_p - log_q).clamp_max(_MAX_LOG_RATIO)
-    total = alpha + beta
-    # q^s times the bracket over q^s; expm1 keeps the digits where p is close to q. An absent column
-    # would be exp(-s * _ABSENT) for a negative s.
     absent = log_q <= _ABSENT / 2
-    student_power = (total * log_q.masked_fill(absent, 0)).exp().masked_fill(absent, 0)
-    bracket = torch.expm1(alpha * log_ratio) - alpha / total * torch.expm1(total * log_ratio)
-    return _not_negative((student_power * bracket).sum(-1) / (-alpha * beta))
+    cross, teacher_part = alpha_beta_parts(
+        log_p.masked_fill(absent, 0), log_q.masked_fill(absent, 0), alpha, beta
+    )
+    terms = (cross - alpha / (alpha + beta) * teacher_part).masked_fill(absent, 0)
+    return _not_negative(terms.sum(-1) / (-alpha * beta))
+
+
+def alpha_beta_parts(
+    log_p: Tensor, log_q: Tensor, alpha: float, beta: float
+) -> tuple[Tensor, Tensor]:
+    """p^alpha q^beta - q^s and p^s - q^s, [N, V] each, exactly 0 where p = q."""
+    total = alpha + beta
+    log_ratio = log_p - log_q
+    near = log_ratio.abs() < 1
+    # Differences of nearly equal powers lose their digits; expm1 keeps them.
+    small = log_ratio.clamp(-1, 1)
+    power = _power(total * log_q)
+    cross = _power(alpha * log_p + beta * log_q) - power
+    teacher_part = _power(total * log_p) - power
+    return (
+        torch.where(near, power * torch.expm1(alpha * small), cross),
+        torch.where(near, power * torch.expm1(total * small), teacher_part),
+    )
 
 
 def head_and_tail_shares(p: Tensor, q: Tensor, head_mass: float) -> tuple[Tensor, Tensor]:
@@ -260,6 +276,11 @@ def _log_probs(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, 
     log_p = teacher_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
     log_q = student_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
     return log_p.masked_fill(absent, _ABSENT), log_q.masked_fill(absent, _ABSENT)
+
+
+def _power(exponent: Tensor) -> Tensor:
+    # 1e-30 stands for anything smaller, as denormal numbers slow matrix products down.
+    return exponent.clamp_min(-69).exp()
 
 
 def _kl_to_mixture(log_p: Tensor, log_q: Tensor, teacher_share: float) -> tuple[Tensor, Tensor]:

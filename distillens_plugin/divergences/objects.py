@@ -25,8 +25,6 @@ from distillens_plugin.divergences.softmax import Allocate, SoftmaxRows, log_rat
 
 # Under this share log(1 - share + share p/q) loses digits that log1p, three times slower, keeps.
 _SMALL_SHARE = 0.05
-# Bounds alpha-beta's powers of p/q, as in functions.py.
-_MAX_LOG_RATIO = 60.0
 
 LossAndGradient = tuple[Tensor, Tensor]
 
@@ -153,9 +151,9 @@ class JensenShannon:
             return ForwardKL().loss_and_gradient(teacher, student, allocate)
         if self.beta == 1:
             return ReverseKL().loss_and_gradient(teacher, student, allocate)
-        log_ratio, log_mixture = _mixture_logs(teacher, student, self.beta)
-        # KL(p||m) = sum p (d - L), KL(q||m) = -sum q L.
-        teacher_part = log_ratio.sub_(log_mixture).mul_(teacher.probs).sum(-1)
+        log_teacher, log_mixture = _mixture_logs(teacher, student, self.beta)
+        # KL(p||m) = sum p log p/m, KL(q||m) = -sum q log m/q.
+        teacher_part = log_teacher.mul_(teacher.probs).sum(-1)
         mean_log = torch.mul(student.probs, log_mixture, out=teacher.probs).sum(-1, keepdim=True)
         share = 1 - self.beta
         torch.sub(mean_log * share, log_mixture, alpha=share, out=log_mixture)
@@ -182,17 +180,16 @@ class SkewForwardKL:
     ) -> LossAndGradient:
         if self.alpha == 0:
             return ForwardKL().loss_and_gradient(teacher, student, allocate)
-        log_ratio, log_mixture = _mixture_logs(teacher, student, self.alpha)
-        ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
-        ratio.div_(student.probs)
+        log_teacher, log_mixture = _mixture_logs(teacher, student, self.alpha)
+        gap = torch.sub(teacher.probs, student.probs, out=allocate(log_teacher))
         # KL's own first-order terms sum to sum(m) - sum(p), which rounding leaves slightly off 0.
-        surplus = torch.sub(student.probs, teacher.probs, out=allocate(ratio)).sum(-1)
-        log_ratio.sub_(log_mixture).mul_(teacher.probs)
-        loss = log_ratio.sum(-1) + (1 - self.alpha) * surplus
+        surplus = gap.sum(-1)
+        loss = log_teacher.mul_(teacher.probs).sum(-1) - (1 - self.alpha) * surplus
+        ratio = gap.div_(student.probs)
         # d/dq = -(1 - a) p/m, and p/m = 1 + (1 - a) w / (1 + a w): the constant drops out.
         pull = ratio.div_(torch.mul(ratio, self.alpha, out=log_mixture).add_(1))
         pull.mul_(-((1 - self.alpha) ** 2))
-        return loss.clamp_min_(0), _through_softmax_(pull, student, log_ratio)
+        return loss.clamp_min_(0), _through_softmax_(pull, student, log_teacher)
 
 
 @dataclass(frozen=True)
@@ -214,15 +211,14 @@ class SkewReverseKL:
         if self.alpha == 0:
             return ReverseKL().loss_and_gradient(teacher, student, allocate)
         share = 1 - self.alpha
-        log_ratio, log_mixture = _mixture_logs(teacher, student, share)
-        ratio = torch.sub(teacher.probs, student.probs, out=allocate(log_ratio))
-        ratio.div_(student.probs)
-        surplus = teacher.probs.sub_(student.probs).sum(-1)
-        loss = share * surplus - torch.mul(student.probs, log_mixture, out=log_ratio).sum(-1)
+        scratch, log_mixture = _mixture_logs(teacher, student, share)
+        surplus = teacher.probs.sub_(student.probs)
+        loss = share * surplus.sum(-1)
+        loss -= torch.mul(student.probs, log_mixture, out=scratch).sum(-1)
         # d/dq = log q/m - a q/m + 1, and q/m = 1 - b w / (1 + b w) with b = 1 - a.
-        ratio.mul_(share)
-        pull = ratio.div_(torch.add(ratio, 1, out=log_ratio)).mul_(self.alpha).sub_(log_mixture)
-        return loss.clamp_min_(0), _through_softmax_(pull, student, log_ratio)
+        ratio = surplus.div_(student.probs).mul_(share)
+        pull = ratio.div_(torch.add(ratio, 1, out=scratch)).mul_(self.alpha).sub_(log_mixture)
+        return loss.clamp_min_(0), _through_softmax_(pull, student, scratch)
 
 
 @dataclass(frozen=True)
@@ -261,14 +257,14 @@ class AlphaBeta:
     def loss_and_gradient(
         self, teacher: SoftmaxRows, student: SoftmaxRows, allocate: Allocate
     ) -> LossAndGradient:
+        # Small powers of a floored probability are not small, so this starts from the logarithms.
+        log_p = teacher.shifted.sub_(teacher.log_total)
+        log_q = student.shifted.sub_(student.log_total)
+        cross, teacher_part = functions.alpha_beta_parts(log_p, log_q, self.alpha, self.beta)
         total = self.alpha + self.beta
-        log_ratio = log_ratio_(teacher, student).clamp_max_(_MAX_LOG_RATIO)
-        power = torch.pow(student.probs, total, out=teacher.probs)
-        first = torch.mul(log_ratio, self.alpha, out=student.shifted).expm1_()
-        second = log_ratio.mul_(total).expm1_().mul_(-self.alpha / total).add_(first)
-        loss = second.mul_(power).sum(-1) / (-self.alpha * self.beta)
-        # q dD/dq = q^s (1 - (p/q)^alpha) / alpha.
-        pull = first.mul_(power).mul_(-1 / self.alpha)
+        loss = (cross - self.alpha / total * teacher_part).sum(-1) / (-self.alpha * self.beta)
+        # q dD/dq = (q^s - p^alpha q^beta) / alpha.
+        pull = cross.mul_(-1 / self.alpha)
         gradient = pull.sub_(student.probs.mul_(pull.sum(-1, keepdim=True)))
         return loss.clamp_min_(0), gradient
 
@@ -294,21 +290,22 @@ def _both_ways(
 def _mixture_logs(
     teacher: SoftmaxRows, student: SoftmaxRows, share: float
 ) -> tuple[Tensor, Tensor]:
-    """d and L, [r, V] each, written over both `shifted`; for share in (0, 1).
+    """log(p/m) and L = log(m/q), [r, V] each, written over both `shifted`; for share in (0, 1).
 
     Both come from the same rounded ratio p/q, bounded by the probabilities' floor. An error in that
-    ratio then cancels in the loss to first order.
+    ratio then cancels in the loss to first order. log(p/m) as a difference of logarithms would lose
+    digits where p/q is large.
     """
     if share < _SMALL_SHARE:
         mixture = torch.sub(teacher.probs, student.probs, out=student.shifted)
         log_mixture = mixture.div_(student.probs).mul_(share).log1p_()
         ratio = torch.div(teacher.probs, student.probs, out=teacher.shifted)
-    else:
-        ratio = torch.div(teacher.probs, student.probs, out=teacher.shifted)
-        # The rest is taken from the share as rounded, so that the two add up to exactly 1.
-        rest = 1 - torch.tensor(share, dtype=ratio.dtype, device=ratio.device)
-        log_mixture = torch.add(rest, ratio, alpha=share, out=student.shifted).log_()
-    return ratio.log_(), log_mixture
+        return ratio.log_().sub_(log_mixture), log_mixture
+    ratio = torch.div(teacher.probs, student.probs, out=teacher.shifted)
+    # The rest is taken from the share as rounded, so that the two add up to exactly 1.
+    rest = 1 - torch.tensor(share, dtype=ratio.dtype, device=ratio.device)
+    mixture = torch.add(rest, ratio, alpha=share, out=student.shifted)
+    return ratio.div_(mixture).log_(), mixture.log_()
 
 
 def _through_softmax_(pull: Tensor, student: SoftmaxRows, scratch: Tensor) -> Tensor:

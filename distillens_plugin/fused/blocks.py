@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distillens_plugin.divergences.objects import Divergence, FusedDivergence
-from distillens_plugin.divergences.softmax import Allocate, SoftmaxRows, softmax_rows
+from distillens_plugin.divergences.softmax import FLOOR, Allocate, SoftmaxRows, softmax_rows
 
 
 class BlockResult(NamedTuple):
@@ -96,7 +96,7 @@ def cross_entropy_block(
     student = softmax_rows(student_logits, allocate)
     entropy = None
     if entropies:
-        finite = student.shifted.clamp_min(torch.finfo(student_logits.dtype).min / 2)
+        finite = torch.clamp_min(student.shifted, FLOOR, out=allocate(student_logits))
         entropy = SoftmaxRows(finite, student.probs, student.total).entropy(finite)
     column = labels.unsqueeze(-1)
     losses = (student.log_total - student.shifted.gather(-1, column)).squeeze(-1)

@@ -57,7 +57,8 @@ def lens_divergence(
         0-d (or [R]) float32, float64 for float64 weights.
     Raises:
         ValueError: shapes that do not fit, or a parameter out of range.
-        RuntimeError: in the backward of reduction "none", and in a second backward.
+        RuntimeError: in the backward of reduction "none", in a second backward without
+            retain_graph=True in the first, and in a double backward.
     """
     return _one_group(walk, **locals())
 

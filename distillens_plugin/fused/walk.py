@@ -39,7 +39,8 @@ def walk(
     Divergences are over the ids that both vocabularies have, min(V_s, V_t); cross-entropy is over
     the student's V_s. Matrix products run in the weight's type (autocast's where that is on),
     everything else in float32 (float64 for float64 weights). The gradients are computed in the
-    forward pass; a second backward through the same loss, or a double backward, is refused.
+    forward pass. A second backward needs retain_graph=True in the first; a double backward (the
+    gradient of a gradient) is refused.
 
     Args:
         groups: at least one; names unique.
@@ -103,21 +104,35 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
+        if ctx.gradients is None:
             raise RuntimeError(
-                "the fused lens hands its gradients over in the first backward and keeps no copy; "
-                "call the loss again before a second backward, or use the naive form"
+                "the fused lens handed its gradients over in the first backward and kept no copy; "
+                "call backward(retain_graph=True) the first time, or call the loss again"
             )
         factor = grad_output * ctx.unit
+        if _graph_is_kept():
+            return None, *(
+                (gradient * factor).to(dtype)
+                for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+            )
+        gradients, ctx.gradients = ctx.gradients, None
         if factor.device.type != "cpu" or factor.item() != 1:
             for gradient in gradients:
                 gradient.mul_(factor)
-        cast = [None]
+        cast: list[Tensor | None] = [None]
         while gradients:
             # One by one, so that no list keeps a full-precision copy alive beside the cast one.
             cast.append(gradients.pop(0).to(ctx.dtypes[len(cast) - 1]))
         return tuple(cast)
+
+
+def _graph_is_kept() -> bool:
+    """Whether this backward runs with retain_graph=True, where the gradients must not be used up.
+
+    AOTAutograd decides by the same call; without it a second backward is an error, never wrong.
+    """
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is not None and ask()
 
 
 def _leaves(row_sets: list[RowSet], student: Head) -> list[Tensor | None]:
