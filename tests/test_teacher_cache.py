@@ -44,13 +44,12 @@ class Run:
         self.experiment = build_experiment(recipe, self.accelerator, load_data(recipe))
         self.box = self.experiment.box
         self.trainer = Trainer(self.box, self.accelerator)
-        self.cache = None
         if cached:
             self.cache = attach_teacher_cache(self.experiment, shard_bytes=shard_bytes)
         # Its self-check runs a probe through the teacher, once a run.
         reader_of(self.box.teacher_model)
         self.num_teacher_calls = 0
-        self.experiment.teacher.register_forward_hook(self._count)
+        self.box.org_teacher_model.register_forward_hook(self._count)
 
     def _count(self, *args):
         self.num_teacher_calls += 1
@@ -414,17 +413,17 @@ def test_a_torn_shard_is_noticed_and_its_rows_are_computed_again(filled, tmp_pat
 
 
 def test_the_size_is_printed_beforehand_and_held_against_the_limit(filled, tmp_path):
-    plan = Run(filled.folder / "recipe.yaml", cached=False)
-    plan = attach_teacher_cache(plan.experiment)
-    plan.close()
+    run = Run(filled.folder / "recipe.yaml")
+    run.close()
+    num_bytes = run.cache.plan.num_bytes
     (shard,) = shard_paths(filled.folder / "cache")
-    assert 0 <= shard.stat().st_size - plan.plan.num_bytes < 1000  # the header
+    assert 0 <= shard.stat().st_size - num_bytes < 1000  # the header
     path = cached_recipe(tmp_path)
     change(path, "teacher_cache.max_gb", 0.0001)
     done = distillens(path)
     assert done.returncode == 2, done.stderr[-3000:]
     assert done.stderr.count("\n") == 1
-    assert f"needs {plan.plan.num_bytes / 1e6:.2f} MB, more than max_gb = 0.0001" in done.stderr
+    assert f"needs {num_bytes / 1e6:.2f} MB, more than max_gb = 0.0001" in done.stderr
     assert not (tmp_path / "cache").exists()
     assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,173 @@
+"""What the teacher cache saves: epoch times with and without it, as ratios from one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/teacher_cache.py [--pair small|gpt2] [--repeats 3]
+
+One process, one thread, process CPU time. Every variant trains the same student on the same
+batches of the quickstart's GSM8K rows through the runner's own parts; variants take turns, and the
+ratio of their medians is printed. Weights are random: they change no time.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+REPO = Path(__file__).resolve().parent.parent
+QUICKSTART = REPO / "recipes" / "quickstart"
+# Layers and widths: the quickstart's own pair; GPT-2 120M from one of 350M.
+PAIRS: dict[str, dict[str, Any]] = {
+    "small": {
+        "student": {"n_layer": 2, "n_embd": 96, "n_head": 4},
+        "teacher": {"n_layer": 4, "n_embd": 192, "n_head": 6},
+        "layers": {"student": [1, 2], "teacher": [2, 4]},
+        "num_rows": 256,
+        "batch_size": 16,
+    },
+    "gpt2": {
+        "student": {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257},
+        "teacher": {"n_layer": 24, "n_embd": 1024, "n_head": 16, "vocab_size": 50257},
+        "layers": {"auto": 5},
+        "num_rows": 8,
+        "batch_size": 2,
+    },
+}
+
+
+def write_recipe(folder: Path, pair: dict[str, Any]) -> Path:
+    """A recipe for the pair, with a random teacher saved beside it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from distillens_plugin.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(str(QUICKSTART / "tokenizer"))
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    settings = {"vocab_size": len(tokenizer), "n_positions": 512, **ids, **pair["teacher"]}
+    torch.manual_seed(1)
+    GPT2LMHeadModel(GPT2Config(**settings)).save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    terms = {
+        "kd": {"criterion": {"key": "distillens.logits_kd", "kwargs": {"divergence": "rkl"}}},
+        "lens": {
+            "criterion": {"key": "DistillLensLoss", "kwargs": {"layers": pair["layers"]}},
+        },
+    }
+    recipe = {
+        "models": {
+            "teacher_model": {"name_or_path": "./teacher"},
+            "student_model": {
+                "init": {"config": {"model_type": "gpt2", "n_positions": 512, **pair["student"]}}
+            },
+        },
+        "datasets": {
+            "train": {"path": str(QUICKSTART / "train.jsonl"), "num_rows": pair["num_rows"]}
+        },
+        "train": {
+            "num_epochs": 2,
+            "train_data_loader": {"kwargs": {"batch_size": pair["batch_size"]}},
+            "optimizer": {"key": "AdamW", "kwargs": {"lr": 1.0e-4}, "max_grad_norm": 1.0},
+            "scheduler": {"key": "constant", "kwargs": {}},
+            "criterion": {
+                "key": "distillens.weighted_sum",
+                "kwargs": {"sub_terms": {n: {**t, "weight": 1.0} for n, t in terms.items()}},
+            },
+        },
+        "teacher_cache": {"path": "./cache"},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+class Bench:
+    """One experiment, whose box reads its teacher in one way or another."""
+
+    def __init__(self, folder: Path, pair: dict[str, Any]) -> None:
+        from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
+        from distillens_plugin.recipe import load_recipe
+        from distillens_plugin.trainer import Trainer
+
+        recipe = load_recipe(str(write_recipe(folder, pair)))
+        self.accelerator = make_accelerator(recipe, tracker_folder=None)
+        self.experiment = build_experiment(recipe, self.accelerator, load_data(recipe))
+        self.box = self.experiment.box
+        self.trainer = Trainer(self.box, self.accelerator)
+        self.plain = self.box.teacher_forward_proc
+
+    def attach(self, dtype: str, folder: Path) -> Any:
+        """Opens an empty cache; returns it with its own forward procedure."""
+        from distillens_plugin.teacher_cache import attach_teacher_cache
+
+        recipe = self.experiment.recipe
+        assert recipe.teacher_cache is not None
+        recipe.teacher_cache.dtype = dtype  # type: ignore[assignment]
+        recipe.teacher_cache.path = str(folder)
+        self.box.teacher_forward_proc = self.plain
+        return attach_teacher_cache(self.experiment)
+
+    def epoch(self, forward_proc: Any) -> float:
+        """CPU seconds of an epoch; always the same batches."""
+        from distillens_plugin.window import windows
+
+        self.box.teacher_forward_proc = forward_proc
+        self.box.pre_epoch_process(epoch=0)
+        started_at = time.process_time()
+        for window in windows(self.box.train_data_loader, 1, self.accelerator):
+            self.trainer.step(window)
+        self.box.post_epoch_process()
+        return time.process_time() - started_at
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pair", choices=[*PAIRS, "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in PAIRS if arguments.pair == "all" else [arguments.pair]:
+        with tempfile.TemporaryDirectory() as folder:
+            run(name, Path(folder), arguments.repeats)
+    return 0
+
+
+def run(name: str, folder: Path, repeats: int) -> None:
+    """Prints the ratios of one pair."""
+    pair = PAIRS[name]
+    bench = Bench(folder, pair)
+    bench.epoch(bench.plain)  # allocators and lazy initialisation
+    caches = {dtype: bench.attach(dtype, folder / dtype) for dtype in ("bfloat16", "int8")}
+    filling = {dtype: bench.epoch(cache.forward) for dtype, cache in caches.items()}
+    times: dict[str, list[float]] = {"no cache": [], **{dtype: [] for dtype in caches}}
+    for _ in range(repeats):
+        times["no cache"].append(bench.epoch(bench.plain))
+        for dtype, cache in caches.items():
+            times[dtype].append(bench.epoch(cache.forward))
+    base = statistics.median(times["no cache"])
+    positions = caches["int8"].plan.num_positions
+    print(
+        f"{name}: student {pair['student']['n_layer']} x {pair['student']['n_embd']}, teacher "
+        f"{pair['teacher']['n_layer']} x {pair['teacher']['n_embd']}, {len(bench.experiment.train)}"
+        f" rows, {positions:,} supervised of {sum(bench.experiment.train.lengths):,} tokens"
+    )
+    print(f"{'epoch':30} {'x no cache':>10}  {'spread':>13}  {'bytes a position':>16}")
+    for variant, seconds in times.items():
+        ratios = [value / base for value in seconds]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        size = ""
+        if variant in caches:
+            size = f"{caches[variant].plan.num_bytes / positions:,.0f}"
+            print(f"{variant + ', first (fills it)':30} {filling[variant] / base:10.2f}")
+        label = variant if variant == "no cache" else f"{variant}, later (reads it)"
+        print(f"{label:30} {statistics.median(ratios):10.2f}  {spread:>13}  {size:>16}")
+    for cache in caches.values():
+        assert cache.forward.num_teacher_batches == len(bench.box.train_data_loader)
+        cache.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
