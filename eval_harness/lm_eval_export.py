@@ -1,6 +1,6 @@
 """Writes benchmarks as task files of lm-evaluation-harness.
 
-A task `distillens_<name>` has our prompts, cut and scores, so that lm-eval reports the same numbers.
+A task `distillens_<name>` has our prompts, cut and scores, so lm-eval reports the same numbers.
 What lm-eval does its own way: it does not cut prompts to 256 tokens, and samples with one seed.
 """
 
@@ -51,7 +51,8 @@ def _references(doc, task):
 
 def _results(doc, results, task):
     answer, references = cut_answer(results[0]), _references(doc, task)
-    scores = {{name: 100 * values[0] for name, values in score_rows([answer], [references]).items()}}
+    scored = score_rows([answer], [references])
+    scores = {{name: 100 * values[0] for name, values in scored.items()}}
     if "final_answer" in METRICS[task]:
         scores["final_answer"] = 100 * final_answer_score(answer, references)
     return scores

@@ -1,8 +1,10 @@
-"""Draws tokens from logits, one random number per row and step, taken from the row's own stream.
+"""Draws tokens from logits with one stream of random numbers for each row.
 
-A row's stream depends on its seed alone, so its tokens depend neither on the order of rows nor on
-the batch, as far as its logits do not: padding changes float32 logits in the last bits, which moves
-the edges of the distribution by about 1e-7 and so flips a token about once in ten million.
+A row's stream depends on its seed alone, so its tokens depend on the other rows and the batch only
+as far as its logits do: padding changes float32 logits in the last bits. The largest of logits plus
+Gumbel noise is drawn, because it changes least under such errors: a token flips only where the two
+best are within the error, which is about as likely as the error is large. (Inverting the cumulative
+distribution would flip wherever one of its V edges moves past the random number.)
 """
 
 from collections.abc import Sequence
@@ -10,45 +12,50 @@ from collections.abc import Sequence
 import torch
 
 
-def uniform_numbers(seeds: Sequence[int], num_steps: int) -> torch.Tensor:
-    """[B, num_steps] float64 in [0, 1); row i from seeds[i] alone."""
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.rand(num_steps, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
-
-
-def draw(
-    logits_BV: torch.Tensor,
-    uniforms_B: torch.Tensor,
-    *,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> torch.Tensor:
-    """One token per row by inversion of the cumulative distribution, in the order of token ids.
+class TokenStreams:
+    """One random generator for each row.
 
     Args:
-        logits_BV: [B, V]; -inf for forbidden tokens.
-        uniforms_B: [B] float64 in [0, 1).
-        temperature: above 0.
-        top_k: keep so many most likely tokens; 0 keeps all.
-        top_p: keep the fewest most likely tokens whose probability reaches it; 1 keeps all.
-    Returns:
-        [B] int64.
+        seeds: [B], each in [0, 2**63).
+        device: where the logits are; CPU and GPU give different numbers for the same seed.
     """
-    scores_BV = logits_BV.float() / temperature
-    if 0 < top_k < scores_BV.shape[-1]:
-        least = scores_BV.topk(top_k, dim=-1).values[:, -1:]
-        scores_BV = scores_BV.masked_fill(scores_BV < least, float("-inf"))
-    probabilities_BV = scores_BV.softmax(dim=-1)
-    if top_p < 1.0:
-        descending, order = probabilities_BV.sort(dim=-1, descending=True, stable=True)
-        before = descending.cumsum(dim=-1) - descending
-        kept = torch.zeros_like(descending).scatter(1, order, descending.where(before < top_p, 0.0))
-        probabilities_BV = kept
-    cumulative_BV = probabilities_BV.double().cumsum(dim=-1)
-    aims = uniforms_B.to(cumulative_BV.device)[:, None] * cumulative_BV[:, -1:]
-    tokens = torch.searchsorted(cumulative_BV, aims, right=True)[:, 0]
-    return tokens.clamp(max=logits_BV.shape[-1] - 1)
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def draw(
+        self,
+        logits_BV: torch.Tensor,
+        *,
+        temperature: float,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> torch.Tensor:
+        """The next token of each row.
+
+        Args:
+            logits_BV: [B, V]; -inf for forbidden tokens.
+            temperature: above 0.
+            top_k: keep so many most likely tokens; 0 keeps all.
+            top_p: keep the fewest most likely tokens whose probability reaches it; 1 keeps all.
+        Returns:
+            [B] int64.
+        """
+        scores_BV = logits_BV.float() / temperature
+        if 0 < top_k < scores_BV.shape[-1]:
+            least = scores_BV.topk(top_k, dim=-1).values[:, -1:]
+            scores_BV = scores_BV.masked_fill(scores_BV < least, float("-inf"))
+        if top_p < 1.0:
+            scores_BV = _keep_top_p(scores_BV, top_p)
+        noise_BV = torch.empty_like(scores_BV)
+        for noise_V, generator in zip(noise_BV, self.generators, strict=True):
+            noise_V.exponential_(generator=generator)
+        # -log of an exponential variable is a Gumbel variable.
+        return (scores_BV - noise_BV.log_()).argmax(dim=-1)
+
+
+def _keep_top_p(scores_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    descending, order = scores_BV.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = descending.cumsum(dim=-1) - descending
+    dropped = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return scores_BV.masked_fill(dropped, float("-inf"))

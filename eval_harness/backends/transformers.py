@@ -21,7 +21,7 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
-from eval_harness.backends.sampling import draw, uniform_numbers
+from eval_harness.backends.sampling import TokenStreams
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.model_files import ModelFacts
 from eval_harness.ngrams import NgramHistory
@@ -108,7 +108,8 @@ class TransformersBackend(Backend):
         for row, prompt in enumerate(prompts):
             input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        chooser = _TokenChooser(prompts, [requests[index].seed for index in batch], sampling)
+        seeds = [requests[index].seed for index in batch]
+        chooser = _TokenChooser(prompts, seeds, sampling, self.device)
         output = self.model.generate(
             input_ids=input_ids.to(self.device),
             attention_mask=mask.to(self.device),
@@ -161,17 +162,19 @@ class _TokenChooser:
     """
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        device: torch.device,
     ) -> None:
         self.sampling = sampling
-        self.step = 0
+        self.has_begun = False
         self.histories = [
             NgramHistory(sampling.no_repeat_ngram_size, prompt)
             for prompt in (prompts if sampling.no_repeat_ngram_size else [])
         ]
-        self.uniforms = (
-            uniform_numbers(seeds, sampling.max_new_tokens) if sampling.temperature > 0 else None
-        )
+        self.streams = TokenStreams(seeds, device) if sampling.temperature > 0 else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(scores).any(dim=-1).all() or torch.isnan(scores).any():
@@ -180,23 +183,22 @@ class _TokenChooser:
             )
         if self.histories:
             scores = self._forbid_repeats(input_ids, scores)
-        if self.uniforms is not None:
-            tokens = draw(
+        if self.streams is not None:
+            tokens = self.streams.draw(
                 scores,
-                self.uniforms[:, self.step],
                 temperature=self.sampling.temperature,
                 top_k=self.sampling.top_k,
                 top_p=self.sampling.top_p,
             )
             scores = torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
-        self.step += 1
+        self.has_begun = True
         return scores
 
     def _forbid_repeats(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
-        last = input_ids[:, -1].tolist() if self.step else []
+        last = input_ids[:, -1].tolist() if self.has_begun else []
         for row, history in enumerate(self.histories):
-            if self.step:
+            if self.has_begun:
                 history.extend([last[row]])
             banned = history.banned()
             if banned:

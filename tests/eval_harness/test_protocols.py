@@ -1,0 +1,90 @@
+"""Protocols, the settings that change them, and request seeds."""
+
+import pytest
+
+from eval_harness.errors import DistillensError
+from eval_harness.protocols import PROTOCOLS, make_protocol, request_seed
+
+
+def test_default_is_the_reference_s_sampling_without_its_hidden_ngram_rule():
+    settings = PROTOCOLS["default"].settings()
+    assert settings == {
+        "template": "alpaca",
+        "truncation": "template",
+        "max_prompt_tokens": 256,
+        "max_new_tokens": 256,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "no_repeat_ngram_size": 0,
+        "seeds": [10, 20, 30, 40, 50],
+    }
+
+
+def test_minillm_turns_on_the_ngram_rule_the_reference_cut_and_half_precision():
+    default, minillm = PROTOCOLS["default"].settings(), PROTOCOLS["minillm"].settings()
+    changed = {key: value for key, value in minillm.items() if value != default[key]}
+    assert changed == {"truncation": "reference", "no_repeat_ngram_size": 6}
+    assert PROTOCOLS["minillm"].dtype == "float16"
+
+
+def test_gen_kwargs_take_lm_eval_s_names():
+    kwargs = {"max_gen_toks": 32, "temperature": 0.5, "top_p": 0.9, "no_repeat_ngram_size": 4}
+    protocol = make_protocol("default", gen_kwargs=kwargs)
+    assert (protocol.max_new_tokens, protocol.temperature) == (32, 0.5)
+    assert (protocol.top_p, protocol.no_repeat_ngram_size) == (0.9, 4)
+
+
+@pytest.mark.parametrize("kwargs", [{"do_sample": False}, {"temperature": 0}])
+def test_greedy_by_gen_kwargs_takes_one_seed(kwargs):
+    protocol = make_protocol("default", gen_kwargs=kwargs)
+    assert protocol.greedy
+    assert protocol.seeds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "seeds", "message"),
+    [
+        ("minilm", {}, None, "did you mean 'minillm'"),
+        ("default", {"temprature": 1}, None, "did you mean 'temperature'"),
+        ("default", {"max_gen_toks": 1, "max_new_tokens": 1}, None, "set twice"),
+        ("default", {"max_gen_toks": 0}, None, "max_new_tokens = 0, expected an integer"),
+        ("default", {"max_gen_toks": 1.5}, None, "max_new_tokens = 1.5, expected an integer"),
+        ("default", {"temperature": -1}, None, "temperature = -1, expected 0 to 100"),
+        ("default", {"temperature": float("nan")}, None, "temperature = nan, expected a number"),
+        ("default", {"temperature": 0.001}, None, "at least 0.01"),
+        ("default", {"top_p": 0}, None, "top_p = 0"),
+        ("default", {"top_p": 1.1}, None, "top_p = 1.1, expected 0 to 1"),
+        ("default", {"top_k": -1}, None, "top_k = -1"),
+        ("default", {"do_sample": "yes"}, None, "expected true or false"),
+        ("default", {"do_sample": True, "temperature": 0}, None, "give one of the two"),
+        ("default", {"do_sample": False, "temperature": 1}, None, "give one of the two"),
+        ("default", {}, [], "--seed is empty"),
+        ("default", {}, [1, 2, 1], "1 is named twice"),
+        ("greedy", {}, [1, 2], "the same answers for every seed"),
+    ],
+)
+def test_wrong_settings_are_refused(name, kwargs, seeds, message):
+    with pytest.raises(DistillensError, match=message):
+        make_protocol(name, gen_kwargs=kwargs, seeds=seeds)
+
+
+def test_wrong_truncation_is_refused():
+    with pytest.raises(DistillensError, match="truncation = 'left'"):
+        make_protocol("default", truncation="left")
+
+
+def test_request_seeds_are_stable_over_versions_and_machines():
+    # Stored answers are repeated from these numbers: changing the hash needs a new fingerprint.
+    assert request_seed(10, "self_inst", "user_oriented_task_0") == 2883834557476246206
+
+
+def test_request_seeds_differ_by_seed_task_and_row():
+    seeds = {
+        request_seed(seed, task, row)
+        for seed in range(10, 60)
+        for task in ("a", "b")
+        for row in map(str, range(100))
+    }
+    assert len(seeds) == 50 * 2 * 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
