@@ -51,7 +51,8 @@ def full_form(
         form["teacher"] = _box_model(train.teacher, hooks["teacher"], frozen=True)
         form["student"] = _box_model(train.student, hooks["student"], frozen=False)
     else:
-        form["model"] = _box_model(train.model, hooks["student"], frozen=False)
+        given = train.model or train.student
+        form["model"] = _box_model(given, hooks["student"], frozen=False)
     form["optimizer"] = _optimizer(recipe)
     form["scheduler"] = _scheduler(recipe, num_steps)
     form["criterion"] = _criterion(recipe)
@@ -60,9 +61,12 @@ def full_form(
     dependencies = [dep.model_dump(exclude_none=True) for dep in recipe.dependencies]
     if not any(dep["name"] == "distillens_plugin" for dep in dependencies):
         dependencies.insert(0, {"name": "distillens_plugin"})
+    models = recipe.models.model_dump(exclude_none=True)
+    if not recipe.is_distillation:
+        models = {"model": models[recipe.trained_role]}
     return {
         "dependencies": dependencies,
-        "models": recipe.models.model_dump(exclude_none=True),
+        "models": models,
         "datasets": recipe.datasets.model_dump(exclude_none=True),
         "train": form,
     }

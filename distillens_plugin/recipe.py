@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distillens_plugin.recipe_yaml import KeyPath, Place, parse_yaml, read_yaml_file
+from distillens_plugin.recipe_base import BASE, Composed, Origin, merge, read_composed
+from distillens_plugin.recipe_yaml import KeyPath, parse_yaml
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_base import did_you_mean, first_problem, show
 from eval_harness.errors import DistillensError
@@ -24,6 +25,16 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
     ),
     ("datasets", "train", "path"),
     ("datasets", "validation", "path"),
+    (
+        "train",
+        "criterion",
+        "kwargs",
+        "sub_terms",
+        "*",
+        "criterion",
+        "kwargs",
+        "teacher_translators",
+    ),
     ("teacher_cache", "path"),
     ("output_dir",),
 )
@@ -41,10 +52,15 @@ class Override:
 
 @dataclass
 class Source:
-    """Where each value of a recipe came from."""
+    """Where each value of a recipe came from.
+
+    Attributes:
+        name: of the recipe file, as it was given.
+        origins: of each key: file and place; a recipe may be made of several files.
+    """
 
     name: str
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
     overrides: list[Override] = field(default_factory=list)
 
     def override_of(self, path: KeyPath) -> Override | None:
@@ -63,9 +79,9 @@ class Source:
         within = [o for o in self.overrides if o.path[: len(path)] == path]
         where = self.name
         for length in range(len(path), 0, -1):
-            place = self.places.get(path[:length])
-            if place is not None:
-                where = f"{self.name}:{place.key.line}"
+            origin = self.origins.get(path[:length])
+            if origin is not None:
+                where = f"{origin.file}:{origin.place.key.line}"
                 break
         if within:
             where += f" with --set {within[-1].text}"
@@ -77,12 +93,18 @@ class Source:
 
 
 def load_recipe(
-    path: str | os.PathLike[str], overrides: Iterable[str] = (), trust: bool = False
+    path: str | os.PathLike[str],
+    overrides: Iterable[str] = (),
+    trust: bool = False,
+    *,
+    fragments: Iterable[str | os.PathLike[str]] = (),
 ) -> Recipe:
-    """Reads, overrides and checks a recipe.
+    """Reads, composes, overrides and checks a recipe.
 
     Args:
-        path: the YAML file; named in errors as it is given.
+        path: the YAML file; named in errors as it is given. Its `base:` is read first.
+        fragments: files merged over it, in order, such as recipes/methods/sft.yaml; the output
+            folder gets their names.
         overrides: `a.b=c` texts; c is read as YAML, a number in the path picks a list's entry.
         trust: allow what can run code: torchdistill's other YAML tags, any module under
             dependencies, and trust_remote_code.
@@ -92,9 +114,15 @@ def load_recipe(
             and what is expected.
     """
     source = Source(os.fspath(path))
-    data, source.places = read_yaml_file(source.name, trust=trust)
+    composed, default_output = _compose(source.name, [os.fspath(f) for f in fragments], trust)
+    data, source.origins = composed.data, composed.origins
     for text in overrides:
         override = parse_override(text, trust=trust)
+        if override.path[0] == BASE:
+            raise DistillensError(
+                f"--set {text}: a recipe's base is part of its file; put other files over it with "
+                "--with FILE"
+            )
         _apply(data, override, source.name)
         source.overrides.append(override)
     _resolve_paths(data, source)
@@ -107,10 +135,24 @@ def load_recipe(
     if not trust:
         _refuse_code(recipe, source)
     if recipe.output_dir is None:
-        recipe.output_dir = os.path.join("runs", Path(source.name).stem)
+        recipe.output_dir = default_output
     recipe._source = source
     recipe._plain = plain
     return recipe
+
+
+def _compose(name: str, fragments: list[str], trust: bool) -> tuple[Composed, str]:
+    """The recipe with fragments over it, and where it writes unless it says so itself."""
+    composed = read_composed(name, trust=trust)
+    default = os.path.join("runs", Path(name).stem)
+    for fragment in fragments:
+        given = composed.data.pop("output_dir", None)
+        origin = composed.origins.pop(("output_dir",), None)
+        if isinstance(given, str) and origin is not None:
+            default = _absolute(given, origin.folder)
+        default = f"{default}-{Path(fragment).stem}"
+        composed = merge(composed, read_composed(fragment, trust=trust))
+    return composed, default
 
 
 def parse_override(text: str, *, trust: bool = False) -> Override:
@@ -176,20 +218,34 @@ def _near(data: Any, path: KeyPath, depth: int) -> str:
 
 
 def _resolve_paths(data: dict[str, Any], source: Source) -> None:
-    """Makes ./ and ../ absolute: from the recipe's folder, or for --set from the working folder."""
+    """Makes ./ and ../ absolute: from the file that says so, or for --set from the working
+    folder.
+    """
     folder = os.path.dirname(os.path.abspath(source.name))
-    for path in _PATH_KEYS:
-        parent: Any = data
-        for part in path[:-1]:
-            parent = parent.get(part) if isinstance(parent, dict) else None
-        value = parent.get(path[-1]) if isinstance(parent, dict) else None
-        if not isinstance(value, str):
-            continue
-        if re.match(r"\.\.?(/|$)", value):
-            base = os.getcwd() if source.override_of(path) else folder
-            parent[path[-1]] = os.path.normpath(os.path.join(base, value))
-        elif value.startswith("~/"):
-            parent[path[-1]] = os.path.expanduser(value)
+    for pattern in _PATH_KEYS:
+        for path in _matching(data, pattern):
+            parent: Any = data
+            for part in path[:-1]:
+                parent = parent[part]
+            origin = source.origins.get(path)
+            base = os.getcwd() if source.override_of(path) else origin.folder if origin else folder
+            parent[path[-1]] = _absolute(parent[path[-1]], base)
+
+
+def _matching(node: Any, pattern: KeyPath, done: KeyPath = ()) -> list[KeyPath]:
+    """Paths of the texts that a pattern names; * stands for any key."""
+    if not pattern:
+        return [done] if isinstance(node, str) else []
+    if not isinstance(node, dict):
+        return []
+    keys = list(node) if pattern[0] == "*" else [pattern[0]] if pattern[0] in node else []
+    return [path for key in keys for path in _matching(node[key], pattern[1:], (*done, key))]
+
+
+def _absolute(value: str, folder: str) -> str:
+    if re.match(r"\.\.?(/|$)", value):
+        return os.path.normpath(os.path.join(folder, value))
+    return os.path.expanduser(value) if value.startswith("~/") else value
 
 
 def _refuse_code(recipe: Recipe, source: Source) -> None:

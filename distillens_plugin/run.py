@@ -34,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a recipe key (repeatable); the value is YAML",
     )
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        metavar="FRAGMENT",
+        dest="fragments",
+        help="put a file over the recipe, such as recipes/methods/sft.yaml (repeatable)",
+    )
     parser.add_argument("--output_dir", help="where everything is written")
     parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
@@ -55,7 +63,12 @@ def run(arguments: argparse.Namespace) -> int | None:
         overrides.append(f"output_dir={_quoted(arguments.output_dir)}")
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    recipe = load_recipe(arguments.recipe, overrides=overrides, trust=arguments.trust_recipe)
+    recipe = load_recipe(
+        arguments.recipe,
+        overrides=overrides,
+        trust=arguments.trust_recipe,
+        fragments=arguments.fragments,
+    )
     if not arguments.debug:
         # Its warnings on settings that we set right a moment later would drown our own lines.
         from transformers.utils import logging

@@ -106,14 +106,14 @@ class Recipe(Strict):
             if init.from_teacher_layers is not None:
                 complain(
                     "there is no teacher to cut the student from; expected models.teacher_model "
-                    "and models.student_model instead of models.model",
-                    at=("models", "model", "init", "from_teacher_layers"),
+                    "and models.student_model",
+                    at=("models", self.trained_role, "init", "from_teacher_layers"),
                 )
             if self.models.trained.tokenizer is None:
                 complain(
                     "missing; a random model without a teacher needs the folder or Hub name of a "
                     "tokenizer",
-                    at=("models", "model", "tokenizer"),
+                    at=("models", self.trained_role, "tokenizer"),
                 )
         if self.datasets.validation is None and self.train.best_by == "rougeL":
             complain(
@@ -127,7 +127,8 @@ class Recipe(Strict):
                 given is not None
                 and getattr(self.models, f"{role}_model" if role != "model" else role) is None
             ):
-                other = "model" if role != "model" else "teacher and student"
+                trained = self.trained_role.removesuffix("_model")
+                other = f"teacher and train.{trained}" if self.is_distillation else trained
                 complain(
                     f"the recipe has no such model; expected train.{other}", at=("train", role)
                 )
@@ -140,8 +141,8 @@ class Recipe(Strict):
         if terms:
             key = self.train.criterion.kwargs.sub_terms[terms[0]].criterion.key
             complain(
-                f"{key} compares with a teacher, and the recipe has only models.model; name it "
-                "models.student_model and add models.teacher_model, or use "
+                f"{key} compares with a teacher, and the recipe has none; add models.teacher_model "
+                "(beside models.student_model), or take the term out (null) and use "
                 "distillens.cross_entropy",
                 at=("train", "criterion", "kwargs", "sub_terms", terms[0]),
             )
@@ -156,7 +157,7 @@ class Recipe(Strict):
     @property
     def trained_role(self) -> str:
         """The YAML name of the model that is trained: student_model or model."""
-        return "student_model" if self.is_distillation else "model"
+        return "model" if self.models.student_model is None else "student_model"
 
     @property
     def path(self) -> str:

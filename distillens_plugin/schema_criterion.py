@@ -72,6 +72,13 @@ class CriterionKwargs(Strict):
         default=None, description="torchdistill's factor for losses that the model itself returns"
     )
 
+    @field_validator("sub_terms", mode="before")
+    @classmethod
+    def _null_is_no_term(cls, terms: Any) -> Any:
+        if not isinstance(terms, dict):
+            return terms
+        return {name: term for name, term in terms.items() if term is not None}
+
     @field_validator("sub_terms")
     @classmethod
     def _not_empty(cls, terms: dict[str, SubTerm]) -> dict[str, SubTerm]:

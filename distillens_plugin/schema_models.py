@@ -117,7 +117,11 @@ class StudentSpec(ModelSpec):
 
 
 class Models(Strict):
-    """teacher_model and student_model for distillation; model alone for fine-tuning."""
+    """teacher_model and student_model for distillation; model alone for fine-tuning.
+
+    A student_model without a teacher is the same as a model: so a fragment turns a distillation
+    recipe into fine-tuning with `teacher_model: null`.
+    """
 
     teacher_model: TeacherSpec | None = Field(default=None, description="the frozen teacher")
     student_model: StudentSpec | None = Field(default=None, description="the student")
@@ -133,13 +137,13 @@ class Models(Strict):
                 "found model beside teacher_model or student_model, expected either model alone or "
                 "the two others"
             )
-        if self.model is None and pair != (True, True):
-            if not any(pair):
-                complain("found no model, expected teacher_model and student_model, or model alone")
-            missing = "student_model" if pair[0] else "teacher_model"
+        if self.model is None and not any(pair):
+            complain("found no model, expected teacher_model and student_model, or model alone")
+        if pair == (True, False):
             complain(
-                "missing; distillation needs both (a run without a teacher has models.model alone)",
-                at=(missing,),
+                "missing; a teacher teaches a student (a run without a teacher has models.model "
+                "alone)",
+                at=("student_model",),
             )
         return self
 

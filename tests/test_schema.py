@@ -81,7 +81,8 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         ("models.student_model.lora={r: 0}", "a whole number of at least 1"),
         ("models.student_model.lora={dropout: 1}", "expected a number in [0, 1)"),
         ("models.model={name_or_path: x}", "found model beside teacher_model or student_model"),
-        ("models.teacher_model=null", "models.teacher_model: missing; distillation needs both"),
+        ("models.student_model=null", "models.student_model: missing; a teacher teaches a student"),
+        ("models.teacher_model=null", "sub_terms.kd: distillens.logits_kd compares with a teacher"),
         ("models={}", "found no model"),
         ("datasets.train.long_prompts=truncate", "expected one of drop, cut"),
         ("datasets.train.max_prompt_length=512", "expected less than max_length (512)"),
@@ -144,7 +145,8 @@ def test_a_term_that_needs_a_teacher_is_refused_without_one(tmp_path, key):
     override = f"train.criterion.kwargs.sub_terms.x={{criterion: {{key: {key}, kwargs: {kwargs}}}}}"
     text = refusal(tmp_path, override, text=FINE_TUNING)
     assert f"sub_terms.x: {key} compares with a teacher" in text
-    assert "add models.teacher_model, or use distillens.cross_entropy" in text
+    assert "add models.teacher_model (beside" in text
+    assert "use distillens.cross_entropy" in text
 
 
 @pytest.mark.parametrize(

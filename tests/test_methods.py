@@ -1,0 +1,71 @@
+"""Every fragment in recipes/methods: it validates over the quickstart and GPT-2, and trains."""
+
+import math
+
+import pytest
+from tiny_run import REPO, save_tiny_model, tiny_recipe
+
+from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
+from distillens_plugin.recipe import load_recipe
+from distillens_plugin.trainer import Trainer
+from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.window import windows
+
+METHODS = sorted(path.stem for path in (REPO / "recipes" / "methods").glob("*.yaml"))
+# What a method needs that no recipe can have ready, as --set.
+NEEDS: dict[str, list[str]] = {}
+CONFIGS = REPO / "tests" / "configs"
+SETTINGS = {
+    "quickstart": [],
+    "gpt2": [
+        f"models.teacher_model={{name_or_path: {CONFIGS / 'teacher-gpt2-1.5B'}}}",
+        f"models.student_model.name_or_path={CONFIGS / 'gpt2'}",
+    ],
+}
+TEACHERLESS = {"sft"}
+
+
+def fragment(name):
+    return REPO / "recipes" / "methods" / f"{name}.yaml"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Four layers, as the quickstart's teacher."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "teacher")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("base", SETTINGS)
+def test_a_method_validates_over_a_recipe(tmp_path, teacher, base, method):
+    changes = list(SETTINGS[base]) if method not in TEACHERLESS else SETTINGS[base][1:]
+    if base == "quickstart" and method not in TEACHERLESS:
+        changes.append(f"models.teacher_model.name_or_path={teacher}")
+    changes += [f"output_dir={tmp_path / 'out'}", *NEEDS.get(method, [])]
+    recipe = load_recipe(REPO / "recipes" / f"{base}.yaml", changes, fragments=[fragment(method)])
+    assert recipe.is_distillation == (method not in TEACHERLESS)
+    lines = validate_without_weights(recipe)
+    assert not [line for line in lines if line.startswith("skipped the layers")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains(tmp_path, method):
+    recipe = load_recipe(
+        tiny_recipe(tmp_path),
+        [
+            "datasets.validation=null",
+            f"models.student_model.tokenizer={tmp_path / 'teacher'}",
+            *NEEDS.get(method, []),
+        ],
+        fragments=[fragment(method)],
+    )
+    accelerator = make_accelerator(recipe, None)
+    experiment = build_experiment(recipe, accelerator, load_data(recipe))
+    before = {name: p.detach().clone() for name, p in experiment.student.named_parameters()}
+    box = experiment.box
+    box.pre_epoch_process(epoch=0)
+    result = Trainer(box, accelerator).step(next(windows(box.train_data_loader, 1, accelerator)))
+    assert math.isfinite(result.loss)
+    assert set(recipe.train.criterion.kwargs.sub_terms) <= set(result.values)
+    moved = [n for n, p in experiment.student.named_parameters() if not p.equal(before[n])]
+    assert moved
