@@ -1,0 +1,291 @@
+"""A whole training step: plain KD, KD and lens as distillens does them, and a reference-style lens.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py [--pair quickstart|gpt2] [--repeats 5]
+
+Ratios from one run. Time is process CPU time on one thread; the variants take turns in one process
+and share models, batch and optimiser. Memory is the peak resident size during forward and backward
+over the size before them, each variant in a process of its own (Linux). Weights are random.
+
+Legend: B rows, T tokens, V vocabulary, K layer pairs, D width.
+"""
+
+import argparse
+import ctypes
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+DISTILLENS = "KD and lens, distillens"
+TIME_BAR = 1.15
+
+
+@dataclass(frozen=True)
+class Pair:
+    """(layers, width, heads) of both models, their vocabulary, the layer pairs and the batch."""
+
+    student: tuple[int, int, int]
+    teacher: tuple[int, int, int]
+    vocab_size: int
+    layers: dict[str, Any]
+    batch: tuple[int, int]
+
+
+PAIRS = {
+    # The sizes of recipes/quickstart.yaml; rows of GSM8K are about 230 tokens long.
+    "quickstart": Pair(
+        (2, 96, 4), (4, 192, 6), 2048, {"student": [1, 2], "teacher": [2, 4]}, (16, 232)
+    ),
+    "gpt2": Pair((12, 768, 12), (24, 1024, 16), 50257, {"auto": 5}, (4, 128)),
+}
+
+
+def build_model(sizes: tuple[int, int, int], vocab_size: int) -> nn.Module:
+    """A random GPT-2 without dropout, with its own (tied) unembedding."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, width, heads = sizes
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size,
+            n_layer=layers,
+            n_embd=width,
+            n_head=heads,
+            n_positions=512,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+class Rows(torch.utils.data.Dataset):
+    """B rows of T random tokens, the last third of each supervised."""
+
+    def __init__(self, pair: Pair) -> None:
+        num_rows, num_tokens = pair.batch
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(pair.vocab_size, pair.batch, generator=generator).tolist()
+        prompt = num_tokens - num_tokens // 3
+        self.lengths = [num_tokens] * num_rows
+        self.examples = [
+            {"input_ids": row, "labels": [-100] * prompt + row[prompt:], "id": str(index)}
+            for index, row in enumerate(tokens)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.examples[index]
+
+
+class Step:
+    """Models, batch and optimiser of a pair, in a torchdistill box."""
+
+    def __init__(self, pair: Pair) -> None:
+        from torchdistill.core.distillation import DistillationBox
+
+        import distillens_plugin  # noqa: F401 (registers with torchdistill)
+        from distillens_plugin.collate import collate
+        from distillens_plugin.pairs import resolve_pairs
+
+        torch.manual_seed(0)
+        self.student: Any = build_model(pair.student, pair.vocab_size)
+        self.teacher: Any = build_model(pair.teacher, pair.vocab_size).eval()
+        self.pairs: list[tuple[Any, Any]] = resolve_pairs(
+            pair.layers, pair.student[0], pair.teacher[0]
+        )
+        rows = Rows(pair)
+        self.batch, self.targets = collate([rows[index] for index in range(len(rows))])
+        self.mask_BT = torch.zeros(pair.batch)
+        self.mask_BT.view(-1)[self.targets["positions"]] = 1.0
+        self.box = DistillationBox(
+            self.teacher,
+            self.student,
+            {"train": rows},
+            train_config(pair, self.pairs),
+            torch.device("cpu"),
+            None,
+            False,
+            1.0,
+        )
+        self.box.pre_epoch_process(epoch=0)
+
+    def kd(self) -> Tensor:
+        """Plain KD: both models' own logits at all positions, the loss masked afterwards."""
+        with torch.no_grad():
+            teacher = self.teacher(**self.batch, use_cache=False).logits
+        student = self.student(**self.batch, use_cache=False).logits
+        return self._masked_kd(student, teacher)
+
+    def distillens(self) -> Tensor:
+        """distillens.weighted_sum of KD and lens on the headless models."""
+        return self.box.forward_process(self.batch, self.targets)
+
+    def reference(self) -> Tensor:
+        """KD as above, and the lens as the paper's code has it: every position is projected."""
+        with torch.no_grad():
+            teacher = self.teacher(**self.batch, use_cache=False, output_hidden_states=True)
+            hidden = torch.stack([teacher.hidden_states[b] for _, b in self.pairs])
+            p_KBTV = self.teacher.lm_head(hidden).softmax(-1, dtype=torch.float32)
+        student = self.student(**self.batch, use_cache=False, output_hidden_states=True)
+        hidden = torch.stack([student.hidden_states[a] for a, _ in self.pairs])
+        q_KBTV = self.student.lm_head(hidden).softmax(-1, dtype=torch.float32)
+        m_KBTV = 0.5 * (p_KBTV + q_KBTV)
+        log_m = (m_KBTV + 1e-8).log()
+        jsd_KBT = 0.5 * (
+            (p_KBTV * ((p_KBTV + 1e-8).log() - log_m)).sum(-1)
+            + (q_KBTV * ((q_KBTV + 1e-8).log() - log_m)).sum(-1)
+        )
+        lens = (jsd_KBT * self.mask_BT).sum() / (self.mask_BT.sum() * len(self.pairs))
+        return self._masked_kd(student.logits, teacher.logits) + lens
+
+    def _masked_kd(self, student_BTV: Tensor, teacher_BTV: Tensor) -> Tensor:
+        """Forward KL but for the teacher's entropy, as the reference code computes it."""
+        p_BTV = functional.softmax(teacher_BTV, dim=-1, dtype=torch.float32)
+        log_q_BTV = functional.log_softmax(student_BTV, dim=-1, dtype=torch.float32)
+        loss_BT = -(p_BTV * log_q_BTV).sum(-1)
+        return (loss_BT * self.mask_BT).sum() / self.mask_BT.sum()
+
+
+def train_config(pair: Pair, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """What a torchdistill box takes: KD by FKL and the lens by JSD, each with weight 1."""
+    from distillens_plugin.hooks import forward_hook_config
+
+    def model(layers: list[int]) -> dict[str, Any]:
+        hooks = forward_hook_config(layers, "transformer.h")
+        return {"forward_proc": "distillens.forward", "forward_hook": hooks}
+
+    terms = {
+        "kd": {"criterion": {"key": "distillens.logits_kd", "kwargs": {"divergence": "fkl"}}},
+        "lens": {"criterion": {"key": "DistillLensLoss", "kwargs": {"layers": pair.layers}}},
+    }
+    loader = {
+        "dataset_id": "train",
+        "requires_supp": False,
+        "collate_fn": "distillens.collate",
+        "sampler": {"class_or_func": torch.utils.data.SequentialSampler},
+        "kwargs": {"batch_size": pair.batch[0]},
+    }
+    return {
+        "num_epochs": 1,
+        "train_data_loader": loader,
+        "val_data_loader": {},
+        "teacher": {**model([b for _, b in pairs]), "requires_grad": False},
+        "student": model([a for a, _ in pairs]),
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1.0e-5}},
+        "criterion": {
+            "key": "distillens.weighted_sum",
+            "kwargs": {
+                "sub_terms": {name: {**term, "weight": 1.0} for name, term in terms.items()}
+            },
+            "func2extract_model_loss": "distillens.no_model_loss",
+        },
+        "pre_epoch_process": "distillens.pre_epoch",
+        "post_forward_process": "distillens.post_forward",
+    }
+
+
+def variants(step: Step) -> dict[str, Callable[[], Tensor]]:
+    """The losses by name; the first is the base of all ratios."""
+    return {
+        "plain KD": step.kd,
+        DISTILLENS: step.distillens,
+        "KD and lens, reference-style": step.reference,
+    }
+
+
+def measure_time(pair: Pair, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """CPU seconds of (forward and backward, optimiser) by variant, taken in turns."""
+    step = Step(pair)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants(step)}
+    for turn in range(repeats + 1):
+        for name, loss in variants(step).items():
+            started_at = time.process_time()
+            loss().backward()
+            computed_at = time.process_time()
+            step.box.optimizer.step()
+            step.box.optimizer.zero_grad()
+            stepped_at = time.process_time()
+            if turn > 0:  # the first turn warms up
+                times[name].append((computed_at - started_at, stepped_at - computed_at))
+    return times
+
+
+def measure_memory(pair: Pair, variant: str) -> int:
+    """Peak resident bytes of one forward and backward over the size before."""
+    step = Step(pair)
+    loss = variants(step)[variant]
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = status_bytes("VmRSS")
+    # 5 resets the high-water mark, which loading the models may have pushed up.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    loss().backward()
+    return status_bytes("VmHWM") - before
+
+
+def status_bytes(field: str) -> int:
+    """A size of this process as Linux tells it."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.partition(f"{field}:")[2].split()[0]) * 1024
+
+
+def report(name: str, pair: Pair, repeats: int) -> None:
+    """Prints times and memory of a pair's variants over those of plain KD."""
+    num_rows, num_tokens = pair.batch
+    print(
+        f"{name}: student {pair.student[0]} x {pair.student[1]}, teacher {pair.teacher[0]} x "
+        f"{pair.teacher[1]}, V {pair.vocab_size}, {num_rows} x {num_tokens} tokens, one third "
+        f"supervised"
+    )
+    print(f"{'':30}{'step time':>20}{'without optimiser':>20}{'peak extra memory':>20}")
+    times = measure_time(pair, repeats)
+    base_time: tuple[float, float] | None = None
+    base_bytes = 0
+    for variant, taken in times.items():
+        whole = statistics.median(sum(pieces) for pieces in taken)
+        computed = statistics.median(pieces[0] for pieces in taken)
+        command = [sys.executable, __file__, "--pair", name, "--memory", variant]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peak_bytes = int(done.stdout.split()[-1])
+        if base_time is None:
+            base_time, base_bytes = (whole, computed), peak_bytes
+        print(
+            f"{variant:30}{whole / base_time[0]:>18.2f} x{computed / base_time[1]:>18.2f} x"
+            f"{peak_bytes / base_bytes:>9.2f} x {peak_bytes / 2**20:>5,.0f} MiB"
+        )
+        if variant == DISTILLENS:
+            met = whole / base_time[0] <= TIME_BAR and peak_bytes < base_bytes
+    print(f"bar (at most {TIME_BAR} x the time, less memory): {'met' if met else 'MISSED'}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pair", choices=[*PAIRS, "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", metavar="VARIANT", help="measure this one's memory and stop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.memory is not None:
+        print(measure_memory(PAIRS[arguments.pair], arguments.memory))
+        return 0
+    for name in PAIRS if arguments.pair == "all" else [arguments.pair]:
+        report(name, PAIRS[name], arguments.repeats)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
