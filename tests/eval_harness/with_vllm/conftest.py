@@ -1,0 +1,50 @@
+"""One vLLM engine for the session: `pytest tests/eval_harness/with_vllm`, where vLLM is usable."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# In this process: the tests look into the engine, and its start must not be waited for twice.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+import pytest
+
+if TYPE_CHECKING:
+    from eval_harness.backends.vllm import VllmBackend
+
+# Without a size for its KV cache, vLLM does not start on a CPU.
+ENGINE = {"dtype": "float32", "kv_cache_memory_bytes": 64 * 2**20, "enforce_eager": True}
+MAX_LENGTH = 256
+
+
+@pytest.fixture(scope="session")
+def usable_vllm() -> None:
+    """Skips where there is no vLLM; in CI these tests run in an environment that must have it."""
+    from eval_harness.backends.vllm import check_usable
+    from eval_harness.errors import DistillensError
+
+    try:
+        check_usable()
+    except DistillensError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must have a usable vLLM here: {error}")
+        pytest.skip(f"needs a usable vLLM (.ci/make_vllm_env makes an environment): {error}")
+
+
+@pytest.fixture(scope="session")
+def engine_arguments() -> dict[str, Any]:
+    """For `VllmBackend` on a CPU."""
+    return dict(ENGINE)
+
+
+@pytest.fixture(scope="session")
+def vllm_backend(usable_vllm: None, small_llama: Path) -> "Iterator[VllmBackend]":
+    """The small Llama in vLLM, with the n-gram processor; 256 positions of its 512."""
+    from eval_harness.backends.vllm import VllmBackend
+    from eval_harness.model_files import read_model
+
+    facts = read_model(str(small_llama), max_length=MAX_LENGTH)
+    backend = VllmBackend(facts, max_length=MAX_LENGTH, no_repeat_ngrams=True, engine=dict(ENGINE))
+    yield backend
+    backend.close()
