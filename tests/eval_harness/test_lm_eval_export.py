@@ -1,0 +1,131 @@
+"""Exported tasks: loadable YAML, the same prompts and scores, and the same numbers in lm-eval."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval_harness.answers import final_answer_score
+from eval_harness.benchmarks import find_benchmarks, load_rows, select_benchmarks
+from eval_harness.lm_eval_export import export_tasks
+from eval_harness.protocols import PROTOCOLS
+from eval_harness.results import load_results
+from eval_harness.score import score_rows
+from eval_harness.templates import render_prompt
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """lm-eval's `!function module.name` as plain text."""
+
+
+_TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def functions_of(folder: Path):
+    path = folder / "distillens_functions.py"
+    spec = importlib.util.spec_from_file_location("distillens_functions_under_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def export(folder: Path, tasks: str = "gsm8k,uinst", protocol: str = "greedy") -> list[Path]:
+    return export_tasks(select_benchmarks(tasks, find_benchmarks()), PROTOCOLS[protocol], folder)
+
+
+def test_task_files_name_data_settings_and_functions(tmp_path):
+    gsm8k, uinst = (
+        yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskLoader) for file in export(tmp_path)
+    )
+    assert gsm8k["task"] == "distillens_gsm8k"
+    assert gsm8k["generation_kwargs"] == {
+        "until": ["<|endoftext|>"],
+        "max_gen_toks": 256,
+        "do_sample": False,
+        "temperature": 0.0,
+    }
+    metrics = [entry["metric"] for entry in gsm8k["metric_list"]]
+    assert metrics == ["rougeL", "exact_match", "final_answer"]
+    assert uinst["doc_to_text"] == "distillens_functions.prompt_uinst"
+    data = uinst["dataset_kwargs"]["data_files"]["test"]
+    assert data == "hf://datasets/MiniLLM/uinst@main/11_/valid.jsonl"
+
+
+def test_the_minillm_protocol_goes_into_the_generation_settings(tmp_path):
+    (file,) = export(tmp_path, "uinst", "minillm")
+    settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskLoader)["generation_kwargs"]
+    assert settings["do_sample"] is True
+    assert settings["no_repeat_ngram_size"] == 6
+    assert (settings["temperature"], settings["top_k"]) == (1.0, 0)
+
+
+def test_functions_give_our_prompts_and_scores(tmp_path):
+    export(tmp_path)
+    functions = functions_of(tmp_path)
+    lines = (tmp_path / "data/gsm8k.jsonl").read_bytes().split(b"\n")
+    docs = [json.loads(line) for line in lines if line]
+    rows = load_rows(find_benchmarks()["gsm8k"])
+    assert len(docs) == len(rows)
+    for doc, row in list(zip(docs, rows, strict=True))[:20]:
+        assert functions.prompt_gsm8k(doc) == render_prompt("alpaca", row.instruction, row.input)
+        assert functions.target_gsm8k(doc) == row.references[0]
+        answer = row.references[0][10:] + "<|endoftext|> beyond"
+        expected = score_rows([row.references[0][10:]], [row.references])
+        assert functions.results_gsm8k(doc, [answer]) == {
+            "rougeL": 100 * expected["rougeL"][0],
+            "exact_match": 100 * expected["exact_match"][0],
+            "final_answer": 100 * final_answer_score(answer[:-20], row.references),
+        }
+
+
+def test_ready_prompts_and_lists_of_references_pass(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Say hi.", "output": ["hi", "hello"]}\n')
+    (tmp_path / "mine-1.yaml").write_text("task: mine-1\npath: rows.jsonl\n")
+    benchmarks = select_benchmarks(str(tmp_path / "mine-1.yaml"), {})
+    export_tasks(benchmarks, PROTOCOLS["default"], tmp_path / "out")
+    functions = functions_of(tmp_path / "out")
+    doc = json.loads((tmp_path / "out/data/mine-1.jsonl").read_text())
+    assert functions.prompt_mine_1(doc) == "Say hi."
+    assert functions.results_mine_1(doc, ["hello"]) == {"rougeL": 100.0, "exact_match": 100.0}
+
+
+def test_lm_eval_runs_an_exported_task_and_gets_our_numbers(harness, small_gpt2, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is in the dev extra)")
+    assert (
+        harness("export-lm-eval", "tasks", "--tasks", "gsm8k", "--protocol", "greedy").returncode
+        == 0
+    )
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
+        *("--model_args", f"pretrained={small_gpt2},dtype=float32", "--tasks", "distillens_gsm8k"),
+        *(
+            "--include_path",
+            "tasks",
+            "--limit",
+            "6",
+            "--batch_size",
+            "3",
+            "--output_path",
+            "theirs",
+        ),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = (tmp_path / "theirs").glob("*/results_*.json")
+    theirs = json.loads(file.read_text())["results"]["distillens_gsm8k"]
+    done = harness(
+        *("run", "--model", "hf", "--model_args", f"pretrained={small_gpt2},dtype=float32"),
+        *("--tasks", "gsm8k", "--protocol", "greedy", "--limit", "6", "--output_path", "ours"),
+        *("--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    ours = load_results(tmp_path / "ours").tasks["gsm8k"].metrics
+    for metric in ("rougeL,none", "exact_match,none", "final_answer,none"):
+        assert theirs[metric] == pytest.approx(ours[metric], abs=1e-4)
+    assert ours["rougeL,none"] > 0
