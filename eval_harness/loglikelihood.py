@@ -24,7 +24,7 @@ class LikelihoodTask:
     """
 
     rows: Sequence[Row]
-    prompts: Sequence[Sequence[int]]
+    prompts: Sequence[tuple[int, ...]]
     facts: ModelFacts
     store: AnswerStore
 
@@ -37,7 +37,7 @@ class LikelihoodTask:
                 token_ids = self._reference_ids(reference, len(prompt))
                 if token_ids:
                     key = (row.row_id, str(number), digest([list(prompt), list(token_ids)]))
-                    found.append((key, Continuation(tuple(prompt), token_ids)))
+                    found.append((key, Continuation(prompt, token_ids)))
         return found
 
     def _reference_ids(self, text: str, prompt_length: int) -> tuple[int, ...]:

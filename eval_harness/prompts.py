@@ -32,7 +32,7 @@ class PromptCounts:
 class Prompts:
     """Token ids of each row, in the rows' order; texts are what they were made from, uncut."""
 
-    token_ids: list[list[int]]
+    token_ids: list[tuple[int, ...]]
     texts: list[str]
     counts: PromptCounts
 
@@ -66,7 +66,7 @@ def prepare_prompts(rows: Sequence[Row], protocol: Protocol, tokenizer: Any) -> 
         DistillensError: the template alone is too long, or a prompt is empty and the tokenizer has
             no token to begin with.
     """
-    token_ids: list[list[int]] = []
+    token_ids: list[tuple[int, ...]] = []
     texts: list[str] = []
     num_cut = num_empty = 0
     for row in rows:
@@ -78,7 +78,7 @@ def prepare_prompts(rows: Sequence[Row], protocol: Protocol, tokenizer: Any) -> 
             num_empty += 1
             ids = [_first_token(row, tokenizer)]
         num_cut += cut
-        token_ids.append(ids)
+        token_ids.append(tuple(ids))
         texts.append(text)
     return Prompts(token_ids, texts, PromptCounts(len(rows), num_cut, num_empty))
 

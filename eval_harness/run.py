@@ -78,7 +78,7 @@ def _fill(tasks: Sequence[Task], settings: Settings, engine: Engine) -> None:
     ]
     requests = [
         Request(
-            tuple(task.prompts.token_ids[row]),
+            task.prompts.token_ids[row],
             request_seed(seed, task.benchmark.task, task.rows[row].row_id),
         )
         for task, row, seed in asked

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ class Task:
 
     def key(self, row: int, seed: int) -> tuple[str, str, str]:
         """Row, seed and prompt of an answer: another prompt is another answer."""
-        prompt = digest(self.prompts.token_ids[row])
-        return self.rows[row].row_id, str(seed), prompt
+        return self.rows[row].row_id, str(seed), self._prompt_digests[row]
+
+    @cached_property
+    def _prompt_digests(self) -> list[str]:
+        return [digest(token_ids) for token_ids in self.prompts.token_ids]
 
 
 def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:

@@ -200,11 +200,18 @@ class VllmBackend(Backend):
 
 
 def _on_cpu() -> dict[str, Any]:
-    """On a CPU, vLLM 0.32 cannot rewind a seeded request's generator after half a prompt
-    ("CPU Generator does not use offset"), so there prompts are not to be split."""
+    """What a CPU needs and a GPU does not; the user's own arguments go before."""
     from vllm.platforms import current_platform
 
-    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+    if not current_platform.is_cpu():
+        return {}
+    # vLLM 0.32 cannot rewind a seeded request's generator after half a prompt there ("CPU Generator
+    # does not use offset"), so prompts are not to be split.
+    settings: dict[str, Any] = {"enable_chunked_prefill": False}
+    if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        # Without a size for its KV cache the engine does not start on a CPU.
+        settings["kv_cache_memory_bytes"] = 2**30
+    return settings
 
 
 def _processor_path(config: Any) -> str:

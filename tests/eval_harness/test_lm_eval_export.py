@@ -22,7 +22,12 @@ class _TaskLoader(yaml.SafeLoader):
     """lm-eval's `!function module.name` as plain text."""
 
 
-_TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+def _as_text(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    assert isinstance(node, yaml.ScalarNode)
+    return str(loader.construct_scalar(node))
+
+
+_TaskLoader.add_constructor("!function", _as_text)
 
 
 def functions_of(folder: Path):

@@ -37,7 +37,7 @@ def make_task(small_gpt2, tmp_path):
 
     def make(rows, prompt_length=10) -> LikelihoodTask:
         store = AnswerStore(tmp_path / "likelihoods.jsonl", {})
-        return LikelihoodTask(rows, [[5] * prompt_length] * len(rows), facts, store)
+        return LikelihoodTask(rows, [(5,) * prompt_length] * len(rows), facts, store)
 
     return make
 

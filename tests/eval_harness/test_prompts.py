@@ -57,7 +57,7 @@ def test_ready_prompts_are_taken_as_they_are(tokenizer):
 
 def test_empty_prompts_begin_with_the_end_token(tokenizer):
     prompts = prepare_prompts([row("")], replace(DEFAULT, template="{instruction}"), tokenizer)
-    assert prompts.token_ids == [[tokenizer.eos_token_id]]
+    assert prompts.token_ids == [(tokenizer.eos_token_id,)]
     assert prompts.counts.empty == 1
 
 
