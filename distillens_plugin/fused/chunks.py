@@ -12,13 +12,15 @@ from distillens_plugin.fused.group_blocks import GroupBlocks
 from distillens_plugin.fused.parts import Group, Head, WalkResult
 from distillens_plugin.fused.plan import RowSet, Segment, chunks_of, default_chunk_rows
 
+_WIDENED_COLUMNS = 4096
+
 
 class ChunkWalker:
     """The state of one walk: `run` fills it; `loss`, then `result`, read it.
 
     Attributes:
-        unit: what the gradients of `run` are still to be multiplied by. It is 1 in float32; in half
-            precision the coefficients of rows, around 1 / R, would lose digits as small numbers.
+        unit: what the gradients of `run` are still to be multiplied by. It is 1 in float32, and a
+            power of two in half precision, which keeps small coefficients from vanishing there.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class ChunkWalker:
             row_set.prepare(self.dtype, entropies=self.entropies)
             if want:
                 row_set.gradient = torch.empty_like(row_set.rows, dtype=self.dtype)
-        self._take_out_unit()
+        self._fold_scales()
         weight = self.student.weight.detach()[: self.columns].to(self.student_dtype)
         teacher_weight = None
         if self.teacher is not None:
@@ -130,16 +132,21 @@ class ChunkWalker:
                     mean_entropies[group.name] = (student_mean, teacher_mean)
         return WalkResult(loss, self.values, mean_entropies, row_losses)
 
-    def _take_out_unit(self) -> None:
-        if self.student_dtype in (torch.float32, torch.float64):
+    def _fold_scales(self) -> None:
+        """In half precision, put the rows' coefficients into the gradient before it is rounded.
+
+        Scaling the narrow matrices instead would round their products twice.
+        """
+        if self.student_dtype == self.dtype:
             return
         scales = [row_set.scale.abs().max() for row_set in self.row_sets if row_set.scale.numel()]
         if not scales:
             return
         largest = torch.stack(scales).max()
-        self.unit = torch.where(largest > 0, largest, 1.0)
+        self.unit = torch.where(largest > 0, largest.log2().floor().exp2(), 1.0)
         for row_set in self.row_sets:
-            row_set.scale = row_set.scale / self.unit
+            row_set.folded = row_set.scale / self.unit
+            row_set.scale = torch.ones_like(row_set.scale)
 
     def _run_blocks(
         self, chunk: list[Segment], products: Tensor, teacher_buffer: Tensor, *, keep_gradient: bool
@@ -185,13 +192,27 @@ class ChunkWalker:
                 self.student.weight.shape, dtype=self.dtype, device=hidden.device
             )
         target = self.weight_gradient[: self.columns]
-        if hidden.dtype != self.dtype:
-            part = torch.mm(products_t, scaled)
-            target.copy_(part) if first else target.add_(part)
+        if scaled.dtype != self.dtype:
+            _add_product(target, products_t, scaled, overwrite=first)
         elif first:
             torch.mm(products_t, scaled, out=target)
         else:
             target.addmm_(products_t, scaled)
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor, *, overwrite: bool) -> None:
+    """target (+)= left @ right, for half-precision factors and a target that is wider."""
+    if overwrite:
+        target.zero_()
+    if target.device.type == "cuda":
+        target.add_(torch.mm(left, right, out_dtype=target.dtype))
+        return
+    # A CPU product has the factors' type, and rounding each chunk's part to it would add up. A few
+    # columns at a time are widened instead, which is also faster on CPUs without bf16 units.
+    right = right.to(target.dtype)
+    for start in range(0, left.shape[0], _WIDENED_COLUMNS):
+        columns = slice(start, start + _WIDENED_COLUMNS)
+        target[columns].addmm_(left[columns].to(target.dtype), right)
 
 
 def product_dtype(head: Head) -> torch.dtype:

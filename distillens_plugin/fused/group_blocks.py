@@ -50,7 +50,8 @@ class GroupBlocks:
         self.compiled, self.entropies = compiled, entropies
         self.on_cpu = student.weight.device.type == "cpu"
         small = self.on_cpu and not compiled
-        self.block_rows = max(1, _BLOCK_ELEMENTS // max(1, columns)) if small else chunk_rows
+        cached_rows = max(1, _BLOCK_ELEMENTS // max(1, columns))
+        self.block_rows = min(cached_rows, chunk_rows) if small else chunk_rows
         self.scratch = Scratch(self.block_rows * columns, dtype) if small else None
 
     def run(
@@ -81,6 +82,8 @@ class GroupBlocks:
                 gradient.mul_(slope[:, : gradient.shape[1]])
             if self.student.scale != 1:
                 gradient.mul_(self.student.scale)
+            if row_set.folded is not None:
+                gradient.mul_(row_set.folded[rows].unsqueeze(-1))
             if bias_gradient is not None and row_set.attached:
                 bias_gradient[: gradient.shape[1]].addmv_(gradient.t(), row_set.scale[rows])
             products[:, : gradient.shape[1]].copy_(gradient)

@@ -31,6 +31,7 @@ class RowSet:
         teachers: [R, D_t] each, the distinct teacher rows.
         losses: per group, [R], filled by the walk; entropies: per group, (student, teacher) [R].
         scale: [R], the coefficient of a row's stored gradient in the loss.
+        folded: [R], what the stored gradient is multiplied by; None is 1.
         shares: per group, [R], its part in the stored gradient; None where there is one group only.
         gradient: [R, D_s] towards the rows, filled by the walk where asked for.
     """
@@ -43,6 +44,7 @@ class RowSet:
     losses: list[Tensor] = field(default_factory=list)
     entropies: list[tuple[Tensor, Tensor | None] | None] = field(default_factory=list)
     scale: Tensor = field(default_factory=lambda: torch.empty(0))
+    folded: Tensor | None = None
     shares: list[Tensor] | None = None
     gradient: Tensor | None = None
 
