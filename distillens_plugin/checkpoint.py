@@ -1,8 +1,11 @@
 """Model folders that appear whole or not at all."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillens_plugin.models import merged
@@ -10,7 +13,12 @@ from eval_harness.errors import RunFailure
 
 
 def save_model(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+    *,
+    loss_state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
 
@@ -21,6 +29,8 @@ def save_model(
         folder: where transformers' from_pretrained will find the model.
         model: unwrapped causal LM, possibly a PeftModel.
         card: text of its README.md.
+        loss_state: what the loss trained beside the model (projections); kept in a folder of its
+            own, `loss/parameters.safetensors`, so that nothing takes it for weights of the model.
     Raises:
         RunFailure: the disk is full or the folder cannot be written.
     """
@@ -34,6 +44,9 @@ def save_model(
             model.save_pretrained(partial / "adapter")
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        if loss_state:
+            (partial / "loss").mkdir()
+            save_file(dict(loss_state), partial / "loss" / "parameters.safetensors")
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)

@@ -22,6 +22,7 @@ from distillens_plugin.architectures import Anatomy, find_anatomy
 from distillens_plugin.data import InstructionDataset, load_examples
 from distillens_plugin.full_form import full_form, total_steps
 from distillens_plugin.hooks import check_paths
+from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.schema import Recipe
 from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
@@ -142,6 +143,7 @@ def build_experiment(
     _check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
     box = build_box(form, teacher, student, train, accelerator)
+    adopt(box)
     num_steps = total_steps(recipe, steps_per_epoch)
     assert num_steps is not None  # steps_per_epoch is known
     return Experiment(

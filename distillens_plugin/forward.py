@@ -55,6 +55,12 @@ class LensRows:
         """[N, D_head] rows of one layer, through the readout."""
         raise NotImplementedError
 
+    def hidden_rows(
+        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
+    ) -> Tensor:
+        """[N, D] rows of one layer as they are, before any norm."""
+        raise NotImplementedError
+
 
 class LensOutput(LensRows):
     """What `distillens.forward` returns: hidden states and the model's own readout.
@@ -99,8 +105,13 @@ class LensOutput(LensRows):
             layer: k for the residual stream after k blocks, or a module path.
             norm: `identity` or `final`.
         """
-        hidden = hooked(io_dict, layer, self.lens.blocks_path)
-        return self.lens.apply_readout(rows_at(hidden, supervised), norm=norm)
+        return self.lens.apply_readout(self.hidden_rows(io_dict, layer, supervised), norm=norm)
+
+    def hidden_rows(
+        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
+    ) -> Tensor:
+        """[N, D] rows of one layer as they are, before any norm."""
+        return rows_at(hooked(io_dict, layer, self.lens.blocks_path), supervised)
 
 
 def hooked(io_dict: dict[str, Any], layer: int | str, blocks_path: str) -> Tensor:
@@ -113,7 +124,7 @@ def hooked(io_dict: dict[str, Any], layer: int | str, blocks_path: str) -> Tenso
     hidden = hidden_states_of(io_dict.get(path, {}).get(kind))
     if hidden is None:
         raise DistillensError(
-            f"DistillLensLoss needs the {kind} of module {path!r} (layer {layer}), and no hook "
+            f"the loss needs the {kind} of module {path!r} (layer {layer}), and no hook "
             f"recorded it: add it to forward_hook: {{{kind}: [{path}]}} in the recipe"
         )
     return hidden

@@ -12,6 +12,7 @@ import yaml
 from distillens_plugin.hooks import forward_hook_config
 from distillens_plugin.recipe_yaml import ImportedName
 from distillens_plugin.schema import Recipe
+from distillens_plugin.schema_base import Strict
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_terms import OWN_TERMS
 from distillens_plugin.schema_train import BoxModel, DataLoader, LoaderKwargs
@@ -88,14 +89,14 @@ def _num_epochs(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
 
 
 def _hooks(recipe: Recipe, student: Any, teacher: Any) -> dict[str, dict[str, list[str]]]:
-    """Module paths per model, from the layers of all lens terms."""
+    """Module paths per model, from the layers of all terms that name some."""
     from distillens_plugin.pairs import resolve_pairs
 
     layers: dict[str, list[int | str]] = {"student": [], "teacher": []}
-    for name, lens in recipe.lens_terms():
+    for name, paired in recipe.layer_terms():
         where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
         pairs = resolve_pairs(
-            lens.layers.model_dump(exclude_none=True),
+            paired.layers.model_dump(exclude_none=True),
             student.num_layers,
             teacher.num_layers,
             where=where,
@@ -218,8 +219,12 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
     terms = {}
     for name, term in criterion.kwargs.sub_terms.items():
         kwargs = copy.deepcopy(term.criterion.kwargs)
-        if recipe.chunk_rows is not None and term.criterion.key in OWN_TERMS and not shares_walk:
+        model = OWN_TERMS.get(term.criterion.key, Strict)
+        walks = "chunk_rows" in model.model_fields
+        if recipe.chunk_rows is not None and walks and not shares_walk:
             kwargs.setdefault("chunk_rows", recipe.chunk_rows)
+        if "seed" in model.model_fields:
+            kwargs.setdefault("seed", recipe.seed)
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
         if term.criterion_wrapper is not None:
             entry["criterion_wrapper"] = term.criterion_wrapper

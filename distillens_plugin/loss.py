@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distillens_plugin.divergences import make_divergence
 from distillens_plugin.forward import LensOutput, LensRows
 from distillens_plugin.fused import CROSS_ENTROPY, Group, Head, WalkResult, walk
-from distillens_plugin.pairs import resolve_pairs
+from distillens_plugin.pairs import pair_shares, resolve_pairs
 from distillens_plugin.supervision import Supervised, supervised_from_targets
 from eval_harness.errors import DistillensError
 
@@ -228,23 +228,12 @@ class DistillLensLoss(LensTerm):
             self.layers, student_layers, teacher_layers, where="DistillLensLoss.layers"
         )
 
-    def _weights(self, num_pairs: int) -> list[float]:
-        if self.pair_weights is None:
-            return [1.0 / num_pairs] * num_pairs
-        total = sum(self.pair_weights)
-        if len(self.pair_weights) != num_pairs or min(self.pair_weights) < 0 or total <= 0:
-            raise DistillensError(
-                f"DistillLensLoss: pair_weights = {list(self.pair_weights)}, expected {num_pairs} "
-                "weights >= 0 (one a layer pair), not all zero"
-            )
-        return [weight / total for weight in self.pair_weights]
-
     def groups(
         self, student: LensOutput, student_io: IoDict, teacher_io: IoDict, supervised: Supervised
     ) -> list[Group]:
         teacher = lens_output(teacher_io, "teacher")
         pairs = self.pairs(student.lens.num_layers, teacher.lens.num_layers)
-        weights = self._weights(len(pairs))
+        weights = pair_shares(self.pair_weights, len(pairs), "DistillLensLoss")
         return [
             Group(
                 name=f"{self.default_name}/{a}-{b}",

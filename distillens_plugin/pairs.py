@@ -5,7 +5,7 @@ the last block's own output (before the final norm, unlike transformers' last `h
 place of a number an entry may be a module path, whose output is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval_harness.errors import DistillensError
@@ -60,6 +60,23 @@ def auto_layers(num_pairs: int, num_layers: int) -> list[int]:
         (2 * k * num_layers + num_pairs + 1) // (2 * (num_pairs + 1))
         for k in range(1, num_pairs + 1)
     ]
+
+
+def pair_shares(weights: Sequence[float] | None, num_pairs: int, where: str) -> list[float]:
+    """Each pair's share of a term: `pair_weights` normalised to sum to 1; None weighs all alike.
+
+    Raises:
+        DistillensError: not one weight >= 0 a pair, or all zero.
+    """
+    if weights is None:
+        return [1.0 / num_pairs] * num_pairs
+    total = sum(weights)
+    if len(weights) != num_pairs or min(weights) < 0 or total <= 0:
+        raise DistillensError(
+            f"{where}: pair_weights = {list(weights)}, expected {num_pairs} "
+            "weights >= 0 (one a layer pair), not all zero"
+        )
+    return [weight / total for weight in weights]
 
 
 def layer_to_hook(layer: Layer, blocks_path: str) -> tuple[str, str]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchdistill.core.util import clear_io_dict
 
+from distillens_plugin.loss_parameters import adopt, average_gradients
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -27,7 +29,7 @@ def trained_model(box: Any) -> nn.Module:
 
 def pre_epoch(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
     """`pre_epoch_process: distillens.pre_epoch`: student in train mode, teacher in eval mode, new
-    order.
+    order; parameters of the loss join the optimizer.
 
     Args:
         epoch: number of the epoch, which decides the order of the batches.
@@ -38,6 +40,7 @@ def pre_epoch(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
     teacher = getattr(self, "teacher_model", None)
     if teacher is not None and not self.teacher_updatable:
         teacher.eval()
+    adopt(self)
     if epoch is not None:
         set_epoch(self.train_data_loader, epoch)
 
@@ -86,6 +89,7 @@ def backward(box: Any, loss: Tensor) -> None:
 
 def step(box: Any) -> StepReport:
     """Clip, optimiser step, schedule step; gradients are cleared."""
+    average_gradients(box)
     grad_norm = clip(box)
     return StepReport(grad_norm, apply_gradients(box))
 

@@ -19,8 +19,10 @@ from distillens_plugin import optim, processes
 from distillens_plugin.collate import collate
 from distillens_plugin.compat import restore_use_fp16
 from distillens_plugin.forward import forward, forward_with_logits
+from distillens_plugin.hidden import HiddenCosine, HiddenMSE
 from distillens_plugin.loss import CrossEntropy, DistillLensLoss, LogitsKD
 from distillens_plugin.sampler import LengthGroupedBatchSampler
+from distillens_plugin.similarity import CKA, GramAlignment
 from distillens_plugin.weighted_sum import WeightedSum
 
 
@@ -35,6 +37,10 @@ def register() -> None:
     register_mid_level_loss(key="DistillLensLoss")(DistillLensLoss)
     register_mid_level_loss(key="distillens.logits_kd")(LogitsKD)
     register_mid_level_loss(key="distillens.cross_entropy")(CrossEntropy)
+    register_mid_level_loss(key="distillens.hidden_mse")(HiddenMSE)
+    register_mid_level_loss(key="distillens.hidden_cosine")(HiddenCosine)
+    register_mid_level_loss(key="distillens.gram")(GramAlignment)
+    register_mid_level_loss(key="distillens.cka")(CKA)
     register_high_level_loss(key="distillens.weighted_sum")(WeightedSum)
     register_func2extract_model_output(key="distillens.no_model_loss")(no_model_loss)
     register_forward_proc_func(key="distillens.forward")(forward)

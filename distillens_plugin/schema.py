@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from distillens_plugin.schema_base import Count, NonNegativeInt, Positive, Strict, complain
 from distillens_plugin.schema_data import DataSets
+from distillens_plugin.schema_layers import PairedKwargs
 from distillens_plugin.schema_models import Models
 from distillens_plugin.schema_terms import LensKwargs
 from distillens_plugin.schema_train import Train
@@ -163,6 +164,10 @@ class Recipe(Strict):
     def path(self) -> str:
         """The recipe file's name as it was given."""
         return self._source.name if self._source is not None else "recipe"
+
+    def layer_terms(self) -> list[tuple[str, PairedKwargs]]:
+        """Name and parameters of each term that compares layer pairs."""
+        return list(self.train.criterion.layer_terms())
 
     def lens_terms(self) -> list[tuple[str, LensKwargs]]:
         """Name and parameters of each DistillLensLoss."""

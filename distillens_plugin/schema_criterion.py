@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from distillens_plugin.schema_base import NonNegative, Strict, complain, did_you_mean, show
-from distillens_plugin.schema_terms import OWN_TERMS, LensKwargs
+from distillens_plugin.schema_layers import PairedKwargs
+from distillens_plugin.schema_terms import OWN_TERMS, TEACHER_TERMS, LensKwargs
 
-TEACHER_TERMS = ("DistillLensLoss", "distillens.logits_kd")
 OWN_SUM = "distillens.weighted_sum"
 _SUMS = ("WeightedSumLoss", OWN_SUM)
 
@@ -25,10 +25,7 @@ def check_own_key(key: str, own: tuple[str, ...], what: str) -> None:
 class TermCriterion(Strict):
     """A mid-level loss of this package or of torchdistill."""
 
-    key: str = Field(
-        description="DistillLensLoss, distillens.logits_kd, distillens.cross_entropy, or a loss "
-        "that torchdistill knows"
-    )
+    key: str = Field(description=f"{', '.join(OWN_TERMS)}, or a loss that torchdistill knows")
     kwargs: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the loss's parameters"
     )
@@ -49,9 +46,12 @@ class TermCriterion(Strict):
             return {key: value for key, value in kwargs.items() if value is not None}
         return kwargs
 
-    def lens(self) -> LensKwargs | None:
-        """The checked parameters, if this is a DistillLensLoss."""
-        return LensKwargs.model_validate(self.kwargs) if self.key == "DistillLensLoss" else None
+    def paired(self) -> PairedKwargs | None:
+        """The checked parameters, if this compares layer pairs."""
+        model = OWN_TERMS.get(self.key)
+        if model is None or not issubclass(model, PairedKwargs):
+            return None
+        return model.model_validate(self.kwargs)
 
 
 class SubTerm(Strict):
@@ -117,12 +117,18 @@ class Criterion(Strict):
         check_own_key(key, _SUMS, "criterion")
         return key
 
+    def layer_terms(self) -> Iterator[tuple[str, PairedKwargs]]:
+        """Name and parameters of each term that compares layer pairs."""
+        for name, term in self.kwargs.sub_terms.items():
+            paired = term.criterion.paired()
+            if paired is not None:
+                yield name, paired
+
     def lens_terms(self) -> Iterator[tuple[str, LensKwargs]]:
         """Name and parameters of each DistillLensLoss."""
-        for name, term in self.kwargs.sub_terms.items():
-            lens = term.criterion.lens()
-            if lens is not None:
-                yield name, lens
+        for name, paired in self.layer_terms():
+            if isinstance(paired, LensKwargs):
+                yield name, paired
 
     def teacher_terms(self) -> list[str]:
         """Names of the terms that compare the student with a teacher."""

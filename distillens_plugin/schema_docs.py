@@ -25,7 +25,8 @@ A recipe is YAML, read by the rules of YAML 1.2: `1e-4` is a number, and only `t
 booleans. A key that is not listed here is refused; `null` is the same as leaving a key out. Any key
 can be set from the command line: `--set train.optimizer.kwargs.lr=1e-4`; a number in the path picks
 a list's entry. Paths that start with `./` or `../` are relative to the recipe file (in `--set`, to
-the working folder).
+the working folder). `base: other.yaml` (or a list of files) names the recipes that this one starts
+from, see [methods.md](methods.md).
 """
 
 
@@ -37,9 +38,9 @@ def recipe_keys() -> str:
     titles[AdamWKwargs] = ["`train.optimizer.kwargs` of AdamW"]
     titles[ScheduleKwargs] = ["`train.scheduler.kwargs` of cosine, linear and constant"]
     for name, term in OWN_TERMS.items():
-        titles[term] = [f"`kwargs` of {name}"]
+        titles.setdefault(term, []).append(f"`kwargs` of {name}")
         for key, model in _sections(term, ""):
-            titles[model] = [f"`{key}` of {name}"]
+            titles[model] = [f"`{key}` of every term that has it"]
     tables = [f"\n## {', '.join(keys)}\n\n{_table(model)}" for model, keys in titles.items()]
     return _INTRO + "".join(tables)
 

@@ -1,13 +1,14 @@
 """The parameters of this package's loss terms, as a recipe gives them."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from distillens_plugin.schema_base import (
     Count,
     NonNegative,
+    NonNegativeInt,
     Positive,
     Range,
     Strict,
@@ -15,6 +16,7 @@ from distillens_plugin.schema_base import (
     did_you_mean,
     problem,
 )
+from distillens_plugin.schema_layers import PairedKwargs
 
 DIVERGENCES = (
     "jsd",
@@ -43,66 +45,7 @@ def _known_divergence(name: str) -> str:
     return name
 
 
-def _layer(value: Any) -> Any:
-    # bool is an int to Python; `true` as a layer number is a mistake.
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        problem(value, "a layer number or a module path")
-    if isinstance(value, int) and value < 0:
-        problem(value, "a layer number of at least 0", "0 is the embeddings' output")
-    if value == "":
-        problem(value, "a layer number or a module path")
-    return value
-
-
-Layer = Annotated[int | str, BeforeValidator(_layer)]
 DivergenceName = Annotated[str, AfterValidator(_known_divergence)]
-
-
-class LayerPairs(Strict):
-    """Which layers are compared: two lists of one length, or `auto`."""
-
-    student: list[Layer] | None = Field(
-        default=None,
-        description="student layers (k is the residual stream after k blocks, 0 the embeddings) or "
-        "module paths",
-    )
-    teacher: list[Layer] | None = Field(
-        default=None, description="the teacher layer or module path for each student layer"
-    )
-    auto: Count | None = Field(
-        default=None,
-        description="this many pairs by relative depth, layer round(k L / (K + 1)); instead of "
-        "lists",
-    )
-
-    @model_validator(mode="after")
-    def _one_form(self) -> "LayerPairs":
-        student, teacher = self.student, self.teacher
-        if self.auto is not None:
-            if student is not None or teacher is not None:
-                complain(
-                    "found auto beside lists; keep auto: K, or student: [...] and teacher: [...]"
-                )
-        elif student is None or teacher is None:
-            missing = "auto: K, or student: [...] and teacher: [...]"
-            if student is not None or teacher is not None:
-                missing = (
-                    f"{'teacher' if teacher is None else 'student'}: [...] beside the other list"
-                )
-            complain(f"layers are missing; expected {missing}")
-        elif len(student) != len(teacher):
-            complain(
-                f"found {len(student)} student layers but {len(teacher)} teacher layers, "
-                "expected as many of each: the lists are read in pairs"
-            )
-        elif not student:
-            complain("found empty lists, expected at least one layer pair")
-        return self
-
-    @property
-    def num_pairs(self) -> int:
-        """How many pairs are compared."""
-        return self.auto if self.auto is not None else len(self.student or [])
 
 
 class DivergenceKwargs(Strict):
@@ -157,12 +100,9 @@ class DivergenceKwargs(Strict):
             problem(self.alpha, "a number in [0, 1)", at=("alpha",))
 
 
-class LensKwargs(DivergenceKwargs):
+class LensKwargs(DivergenceKwargs, PairedKwargs):
     """Parameters of `DistillLensLoss`."""
 
-    layers: LayerPairs = Field(
-        description="the layer pairs: {student: [...], teacher: [...]} or {auto: K}"
-    )
     norm: Literal["identity", "final"] = Field(
         default="identity",
         description="what is applied before the unembedding: nothing (the paper's code), or "
@@ -171,10 +111,6 @@ class LensKwargs(DivergenceKwargs):
     divergence: DivergenceName = Field(
         default="jsd", description=f"one of {', '.join(DIVERGENCES)}"
     )
-    pair_weights: list[NonNegative] | None = Field(
-        default=None,
-        description="one weight per layer pair, normalised to sum to 1; null: all alike",
-    )
     detach_unembedding: bool = Field(
         default=False, description="the lens does not train the student's unembedding"
     )
@@ -182,17 +118,6 @@ class LensKwargs(DivergenceKwargs):
     @model_validator(mode="after")
     def _consistent(self) -> "LensKwargs":
         self.check_options(self.divergence)
-        weights = self.pair_weights
-        if weights is None:
-            return self
-        if len(weights) != self.layers.num_pairs:
-            complain(
-                f"found {len(weights)} weights for {self.layers.num_pairs} layer pairs, expected "
-                "one weight per pair",
-                at=("pair_weights",),
-            )
-        if sum(weights) == 0:
-            complain("found only zeros, expected a weight above 0", at=("pair_weights",))
         return self
 
 
@@ -217,8 +142,31 @@ class CrossEntropyKwargs(Strict):
     )
 
 
+class ProjectedKwargs(PairedKwargs):
+    """Parameters of `distillens.hidden_mse` and `distillens.hidden_cosine`."""
+
+    projection: Literal["per_pair", "shared", "none"] = Field(
+        default="per_pair",
+        description="trained affine maps from the student's width to the teacher's: one for each "
+        "layer pair, one for all, or none (models of one width)",
+    )
+    seed: NonNegativeInt | None = Field(
+        default=None, description="of the maps' random start; the recipe's if not given"
+    )
+
+
+class SimilarityKwargs(PairedKwargs):
+    """Parameters of `distillens.gram` and `distillens.cka`."""
+
+
 OWN_TERMS: dict[str, type[Strict]] = {
     "DistillLensLoss": LensKwargs,
     "distillens.logits_kd": LogitsKwargs,
     "distillens.cross_entropy": CrossEntropyKwargs,
+    "distillens.hidden_mse": ProjectedKwargs,
+    "distillens.hidden_cosine": ProjectedKwargs,
+    "distillens.gram": SimilarityKwargs,
+    "distillens.cka": SimilarityKwargs,
 }
+# Terms that compare the student with a teacher.
+TEACHER_TERMS = tuple(key for key in OWN_TERMS if key != "distillens.cross_entropy")

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from distillens_plugin.hidden import HiddenTerm
 from distillens_plugin.loss import LensTerm
+from distillens_plugin.loss_parameters import average_gradients
 from distillens_plugin.metrics import Averages, Metrics, Progress
 from distillens_plugin.processes import apply_gradients, backward, clip, trained_model
 from distillens_plugin.weighted_sum import WeightedSum
@@ -90,6 +92,7 @@ class Trainer:
                 backward(self.box, loss * self.accelerator.num_processes)
             losses.append(self._values(loss, batch))
         result = self._sum(losses, window)
+        average_gradients(self.box)
         result.grad_norm = self._clip()
         apply_gradients(self.box)
         self.step_number += 1
@@ -220,7 +223,7 @@ def named_values(criterion: Any) -> dict[str, Tensor]:
     """
     named: dict[str, Tensor] = {}
     for name, (term, _) in criterion.term_dict.items():
-        if isinstance(term, LensTerm):
+        if isinstance(term, LensTerm | HiddenTerm):
             for group, value in term.last_values.items():
                 named[f"{name}/{group.partition('/')[2]}" if "/" in group else name] = value
     if isinstance(criterion, WeightedSum):

@@ -24,6 +24,7 @@ from distillens_plugin.experiment import (
     make_accelerator,
 )
 from distillens_plugin.full_form import to_yaml
+from distillens_plugin.loss_parameters import loss_state
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.metrics import Metrics
 from distillens_plugin.model_card import model_card, versions
@@ -209,7 +210,13 @@ class _Run:
         )
         on_main_process(
             experiment.accelerator,
-            lambda: save_model(self.folder / name, unwrap(self.model), experiment.tokenizer, card),
+            lambda: save_model(
+                self.folder / name,
+                unwrap(self.model),
+                experiment.tokenizer,
+                card,
+                loss_state=loss_state(experiment.box.criterion),
+            ),
         )
 
     def _close(self, history: History, loss_after: float | None) -> None:

@@ -118,18 +118,18 @@ def _check_adapter(adapter: str, key: str, where: str, hub: Hub) -> str:
 
 
 def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
-    """Layer numbers of each lens term against the models' depths."""
+    """Layer numbers of each term that names some, against the models' depths."""
     sides = {"student": recipe.trained_role, "teacher": "teacher_model"}
     depths = {side: facts[role].num_layers for side, role in sides.items() if role in facts}
     missing = " and ".join(f"the {side}'s" for side in sides if side not in depths)
     lines = []
-    for name, lens in recipe.lens_terms():
+    for name, paired in recipe.layer_terms():
         key = f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers"
-        if not depths or (missing and lens.layers.auto is not None):
+        if not depths or (missing and paired.layers.auto is not None):
             lines.append(f"skipped the layers of {name} because {missing} config is not known")
             continue
         pairs = resolve_pairs(
-            lens.layers.model_dump(exclude_none=True),
+            paired.layers.model_dump(exclude_none=True),
             depths.get("student", sys.maxsize),
             depths.get("teacher", sys.maxsize),
             where=recipe.where(key),

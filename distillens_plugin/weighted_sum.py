@@ -13,6 +13,7 @@ from torch import Tensor
 from torchdistill.losses.high_level import AbstractLoss
 
 from distillens_plugin.fused import Group
+from distillens_plugin.hidden import HiddenTerm
 from distillens_plugin.loss import IoDict, LensTerm, lens_output, walk_terms
 from distillens_plugin.supervision import supervised_from_targets
 
@@ -49,10 +50,29 @@ class WeightedSum(AbstractLoss):
         total: Any = self._walk(student_io, teacher_io, targets)
         for name, (term, factor) in self.term_dict.items():
             if not isinstance(term, LensTerm):
-                value = term(student_io, teacher_io, targets)
+                value = self._alone(term, student_io, teacher_io, targets)
                 self.last_terms[name] = value.detach()
                 total = total + factor * value
-        return total + self._model_loss(model_loss_dict)
+        return total + self._anchors(student_io) + self._model_loss(model_loss_dict)
+
+    def _alone(self, term: Any, student_io: IoDict, teacher_io: IoDict, targets: Any) -> Tensor:
+        if not isinstance(term, HiddenTerm):
+            return term(student_io, teacher_io, targets)
+        student = lens_output(student_io, "student")
+        supervised = supervised_from_targets(targets).to(student.device)
+        return term.value(student, student_io, teacher_io, supervised)
+
+    def _anchors(self, student_io: IoDict) -> Tensor | float:
+        """For terms that never read the final hidden states; one that does reaches every
+        parameter already.
+        """
+        terms = [t for t, _ in self.term_dict.values() if isinstance(t, LensTerm | HiddenTerm)]
+        if not terms:
+            return 0.0
+        student = lens_output(student_io, "student")
+        anchors = [term.anchor(student) for term in terms]
+        given = [anchor for anchor in anchors if anchor is not None]
+        return sum(given) if len(given) == len(terms) else 0.0
 
     def _walk(self, student_io: IoDict, teacher_io: IoDict, targets: Any) -> Tensor | float:
         terms = {n: (t, f) for n, (t, f) in self.term_dict.items() if isinstance(t, LensTerm)}
@@ -76,11 +96,6 @@ class WeightedSum(AbstractLoss):
             term.last_values = {own: result.values[full] for full, _, own in owned[name]}
             weighted = [weight * result.values[full] for full, weight, _ in owned[name]]
             self.last_terms[name] = torch.stack(weighted).sum()
-        anchors = [term.anchor(student) for term, _ in terms.values()]
-        # Anchors are for walks that never read the final hidden states; with one term that does,
-        # every parameter is reached already.
-        if all(anchor is not None for anchor in anchors):
-            return result.loss + sum(anchor for anchor in anchors if anchor is not None)
         return result.loss
 
     def _model_loss(self, losses: dict[str, Tensor]) -> Tensor | float:

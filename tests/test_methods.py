@@ -54,6 +54,7 @@ def test_a_method_trains(tmp_path, method):
         tiny_recipe(tmp_path),
         [
             "datasets.validation=null",
+            "models.student_model.init.config.n_layer=4",
             f"models.student_model.tokenizer={tmp_path / 'teacher'}",
             *NEEDS.get(method, []),
         ],

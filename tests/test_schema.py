@@ -120,7 +120,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         ),
         (
             "train.criterion.kwargs.sub_terms.kd.criterion.key=distillens.mse",
-            "which is no loss term; did you mean 'distillens.logits_kd'",
+            "which is no loss term; did you mean 'distillens.gram' or 'distillens.hidden_mse'",
         ),
         ("train.model={requires_grad: true}", "the recipe has no such model"),
         ("train.student={sequential: []}", "unknown key"),
