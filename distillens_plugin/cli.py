@@ -28,6 +28,57 @@ def _hooks(arguments: argparse.Namespace) -> None:
     print(describe_hooks(load_pretrained(spec, where="MODEL")))
 
 
+def _add_generate(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "generate",
+        help="let the teacher answer the training prompts (SeqKD)",
+        description="Writes the teacher's answers to a recipe's training prompts, for "
+        "recipes/methods/seqkd.yaml. An interrupted run goes on where it stopped.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file with a teacher_model")
+    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="what is written")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides")
+    parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
+    parser.add_argument(
+        "--model_args", "-a", default="", metavar="K=V,...", help="as for eval-harness run"
+    )
+    parser.add_argument(
+        "--gen_kwargs", default="", metavar="K=V,...", help="temperature=1,...; default: greedy"
+    )
+    parser.add_argument("--seed", metavar="N,...", help="one answer for each, when sampling")
+    parser.add_argument("--batch_size", "-b", type=int, help="rows in flight")
+    parser.add_argument(
+        "--keep_unfinished", action="store_true", help="keep answers that reached the limit"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=_generate)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from distillens_plugin.recipe import load_recipe
+    from distillens_plugin.seqkd import Generation, generate
+    from eval_harness.errors import DistillensError
+    from eval_harness.key_values import parse_key_values
+
+    model_args = parse_key_values(arguments.model_args, flag="--model_args")
+    if arguments.batch_size is not None:
+        model_args["batch_size"] = arguments.batch_size
+    try:
+        seeds = [int(seed) for seed in arguments.seed.split(",")] if arguments.seed else None
+    except ValueError as error:
+        raise DistillensError(f"--seed {arguments.seed}: expected integers and commas") from error
+    how = Generation(
+        backend=arguments.model,
+        model_args=model_args,
+        gen_kwargs=parse_key_values(arguments.gen_kwargs, flag="--gen_kwargs"),
+        seeds=seeds,
+        keep_unfinished=arguments.keep_unfinished,
+    )
+    print(generate(load_recipe(arguments.recipe, arguments.overrides), Path(arguments.output), how))
+
+
 def main(argv: list[str] | None = None) -> int:
     """The entry point `distillens`."""
     parser = OneLineParser(prog="distillens", description="Distil language models with the lens.")
@@ -36,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_arguments(running)
     running.set_defaults(command=run.run)
     _add_hooks(subparsers)
+    _add_generate(subparsers)
     arguments = parser.parse_args(argv)
     return run_command(
         lambda: arguments.command(arguments), program="distillens", debug=arguments.debug

@@ -38,6 +38,11 @@ class DatasetSpec(Strict):
     num_rows: Count | None = Field(default=None, description="use only the first rows; null: all")
     loss_on_prompt: bool = Field(default=False, description="supervise the prompt's tokens too")
 
+    generated: bool = Field(
+        default=False,
+        description="the responses must be a teacher's, made by `distillens generate` (SeqKD)",
+    )
+
     @model_validator(mode="after")
     def _room_for_a_response(self) -> "DatasetSpec":
         if self.max_prompt_length >= self.max_length:

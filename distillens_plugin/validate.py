@@ -17,6 +17,7 @@ from distillens_plugin.schema_base import did_you_mean
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_data import DatasetSpec
 from distillens_plugin.schema_terms import OWN_TERMS
+from distillens_plugin.seqkd import check_generated
 from distillens_plugin.validate_models import check_layers, check_model, check_vocabularies
 from eval_harness.errors import DistillensError
 
@@ -132,6 +133,9 @@ def _check_data(recipe: Recipe, hub: Hub) -> list[str]:
 
 def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     where = recipe.where(f"{key}.path")
+    if spec.generated:
+        num_rows = check_generated(spec.path, where)
+        return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):
         num_rows = sum(1 for _ in read_rows(spec, where=recipe.where(key)))
         if num_rows == 0:

@@ -10,10 +10,11 @@ from distillens_plugin.recipe import load_recipe
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import windows
+from eval_harness.jsonl import write_jsonl
 
 METHODS = sorted(path.stem for path in (REPO / "recipes" / "methods").glob("*.yaml"))
 # What a method needs that no recipe can have ready, as --set.
-NEEDS: dict[str, list[str]] = {}
+NEEDS: dict[str, list[str]] = {"seqkd": ["datasets.train.path={answers}"]}
 CONFIGS = REPO / "tests" / "configs"
 SETTINGS = {
     "quickstart": [],
@@ -22,7 +23,17 @@ SETTINGS = {
         f"models.student_model.name_or_path={CONFIGS / 'gpt2'}",
     ],
 }
-TEACHERLESS = {"sft"}
+TEACHERLESS = {"sft", "seqkd"}
+
+
+def needs(method, folder):
+    answers = folder / "answers.jsonl"
+    rows = [
+        {"id": str(n), "instruction": "Add.", "output": "Two.", "generated_by": "a teacher"}
+        for n in range(24)
+    ]
+    write_jsonl(answers, rows)
+    return [text.replace("{answers}", str(answers)) for text in NEEDS.get(method, [])]
 
 
 def fragment(name):
@@ -41,7 +52,7 @@ def test_a_method_validates_over_a_recipe(tmp_path, teacher, base, method):
     changes = list(SETTINGS[base]) if method not in TEACHERLESS else SETTINGS[base][1:]
     if base == "quickstart" and method not in TEACHERLESS:
         changes.append(f"models.teacher_model.name_or_path={teacher}")
-    changes += [f"output_dir={tmp_path / 'out'}", *NEEDS.get(method, [])]
+    changes += [f"output_dir={tmp_path / 'out'}", *needs(method, tmp_path)]
     recipe = load_recipe(REPO / "recipes" / f"{base}.yaml", changes, fragments=[fragment(method)])
     assert recipe.is_distillation == (method not in TEACHERLESS)
     lines = validate_without_weights(recipe)
@@ -56,7 +67,7 @@ def test_a_method_trains(tmp_path, method):
             "datasets.validation=null",
             "models.student_model.init.config.n_layer=4",
             f"models.student_model.tokenizer={tmp_path / 'teacher'}",
-            *NEEDS.get(method, []),
+            *needs(method, tmp_path),
         ],
         fragments=[fragment(method)],
     )
