@@ -34,7 +34,7 @@ def model_card(
         recipe_yaml: the recipe, overrides included.
         results: numbers by name, as they stood when the folder was written.
     """
-    origin = f"distilled from `{teacher}`" if teacher else "trained without a teacher"
+    origin = f"distilled from {teacher}" if teacher else "trained without a teacher"
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in results.items())
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"""---
@@ -45,7 +45,7 @@ tags: [distillens, knowledge-distillation]
 
 # {title}
 
-`{student}`, {origin} with [distillens](https://arxiv.org/abs/2602.13567)'s runner.
+{student}, {origin} by distillens (the method: [DistillLens](https://arxiv.org/abs/2602.13567)).
 
 Data: {train_data}
 

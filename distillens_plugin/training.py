@@ -1,6 +1,7 @@
 """One whole run: data, models, box, training, and what it says and leaves behind."""
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ class _Run:
             results["validation_loss before training"] = self.loss_before
         card = model_card(
             title=Path(recipe.path).stem,
-            student=spec.name_or_path or "a student without pretrained weights",
+            student=spec.name_or_path or "A model without pretrained weights",
             teacher=teacher.name_or_path if teacher is not None else None,
             train_data=experiment.train.describe(),
             recipe_yaml=to_yaml(recipe.to_plain()),

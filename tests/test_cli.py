@@ -1,0 +1,67 @@
+"""The entry point `distillens`, and the launchers that the README names."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny_run import save_tiny_model, tiny_recipe
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def call(*command):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+    )
+
+
+def test_hooks_prints_blocks_norm_and_head_of_a_model(tmp_path):
+    save_tiny_model(tmp_path / "model")
+    done = call("distillens_plugin.cli", "hooks", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    for part in ("transformer.h.3", "transformer.ln_f", "lm_head", "tied"):
+        assert part in done.stdout, part
+
+
+def test_hooks_of_a_model_that_is_not_there_is_one_line(tmp_path):
+    done = call("distillens_plugin.cli", "hooks", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nowhere" in done.stderr
+
+
+def test_run_is_the_same_command_under_both_names(tmp_path):
+    path = tiny_recipe(tmp_path)
+    for command in (("distillens_plugin.cli", "run"), ("distillens_plugin.run",)):
+        done = call(*command, path, "--validate")
+        assert done.returncode == 0, done.stderr
+        assert "ok the layers of lens" in done.stdout
+
+
+def test_accelerate_launch_runs_a_recipe(tmp_path):
+    path = tiny_recipe(tmp_path)
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
+    options = ("--mixed_precision", "no", "--dynamo_backend", "no")
+    done = call(*launch, *options, "-m", "distillens_plugin.run", path, "--dry-run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "peak memory" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nonsense",), ("run",), ("run", "a.yaml", "--seed", "x")]
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(arguments):
+    done = call("distillens_plugin.cli", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_print_without_validate_is_refused(tmp_path):
+    done = call("distillens_plugin.run", tiny_recipe(tmp_path), "--print")
+    assert done.returncode == 2
+    assert "--validate" in done.stderr
