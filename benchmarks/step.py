@@ -251,21 +251,25 @@ def report(name: str, pair: Pair, repeats: int) -> None:
         f"{pair.teacher[1]}, V {pair.vocab_size}, {num_rows} x {num_tokens} tokens, one third "
         f"supervised"
     )
-    print(f"{'':30}{'step time':>20}{'without optimiser':>20}{'peak extra memory':>20}")
+    print(f"{'':30}{'step time':>10}{'(spread)':>16}{'no optimiser':>15}{'peak extra memory':>22}")
     times = measure_time(pair, repeats)
     base_time: tuple[float, float] | None = None
     base_bytes = 0
     for variant, taken in times.items():
-        whole = statistics.median(sum(pieces) for pieces in taken)
+        wholes = [sum(pieces) for pieces in taken]
+        whole = statistics.median(wholes)
         computed = statistics.median(pieces[0] for pieces in taken)
         command = [sys.executable, __file__, "--pair", name, "--memory", variant]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         peak_bytes = int(done.stdout.split()[-1])
         if base_time is None:
             base_time, base_bytes = (whole, computed), peak_bytes
+        spread = f"({min(wholes) / base_time[0]:.2f} to {max(wholes) / base_time[0]:.2f})"
         print(
-            f"{variant:30}{whole / base_time[0]:>18.2f} x{computed / base_time[1]:>18.2f} x"
-            f"{peak_bytes / base_bytes:>9.2f} x {peak_bytes / 2**20:>5,.0f} MiB"
+            f"{variant:30}{whole / base_time[0]:>8.2f} x{spread:>16}"
+            f"{computed / base_time[1]:>13.2f} x{peak_bytes / base_bytes:>9.2f} x "
+            f"{peak_bytes / 2**20:>5,.0f} MiB",
+            flush=True,
         )
         if variant == DISTILLENS:
             met = whole / base_time[0] <= TIME_BAR and peak_bytes < base_bytes

@@ -4,7 +4,9 @@
 
 One process, one thread, process CPU time. Every variant trains the same student on the same
 batches of the quickstart's GSM8K rows through the runner's own parts; variants take turns, and the
-ratio of their medians is printed. Weights are random: they change no time.
+ratio of their medians is printed. Weights are random: they change no time. With --teacher FOLDER a
+trained teacher takes the place of the small pair's, and what storing its states costs is printed:
+KL(computed || stored) of each next-token distribution, read through its final norm.
 """
 
 import argparse
@@ -33,14 +35,14 @@ PAIRS: dict[str, dict[str, Any]] = {
         "student": {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257},
         "teacher": {"n_layer": 24, "n_embd": 1024, "n_head": 16, "vocab_size": 50257},
         "layers": {"auto": 5},
-        "num_rows": 8,
+        "num_rows": 4,
         "batch_size": 2,
     },
 }
 
 
-def write_recipe(folder: Path, pair: dict[str, Any]) -> Path:
-    """A recipe for the pair, with a random teacher saved beside it."""
+def save_random_teacher(folder: Path, pair: dict[str, Any]) -> None:
+    """The pair's teacher, with the quickstart's tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from distillens_plugin.tokenizers import load_tokenizer
@@ -49,8 +51,12 @@ def write_recipe(folder: Path, pair: dict[str, Any]) -> Path:
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     settings = {"vocab_size": len(tokenizer), "n_positions": 512, **ids, **pair["teacher"]}
     torch.manual_seed(1)
-    GPT2LMHeadModel(GPT2Config(**settings)).save_pretrained(folder / "teacher")
-    tokenizer.save_pretrained(folder / "teacher")
+    GPT2LMHeadModel(GPT2Config(**settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_recipe(folder: Path, pair: dict[str, Any], teacher: Path) -> Path:
+    """A recipe for the pair."""
     terms = {
         "kd": {"criterion": {"key": "distillens.logits_kd", "kwargs": {"divergence": "rkl"}}},
         "lens": {
@@ -59,7 +65,7 @@ def write_recipe(folder: Path, pair: dict[str, Any]) -> Path:
     }
     recipe = {
         "models": {
-            "teacher_model": {"name_or_path": "./teacher"},
+            "teacher_model": {"name_or_path": str(teacher)},
             "student_model": {
                 "init": {"config": {"model_type": "gpt2", "n_positions": 512, **pair["student"]}}
             },
@@ -87,12 +93,15 @@ def write_recipe(folder: Path, pair: dict[str, Any]) -> Path:
 class Bench:
     """One experiment, whose box reads its teacher in one way or another."""
 
-    def __init__(self, folder: Path, pair: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, pair: dict[str, Any], teacher: Path | None) -> None:
         from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
         from distillens_plugin.recipe import load_recipe
         from distillens_plugin.trainer import Trainer
 
-        recipe = load_recipe(str(write_recipe(folder, pair)))
+        if teacher is None:
+            teacher = folder / "teacher"
+            save_random_teacher(teacher, pair)
+        recipe = load_recipe(str(write_recipe(folder, pair, teacher)))
         self.accelerator = make_accelerator(recipe, tracker_folder=None)
         self.experiment = build_experiment(recipe, self.accelerator, load_data(recipe))
         self.box = self.experiment.box
@@ -127,18 +136,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pair", choices=[*PAIRS, "all"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--teacher", type=Path, help="a trained teacher for the small pair")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.teacher is not None:
+        arguments.pair = "small"
     for name in PAIRS if arguments.pair == "all" else [arguments.pair]:
         with tempfile.TemporaryDirectory() as folder:
-            run(name, Path(folder), arguments.repeats)
+            run(name, Path(folder), arguments.repeats, arguments.teacher)
     return 0
 
 
-def run(name: str, folder: Path, repeats: int) -> None:
+def run(name: str, folder: Path, repeats: int, teacher: Path | None) -> None:
     """Prints the ratios of one pair."""
     pair = PAIRS[name]
-    bench = Bench(folder, pair)
+    bench = Bench(folder, pair, teacher)
     bench.epoch(bench.plain)  # allocators and lazy initialisation
     caches = {dtype: bench.attach(dtype, folder / dtype) for dtype in ("bfloat16", "int8")}
     filling = {dtype: bench.epoch(cache.forward) for dtype, cache in caches.items()}
@@ -167,6 +179,39 @@ def run(name: str, folder: Path, repeats: int) -> None:
     for cache in caches.values():
         assert cache.forward.num_teacher_batches == len(bench.box.train_data_loader)
         cache.close()
+    if teacher is not None:
+        print_divergences(bench, caches)
+
+
+@torch.no_grad()
+def print_divergences(bench: Bench, caches: dict[str, Any]) -> None:
+    """KL(computed || stored) in nats a token, mean over the first batches, by layer."""
+    from distillens_plugin.fused import head_logits
+    from distillens_plugin.supervision import supervised_from_targets
+
+    layers = [*PAIRS["small"]["layers"]["teacher"], "final"]
+    sums: dict[tuple[str, Any], list[float]] = {}
+    for _, (batch, targets) in zip(range(4), bench.box.train_data_loader, strict=False):
+        supervised = supervised_from_targets(targets)
+        outputs = {}
+        for variant, proc in (("", bench.plain), *((d, c.forward) for d, c in caches.items())):
+            bench.box.teacher_forward_proc = proc
+            outputs[variant] = bench.box.get_teacher_output(batch, targets, None)
+        for layer in layers:
+            logs = {}
+            for variant, (output, io_dict) in outputs.items():
+                rows = (
+                    output.final_rows(supervised)
+                    if layer == "final"
+                    else output.layer_rows(io_dict, layer, supervised, norm="final")
+                )
+                logs[variant] = head_logits(rows, output.lens.head()).double().log_softmax(-1)
+            for variant in caches:
+                kl = (logs[""].exp() * (logs[""] - logs[variant])).sum(-1)
+                sums.setdefault((variant, layer), []).extend(kl.tolist())
+    for (variant, layer), values in sums.items():
+        mean, largest = statistics.fmean(values), max(values)
+        print(f"{variant}, layer {layer}: KL mean {mean:.1e}, largest {largest:.1e} nats")
 
 
 if __name__ == "__main__":
