@@ -79,6 +79,42 @@ def _generate(arguments: argparse.Namespace) -> None:
     print(generate(load_recipe(arguments.recipe, arguments.overrides), Path(arguments.output), how))
 
 
+def _add_tune_lens(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "tune-lens",
+        help="train the tuned lens of a teacher",
+        description="Trains an affine translator for each layer of a teacher, for "
+        "DistillLensLoss's teacher_translators (arXiv 2303.08112).",
+    )
+    parser.add_argument("teacher", metavar="TEACHER", help="folder or Hub name of a causal LM")
+    parser.add_argument("--data", required=True, help="instruction data: JSON Lines or a Hub name")
+    parser.add_argument("--output", required=True, metavar="FILE.safetensors")
+    parser.add_argument(
+        "--template", default="alpaca", help="alpaca, qwen, chat or a format string"
+    )
+    parser.add_argument("--max_length", type=int, default=512, help="tokens of a row (512)")
+    parser.add_argument(
+        "--max_prompt_length", type=int, default=256, help="tokens of a prompt (256)"
+    )
+    parser.add_argument("--num_rows", type=int, help="only the first rows of the data")
+    parser.add_argument("--loss_on_prompt", action="store_true", help="train on prompts too")
+    parser.add_argument("--layers", metavar="K,...", help="default: all, 0 to the last but one")
+    parser.add_argument("--num_steps", type=int, default=250, help="steps of Adam (250)")
+    parser.add_argument("--batch_size", "-b", type=int, default=8, help="rows a step (8)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (1e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")
+    parser.add_argument("--dtype", default="float32", help="of the teacher's weights (float32)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=_tune_lens)
+
+
+def _tune_lens(arguments: argparse.Namespace) -> None:
+    from distillens_plugin.tune_lens import tune_lens_command
+
+    tune_lens_command(arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The entry point `distillens`."""
     parser = OneLineParser(prog="distillens", description="Distil language models with the lens.")
@@ -88,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     running.set_defaults(command=run.run)
     _add_hooks(subparsers)
     _add_generate(subparsers)
+    _add_tune_lens(subparsers)
     arguments = parser.parse_args(argv)
     return run_command(
         lambda: arguments.command(arguments), program="distillens", debug=arguments.debug

@@ -19,6 +19,7 @@ from distillens_plugin.forward import LensOutput, LensRows
 from distillens_plugin.fused import CROSS_ENTROPY, Group, Head, WalkResult, walk
 from distillens_plugin.pairs import pair_shares, resolve_pairs
 from distillens_plugin.supervision import Supervised, supervised_from_targets
+from distillens_plugin.translators import Translators
 from eval_harness.errors import DistillensError
 
 IoDict = dict[str, Any]
@@ -191,6 +192,8 @@ class DistillLensLoss(LensTerm):
         divergence, beta, temperature, scale_by_temperature_squared: as for `distillens.logits_kd`.
         pair_weights: one weight >= 0 a pair, normalised to sum to 1; None weighs all alike.
         detach_unembedding: the lens does not train the student's unembedding.
+        teacher_translators: file of `distillens tune-lens`; the teacher's layers are then read
+            through the tuned lens (Belrose et al. 2023, arXiv 2303.08112). Needs norm `final`.
         chunk_rows: rows of the vocabulary walk at a time; None chooses.
         divergence_options: further parameters of the divergence.
     """
@@ -208,10 +211,16 @@ class DistillLensLoss(LensTerm):
         scale_by_temperature_squared: bool = False,
         pair_weights: Sequence[float] | None = None,
         detach_unembedding: bool = False,
+        teacher_translators: str | None = None,
         chunk_rows: int | None = None,
         **divergence_options: Any,
     ) -> None:
         super().__init__(chunk_rows=chunk_rows)
+        if teacher_translators is not None and norm != "final":
+            raise DistillensError(
+                f"DistillLensLoss: norm = {norm!r} with teacher_translators, which are trained "
+                "through the final norm; set norm: final"
+            )
         if norm not in ("identity", "final"):
             raise DistillensError(f"DistillLensLoss: norm = {norm!r}, expected identity or final")
         self.layers = layers
@@ -221,6 +230,8 @@ class DistillLensLoss(LensTerm):
         self.scale = temperature**2 if scale_by_temperature_squared else 1.0
         self.pair_weights = pair_weights
         self.detach_unembedding = detach_unembedding
+        self.teacher_translators = teacher_translators
+        self._translators: Translators | None = None
 
     def pairs(self, student_layers: int, teacher_layers: int) -> list[tuple[int | str, int | str]]:
         """The (student layer, teacher layer) pairs for models of these depths."""
@@ -238,7 +249,7 @@ class DistillLensLoss(LensTerm):
             Group(
                 name=f"{self.default_name}/{a}-{b}",
                 student_rows=student.layer_rows(student_io, a, supervised, norm=self.norm),
-                teacher_rows=teacher.layer_rows(teacher_io, b, supervised, norm=self.norm).detach(),
+                teacher_rows=self._teacher_rows(teacher, teacher_io, b, supervised, pairs),
                 divergence=self.divergence,
                 weight=weight * self.scale,
                 temperature=self.temperature,
@@ -247,6 +258,28 @@ class DistillLensLoss(LensTerm):
             )
             for (a, b), weight in zip(pairs, weights, strict=True)
         ]
+
+    def _teacher_rows(
+        self,
+        teacher: LensRows,
+        teacher_io: IoDict,
+        layer: int | str,
+        supervised: Supervised,
+        pairs: Sequence[tuple[int | str, int | str]],
+    ) -> Tensor:
+        if self.teacher_translators is None:
+            return teacher.layer_rows(teacher_io, layer, supervised, norm=self.norm).detach()
+        if self._translators is None:
+            self._translators = Translators(
+                self.teacher_translators,
+                [b for _, b in pairs],
+                num_layers=teacher.lens.num_layers,
+                width=teacher.lens.anatomy.width,
+                where="DistillLensLoss.teacher_translators",
+            )
+        rows = teacher.hidden_rows(teacher_io, layer, supervised).detach()
+        with torch.no_grad():
+            return teacher.lens.apply_readout(self._translators.apply(layer, rows), norm="final")
 
     def anchor(self, student: LensOutput) -> Tensor | None:
         """A lens alone leaves the blocks above its last layer, and DDP, without a gradient.

@@ -115,9 +115,21 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
         default=False, description="the lens does not train the student's unembedding"
     )
 
+    teacher_translators: str | None = Field(
+        default=None,
+        description="file of `distillens tune-lens`: the teacher is read through the tuned lens; "
+        "needs norm: final",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> "LensKwargs":
         self.check_options(self.divergence)
+        if self.teacher_translators is not None and self.norm != "final":
+            complain(
+                f"found {self.norm} with teacher_translators, which are trained through the final "
+                "norm; set norm: final",
+                at=("norm",),
+            )
         return self
 
 

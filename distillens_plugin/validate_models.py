@@ -11,6 +11,8 @@ from distillens_plugin.hub import Hub, UnreachableError, is_path
 from distillens_plugin.pairs import resolve_pairs
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_models import ModelSpec
+from distillens_plugin.schema_terms import LensKwargs
+from distillens_plugin.translators import read_info
 from eval_harness.errors import DistillensError
 
 
@@ -140,7 +142,21 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         )
         if missing:
             lines[-1] += f"; skipped {missing} range because its config is not known"
+        if isinstance(paired, LensKwargs) and paired.teacher_translators is not None:
+            where = recipe.where(key.removesuffix("layers") + "teacher_translators")
+            layers = [layer for _, layer in pairs]
+            lines.append(_check_translators(paired.teacher_translators, layers, facts, where))
     return lines
+
+
+def _check_translators(
+    path: str, layers: list[Any], facts: dict[str, ModelFacts], where: str
+) -> str:
+    info = read_info(path, where)
+    teacher = facts.get("teacher_model")
+    if teacher is not None:
+        info.check(layers, teacher.num_layers, teacher.width, where)
+    return f"ok translators: {path}, {len(info.layers)} layers"
 
 
 def check_vocabularies(recipe: Recipe, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:

@@ -397,3 +397,27 @@ def test_mse_is_learnt_by_the_student_and_not_by_the_map_alone(tmp_path):
     for block in box.student_model.transformer.h:
         assert block.attn.c_attn.weight.grad.abs().max() > 0
     assert isinstance(box.criterion.term_dict["hidden"][0], HiddenMSE)
+
+
+def test_the_teacher_cache_serves_hidden_states_too(tmp_path):
+    from distillens_plugin.teacher_cache import attach_teacher_cache
+
+    recipe = run_recipe(
+        tmp_path,
+        changes=[
+            "models.student_model.init.config.n_layer=4",
+            f"teacher_cache={{path: {tmp_path / 'cache'}}}",
+        ],
+    )
+    accelerator = make_accelerator(recipe, None)
+    experiment = build_experiment(recipe, accelerator, load_data(recipe))
+    experiment.student.eval()
+    box = experiment.box
+    batch, targets = next(iter(box.train_data_loader))
+    plain = box.forward_process(batch, targets).item()
+    attach_teacher_cache(experiment)
+    computed = box.forward_process(batch, targets).item()
+    read = box.forward_process(batch, targets).item()
+    assert box.teacher_forward_proc.num_teacher_batches == 1
+    assert computed == read
+    assert read == pytest.approx(plain, rel=2e-2)  # bfloat16 on disk

@@ -3,18 +3,25 @@
 import math
 
 import pytest
+import torch
 from tiny_run import REPO, save_tiny_model, tiny_recipe
 
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.trainer import Trainer
+from distillens_plugin.translators import save_translators
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import windows
 from eval_harness.jsonl import write_jsonl
 
 METHODS = sorted(path.stem for path in (REPO / "recipes" / "methods").glob("*.yaml"))
 # What a method needs that no recipe can have ready, as --set.
-NEEDS: dict[str, list[str]] = {"seqkd": ["datasets.train.path={answers}"]}
+NEEDS: dict[str, list[str]] = {
+    "seqkd": ["datasets.train.path={answers}"],
+    "tuned_lens": [
+        "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.teacher_translators={translators}"
+    ],
+}
 CONFIGS = REPO / "tests" / "configs"
 SETTINGS = {
     "quickstart": [],
@@ -26,14 +33,25 @@ SETTINGS = {
 TEACHERLESS = {"sft", "seqkd"}
 
 
-def needs(method, folder):
+def needs(method, folder, base=None):
     answers = folder / "answers.jsonl"
     rows = [
         {"id": str(n), "instruction": "Add.", "output": "Two.", "generated_by": "a teacher"}
         for n in range(24)
     ]
     write_jsonl(answers, rows)
-    return [text.replace("{answers}", str(answers)) for text in NEEDS.get(method, [])]
+    layers, width = (48, 1600) if base == "gpt2" else (4, 32)
+    translators = folder / "translators.safetensors"
+    if method == "tuned_lens":
+        # One row of zeros as large as the weights would be is enough for the header's sake.
+        shape = (1, 1) if base == "gpt2" else (width, width)
+        maps = {k: (torch.zeros(shape), torch.zeros(width)) for k in range(layers)}
+        save_translators(translators, maps, num_layers=layers, notes={})
+    made = {"{answers}": str(answers), "{translators}": str(translators)}
+    texts = NEEDS.get(method, [])
+    for word, path in made.items():
+        texts = [text.replace(word, path) for text in texts]
+    return texts
 
 
 def fragment(name):
@@ -52,7 +70,7 @@ def test_a_method_validates_over_a_recipe(tmp_path, teacher, base, method):
     changes = list(SETTINGS[base]) if method not in TEACHERLESS else SETTINGS[base][1:]
     if base == "quickstart" and method not in TEACHERLESS:
         changes.append(f"models.teacher_model.name_or_path={teacher}")
-    changes += [f"output_dir={tmp_path / 'out'}", *needs(method, tmp_path)]
+    changes += [f"output_dir={tmp_path / 'out'}", *needs(method, tmp_path, base)]
     recipe = load_recipe(REPO / "recipes" / f"{base}.yaml", changes, fragments=[fragment(method)])
     assert recipe.is_distillation == (method not in TEACHERLESS)
     lines = validate_without_weights(recipe)

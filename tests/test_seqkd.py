@@ -74,16 +74,16 @@ def test_the_answers_are_those_of_the_models_own_greedy_decoding(generated):
         assert row["output"] == cut_answer(tokenizer.decode(tail, skip_special_tokens=True))
 
 
-def test_a_second_call_generates_nothing_again(generated):
+def test_a_second_call_generates_nothing_again(generated, capsys):
     recipe, output, _ = generated
     stores = list(output.with_suffix(".answers").glob("*/answers_*.jsonl"))
     assert len(stores) == 1
     before, rows = stores[0].read_bytes(), output.read_bytes()
-    done = command(recipe, output, "--gen_kwargs", "max_gen_toks=5", "--keep_unfinished")
-    assert done.returncode == 0, done.stderr
+    how = Generation("hf", {"device": "cpu"}, {"max_gen_toks": 5}, keep_unfinished=True)
+    generate(load_recipe(recipe, ROWS), output, how)
     assert stores[0].read_bytes() == before
     assert output.read_bytes() == rows
-    assert "tokens/s" not in done.stderr
+    assert "tokens/s" not in capsys.readouterr().err
 
 
 def test_the_student_is_trained_on_the_answers(generated):

@@ -45,8 +45,12 @@ class CachedRows(LensRows):
     def layer_rows(
         self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised, *, norm: str
     ) -> Tensor:
-        rows = self._rows(state_name(layer, self.lens.blocks_path), supervised)
-        return self.lens.apply_readout(rows, norm=norm)
+        return self.lens.apply_readout(self.hidden_rows(io_dict, layer, supervised), norm=norm)
+
+    def hidden_rows(
+        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
+    ) -> Tensor:
+        return self._rows(state_name(layer, self.lens.blocks_path), supervised)
 
     def _rows(self, name: str, supervised: Supervised) -> Tensor:
         rows = self.states[name]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillens_plugin.forward import forward
+from distillens_plugin.hidden import HiddenTerm
 from distillens_plugin.loss import DistillLensLoss, LensTerm
 from distillens_plugin.supervision import IGNORED
 from distillens_plugin.teacher_cache.codec import bytes_per_row
@@ -130,7 +131,7 @@ def _check_readers(box: Any, where: str) -> None:
             "distillens.forward or delete teacher_cache"
         )
     for name, (term, _) in box.criterion.term_dict.items():
-        if not isinstance(term, LensTerm):
+        if not isinstance(term, LensTerm | HiddenTerm):
             raise DistillensError(
                 f"{where}: sub-term {name} ({type(term).__name__}) reads the teacher's own "
                 "activations, which the cache does not keep; delete it or teacher_cache"
@@ -138,10 +139,10 @@ def _check_readers(box: Any, where: str) -> None:
 
 
 def _states(criterion: Any, student_layers: int, anatomy: Any) -> tuple[str, ...]:
-    """Names of the residual streams that all lens terms read, each once."""
+    """Names of the residual streams that all terms read, each once."""
     names: dict[str, None] = {}
     for term, _ in criterion.term_dict.values():
-        if isinstance(term, DistillLensLoss):
+        if isinstance(term, DistillLensLoss | HiddenTerm):
             for _, layer in term.pairs(student_layers, anatomy.num_layers):
                 names[state_name(layer, anatomy.blocks)] = None
     assert FINAL not in names
