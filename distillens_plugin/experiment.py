@@ -108,7 +108,10 @@ def load_data(
     validation = None
     if data.validation is not None:
         validation = load_examples(
-            data.validation, tokenizer, where=recipe.where("datasets.validation")
+            data.validation,
+            tokenizer,
+            where=recipe.where("datasets.validation"),
+            default_split="validation",
         )
     return tokenizer, train, validation
 
