@@ -25,7 +25,7 @@ class DatasetSpec(Strict):
     )
     template: str = Field(
         default="alpaca",
-        description="alpaca, qwen, chat (the tokenizer's own) or a format string with "
+        description="alpaca, question, qwen, chat (the tokenizer's own) or a format string with "
         "{instruction} and {input}",
     )
     max_length: Count = Field(

@@ -137,7 +137,8 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
         num_rows = check_generated(spec.path, where)
         return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):
-        num_rows = sum(1 for _ in read_rows(spec, where=recipe.where(key)))
+        split = key.rpartition(".")[2]
+        num_rows = sum(1 for _ in read_rows(spec, where=recipe.where(key), default_split=split))
         if num_rows == 0:
             raise DistillensError(f"{where}: {spec.path} holds no rows")
         return f"ok {key}: {spec.path}, {num_rows} rows"

@@ -53,7 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--limit", "-L", metavar="N", help="first N rows, or their share if below 1"
     )
-    parser.add_argument("--template", help="alpaca, qwen, chat, or a format string")
+    parser.add_argument("--template", help="alpaca, question, qwen, chat, or a format string")
     parser.add_argument(
         "--apply_chat_template", action="store_true", help="the tokenizer's own: --template chat"
     )
