@@ -24,6 +24,7 @@ from distillens_plugin.full_form import full_form, total_steps
 from distillens_plugin.hooks import check_paths
 from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.models import load_student, load_teacher
+from distillens_plugin.on_policy import OnPolicyLoader
 from distillens_plugin.schema import Recipe
 from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
 from eval_harness.errors import DistillensError
@@ -147,6 +148,17 @@ def build_experiment(
     import_dependencies(form["dependencies"])
     box = build_box(form, teacher, student, train, accelerator)
     adopt(box)
+    if recipe.train.on_policy is not None:
+        box.train_data_loader = OnPolicyLoader(
+            box.train_data_loader,
+            box.student_model,
+            box.teacher_model,
+            train,
+            recipe.train.on_policy,
+            tokenizer=tokenizer,
+            seed=recipe.seed,
+            accelerator=accelerator,
+        )
     num_steps = total_steps(recipe, steps_per_epoch)
     assert num_steps is not None  # steps_per_epoch is known
     return Experiment(

@@ -102,6 +102,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         self._check_teacher()
+        self._check_on_policy()
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
             if init.from_teacher_layers is not None:
@@ -149,6 +150,37 @@ class Recipe(Strict):
             )
         if self.teacher_cache is not None:
             complain("there is no teacher whose states to keep; delete it", at=("teacher_cache",))
+
+    def _check_on_policy(self) -> None:
+        settings = self.train.on_policy
+        if settings is None:
+            return
+        at: tuple[str, ...] = ("train", "on_policy")
+        if not self.is_distillation:
+            complain("there is no teacher to score the student's answers; delete it", at=at)
+        for name, term in self.train.criterion.kwargs.sub_terms.items():
+            if term.criterion.key == "distillens.cross_entropy":
+                complain(
+                    "cross-entropy would teach the student its own sampled answers (on_policy); "
+                    "take the term out (null), or delete train.on_policy",
+                    at=("train", "criterion", "kwargs", "sub_terms", name),
+                )
+        if self.teacher_cache is not None:
+            complain(
+                "the teacher's states depend on answers that are sampled anew (on_policy); delete "
+                "it, or delete train.on_policy",
+                at=("teacher_cache",),
+            )
+        if self.train.train_data_loader.collate_fn != "distillens.collate":
+            complain(
+                "on_policy needs distillens.collate; delete it, or delete train.on_policy",
+                at=("train", "train_data_loader", "collate_fn"),
+            )
+        if settings.schedule == "adaptive" and self.datasets.validation is None:
+            complain(
+                "adaptive without datasets.validation, whose loss it follows; add it or use fixed",
+                at=(*at, "schedule"),
+            )
 
     @property
     def is_distillation(self) -> bool:

@@ -1,8 +1,8 @@
 """The recipe's train section: torchdistill's own keys, with what can be derived left out."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from distillens_plugin.schema_base import (
     BelowOne,
@@ -11,6 +11,7 @@ from distillens_plugin.schema_base import (
     NonNegative,
     NonNegativeInt,
     Positive,
+    Range,
     Strict,
     complain,
     problem,
@@ -219,6 +220,39 @@ class BoxModel(Strict):
     )
 
 
+class OnPolicy(Strict):
+    """Answers that the student samples while it is trained, in place of some references."""
+
+    share: Fraction = Field(
+        default=0.5, description="share of the rows whose answer is sampled; adaptive: at the start"
+    )
+    schedule: Literal["fixed", "adaptive"] = Field(
+        default="fixed",
+        description="keep the share, or raise it when the validation loss rises (DistiLLM)",
+    )
+    step: Fraction = Field(default=0.1, description="adaptive: how much the share is raised")
+    tolerance: NonNegative = Field(
+        default=0.1, description="adaptive: by how much the validation loss must have risen"
+    )
+    temperature: Positive = Field(default=1.0, description="of sampling")
+    top_p: Annotated[float, AfterValidator(Range(0, 1, open_low=True))] = Field(
+        default=1.0, description="of sampling; 1 is off"
+    )
+    max_new_tokens: Count | None = Field(
+        default=None, description="longest answer, in tokens; null: what max_length leaves"
+    )
+
+    @model_validator(mode="after")
+    def _samples_something(self) -> "OnPolicy":
+        if self.schedule == "fixed" and self.share == 0:
+            complain(
+                "found a fixed share of 0, which samples nothing; raise it, take schedule: "
+                "adaptive, or delete on_policy",
+                at=("share",),
+            )
+        return self
+
+
 class Train(Strict):
     """What torchdistill's box reads."""
 
@@ -240,6 +274,9 @@ class Train(Strict):
         default=None, description="further torchdistill settings of the student"
     )
     model: BoxModel | None = Field(default=None, description="the same for models.model")
+    on_policy: OnPolicy | None = Field(
+        default=None, description="let the student answer some of the prompts itself (GKD)"
+    )
     best_by: Literal["validation_loss", "rougeL"] = Field(
         default="validation_loss", description="what the best model is chosen by, each epoch"
     )

@@ -30,6 +30,7 @@ from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.metrics import Metrics
 from distillens_plugin.model_card import model_card, versions
 from distillens_plugin.models import num_parameters
+from distillens_plugin.on_policy import OnPolicyLoader, Share
 from distillens_plugin.processes import trained_model
 from distillens_plugin.schema import Recipe
 from distillens_plugin.trainer import History, Trainer
@@ -113,6 +114,12 @@ def describe_models(experiment: Experiment) -> str:
             )
             shown = " ".join(f"{a}-{b}" for a, b in pairs)
             lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
+    if recipe.train.on_policy is not None:
+        settings = recipe.train.on_policy
+        lines.append(
+            f"on-policy: the student answers {settings.share:.0%} of the rows itself "
+            f"({settings.schedule})"
+        )
     batch = recipe.train.train_data_loader.kwargs.batch_size or 1
     lines.append(
         f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
@@ -121,6 +128,12 @@ def describe_models(experiment: Experiment) -> str:
         f"precision {recipe.mixed_precision}"
     )
     return "\n".join(lines)
+
+
+def on_policy_share(experiment: Experiment) -> Share | None:
+    """The share of rows that the student answers itself; None without `train.on_policy`."""
+    loader = experiment.box.train_data_loader
+    return loader.share if isinstance(loader, OnPolicyLoader) else None
 
 
 class _Run:
@@ -142,6 +155,9 @@ class _Run:
     def train(self) -> None:
         experiment = self.experiment
         self.loss_before = self._validation_loss()
+        share = on_policy_share(experiment)
+        if share is not None and self.loss_before is not None:
+            share.after_validation(self.loss_before)
         if self.loss_before is not None:
             say(experiment.accelerator, f"validation loss before training: {self.loss_before:.4f}")
         metrics = Metrics(self.folder / output.METRICS, experiment.accelerator)
@@ -180,6 +196,10 @@ class _Run:
         assert loss is not None
         assert self.experiment.validation is not None
         self.scores = {"validation_loss": loss}
+        share = on_policy_share(self.experiment)
+        if share is not None:
+            share.after_validation(loss)
+            self.scores["on_policy_share"] = share.value
         if self.by_rouge:
             self.scores["rougeL"] = validation_rouge(
                 self.model,

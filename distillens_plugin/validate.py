@@ -69,6 +69,8 @@ def print_full_form(recipe: Recipe) -> None:
         )
     if form["train"]["num_epochs"] is None:
         print("# train.num_epochs follows from num_steps and the data; the runner fills it in")
+    if recipe.train.on_policy is not None:
+        print("# train.on_policy is the runner's own; a box by itself trains on the references")
     print(to_yaml(form), end="")
 
 

@@ -82,7 +82,7 @@ def test_a_method_trains(tmp_path, method):
     recipe = load_recipe(
         tiny_recipe(tmp_path),
         [
-            "datasets.validation=null",
+            "datasets.validation.num_rows=2",
             "models.student_model.init.config.n_layer=4",
             f"models.student_model.tokenizer={tmp_path / 'teacher'}",
             *needs(method, tmp_path),
