@@ -56,7 +56,7 @@ class Benchmark:
         return str(self.path) if self.path else str(self.hub)
 
     def to_json(self) -> dict[str, Any]:
-        """For the results file: what was asked, without paths of this machine's package folder."""
+        """For the results file: what was asked."""
         return {
             "task": self.task,
             "description": self.description,
