@@ -125,7 +125,8 @@ def test_the_header_gives_the_launch_commands_and_keeps_the_global_batch(repo, n
     assert f"python -m distillens_plugin.run recipes/{name}.yaml" in header
     batch = re.search(r"global batch is (\d+) rows", header)
     assert batch is not None
-    commands = re.findall(r"--num_processes (\d+)((?:[^#\\]|\\\n#)*)", header)
+    launchers = r"(?:--num_processes |--nproc_per_node=)(\d+)((?:[^#\\]|\\\n#)*)"
+    commands = re.findall(launchers, header)
     assert commands
     for num_processes, rest in [("1", ""), *commands]:
         overrides = re.findall(r"--set (\S+)", rest)
