@@ -72,10 +72,13 @@ def load_student(
         if spec.adapter is not None:
             model = _merge_adapter(model, spec.adapter, where=where)
     elif spec.init.from_teacher_layers is not None:
-        if teacher is None:
+        source = teacher
+        if spec.init.teacher is not None:
+            source = load_pretrained(spec.cut_source, where=f"{where}.init.teacher")
+        if source is None:
             raise DistillensError(f"{where}.init.from_teacher_layers: there is no teacher_model")
         model = cut_from_teacher(
-            teacher,
+            source,
             spec.init.from_teacher_layers,
             where=where,
             attn_implementation=spec.attn_implementation,

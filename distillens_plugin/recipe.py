@@ -23,6 +23,7 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
         for role in ("teacher_model", "student_model", "model")
         for key in ("name_or_path", "tokenizer", "adapter")
     ),
+    *(("models", role, "init", "teacher") for role in ("student_model", "model")),
     ("datasets", "train", "path"),
     ("datasets", "validation", "path"),
     (

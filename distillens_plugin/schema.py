@@ -105,13 +105,13 @@ class Recipe(Strict):
         self._check_on_policy()
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
-            if init.from_teacher_layers is not None:
+            if init.from_teacher_layers is not None and init.teacher is None:
                 complain(
-                    "there is no teacher to cut the student from; expected models.teacher_model "
-                    "and models.student_model",
+                    "there is no teacher to cut the student from; expected init.teacher, or "
+                    "models.teacher_model and models.student_model",
                     at=("models", self.trained_role, "init", "from_teacher_layers"),
                 )
-            if self.models.trained.tokenizer is None:
+            if self.models.trained.tokenizer is None and init.teacher is None:
                 complain(
                     "missing; a random model without a teacher needs the folder or Hub name of a "
                     "tokenizer",

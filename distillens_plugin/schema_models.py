@@ -26,6 +26,10 @@ class Init(Strict):
         description="keep these blocks of the teacher (0 is the first), with embeddings, norm "
         "and head",
     )
+    teacher: str | None = Field(
+        default=None,
+        description="folder or Hub name of the model to cut from, in a run without teacher_model",
+    )
     config: dict[str, Any] | None = Field(
         default=None,
         description="a transformers config with its model_type; random weights, seeded",
@@ -41,6 +45,11 @@ class Init(Strict):
             complain(
                 f"found {blocks}, expected block numbers from 0 in rising order, each once",
                 at=("from_teacher_layers",),
+            )
+        if self.teacher is not None and blocks is None:
+            complain(
+                "found a model to cut from without from_teacher_layers; delete it, or add them",
+                at=("teacher",),
             )
         if self.config is not None and not isinstance(self.config.get("model_type"), str):
             complain(
@@ -94,6 +103,19 @@ class StudentSpec(ModelSpec):
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations again in the backward pass, to save memory"
     )
+
+    @property
+    def cut_source(self) -> TeacherSpec:
+        """The model of `init.teacher`, loaded as this one would be."""
+        assert self.init is not None  # for a student that names one
+        assert self.init.teacher is not None
+        return TeacherSpec(
+            name_or_path=self.init.teacher,
+            revision=self.revision,
+            dtype=self.dtype,
+            attn_implementation=self.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -159,6 +181,8 @@ class Models(Strict):
         """Where the tokenizer of the data comes from: the trained model's, else the teacher's."""
         spec = self.trained
         name = spec.tokenizer or spec.name_or_path
+        if name is None and spec.init is not None:
+            name = spec.init.teacher
         if name is None and self.teacher_model is not None:
             name = self.teacher_model.tokenizer_name
         assert name is not None  # Recipe._consistent

@@ -31,9 +31,14 @@ def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hu
             raise DistillensError(f"{recipe.where(f'{key}.init.config')}: {error}") from error
         lines.append(f"ok {key}: {facts[role].num_layers} layers, random weights")
     elif init is not None:
-        lines.append(_check_cut(recipe, key, init.from_teacher_layers, facts))
-        if "teacher_model" in facts:
-            teacher = facts["teacher_model"]
+        teacher = facts.get("teacher_model")
+        if init.teacher is not None:
+            try:
+                teacher = _facts(spec.cut_source, recipe.where(f"{key}.init.teacher"), hub)
+            except UnreachableError as error:
+                return [f"skipped {key}.init.teacher, {init.teacher}, because {error}"]
+        lines.append(_check_cut(recipe, key, init.from_teacher_layers, teacher))
+        if teacher is not None:
             facts[role] = ModelFacts(
                 num_layers=len(init.from_teacher_layers),
                 width=teacher.width,
@@ -59,8 +64,7 @@ def _wears_lora(spec: Any) -> bool:
     return getattr(spec, "lora", None) is not None
 
 
-def _check_cut(recipe: Recipe, key: str, blocks: list[int], facts: dict[str, ModelFacts]) -> str:
-    teacher = facts.get("teacher_model")
+def _check_cut(recipe: Recipe, key: str, blocks: list[int], teacher: ModelFacts | None) -> str:
     if teacher is None:
         return f"skipped {key}.init.from_teacher_layers because the teacher's config is not known"
     if blocks[-1] >= teacher.num_layers:

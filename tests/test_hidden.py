@@ -421,3 +421,44 @@ def test_the_teacher_cache_serves_hidden_states_too(tmp_path):
     assert box.teacher_forward_proc.num_teacher_batches == 1
     assert computed == read
     assert read == pytest.approx(plain, rel=2e-2)  # bfloat16 on disk
+
+
+def test_two_processes_of_the_runner_give_the_gradients_of_one(tmp_path):
+    """Tokens are counted over the window and all ranks, for the projections too."""
+    folders = {1: (8, "whole.pt"), 2: (4, "halves.pt")}
+    results = []
+    for processes, (batch_size, name) in folders.items():
+        tiny_recipe(tmp_path)
+        text = f"""\
+base: [recipe.yaml, {REPO / "recipes" / "methods" / "hidden_mse.yaml"}]
+models:
+  student_model:
+    init: {{config: {{n_layer: 4, resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}}}}
+datasets: {{validation: null}}
+train:
+  train_data_loader:
+    sampler: {{class_or_func: !import_get {{key: torch.utils.data.SequentialSampler}}}}
+    kwargs: {{batch_size: {batch_size}}}
+  optimizer: {{max_grad_norm: null}}
+"""
+        (tmp_path / "two.yaml").write_text(text, encoding="utf-8")
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        script = str(REPO / "tests" / "scripts" / "first_gradients.py")
+        paths = [str(tmp_path / "two.yaml"), str(tmp_path / name)]
+        done = subprocess.run(
+            [sys.executable, *launcher[: 4 * (processes - 1)], script, *paths],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(torch.load(tmp_path / name, weights_only=True))
+    whole, halves = results
+    assert halves["num_rows"] == 4
+    assert halves["values"] == pytest.approx(whole["values"], rel=1e-5)
+    assert len(whole["loss_gradients"]) == 6
+    for kind in ("gradients", "loss_gradients"):
+        for name, gradient in whole[kind].items():
+            scale = gradient.abs().max().clamp_min(1e-6)
+            assert (halves[kind][name] - gradient).abs().max() < 1e-4 * scale, name

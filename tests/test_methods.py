@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from tiny_run import REPO, save_tiny_model, tiny_recipe
+from transformers import AutoModelForCausalLM
 
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
 from distillens_plugin.recipe import load_recipe
@@ -12,6 +13,7 @@ from distillens_plugin.trainer import Trainer
 from distillens_plugin.translators import save_translators
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import windows
+from eval_harness.errors import DistillensError
 from eval_harness.jsonl import write_jsonl
 
 METHODS = sorted(path.stem for path in (REPO / "recipes" / "methods").glob("*.yaml"))
@@ -99,3 +101,25 @@ def test_a_method_trains(tmp_path, method):
     assert set(recipe.train.criterion.kwargs.sub_terms) <= set(result.values)
     moved = [n for n, p in experiment.student.named_parameters() if not p.equal(before[n])]
     assert moved
+
+
+def test_a_student_cut_from_its_teacher_is_fine_tuned_too(tmp_path, teacher):
+    changes = [
+        "models.student_model={init: {from_teacher_layers: [0, 2]}}",
+        "datasets.validation=null",
+    ]
+    path = tiny_recipe(tmp_path)
+    with pytest.raises(DistillensError, match=r"no teacher to cut the student from; expected init"):
+        load_recipe(path, changes, fragments=[fragment("sft")])
+    changes.append(f"models.student_model.init.teacher={teacher}")
+    recipe = load_recipe(path, changes, fragments=[fragment("sft")])
+    lines = validate_without_weights(recipe)
+    assert "ok models.student_model: 2 of the teacher's 4 blocks" in lines
+    experiment = build_experiment(recipe, make_accelerator(recipe, None), load_data(recipe))
+    whole = AutoModelForCausalLM.from_pretrained(teacher)
+    weights, name = whole.state_dict(), "transformer.h.{}.mlp.c_fc.weight"
+    cut = experiment.student.state_dict()
+    assert cut[name.format(1)].equal(weights[name.format(2)])
+    assert name.format(2) not in cut
+    with pytest.raises(DistillensError, match="without from_teacher_layers; delete it"):
+        load_recipe(path, ["models.student_model.init.teacher=x"])

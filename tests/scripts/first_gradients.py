@@ -11,6 +11,7 @@ import torch
 from distillens_plugin import trainer
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
+from distillens_plugin.loss_parameters import loss_parameters
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.window import windows
 
@@ -28,6 +29,7 @@ if accelerator.is_main_process:
     torch.save(
         {
             "gradients": {n: p.grad for n, p in unwrap(box.student_model).named_parameters()},
+            "loss_gradients": {n: p.grad for n, p in loss_parameters(box.criterion).items()},
             "loss": result.loss,
             "values": result.values,
             "num_supervised": result.num_supervised,
