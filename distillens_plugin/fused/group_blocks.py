@@ -20,6 +20,9 @@ from distillens_plugin.fused.plan import RowSet
 # Elements of one scratch buffer of a block: two rows of GPT-2's vocabulary, 400 kB in float32. Five
 # such buffers fit a 2 MB second-level cache.
 _BLOCK_ELEMENTS = 2 * 50304
+# Each thread works on its own part of a block, so that the caches of all of them count; the bound
+# keeps the scratch memory under 40 MB.
+_MOST_THREADS = 16
 
 
 class GroupBlocks:
@@ -50,7 +53,8 @@ class GroupBlocks:
         self.compiled, self.entropies = compiled, entropies
         self.on_cpu = student.weight.device.type == "cpu"
         small = self.on_cpu and not compiled
-        cached_rows = max(1, _BLOCK_ELEMENTS // max(1, columns))
+        cached = _BLOCK_ELEMENTS * min(torch.get_num_threads(), _MOST_THREADS)
+        cached_rows = max(1, cached // max(1, columns))
         self.block_rows = min(cached_rows, chunk_rows) if small else chunk_rows
         self.scratch = Scratch(self.block_rows * columns, dtype) if small else None
 
