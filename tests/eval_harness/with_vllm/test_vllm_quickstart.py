@@ -14,7 +14,6 @@ from eval_harness.results import load_results
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 
 NUM_ROWS = 32
-TEMPLATE = "Question: {instruction}\nAnswer:\n"
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_greedy_scores_of_the_quickstart_s_student_agree_between_backends(
             *("run", "--model", model, "--output_path", tmp_path / model),
             *("--model_args", f"pretrained={student},dtype=float32{more}"),
             *("--tasks", "gsm8k", "--protocol", "greedy", "--limit", NUM_ROWS),
-            *("--template", TEMPLATE, "--max_prompt_tokens", 384, "--loglikelihood"),
+            *("--template", "question", "--max_prompt_tokens", 384, "--loglikelihood"),
         )
         assert done.returncode == 0, done.stderr
         tasks.append(load_results(tmp_path / model).tasks["gsm8k"])
