@@ -2,11 +2,11 @@
 
 import time
 
-from distillens_plugin.experiment import Experiment, build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment import Experiment, make_accelerator
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.schema import Recipe
 from distillens_plugin.trainer import StepResult, Trainer
-from distillens_plugin.training import describe_models, on_main_process, say
+from distillens_plugin.training import build_and_describe, on_main_process, say
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import Window, windows
 
@@ -19,12 +19,7 @@ def dry_run(recipe: Recipe) -> int:
     accelerator = make_accelerator(recipe, tracker_folder=None)
     # Nothing is written, so an earlier run in the output folder is no matter.
     on_main_process(accelerator, lambda: validate_without_weights(recipe, overwrite=True))
-    data = load_data(recipe)
-    say(accelerator, data[1].describe())
-    if data[2] is not None:
-        say(accelerator, data[2].describe())
-    experiment = build_experiment(recipe, accelerator, data)
-    say(accelerator, describe_models(experiment))
+    experiment = build_and_describe(recipe, accelerator)
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import plan_teacher_cache
 

@@ -26,6 +26,8 @@ from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.on_policy import OnPolicyLoader
 from distillens_plugin.schema import Recipe
+from distillens_plugin.schema_criterion import OWN_SUM
+from distillens_plugin.schema_terms import OWN_TERMS
 from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
 from eval_harness.errors import DistillensError
 
@@ -128,6 +130,7 @@ def build_experiment(
         DistillensError: weights, architecture, layers or module paths do not fit the recipe.
     """
     tokenizer, train, validation = data
+    _check_normalisation(recipe, accelerator)
     set_seed(recipe.seed)
     teacher = None
     if recipe.models.teacher_model is not None:
@@ -227,6 +230,19 @@ def _check_embeddings(
                 f"{len(tokenizer)}; use the {role}'s own tokenizer or a model that was "
                 "resized for it"
             )
+
+
+def _check_normalisation(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Refuses a mean over a batch where it would be summed over a window as if it were a sum."""
+    criterion = recipe.train.criterion
+    batches = recipe.train.optimizer.grad_accum_step * accelerator.num_processes
+    foreign = [n for n, t in criterion.kwargs.sub_terms.items() if t.criterion.key not in OWN_TERMS]
+    if criterion.key != OWN_SUM and batches > 1 and (foreign or criterion.kwargs.model_term):
+        raise DistillensError(
+            f"{recipe.where('train.criterion.key')}: found {criterion.key} with "
+            f"{foreign[0] if foreign else 'model_term'}, a mean over its own batch, in steps of "
+            f"{batches} batches; expected {OWN_SUM}, which weighs it by its supervised tokens"
+        )
 
 
 def _check_positions(

@@ -47,12 +47,7 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
     """
     accelerator = make_accelerator(recipe, folder / output.TRACKERS)
     on_main_process(accelerator, lambda: _check(recipe, folder, overwrite))
-    data = load_data(recipe)
-    say(accelerator, data[1].describe())
-    if data[2] is not None:
-        say(accelerator, data[2].describe())
-    experiment = build_experiment(recipe, accelerator, data)
-    say(accelerator, describe_models(experiment))
+    experiment = build_and_describe(recipe, accelerator)
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import attach_teacher_cache
 
@@ -63,6 +58,17 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
         accelerator.init_trackers("distillens", config={"recipe": to_yaml(recipe.to_plain())})
     _Run(experiment, folder).train()
     return 0
+
+
+def build_and_describe(recipe: Recipe, accelerator: Accelerator) -> Experiment:
+    """Loads data and models; prints the data's counts before weights load, then the sizes."""
+    data = load_data(recipe)
+    for dataset in data[1:]:
+        if dataset is not None:
+            say(accelerator, dataset.describe())
+    experiment = build_experiment(recipe, accelerator, data)
+    say(accelerator, describe_models(experiment))
+    return experiment
 
 
 def say(accelerator: Accelerator, text: str) -> None:
@@ -229,6 +235,8 @@ class _Run:
             recipe_yaml=to_yaml(recipe.to_plain()),
             results=results,
         )
+        # A card travels with the model: it names files as the recipe does, not where they lay here.
+        card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
         on_main_process(
             experiment.accelerator,
             lambda: save_model(

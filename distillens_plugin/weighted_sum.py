@@ -5,6 +5,7 @@ one student product per group of rows and one gradient of the unembedding; any o
 is called as torchdistill would. Each term's value is kept for the log.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,11 +54,12 @@ class WeightedSum(AbstractLoss):
                 value = self._alone(term, student_io, teacher_io, targets)
                 self.last_terms[name] = value.detach()
                 total = total + factor * value
-        return total + self._anchors(student_io) + self._model_loss(model_loss_dict)
+        model_loss = self._model_loss(model_loss_dict) * _share_of_window(targets)
+        return total + self._anchors(student_io) + model_loss
 
     def _alone(self, term: Any, student_io: IoDict, teacher_io: IoDict, targets: Any) -> Tensor:
         if not isinstance(term, HiddenTerm):
-            return term(student_io, teacher_io, targets)
+            return term(student_io, teacher_io, targets) * _share_of_window(targets)
         student = lens_output(student_io, "student")
         supervised = supervised_from_targets(targets).to(student.device)
         return term.value(student, student_io, teacher_io, supervised)
@@ -110,3 +112,12 @@ class WeightedSum(AbstractLoss):
         if self.model_factor:
             terms.insert(0, f"{self.model_factor} * ModelLoss")
         return "Loss = " + " + ".join(terms)
+
+
+def _share_of_window(targets: Any) -> float:
+    """What a loss that is a mean over its batch counts for where the runner sums over a window.
+
+    The batch's supervised tokens over those of the window and all ranks; 1 where nothing is summed.
+    """
+    count = targets.get("num_supervised") if isinstance(targets, Mapping) else None
+    return 1.0 if count is None else targets["positions"].numel() / count

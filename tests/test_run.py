@@ -107,7 +107,7 @@ def test_the_model_card_states_recipe_data_teacher_results_and_versions(finished
     folder, _ = finished
     card = (folder / "out" / "best" / "README.md").read_text(encoding="utf-8")
     for part in (
-        str(folder / "teacher"),
+        "distilled from ./teacher",
         "23 kept",
         "validation_loss",
         "torchdistill 1.",

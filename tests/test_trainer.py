@@ -16,7 +16,9 @@ from distillens_plugin.experiment import build_experiment, load_data, make_accel
 from distillens_plugin.optim import adamw, cosine, linear
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.trainer import Trainer
+from distillens_plugin.weighted_sum import WeightedSum
 from distillens_plugin.window import windows
+from eval_harness.errors import DistillensError
 
 SEQUENTIAL = "sampler: {class_or_func: !import_get {key: torch.utils.data.SequentialSampler}}"
 
@@ -243,3 +245,37 @@ def test_variants_train_and_leave_a_plain_model(tmp_path, change):
         assert list((tmp_path / "out" / "trackers").rglob("events.out.tfevents.*"))
     if "lora" in text:
         assert (tmp_path / "out" / "best" / "adapter" / "adapter_config.json").exists()
+
+
+class MeanOfBatch(torch.nn.Module):
+    """A mid-level loss of somebody else's: a mean over its own batch."""
+
+    def forward(self, student_io_dict, teacher_io_dict, targets):
+        return student_io_dict["x"].mean()
+
+
+def test_a_foreign_mean_over_a_batch_weighs_by_its_supervised_tokens():
+    loss = WeightedSum(sub_terms={"other": {"criterion": MeanOfBatch(), "weight": 1.0}})
+    values = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([6.0])]
+    total = 0.0
+    for value in values:
+        targets = {"positions": torch.arange(len(value)), "num_supervised": 4.0}
+        total += loss({"student": {"x": value}, "teacher": {}}, {}, targets)
+    assert total == pytest.approx(torch.cat(values).mean().item())
+
+
+def test_a_foreign_mean_under_weighted_sum_loss_is_refused_where_batches_are_summed(tmp_path):
+    path = tiny_recipe(tmp_path)
+    text = path.read_text(encoding="utf-8").replace("distillens.weighted_sum", "WeightedSumLoss")
+    text = text.replace("    max_grad_norm: 1.0", "    grad_accum_step: 2")
+    wrapped = """        other:
+          criterion: {key: MSELoss, kwargs: {}}
+          criterion_wrapper:
+            key: SimpleLossWrapper
+            kwargs: {input: {is_from_teacher: false, module_path: '.', io: output}}
+          weight: 1.0
+"""
+    text = text.replace("      sub_terms:\n", "      sub_terms:\n" + wrapped)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DistillensError, match=r"WeightedSumLoss with other.*weighted_sum"):
+        build(path)
