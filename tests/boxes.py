@@ -41,18 +41,25 @@ def load_box_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def build_models(tied: bool = True) -> tuple[torch.nn.Module, torch.nn.Module]:
+def build_models(
+    tied: bool = True, teacher_vocabulary: int = VOCABULARY
+) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A 4-layer teacher and a 2-layer student, GPT-2, without dropout."""
-    teacher = small_model("gpt2", layers=4, width=48, vocab=VOCABULARY, tied=tied, seed=1)
+    teacher = small_model("gpt2", layers=4, width=48, vocab=teacher_vocabulary, tied=tied, seed=1)
     student = small_model("gpt2", layers=2, width=32, vocab=VOCABULARY, tied=tied, seed=2)
     return teacher, student
 
 
 def build_box(
-    recipe: dict[str, Any], *, accelerator: Any = None, tied: bool = True, dataset: Any = None
+    recipe: dict[str, Any],
+    *,
+    accelerator: Any = None,
+    tied: bool = True,
+    dataset: Any = None,
+    teacher_vocabulary: int = VOCABULARY,
 ) -> DistillationBox:
     """The box of a recipe, on the CPU."""
-    teacher, student = build_models(tied)
+    teacher, student = build_models(tied, teacher_vocabulary)
     distributed = accelerator is not None and accelerator.num_processes > 1
     return DistillationBox(
         teacher,

@@ -288,3 +288,34 @@ def test_another_forward_proc_is_refused_by_name(recipe):
     batch, targets = first_batch(box)
     with pytest.raises(DistillensError, match=r"train\.student\.forward_proc.*distillens\.forward"):
         box.forward_process(batch, targets)
+
+
+def test_module_paths_name_layers_as_numbers_do(recipe):
+    losses = []
+    for layers in (
+        {"student": [1, 2], "teacher": [2, 4]},
+        {
+            "student": ["transformer.h.0", "transformer.h.1"],
+            "teacher": ["transformer.h.1", "transformer.h.3"],
+        },
+        {"auto": 1},  # the middle of each: 1-2
+    ):
+        sub_terms(recipe)["lens"]["criterion"]["kwargs"]["layers"] = layers
+        box = build_box(recipe)
+        losses.append(box.forward_process(*first_batch(box)).item())
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[0]
+
+
+def test_a_padded_vocabulary_is_cut_to_the_common_ids(recipe):
+    del sub_terms(recipe)["ce"], sub_terms(recipe)["lens"]
+    box = build_box(recipe, teacher_vocabulary=67)
+    batch, targets = first_batch(box)
+    loss = box.forward_process(batch, targets)
+    mask = targets["labels"][:, 1:] != -100
+    with torch.no_grad():
+        teacher_logits = box.teacher_model(**batch).logits[:, :-1][mask][:, :61]
+        log_p = log_softmax64(teacher_logits)
+        log_q = log_softmax64(box.student_model(**batch).logits[:, :-1][mask])
+    expected = (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)

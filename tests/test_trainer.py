@@ -279,3 +279,18 @@ def test_a_foreign_mean_under_weighted_sum_loss_is_refused_where_batches_are_sum
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DistillensError, match=r"WeightedSumLoss with other.*weighted_sum"):
         build(path)
+
+
+def test_an_all_masked_batch_is_counted_and_gives_no_gradient(tmp_path):
+    experiment = build(sequential_recipe(tmp_path, batch_size=4))
+    box = experiment.box
+    box.pre_epoch_process(epoch=0)
+    batch, targets = next(iter(box.train_data_loader))
+    nothing = torch.empty(0, dtype=torch.int64)
+    targets = {**targets, "positions": nothing, "next_tokens": nothing}
+    before = [p.detach().clone() for p in box.student_model.parameters() if p.dim() < 2]
+    (window,) = windows([(batch, targets)], 1, experiment.accelerator)
+    result = Trainer(box, experiment.accelerator).step(window)
+    assert (result.num_all_masked, result.loss) == (1, 0.0)
+    after = [p for p in box.student_model.parameters() if p.dim() < 2]  # those without decay
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
