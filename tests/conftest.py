@@ -1,6 +1,8 @@
 """What every test shares: a quiet, offline, single-threaded process, and shared/."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,3 +30,15 @@ def shared() -> Path:
             pytest.fail(f"{folder} is missing, and CI must have it")
         pytest.skip("needs the shared/ folder beside the checkout, which a clone does not have")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state() -> Iterator[None]:
+    """accelerate keeps one precision a process: a test that chose another leaves none behind."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        if AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()

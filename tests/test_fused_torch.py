@@ -178,8 +178,8 @@ def run_rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_average_the_gradient_of_a_tied_head(tmp_path: Path) -> None:
-    # Forked: two fresh interpreters would import torch for longer than everything here takes.
-    torch.multiprocessing.start_processes(run_rank, (str(tmp_path),), nprocs=2, start_method="fork")
+    # Not forked: autograd's threads, once another test has started them, do not survive a fork.
+    torch.multiprocessing.spawn(run_rank, (str(tmp_path),), nprocs=2)
     student, ids, teacher = student_and_teacher()
     loss = lens_divergence(student(ids), student.embedding.weight, *teacher, reduction="sum")
     expected = torch.autograd.grad(loss, list(student.parameters()))

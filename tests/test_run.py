@@ -181,7 +181,7 @@ def test_a_nan_loss_stops_before_the_step_and_names_where(tmp_path):
         (
             "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.layers",
             {"student": [1], "teacher": [2, 4]},
-            "equal",
+            "as many of each",
         ),
         ("datasets.train.path", "./nowhere.jsonl", "nowhere.jsonl"),
         ("datasets.train.max_prompt_length", 3, "0 kept"),
