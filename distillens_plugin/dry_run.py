@@ -51,10 +51,10 @@ def _report(
             f"teacher: hidden states {[*shape, experiment.teacher_anatomy.width]}, vocabulary "
             f"{experiment.teacher_anatomy.vocab_size}"
         )
-    lines.append(f"loss: {result.loss:.4f}")
-    lines += [f"  {name}: {value:.4f}" for name, value in sorted(result.values.items())]
+    lines.append(f"loss: {result.loss:.4g}")
+    lines += [f"  {name}: {value:.4g}" for name, value in sorted(result.values.items())]
     if result.grad_norm is not None:
-        lines.append(f"gradient norm: {result.grad_norm:.4f}")
+        lines.append(f"gradient norm: {result.grad_norm:.4g}")
     peak = peak_memory_bytes(experiment.accelerator.device)
     lines.append(f"peak memory: {peak / 2**20:,.0f} MiB on {experiment.accelerator.device}")
     # Batches differ in length: scale by tokens, not by steps.
