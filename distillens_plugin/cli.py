@@ -115,6 +115,19 @@ def _tune_lens(arguments: argparse.Namespace) -> None:
     tune_lens_command(arguments)
 
 
+def _add_study(subparsers: argparse._SubParsersAction) -> None:
+    from distillens_plugin.study import command
+
+    parser = subparsers.add_parser(
+        "study",
+        help="compare methods over seeds: train, evaluate, report",
+        description="Trains every method of a study with every seed, evaluates the models with "
+        "eval_harness and reports what the numbers support. What is done is skipped.",
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.run)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The entry point `distillens`."""
     parser = OneLineParser(prog="distillens", description="Distil language models with the lens.")
@@ -125,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_hooks(subparsers)
     _add_generate(subparsers)
     _add_tune_lens(subparsers)
+    _add_study(subparsers)
     arguments = parser.parse_args(argv)
     return run_command(
         lambda: arguments.command(arguments), program="distillens", debug=arguments.debug

@@ -1,0 +1,1 @@
+"""`distillens study`: methods x seeds on one pair, evaluated and compared in one report."""

@@ -1,0 +1,212 @@
+"""eval-harness on the models of final runs, and what it found, row by row."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillens_plugin.study.jobs import Command
+from distillens_plugin.study.plan import Run, content_digest
+from distillens_plugin.study.spec import Evaluation, Study
+from distillens_plugin.study.state import DONE, LOG, read_json
+from eval_harness.atomic import write_json
+from eval_harness.errors import DistillensError
+from eval_harness.result_schema import Sample, digest, metric_names
+from eval_harness.results import load_results
+from eval_harness.statistics import Floats, row_means
+
+NLL = "nll"
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """One metric of one run on one task.
+
+    Attributes:
+        ids: of the N rows.
+        values: [N], means over the sampling seeds: x 100, or nats per reference token for `nll`,
+            scaled so that their mean is the task's total over its tokens.
+    """
+
+    ids: tuple[str, ...]
+    values: Floats
+
+
+def check_evaluation(study: Study) -> None:
+    """Refuses tasks, protocols, templates and data that eval-harness would refuse.
+
+    Raises:
+        DistillensError: see above; names the key.
+    """
+    spec = study.evaluation
+    if spec is None:
+        return
+    from eval_harness.benchmarks import find_benchmarks, select_benchmarks
+    from eval_harness.protocols import make_protocol
+    from eval_harness.templates import check_template
+
+    def checked(key: str, check: Any) -> Any:
+        try:
+            return check()
+        except DistillensError as error:
+            raise DistillensError(f"{study.where('evaluation', key)}: {error}") from None
+
+    checked(
+        "tasks",
+        lambda: select_benchmarks(",".join(spec.tasks), find_benchmarks(), _data_entries(spec)),
+    )
+    for name in spec.protocols:
+        protocol = checked("protocols", lambda name=name: make_protocol(name))
+        checked(
+            "gen_kwargs",
+            lambda name=name, greedy=protocol.greedy: make_protocol(
+                name,
+                gen_kwargs=spec.gen_kwargs,
+                seeds=None if greedy else spec.seeds,
+                max_prompt_tokens=spec.max_prompt_tokens,
+            ),
+        )
+    if spec.template is not None:
+        template = spec.template
+        checked("template", lambda: check_template(template))
+
+
+def evaluation_folder(run: Run, protocol: str) -> Path:
+    return run.folder / "evaluation" / protocol
+
+
+def is_evaluated(run: Run, protocol: str, *, overwrite: bool) -> bool:
+    """Whether a trained run's model has been evaluated like this.
+
+    Raises:
+        DistillensError: it was evaluated with other settings; --overwrite evaluates it anew.
+    """
+    done = evaluation_folder(run, protocol) / DONE
+    if not done.is_file():
+        return False
+    if read_json(done).get("fingerprint") == _fingerprint(run, protocol):
+        return True
+    if overwrite:
+        return False
+    raise DistillensError(
+        f"{done.parent}: evaluated with other settings; put the study back, name another folder "
+        "with --output_dir, or evaluate again with --overwrite"
+    )
+
+
+def evaluation_command(run: Run, protocol: str) -> Command:
+    """The eval-harness command for a trained run's model."""
+    folder = evaluation_folder(run, protocol)
+    fingerprint = _fingerprint(run, protocol)
+
+    def before() -> None:
+        # Answers under other settings; those of an interrupted evaluation are kept and used.
+        started = folder / "started.json"
+        if read_json(started).get("fingerprint") != fingerprint and folder.exists():
+            shutil.rmtree(folder)
+        write_json(started, {"fingerprint": fingerprint})
+        (folder / DONE).unlink(missing_ok=True)
+
+    def after(seconds: float) -> None:
+        write_json(folder / DONE, {"fingerprint": fingerprint, "seconds": round(seconds, 1)})
+
+    return Command(
+        evaluation_arguments(run, protocol),
+        (run.folder / LOG).resolve(),
+        working_folder=run.folder,
+        before=before,
+        after=after,
+    )
+
+
+def evaluation_arguments(run: Run, protocol: str) -> list[str]:
+    """eval-harness's command line, to be run in the run's folder."""
+    spec = _spec(run)
+    model_args = {"pretrained": f"train/{spec.checkpoint}", **spec.model_args}
+    template = spec.template or run.recipe.datasets.train.template
+    arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
+    arguments += ["--model_args", _pairs(model_args), "--tasks", ",".join(spec.tasks)]
+    arguments += ["--protocol", protocol, "--template", template]
+    arguments += ["--output_path", f"evaluation/{protocol}"]
+    for entry in _data_entries(spec):
+        arguments += ["--data", entry]
+    if spec.gen_kwargs:
+        arguments += ["--gen_kwargs", _pairs(spec.gen_kwargs)]
+    if spec.seeds is not None and not _is_greedy(protocol):
+        arguments += ["--seed", ",".join(map(str, spec.seeds))]
+    if spec.limit is not None:
+        arguments += ["--limit", f"{spec.limit:g}"]
+    if spec.batch_size is not None:
+        arguments += ["--batch_size", str(spec.batch_size)]
+    if spec.max_prompt_tokens is not None:
+        arguments += ["--max_prompt_tokens", str(spec.max_prompt_tokens)]
+    # Once is enough: how answers are drawn does not change how likely the references are.
+    return [*arguments, "--loglikelihood"] if protocol == spec.protocols[0] else arguments
+
+
+def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
+    """(task, protocol, metric) -> the rows' scores, of what has been evaluated."""
+    found: dict[tuple[str, str, str], RowScores] = {}
+    spec = run.study.evaluation
+    for protocol in spec.protocols if spec is not None else []:
+        folder = evaluation_folder(run, protocol)
+        if not (folder / DONE).is_file():
+            continue
+        for task, result in load_results(folder).tasks.items():
+            for metric, scores in _row_scores(result.samples).items():
+                found[task, protocol, metric] = scores
+    return found
+
+
+def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
+    ids = tuple(sample.row_id for sample in samples)
+    scores = {
+        metric: RowScores(ids, 100 * row_means([sample.scores[metric] for sample in samples]))
+        for metric in metric_names(samples)
+    }
+    nll = np.array([sum(sample.extra.get("reference_nll", [])) for sample in samples])
+    tokens = np.array([sum(sample.extra.get("reference_tokens", [])) for sample in samples])
+    if tokens.sum() > 0:
+        scores[NLL] = RowScores(ids, nll * len(samples) / tokens.sum())
+    return scores
+
+
+def _spec(run: Run) -> Evaluation:
+    assert run.study.evaluation is not None
+    return run.study.evaluation
+
+
+def _fingerprint(run: Run, protocol: str) -> str:
+    spec = _spec(run)
+    settings = spec.model_dump(exclude={"protocols", "batch_size", "data"})
+    return digest(
+        {
+            "run": run.fingerprint,
+            "protocol": protocol,
+            "likelihood": protocol == spec.protocols[0],
+            "data": {task: content_digest(path) for task, path in spec.data.items()},
+            **settings,
+        }
+    )
+
+
+def _is_greedy(protocol: str) -> bool:
+    from eval_harness.protocols import make_protocol
+
+    return make_protocol(protocol).greedy
+
+
+def _data_entries(spec: Evaluation) -> list[str]:
+    return [f"{task}={Path(path).resolve()}" for task, path in spec.data.items()]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ",".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in values.items()
+    )

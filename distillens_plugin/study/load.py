@@ -1,0 +1,75 @@
+"""From a study file to a checked `Study`."""
+
+import os
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from distillens_plugin.recipe import Source
+from distillens_plugin.recipe_base import read_composed
+from distillens_plugin.schema_base import first_problem
+from distillens_plugin.study.spec import Study
+from eval_harness.errors import DistillensError
+
+
+def load_study(path: str | os.PathLike[str], output_dir: str | None = None) -> Study:
+    """Reads and checks a study; `base:` names studies that it starts from.
+
+    Args:
+        output_dir: instead of the study's own.
+    Raises:
+        DistillensError: one line with file and line, key path, what was found and expected.
+    """
+    source = Source(os.fspath(path))
+    composed = read_composed(source.name)
+    data, source.origins = composed.data, composed.origins
+    if output_dir is not None:
+        data["output_dir"] = os.path.abspath(output_dir)
+    _resolve(data, (), source, os.path.dirname(os.path.abspath(source.name)))
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        loc, message = first_problem(error)
+        raise DistillensError(f"{source.describe(loc)}: {message}") from None
+    study._source = source
+    files = [(study.recipe, study.where("recipe"))]
+    files += [
+        (fragment, study.where("methods", name, "fragments", index))
+        for name, method in study.methods.items()
+        for index, fragment in enumerate(method.fragments)
+    ]
+    for file, where in files:
+        if not os.path.isfile(file):
+            raise DistillensError(f"{where}: there is no file {file}; expected a YAML file")
+    return study
+
+
+def _resolve(node: Any, path: tuple[Any, ...], source: Source, folder: str) -> None:
+    """Paths in the study start from the file that says them; values elsewhere only with ./ ."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in list(entries):
+        here = (*path, key)
+        if isinstance(value, dict | list):
+            _resolve(value, here, source, folder)
+        elif isinstance(value, str):
+            origin = source.origins.get(here)
+            is_file = here == ("recipe",) or _is_fragment(here)
+            if is_file or re.match(r"\.\.?(/|$)", value):
+                start = origin.folder if origin is not None else folder
+                node[key] = _readable(os.path.normpath(os.path.join(start, value)))
+
+
+def _is_fragment(path: tuple[Any, ...]) -> bool:
+    """methods.NAME.0 (the short form) or methods.NAME.fragments.0."""
+    return (
+        path[:1] == ("methods",)
+        and isinstance(path[-1], int)
+        and (len(path) == 3 or (len(path) == 4 and path[2] == "fragments"))
+    )
+
+
+def _readable(path: str) -> str:
+    """Relative to the working folder where it lies below: shorter lines, and commands to copy."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

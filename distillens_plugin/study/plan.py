@@ -1,0 +1,210 @@
+"""From a study to its runs: the recipe, command line, folder and fingerprint of each."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from distillens_plugin.recipe import load_recipe
+from distillens_plugin.schema import Recipe
+from distillens_plugin.study.spec import SHORT_KEYS, Study
+from eval_harness.errors import DistillensError
+from eval_harness.result_schema import digest
+
+Kind = Literal["tune", "main", "compute"]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run.
+
+    Attributes:
+        kind: a search run, a final run at equal steps, or one at equal compute.
+        chosen: what the search chose or tries, by the study's own key names.
+        overrides: --set texts, in order.
+        folder: of this run; `train` in it is the runner's output folder.
+    """
+
+    study: Study = field(repr=False)
+    kind: Kind
+    method: str
+    seed: int
+    chosen: Settings
+    overrides: tuple[str, ...]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Unique within the study: its folder's name from the study's folder."""
+        return str(self.folder.relative_to(self.study.output_dir))
+
+    @property
+    def train_folder(self) -> Path:
+        return self.folder / "train"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            DistillensError: what the method makes of the recipe is wrong; names the method.
+        """
+        try:
+            return load_recipe(
+                self.study.recipe,
+                [*self.overrides, f"seed={self.seed}"],
+                fragments=self.study.methods[self.method].fragments,
+            )
+        except DistillensError as error:
+            where = self.study.where("methods", self.method)
+            raise DistillensError(f"{where}: {error}") from None
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The recipe's keys by dotted path, local files and folders as digests of their content.
+
+        Where the study lies does not change it, what a file holds does. A file that the study
+        itself is yet to make is left out.
+        """
+        plain = {k: v for k, v in self.recipe.to_plain().items() if k != "output_dir"}
+        return dict(_leaves(plain, ""))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that decides what the run gives."""
+        return digest(self.resolved)
+
+    def command(self) -> list[str]:
+        """What is run, to be copied into a terminal."""
+        command = [sys.executable, "-m", "distillens_plugin.run", self.study.recipe]
+        for fragment in self.study.methods[self.method].fragments:
+            command += ["--with", fragment]
+        for text in self.overrides:
+            command += ["--set", text]
+        return [*command, "--seed", str(self.seed), "--output_dir", str(self.train_folder)]
+
+
+def make_run(
+    study: Study,
+    kind: Kind,
+    method: str,
+    seed: int,
+    *,
+    chosen: Mapping[str, Any] | None = None,
+    num_steps: int | None = None,
+) -> Run:
+    """One run of a method.
+
+    Args:
+        chosen: settings of the search, which come after the study's and the method's own.
+        num_steps: for equal compute: the length of training.
+    """
+    chosen = chosen or {}
+    spec = study.methods[method]
+    values: Settings = {**expand(study.set), **expand(spec.set)}
+    if spec.generate is not None:
+        values["datasets.train.path"] = str(generated_file(study, method))
+    if kind == "tune" and study.tune is not None:
+        values |= expand(study.tune.set)
+    values |= expand(chosen)
+    if num_steps is not None:
+        values |= expand({"steps": num_steps})
+    parts = [kind, method] + ([slug(chosen)] if kind == "tune" else []) + [f"seed_{seed}"]
+    return Run(
+        study=study,
+        kind=kind,
+        method=method,
+        seed=seed,
+        chosen=dict(chosen),
+        overrides=tuple(f"{key}={json.dumps(value)}" for key, value in values.items()),
+        folder=Path(study.output_dir).joinpath(*parts),
+    )
+
+
+def expand(values: Mapping[str, Any]) -> Settings:
+    """Short names as recipe keys; a number of steps takes the place of epochs."""
+    expanded: Settings = {}
+    for key, value in values.items():
+        expanded[SHORT_KEYS.get(key, key)] = value
+        if key == "steps":
+            expanded["train.num_epochs"] = None
+    return expanded
+
+
+def grid(values: Mapping[str, list[Any]]) -> list[Settings]:
+    """All combinations, the first key changing slowest."""
+    return [
+        dict(zip(values, combination, strict=True))
+        for combination in itertools.product(*values.values())
+    ]
+
+
+def slug(settings: Mapping[str, Any]) -> str:
+    """Settings as a folder's name; unique, and readable where they are short."""
+    text = ",".join(
+        f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+    )
+    plain = re.sub(r"[^A-Za-z0-9=.,_+-]", "_", text)
+    dotted = any("." in key for key in settings)
+    if plain == text and len(text) <= 80 and not dotted:
+        return text
+    return f"{plain[:60]}-{digest(dict(settings))[:8]}"
+
+
+def generated_file(study: Study, method: str) -> Path:
+    """Where SeqKD's answers of the teacher are written."""
+    return Path(study.output_dir) / "generated" / f"{method}.jsonl"
+
+
+def num_steps_or_epochs(recipe: Recipe) -> tuple[str, int]:
+    """The length of training as the recipe gives it: ("steps" or "epochs", how many)."""
+    if recipe.train.num_steps is not None:
+        return "steps", recipe.train.num_steps
+    return "epochs", recipe.train.num_epochs or 1
+
+
+def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        return [
+            leaf
+            for key, value in node.items()
+            for leaf in _leaves(value, f"{path}.{key}" if path else str(key))
+        ]
+    return [(path, _with_digests(node))]
+
+
+def _with_digests(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_digests(entry) for entry in value]
+    # A word without a slash, such as a template's name, is no path even where a file has its name.
+    if isinstance(value, str) and "/" in value and os.path.exists(value):
+        return content_digest(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return repr(value)
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def content_digest(path: str) -> str:
+    """Of a file, or of all files below a folder."""
+    if os.path.isdir(path):
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        parts = [[str(file.relative_to(path)), content_digest(str(file))] for file in files]
+        return f"content {digest(parts)}"
+    status = os.stat(path)
+    key = (path, status.st_mtime_ns, status.st_size)
+    if key not in _DIGESTS:
+        with open(path, "rb") as file:
+            _DIGESTS[key] = f"content {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return _DIGESTS[key]

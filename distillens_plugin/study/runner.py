@@ -1,0 +1,141 @@
+"""Carries a study out: teacher's answers, search, final runs, evaluation, equal compute."""
+
+import json
+import sys
+from pathlib import Path
+
+from distillens_plugin.study import state
+from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
+from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
+from distillens_plugin.study.jobs import Command, Job, environments, locked, run_jobs
+from distillens_plugin.study.plan import Run, expand, generated_file, make_run
+from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
+from distillens_plugin.study.spec import Study
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, flush=True)
+
+
+class Runner:
+    """Goes through a study's phases; what is done already is skipped.
+
+    Args:
+        num_jobs: runs at a time; None chooses.
+        overwrite: do again what was done under other settings.
+    """
+
+    def __init__(self, study: Study, num_jobs: int | None, *, overwrite: bool) -> None:
+        self.study = study
+        self.overwrite = overwrite
+        self.environments = environments(num_jobs)
+        self.failed: dict[str, str] = {}
+        self.lock: int | None = None
+
+    def run(self) -> dict[str, str]:
+        """All phases.
+
+        Returns:
+            What failed and why, by the name of the run.
+        Raises:
+            DistillensError: a recipe is wrong, or a run was done under another one (see
+                `state.is_trained`); whatever can be known at the start is found there.
+        """
+        study = self.study
+        for name in study.methods:
+            for run in [*main_runs(study, {name: Choice()})[name], *stage_runs(study, name, 0, {})]:
+                assert run.recipe is not None  # reading it is the check
+        with locked(Path(study.output_dir)) as self.lock:
+            self._generate()
+            choices = self._search()
+            main = main_runs(study, choices)
+            self._train("final runs", [run for runs in main.values() for run in runs])
+            steps = equal_compute_steps(study, main)
+            settings = {name: choice.settings for name, choice in choices.items()}
+            compute = compute_runs_of(study, settings, steps)
+            self._train("equal compute", [run for runs in compute.values() for run in runs])
+        return self.failed
+
+    def _search(self) -> dict[str, Choice]:
+        choices = {name: Choice() for name in self.study.methods}
+        for stage in range(num_stages(self.study)):
+            runs = {
+                name: stage_runs(self.study, name, stage, choice.settings)
+                for name, choice in choices.items()
+                if not choice.failed
+            }
+            self._train(f"search, grid {stage + 1}", [r for group in runs.values() for r in group])
+            for name, group in runs.items():
+                update(choices[name], group)
+        for name, choice in choices.items():
+            if choice.failed:
+                self.failed[f"tune/{name}"] = (
+                    "no setting of its grid gave a model; it has no final run"
+                )
+            elif choice.tried:
+                say(f"{name}: best of {len(choice.tried)} settings: {describe(choice.settings)}")
+        return choices
+
+    def _generate(self) -> None:
+        jobs = []
+        for name, method in self.study.methods.items():
+            path = generated_file(self.study, name)
+            if method.generate is None or path.is_file():
+                continue
+            command = [sys.executable, "-m", "distillens_plugin.cli", "generate"]
+            command += [self.study.recipe, "--output", str(path), "--model", method.generate.model]
+            # The study's keys may name the teacher; a method's own are about its training.
+            for key, value in expand(self.study.set).items():
+                command += ["--set", f"{key}={json.dumps(value)}"]
+            for flag in ("model_args", "gen_kwargs"):
+                given = getattr(method.generate, flag)
+                command += [f"--{flag}", given] if given else []
+            jobs.append(Job(f"generate/{name}", [Command(command, path.with_suffix(".log"))]))
+        self._run_jobs("the teacher's answers", jobs)
+
+    def _train(self, phase: str, runs: list[Run]) -> None:
+        """Trains (and evaluates, except in the search) what is not done."""
+        jobs = []
+        unique = {run.name: run for run in runs}
+        for run in unique.values():
+            if run.name in self.failed or f"generate/{run.method}" in self.failed:
+                continue
+            commands = self._commands(run)
+            if commands:
+                jobs.append(Job(run.name, commands))
+        done = len(unique) - len(jobs)
+        if unique:
+            say(f"{phase}: {len(unique)} runs, {done} of them done already")
+        self._run_jobs(phase, jobs)
+
+    def _commands(self, run: Run) -> list[Command]:
+        commands = []
+        trained = state.is_trained(run, overwrite=self.overwrite)
+        if not trained:
+            log = run.folder / state.LOG
+            commands.append(Command(run.command(), log, before=lambda: state.start(run)))
+        if run.kind == "tune" or self.study.evaluation is None:
+            return commands
+        for protocol in self.study.evaluation.protocols:
+            if not trained or not is_evaluated(run, protocol, overwrite=self.overwrite):
+                commands.append(evaluation_command(run, protocol))
+        return commands
+
+    def _run_jobs(self, phase: str, jobs: list[Job]) -> None:
+        if jobs:
+            self.failed |= run_jobs(jobs, self.environments, say=say, lock=self.lock)
+
+
+def main_runs(study: Study, choices: dict[str, Choice]) -> dict[str, list[Run]]:
+    """The final runs of each method that has settings to train with."""
+    return {
+        name: [make_run(study, "main", name, seed, chosen=choice.settings) for seed in study.seeds]
+        for name, choice in choices.items()
+        if not choice.failed
+    }
+
+
+def describe(settings: dict[str, object]) -> str:
+    """Settings for people."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "the recipe's own"

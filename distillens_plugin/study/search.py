@@ -1,0 +1,94 @@
+"""The search for each method's settings on the validation split, grid after grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from distillens_plugin.study.plan import Run, Settings, grid, make_run, slug
+from distillens_plugin.study.spec import Study
+from distillens_plugin.study.state import is_trained, validation_nll
+
+# A search run's own `best` model, as the final runs are judged by theirs.
+_CHECKPOINT = "best"
+
+
+@dataclass
+class Tried:
+    """One setting of a method with the validation loss it gave, the mean over the search's seeds;
+    None where a run failed or has not been made.
+    """
+
+    settings: Settings
+    validation_nll: float | None
+
+
+@dataclass
+class Choice:
+    """What the search found for one method.
+
+    Attributes:
+        settings: the best so far; empty for a method without grids.
+        tried: every setting, over all grids.
+    """
+
+    settings: Settings = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Settings were tried, and none of them gave a model."""
+        return bool(self.tried) and all(entry.validation_nll is None for entry in self.tried)
+
+
+def num_stages(study: Study) -> int:
+    """How many grids the method with the most has."""
+    return max((len(method.tune) for method in study.methods.values()), default=0)
+
+
+def stage_runs(study: Study, method: str, stage: int, best: Settings) -> list[Run]:
+    """The runs of a method's grid number `stage`; settings of the grids before it are fixed.
+
+    The same setting in two grids is the same run.
+    """
+    spec = study.methods[method]
+    if stage >= len(spec.tune) or study.tune is None:
+        return []
+    return [
+        make_run(study, "tune", method, seed, chosen={**best, **settings})
+        for settings in grid(spec.tune[stage])
+        for seed in study.tune.seeds
+    ]
+
+
+def update(choice: Choice, runs: Sequence[Run]) -> None:
+    """Takes the runs of a finished grid into account."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(slug(run.chosen), []).append(run)
+    known = {slug(entry.settings): entry for entry in choice.tried}
+    for name, members in groups.items():
+        entry = Tried(members[0].chosen, _mean_nll(members))
+        if name not in known:
+            choice.tried.append(entry)
+            known[name] = entry
+    found = [entry for entry in known.values() if entry.validation_nll is not None]
+    if found:
+        choice.settings = min(found, key=lambda entry: entry.validation_nll or 0.0).settings
+
+
+def search_so_far(study: Study) -> dict[str, Choice]:
+    """What the search runs that are there have found; starts nothing."""
+    choices = {name: Choice() for name in study.methods}
+    for stage in range(num_stages(study)):
+        for name, choice in choices.items():
+            update(choice, stage_runs(study, name, stage, choice.settings))
+    return choices
+
+
+def _mean_nll(runs: Sequence[Run]) -> float | None:
+    losses = [
+        validation_nll(run, _CHECKPOINT) if is_trained(run, overwrite=True) else None
+        for run in runs
+    ]
+    known = [loss for loss in losses if loss is not None]
+    # A setting that fails with one seed is no setting to train with.
+    return sum(known) / len(known) if len(known) == len(losses) else None
