@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distillens_plugin.fused.parts import Group
 
-# Chunks of 256 rows; 512 is alike, 128 and 64 are clearly slower, since every chunk reads and writes
-# all of grad_W (docs/fused.md).
+# Chunks of 256 rows; 512 is alike, 128 and 64 are clearly slower, since every chunk reads and
+# writes all of grad_W (docs/fused.md).
 _CHUNK_ELEMENTS_CPU = 256 * 50304
 # A GPU wants larger products and has the memory: 256 MB of float32 logits a model.
 _CHUNK_ELEMENTS_GPU = 64 * 2**20
