@@ -12,6 +12,7 @@ Legend: B rows, T tokens, V vocabulary, K layer pairs, D width.
 import argparse
 import ctypes
 import gc
+import json
 import statistics
 import subprocess
 import sys
@@ -25,58 +26,67 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 DISTILLENS = "KD and lens, distillens"
 TIME_BAR = 1.15
 
 
 @dataclass(frozen=True)
 class Pair:
-    """(layers, width, heads) of both models, their vocabulary, the layer pairs and the batch."""
+    """transformers configs of both models, the layer pairs, and rows and tokens of a batch."""
 
-    student: tuple[int, int, int]
-    teacher: tuple[int, int, int]
-    vocab_size: int
+    student: dict[str, Any]
+    teacher: dict[str, Any]
     layers: dict[str, Any]
     batch: tuple[int, int]
 
 
-PAIRS = {
-    # The sizes of recipes/quickstart.yaml; rows of GSM8K are about 230 tokens long.
-    "quickstart": Pair(
-        (2, 96, 4), (4, 192, 6), 2048, {"student": [1, 2], "teacher": [2, 4]}, (16, 232)
-    ),
-    "gpt2": Pair((12, 768, 12), (24, 1024, 16), 50257, {"auto": 5}, (4, 128)),
+def gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
+    """A GPT-2 with its own vocabulary of 50,257."""
+    return {"model_type": "gpt2", "n_layer": layers, "n_embd": width, "n_head": heads}
+
+
+def quickstart_pair() -> Pair:
+    """Models, layer pairs and batch of recipes/quickstart.yaml; its rows have 176 tokens."""
+    from distillens_plugin.recipe import load_recipe
+
+    recipe = load_recipe(RECIPES / "quickstart.yaml")
+    init = recipe.models.trained.init
+    assert init is not None
+    assert init.config is not None
+    teacher = json.loads((RECIPES / "quickstart/teacher/config.json").read_text(encoding="utf-8"))
+    batch_size = recipe.train.train_data_loader.kwargs.batch_size
+    assert batch_size is not None
+    (_, lens), *_ = recipe.lens_terms()
+    student = {**init.config, "vocab_size": teacher["vocab_size"]}
+    return Pair(student, teacher, lens.layers.model_dump(exclude_none=True), (batch_size, 176))
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "quickstart": quickstart_pair,
+    "gpt2": lambda: Pair(gpt2(12, 768, 12), gpt2(24, 1024, 16), {"auto": 5}, (4, 128)),
 }
 
 
-def build_model(sizes: tuple[int, int, int], vocab_size: int) -> nn.Module:
-    """A random GPT-2 without dropout, with its own (tied) unembedding."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def build_model(config: dict[str, Any]) -> nn.Module:
+    """A random model without dropout."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    layers, width, heads = sizes
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=vocab_size,
-            n_layer=layers,
-            n_embd=width,
-            n_head=heads,
-            n_positions=512,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    built = AutoConfig.for_model(config["model_type"], **fields)
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(built, name):
+            setattr(built, name, 0.0)
+    return AutoModelForCausalLM.from_config(built)
 
 
 class Rows(torch.utils.data.Dataset):
     """B rows of T random tokens, the last third of each supervised."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, vocab_size: int) -> None:
         num_rows, num_tokens = pair.batch
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(pair.vocab_size, pair.batch, generator=generator).tolist()
+        tokens = torch.randint(vocab_size, pair.batch, generator=generator).tolist()
         prompt = num_tokens - num_tokens // 3
         self.lengths = [num_tokens] * num_rows
         self.examples = [
@@ -98,16 +108,18 @@ class Step:
         from torchdistill.core.distillation import DistillationBox
 
         import distillens_plugin  # noqa: F401 (registers with torchdistill)
+        from distillens_plugin.architectures import find_anatomy
         from distillens_plugin.collate import collate
         from distillens_plugin.pairs import resolve_pairs
 
         torch.manual_seed(0)
-        self.student: Any = build_model(pair.student, pair.vocab_size)
-        self.teacher: Any = build_model(pair.teacher, pair.vocab_size).eval()
+        self.student: Any = build_model(pair.student)
+        self.teacher: Any = build_model(pair.teacher).eval()
+        student, teacher = find_anatomy(self.student), find_anatomy(self.teacher)
         self.pairs: list[tuple[Any, Any]] = resolve_pairs(
-            pair.layers, pair.student[0], pair.teacher[0]
+            pair.layers, student.num_layers, teacher.num_layers
         )
-        rows = Rows(pair)
+        rows = Rows(pair, student.vocab_size)
         self.batch, self.targets = collate([rows[index] for index in range(len(rows))])
         self.mask_BT = torch.zeros(pair.batch)
         self.mask_BT.view(-1)[self.targets["positions"]] = 1.0
@@ -115,7 +127,7 @@ class Step:
             self.teacher,
             self.student,
             {"train": rows},
-            train_config(pair, self.pairs),
+            train_config(pair, self.pairs, student.blocks, teacher.blocks),
             torch.device("cpu"),
             None,
             False,
@@ -160,12 +172,14 @@ class Step:
         return (loss_BT * self.mask_BT).sum() / self.mask_BT.sum()
 
 
-def train_config(pair: Pair, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+def train_config(
+    pair: Pair, pairs: list[tuple[Any, Any]], student_blocks: str, teacher_blocks: str
+) -> dict[str, Any]:
     """What a torchdistill box takes: KD by FKL and the lens by JSD, each with weight 1."""
     from distillens_plugin.hooks import forward_hook_config
 
-    def model(layers: list[int]) -> dict[str, Any]:
-        hooks = forward_hook_config(layers, "transformer.h")
+    def model(layers: list[int], blocks: str) -> dict[str, Any]:
+        hooks = forward_hook_config(layers, blocks)
         return {"forward_proc": "distillens.forward", "forward_hook": hooks}
 
     terms = {
@@ -183,8 +197,8 @@ def train_config(pair: Pair, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         "num_epochs": 1,
         "train_data_loader": loader,
         "val_data_loader": {},
-        "teacher": {**model([b for _, b in pairs]), "requires_grad": False},
-        "student": model([a for a, _ in pairs]),
+        "teacher": {**model([b for _, b in pairs], teacher_blocks), "requires_grad": False},
+        "student": model([a for a, _ in pairs], student_blocks),
         "optimizer": {"key": "AdamW", "kwargs": {"lr": 1.0e-5}},
         "criterion": {
             "key": "distillens.weighted_sum",
@@ -246,11 +260,16 @@ def status_bytes(field: str) -> int:
 def report(name: str, pair: Pair, repeats: int) -> None:
     """Prints times and memory of a pair's variants over those of plain KD."""
     num_rows, num_tokens = pair.batch
+    sizes = Step(pair)
+    shown = [
+        f"{role} {model.config.num_hidden_layers} x {model.config.hidden_size}"
+        for role, model in (("student", sizes.student), ("teacher", sizes.teacher))
+    ]
     print(
-        f"{name}: student {pair.student[0]} x {pair.student[1]}, teacher {pair.teacher[0]} x "
-        f"{pair.teacher[1]}, V {pair.vocab_size}, {num_rows} x {num_tokens} tokens, one third "
-        f"supervised"
+        f"{name}: {', '.join(shown)}, V {sizes.student.config.vocab_size}, K {len(sizes.pairs)}, "
+        f"{num_rows} x {num_tokens} tokens, one third supervised"
     )
+    del sizes
     print(f"{'':30}{'step time':>10}{'(spread)':>16}{'no optimiser':>15}{'peak extra memory':>22}")
     times = measure_time(pair, repeats)
     base_time: tuple[float, float] | None = None
@@ -284,10 +303,10 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.memory is not None:
-        print(measure_memory(PAIRS[arguments.pair], arguments.memory))
+        print(measure_memory(PAIRS[arguments.pair](), arguments.memory))
         return 0
     for name in PAIRS if arguments.pair == "all" else [arguments.pair]:
-        report(name, PAIRS[name], arguments.repeats)
+        report(name, PAIRS[name](), arguments.repeats)
     return 0
 
 
