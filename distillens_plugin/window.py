@@ -45,9 +45,12 @@ def _close(
     batches: list[tuple[dict[str, Any], dict[str, Any]]], accelerator: Accelerator
 ) -> Window:
     counts = [int(targets["positions"].numel()) for _, targets in batches]
-    total = torch.tensor(float(sum(counts)), device=accelerator.device)
+    total = float(sum(counts))
+    if accelerator.num_processes > 1:
+        # Alone, the count is on the host already: a reduction would only make the device wait.
+        total = accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum").item()
     # An all-masked window gives zero gradients rather than a division by zero.
-    num_supervised = max(1.0, accelerator.reduce(total, "sum").item())
+    num_supervised = max(1.0, total)
     for _, targets in batches:
         targets["num_supervised"] = num_supervised
     return Window(batches, num_supervised, counts.count(0))
