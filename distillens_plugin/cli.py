@@ -115,6 +115,31 @@ def _tune_lens(arguments: argparse.Namespace) -> None:
     tune_lens_command(arguments)
 
 
+def _add_lens_report(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "lens-report",
+        help="what the lens reads on a recipe's pair, with and without the final norm",
+        description="Prints what the lens reads from each layer of both models, and how its "
+        "gradient lies to that of plain distillation, with either norm.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file with a DistillLensLoss")
+    parser.add_argument("--student", help="a trained student; default: the recipe's, as it starts")
+    parser.add_argument("--rows", type=int, default=32, help="rows of validation data (32)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=_lens_report)
+
+
+def _lens_report(arguments: argparse.Namespace) -> None:
+    from distillens_plugin.lens_report import lens_report
+    from distillens_plugin.recipe import load_recipe
+
+    if not arguments.debug:
+        run.quiet_transformers()
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    print(*lens_report(recipe, student=arguments.student, num_rows=arguments.rows), sep="\n")
+
+
 def _add_study(subparsers: argparse._SubParsersAction) -> None:
     from distillens_plugin.study import command
 
@@ -138,6 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_hooks(subparsers)
     _add_generate(subparsers)
     _add_tune_lens(subparsers)
+    _add_lens_report(subparsers)
     _add_study(subparsers)
     arguments = parser.parse_args(argv)
     return run_command(

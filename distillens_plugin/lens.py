@@ -127,6 +127,10 @@ class Lens:
         weight, bias = unembedding(self._head)
         return Head(weight, bias, softcap=self.anatomy.softcap, scale=self.anatomy.scale)
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Of the unembedding: its weight and bias, and what LoRA adds."""
+        return list(self._head.parameters())
+
     def apply_readout(self, hidden: Tensor, *, norm: str = "final") -> Tensor:
         """Rows of any layer as the unembedding takes them.
 

@@ -51,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def quiet_transformers() -> None:
+    """Its warnings on settings that we set right a moment later would drown our own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def run(arguments: argparse.Namespace) -> int | None:
     """Validates, tries or trains what a recipe says."""
     from distillens_plugin.recipe import load_recipe
@@ -70,11 +78,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         fragments=arguments.fragments,
     )
     if not arguments.debug:
-        # Its warnings on settings that we set right a moment later would drown our own lines.
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quiet_transformers()
     folder = Path(recipe.output_dir or Path("runs") / Path(arguments.recipe).stem)
     if arguments.validate:
         from distillens_plugin.validate import print_full_form, validate_without_weights

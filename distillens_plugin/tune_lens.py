@@ -11,7 +11,6 @@ Legend: B rows of a batch, T tokens, N supervised positions, D width.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.architectures import hidden_states_of, unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import DatasetSpec, InstructionDataset, load_examples
 from distillens_plugin.divergences import ForwardKL
-from distillens_plugin.forward import LensOutput, forward, reader_of
+from distillens_plugin.forward import LensOutput, forward, reader_of, rows_at
 from distillens_plugin.fused import Group, walk
 from distillens_plugin.lens import Lens
 from distillens_plugin.models import load_teacher
-from distillens_plugin.pairs import layer_to_hook
-from distillens_plugin.supervision import Supervised, supervised_from_targets
+from distillens_plugin.streams import recorded_streams
+from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.tokenizers import load_tokenizer
 from distillens_plugin.translators import save_translators
 from eval_harness.errors import DistillensError, RunFailure
@@ -204,7 +202,7 @@ def _loss(
     final = output.final_rows(supervised)
     groups = []
     for name, translator in translators.items():
-        rows = _at(streams[int(name)], supervised).float()
+        rows = rows_at(streams[int(name)], supervised).float()
         groups.append(
             Group(
                 name=name,
@@ -221,48 +219,10 @@ def _run(
     model: nn.Module, lens: Lens, batch: dict[str, Tensor], layers: list[int]
 ) -> tuple[LensOutput, dict[int, Tensor]]:
     """The frozen teacher's final states and the residual streams of some layers."""
-    with torch.no_grad(), _recording(model, lens) as seen:
+    with torch.no_grad(), recorded_streams(model, layers, lens.blocks_path) as seen:
         output = forward(model, batch)
         streams = {layer: seen[layer] for layer in layers}
     return output, streams
-
-
-@contextmanager
-def _recording(model: nn.Module, lens: Lens) -> Iterator[dict[int, Tensor]]:
-    seen: dict[int, Tensor] = {}
-
-    def keep(layer: int, value: Any) -> None:
-        hidden = hidden_states_of(value)
-        if hidden is not None:
-            seen[layer] = hidden
-
-    handles = []
-    for layer in range(lens.num_layers):
-        kind, path = layer_to_hook(layer, lens.blocks_path)
-        module = unwrap(model).get_submodule(path)
-        if kind == "input":
-
-            def before(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
-            ) -> None:
-                keep(layer, args or kwargs.get("hidden_states"))
-
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        else:
-
-            def after(module: nn.Module, args: object, output: Any, layer: int = layer) -> None:
-                keep(layer, output)
-
-            handles.append(module.register_forward_hook(after))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _at(hidden_BTD: Tensor, supervised: Supervised) -> Tensor:
-    return hidden_BTD.flatten(0, -2).index_select(0, supervised.positions)
 
 
 def tune_lens_command(arguments: Any) -> None:

@@ -10,7 +10,14 @@ from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, search_so_far, stage_runs
 from eval_harness.errors import DistillensError
 
-SHIPPED = ("quickstart", "paper_gpt2", "paper_gpt2_medium", "paper_tinyllama", "paper_qwen2.5")
+SHIPPED = (
+    "quickstart",
+    "quickstart_ablations",
+    "paper_gpt2",
+    "paper_gpt2_medium",
+    "paper_tinyllama",
+    "paper_qwen2.5",
+)
 # ROUGE-L, mean of the five tasks: the paper's table.
 PAPER = {
     "paper_gpt2": (16.56, 17.20, 17.56, 17.50, 17.20, 17.64, 16.64, 21.12),

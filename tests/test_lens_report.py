@@ -1,0 +1,187 @@
+"""`distillens lens-report`: every number against a formula written out in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_run import save_tiny_model, tiny_recipe
+from transformers import AutoModelForCausalLM
+
+from distillens_plugin.cli import main
+from distillens_plugin.collate import collate
+from distillens_plugin.divergences import make_divergence
+from distillens_plugin.lens_readings import Pulls, Streams, radial_share, read_layer
+from distillens_plugin.supervision import supervised_from_targets
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Teacher and student in float64 with layers that differ."""
+    built = []
+    for role, layers, seed in (("teacher", 4, 1), ("student", 2, 2)):
+        folder = tmp_path_factory.mktemp(role)
+        model = AutoModelForCausalLM.from_pretrained(
+            save_tiny_model(folder, layers=layers, seed=seed)
+        ).double()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.mul_(4 if parameter.dim() == 2 else 1)
+                if "ln_f" in name:
+                    parameter.add_(0.3)
+        built.append(model.eval())
+    return built
+
+
+def batches():
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for index, (length, prompt) in enumerate([(9, 3), (12, 5), (7, 2)]):
+        ids = torch.randint(5, 500, (length,), generator=generator).tolist()
+        row = {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "id": str(index)}
+        batch, targets = collate([row])
+        found.append((batch, supervised_from_targets(targets)))
+    return found
+
+
+def hidden(model, layer):
+    """[N, D] of the same rows, from transformers' own hidden_states (layers below the last)."""
+    rows = []
+    for batch, supervised in batches():
+        states = model(**batch, output_hidden_states=True).hidden_states
+        rows.append(states[layer].flatten(0, 1)[supervised.positions])
+    return torch.cat(rows)
+
+
+def log_probs(model, rows, norm):
+    rows = model.transformer.ln_f(rows) if norm == "final" else rows
+    return torch.log_softmax(rows @ model.lm_head.weight.T, -1)
+
+
+@pytest.mark.parametrize("norm", ["identity", "final"])
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_readings_of_a_layer(models, layer, norm):
+    teacher, _ = models
+    with torch.no_grad():
+        read = read_layer(Streams(teacher, batches()), layer, norm)
+        rows = hidden(teacher, layer)
+        expected = log_probs(teacher, rows, norm)
+        final = torch.log_softmax(hidden(teacher, 4) @ teacher.lm_head.weight.T, -1)
+    assert read.entropy == pytest.approx(-(expected.exp() * expected).sum(-1).mean().item())
+    divergence = (final.exp() * (final - expected)).sum(-1).mean().item()
+    assert read.kl_from_final == pytest.approx(divergence)
+    assert read.logits_std == pytest.approx(expected.std(-1).mean().item())
+
+
+def test_the_last_layer_through_the_final_norm_is_the_models_own_distribution(models):
+    streams = Streams(models[0], batches())
+    assert read_layer(streams, 4, "final").kl_from_final == pytest.approx(0, abs=1e-12)
+    assert read_layer(streams, 4, "identity").kl_from_final > 0.01
+
+
+def named_gradients(model, loss):
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    head, others = [], []
+    for name, parameter, gradient in zip(names, parameters, found, strict=True):
+        gradient = torch.zeros_like(parameter) if gradient is None else gradient
+        (head if name == "transformer.wte.weight" else others).append(gradient.flatten())
+    return torch.cat(head), torch.cat(others)
+
+
+@pytest.mark.parametrize("norm", ["identity", "final"])
+def test_the_lenss_gradient_beside_that_of_plain_distillation(models, norm):
+    teacher, student = models
+    pulls = Pulls(
+        Streams(student, batches()), Streams(teacher, batches()), make_divergence("jsd"), 2.0
+    )
+    pull = pulls.of((1, 2), norm)
+    with torch.no_grad():
+        target = F.log_softmax(hidden(teacher, 4) @ teacher.lm_head.weight.T, -1)
+        log_p = F.log_softmax(log_probs(teacher, hidden(teacher, 2), norm) / 2, -1)
+    final = F.log_softmax(hidden(student, 2) @ student.lm_head.weight.T, -1)
+    kd = (target.exp() * (target - final)).sum(-1).mean()
+    rows = hidden(student, 1)
+    log_q = F.log_softmax(log_probs(student, rows, norm) / 2, -1)
+    log_m = ((log_p.exp() + log_q.exp()) / 2).log()
+    parts = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    loss = parts.sum(-1).mean() / 2
+    assert pull.loss == pytest.approx(loss.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, rows, retain_graph=True)
+    along = (gradient * rows).sum(-1) / rows.norm(dim=-1)
+    share = (along.square().sum() / gradient.square().sum()).item()
+    assert pull.radial == pytest.approx(share, rel=1e-4, abs=1e-6)
+    for found, own, reference in zip(
+        (pull.unembedding, pull.others),
+        named_gradients(student, loss),
+        named_gradients(student, kd),
+        strict=True,
+    ):
+        assert found is not None
+        assert found[0] == pytest.approx((own.norm() / reference.norm()).item(), rel=1e-4)
+        cosine = (own @ reference / own.norm() / reference.norm()).item()
+        assert found[1] == pytest.approx(cosine, rel=1e-4, abs=1e-5)
+
+
+def test_the_radial_share_is_one_along_the_rows_and_none_across_them():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    across = torch.tensor([[-4.0, 3.0], [1.0, 0.0]])
+    assert radial_share(rows * -2, rows) == pytest.approx(1)
+    assert radial_share(across, rows) == pytest.approx(0)
+    assert radial_share(rows + across, rows) == pytest.approx(29 / (29 + 26))
+    assert radial_share(torch.zeros(2, 2), rows) == 0
+
+
+def test_frozen_parameters_are_not_compared(models):
+    teacher, student = models
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.dim() == 1)
+    pulls = Pulls(
+        Streams(student, batches()), Streams(teacher, batches()), make_divergence("jsd"), 1.0
+    )
+    student.requires_grad_(True)
+    pull = pulls.of((1, 2), "final")
+    assert pull.unembedding is None
+    assert pull.others is not None
+
+
+def test_the_command_reports_every_layer_and_pair(tmp_path, capsys):
+    recipe = tiny_recipe(tmp_path)
+    assert main(["lens-report", str(recipe), "--rows", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 rows, ")
+    numbers = [line.split()[0] for line in lines if line[:8].strip().isdigit()]
+    assert numbers == ["0", "1", "2", "3", "4", "0", "1", "2"]
+    pairs = [line.split()[:2] for line in lines if "-" in line[:8]]
+    assert pairs == [["1-2", "identity"], ["1-2", "final"], ["2-4", "identity"], ["2-4", "final"]]
+    student = save_tiny_model(tmp_path / "trained", layers=3)
+    assert main(["lens-report", str(recipe), "--rows", "2", "--student", str(student)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "2-4"
+
+
+LENS = "train.criterion.kwargs.sub_terms.lens"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--rows", "0"], "--rows 0: expected at least 1"),
+        (["--set", f"{LENS}=null"], "there is no DistillLensLoss"),
+        (["--student", "missing"], "--student.name_or_path: cannot load 'missing'"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, arguments, expected):
+    assert main(["lens-report", str(tiny_recipe(tmp_path)), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_a_pair_may_be_given_by_module_paths(tmp_path, capsys):
+    layers = "{student: [transformer.h.0], teacher: [transformer.h.1]}"
+    change = f"{LENS}.criterion.kwargs.layers={layers}"
+    recipe = tiny_recipe(tmp_path)
+    assert main(["lens-report", str(recipe), "--rows", "2", "--set", change]) == 0
+    by_path = capsys.readouterr().out.splitlines()[-1]
+    numbers = change.replace("transformer.h.0", "1").replace("transformer.h.1", "2")
+    assert main(["lens-report", str(recipe), "--rows", "2", "--set", numbers]) == 0
+    by_number = capsys.readouterr().out.splitlines()[-1]
+    assert by_path.split()[1:] == by_number.split()[1:]
