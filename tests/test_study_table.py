@@ -93,6 +93,17 @@ def test_holm_is_over_all_differences_of_a_metric():
     assert found[0].paired.smallest_detectable > compare_paired(ours, base).smallest_detectable
 
 
+def test_two_that_name_each_other_are_compared_once():
+    methods = {"sft": scores(0.0), "fkl": scores(1.0, spread=4.0), "lens": scores(1.0, spread=5.0)}
+    both = ["sft", "fkl"]
+    references = {name: [other for other in both if other != name] for name in methods}
+    table = make_table(methods, references)
+    found = [(d.method, d.reference) for d in table.differences]
+    assert found == [("fkl", "sft"), ("lens", "sft"), ("lens", "fkl")]
+    expected = holm([d.paired.p_value for d in table.differences])
+    assert [d.adjusted_p for d in table.differences] == pytest.approx(expected)
+
+
 def test_validation_losses_are_compared_over_common_seeds_and_few_seeds_say_so():
     table = make_table(
         {

@@ -145,6 +145,7 @@ def make_table(
     Args:
         scores: by method.
         references: by method: the methods it is compared with; those without scores are left out.
+            Of two that name each other the later one is compared with the earlier, once.
     Raises:
         DistillensError: runs answered different rows.
     """
@@ -152,9 +153,12 @@ def make_table(
     for name, method in scores.items():
         table.cells[name] = {metric: _cell(method, metric) for metric in method.metrics()}
     families: dict[tuple[bool, str, str], list[tuple[Difference, Floats]]] = {}
+    order = list(scores)
     for name, method in scores.items():
         for reference in references.get(name, []):
-            if reference not in scores:
+            # a - b and b - a are one comparison; twice it would cost the others power under Holm.
+            mirrored = name in references.get(reference, [])
+            if reference not in scores or (mirrored and order.index(name) < order.index(reference)):
                 continue
             for metric in method.metrics():
                 found = _difference(name, method, reference, scores[reference], metric)
@@ -238,8 +242,9 @@ def _judge(member: Difference, adjusted_p: float) -> Difference:
         else:
             reason = "the rows show one, but the training seeds leave it open"
     elif member.metric.is_validation and 2.0 ** (1 - len(member.seeds)) >= ALPHA:
+        count = len(member.seeds)
         reason = (
-            f"{len(member.seeds)} seeds cannot show one: the smallest p is "
+            f"{count} seed{'s' if count > 1 else ''} cannot show one: the smallest p is "
             f"{min(1.0, 2.0 ** (1 - len(member.seeds))):.4f}"
         )
     return replace(member, adjusted_p=adjusted_p, verdict=shown, reason=reason)
