@@ -35,7 +35,6 @@ def save_model(
         RunFailure: the disk is full or the folder cannot be written.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    replaced = folder.with_name(f".{folder.name}.replaced")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -47,16 +46,34 @@ def save_model(
         if loss_state:
             (partial / "loss").mkdir()
             save_file(dict(loss_state), partial / "loss" / "parameters.safetensors")
+        replace_folder(partial, folder)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunFailure(
+            f"{folder}: cannot save the model ({error}); what was saved before is intact"
+        ) from error
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Renames `partial` to `folder`; the folder that was there is removed only afterwards."""
+    replaced = _aside(folder)
+    try:
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # Between the two renames the old folder lies aside: put it back.
-        if replaced.exists() and not folder.exists():
-            replaced.rename(folder)
-        raise RunFailure(
-            f"{folder}: cannot save the model ({error}); what was saved before is intact"
-        ) from error
+    except OSError:
+        put_back(folder)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Brings back a folder that lies aside because something ended between the two renames."""
+    replaced = _aside(folder)
+    if replaced.exists() and not folder.exists():
+        replaced.rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")

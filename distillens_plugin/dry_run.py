@@ -3,10 +3,11 @@
 import time
 
 from distillens_plugin.experiment import Experiment, make_accelerator
+from distillens_plugin.main_process import on_main_process, say
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.schema import Recipe
 from distillens_plugin.trainer import StepResult, Trainer
-from distillens_plugin.training import build_and_describe, on_main_process, say
+from distillens_plugin.training import build_and_describe
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import Window, windows
 

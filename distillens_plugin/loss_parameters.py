@@ -5,6 +5,7 @@ that `criterion.parameters()` is empty. `distillens.pre_epoch` calls `adopt`;
 `distillens.post_forward` and our runner call `average_gradients` before a step.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,6 +78,20 @@ def loss_state(criterion: Any) -> dict[str, Tensor]:
         name: parameter.detach().cpu().contiguous()
         for name, parameter in loss_parameters(criterion).items()
     }
+
+
+def load_loss_state(criterion: Any, state: Mapping[str, Tensor]) -> None:
+    """Puts back what `loss_state` gave.
+
+    Raises:
+        ValueError: other parameters than those of this criterion.
+    """
+    parameters = loss_parameters(criterion)
+    if set(parameters) != set(state):
+        raise ValueError(f"the loss has {sorted(parameters)}, the state {sorted(state)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
 
 
 def _terms(criterion: Any) -> dict[str, Any]:

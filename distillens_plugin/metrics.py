@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +18,22 @@ class Metrics:
     """Writes each record as one line of `metrics.jsonl` and to accelerate's trackers.
 
     Only the main process writes.
+
+    Args:
+        keep_bytes: of an interrupted run's file; what comes after them is written again.
     """
 
-    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+    def __init__(self, path: Path, accelerator: Accelerator, keep_bytes: int = 0) -> None:
         self.accelerator = accelerator
         self._file: TextIO | None = None
         if accelerator.is_main_process:
             self._file = path.open("a", encoding="utf-8")
+            self._file.truncate(keep_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Written so far; 0 where this process writes nothing."""
+        return self._file.tell() if self._file is not None else 0
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record; nested numbers become `a/b` in trackers.
@@ -97,6 +107,18 @@ class Progress:
     def train_seconds(self) -> float:
         return self._seconds
 
+    def state(self) -> dict[str, float]:
+        """Tokens and seconds so far, for `restore`."""
+        return {"tokens": self._tokens, "seconds": self._seconds}
+
+    def restore(self, state: Mapping[str, float], num_steps: int) -> None:
+        """Starts the bar after `num_steps` steps."""
+        self._tokens, self._seconds = state["tokens"], state["seconds"]
+        self._bar.update(num_steps)
+        # The pace on the bar is that of the steps still to come.
+        self._bar.initial = num_steps
+        self.resume()
+
     def say(self, text: str) -> None:
         """A line above the bar."""
         if not self._bar.disable:
@@ -117,6 +139,13 @@ class Averages:
         self._steps += 1
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far, for `restore`."""
+        return {"sums": self._sums, "steps": self._steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._sums, self._steps = dict(state["sums"]), state["steps"]
 
     def take(self) -> dict[str, float]:
         """The means, which start anew."""

@@ -10,7 +10,7 @@ Legend: B rows, T tokens.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,6 +43,13 @@ class Share:
         self.value: float = settings.share
         self._settings = settings
         self._last_loss: float | None = None
+
+    def state(self) -> dict[str, float | None]:
+        """For `restore`."""
+        return {"value": self.value, "last_loss": self._last_loss}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.value, self._last_loss = state["value"], state["last_loss"]
 
     def after_validation(self, loss: float) -> None:
         """Takes a validation loss; the first one is that before training."""

@@ -10,19 +10,23 @@ from typing import Any
 from eval_harness.errors import DistillensError, RunFailure
 
 # What a run writes; `--overwrite` removes these and nothing else.
-RECIPE, METRICS, SUMMARY, BEST, LAST, TRACKERS = (
+RECIPE, METRICS, SUMMARY, BEST, LAST, STATE, TRACKERS = (
     "recipe.yaml",
     "metrics.jsonl",
     "summary.json",
     "best",
     "last",
+    "state",
     "trackers",
 )
-OWN = (RECIPE, METRICS, SUMMARY, BEST, LAST, TRACKERS)
+OWN = (RECIPE, METRICS, SUMMARY, BEST, LAST, STATE, TRACKERS)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
     """Refuses a folder that holds a run, or files that are no run's. Changes nothing.
+
+    Args:
+        overwrite: a run there is no mistake (it is to be replaced, or gone on with).
 
     Raises:
         DistillensError: see above, or the path is a file, or nothing can be written there.
@@ -34,7 +38,8 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise DistillensError(
                 f"output_dir: {folder} holds a run ({', '.join(n for n in entries if n in OWN)}); "
-                "name another folder with --output_dir, or replace the run with --overwrite"
+                "name another folder with --output_dir, go on with it by --resume, or replace it "
+                "with --overwrite"
             )
     elif entries:
         raise DistillensError(

@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in output_dir from its last whole epoch, or start it",
+    )
+    parser.add_argument(
         "--trust-recipe", action="store_true", help="let the recipe run code (YAML tags, modules)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -66,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int | None:
 
     if arguments.print_form and not arguments.validate:
         raise DistillensError("--print goes with --validate")
+    if arguments.resume and (arguments.overwrite or arguments.validate or arguments.dry_run):
+        raise DistillensError("--resume goes with none of --overwrite, --validate and --dry-run")
     overrides = list(arguments.overrides)
     if arguments.output_dir is not None:
         overrides.append(f"output_dir={_quoted(arguments.output_dir)}")
@@ -94,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         return dry_run(recipe)
     from distillens_plugin.training import train
 
-    return train(recipe, folder, overwrite=arguments.overwrite)
+    return train(recipe, folder, overwrite=arguments.overwrite, resume=arguments.resume)
 
 
 def _quoted(text: str) -> str:

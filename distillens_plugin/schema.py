@@ -79,6 +79,11 @@ class Recipe(Strict):
     teacher_cache: TeacherCache | None = Field(
         default=None, description="keep the teacher's states on disk"
     )
+    resumable: bool = Field(
+        default=True,
+        description="after each epoch, keep weights and optimiser for --resume; a finished run "
+        "removes them",
+    )
 
     _source: Any = PrivateAttr(default=None)
     _plain: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -15,6 +15,7 @@ from distillens_plugin.loss import LensTerm
 from distillens_plugin.loss_parameters import average_gradients
 from distillens_plugin.metrics import Averages, Metrics, Progress
 from distillens_plugin.processes import apply_gradients, backward, clip, trained_model
+from distillens_plugin.resume import Standing
 from distillens_plugin.weighted_sum import WeightedSum
 from distillens_plugin.window import Window, windows
 from eval_harness.errors import RunFailure
@@ -59,6 +60,20 @@ class History:
         if score is None or self.best_score is None:
             return True
         return score > self.best_score if higher_is_better else score < self.best_score
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What the loop knows after an epoch, for a run that is to go on from there.
+
+    Attributes:
+        epoch: number of finished epochs.
+    """
+
+    epoch: int
+    history: History
+    averages: dict[str, Any]
+    progress: dict[str, float]
 
 
 class Trainer:
@@ -157,6 +172,8 @@ class Trainer:
         score_name: str,
         higher_is_better: bool,
         save: Callable[[str], None],
+        keep: Callable[[EpochEnd], None] | None = None,
+        resumed: Standing | None = None,
     ) -> History:
         """Trains for `num_steps` optimiser steps; validates and saves after each epoch and at the
         end.
@@ -166,11 +183,18 @@ class Trainer:
                 save is `best` as well.
             score_name: of the score that decides `best`.
             save: called with `last` each time and with `best` where the score improved.
+            keep: called at the end of each epoch but the last, after saving.
+            resumed: where an interrupted run stood; models and optimiser have been put back.
         """
         history = History()
         progress = Progress(num_steps, self.accelerator)
         averages = Averages()
         epoch = 0
+        if resumed is not None:
+            history = History(**resumed.history)
+            progress.restore(resumed.progress, resumed.step)
+            averages.restore(resumed.averages)
+            epoch, self.step_number = resumed.epoch, resumed.step
         try:
             while self.step_number < num_steps:
                 self.box.pre_epoch_process(epoch=epoch)
@@ -198,6 +222,8 @@ class Trainer:
                 if history.improves(score, higher_is_better):
                     history.best_score, history.best_step = score, self.step_number
                     save("best")
+                if keep is not None and self.step_number < num_steps:
+                    keep(EpochEnd(epoch, history, averages.state(), progress.state()))
                 progress.resume()
         finally:
             progress.close()

@@ -1,23 +1,10 @@
-"""One whole run: data, models, box, training, and what it says and leaves behind."""
+"""One whole run: data, models, box and training, with every mistake found before it starts."""
 
-import math
-import os
-import time
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from distillens_plugin import output
-from distillens_plugin.architectures import unwrap
-from distillens_plugin.checkpoint import save_model
-from distillens_plugin.evaluation import (
-    SampleAnswer,
-    sample_answers,
-    validation_loss,
-    validation_rouge,
-)
 from distillens_plugin.experiment import (
     Experiment,
     build_experiment,
@@ -25,38 +12,49 @@ from distillens_plugin.experiment import (
     make_accelerator,
 )
 from distillens_plugin.full_form import to_yaml
-from distillens_plugin.loss_parameters import loss_state
-from distillens_plugin.memory import peak_memory_bytes
-from distillens_plugin.metrics import Metrics
-from distillens_plugin.model_card import model_card, versions
+from distillens_plugin.main_process import on_main_process, say
 from distillens_plugin.models import num_parameters
-from distillens_plugin.on_policy import OnPolicyLoader, Share
-from distillens_plugin.processes import trained_model
+from distillens_plugin.resume import find_standing, is_finished, load_state
 from distillens_plugin.schema import Recipe
-from distillens_plugin.trainer import History, Trainer
+from distillens_plugin.training_run import TrainingRun
 from distillens_plugin.validate import validate_without_weights
-from eval_harness.errors import DistillensError
 
 
-def train(recipe: Recipe, folder: Path, *, overwrite: bool) -> int:
+def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False) -> int:
     """Trains what the recipe says and fills `folder`.
 
+    Args:
+        overwrite: replace a run that is there.
+        resume: go on with it from its last whole epoch; start where there is none.
     Raises:
         DistillensError: a mistake in recipe, data, models or output folder, before training starts.
         RunFailure: training, saving or writing failed.
     """
     accelerator = make_accelerator(recipe, folder / output.TRACKERS)
-    on_main_process(accelerator, lambda: _check(recipe, folder, overwrite))
+    on_main_process(accelerator, lambda: _check(recipe, folder, overwrite or resume))
+    standing = None
+    if resume:
+        processes = accelerator.num_processes
+        standing = on_main_process(
+            accelerator, lambda: find_standing(folder, recipe.to_plain(), processes)
+        )
+        if on_main_process(accelerator, lambda: is_finished(folder)):
+            say(accelerator, f"{folder}: this run is finished; there is nothing to go on with")
+            return 0
     experiment = build_and_describe(recipe, accelerator)
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import attach_teacher_cache
 
         say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
     # Only now that everything else stands is an earlier run replaced.
-    on_main_process(accelerator, lambda: _prepare(folder, recipe))
+    if standing is None:
+        on_main_process(accelerator, lambda: _prepare(folder, recipe))
+    else:
+        load_state(folder, accelerator, experiment.box)
+        say(accelerator, f"going on after epoch {standing.epoch}, step {standing.step}")
     if recipe.trackers:
         accelerator.init_trackers("distillens", config={"recipe": to_yaml(recipe.to_plain())})
-    _Run(experiment, folder).train()
+    TrainingRun(experiment, folder, standing).train()
     return 0
 
 
@@ -69,24 +67,6 @@ def build_and_describe(recipe: Recipe, accelerator: Accelerator) -> Experiment:
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
     return experiment
-
-
-def say(accelerator: Accelerator, text: str) -> None:
-    """Prints on the main process."""
-    accelerator.print(text, flush=True)
-
-
-def on_main_process(accelerator: Accelerator, action: Any) -> None:
-    """Runs `action` on the main process; its DistillensError is raised on every process."""
-    error: list[DistillensError | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            action()
-        except DistillensError as raised:
-            error = [raised]
-    broadcast_object_list(error)
-    if error[0] is not None:
-        raise error[0]
 
 
 def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
@@ -134,182 +114,3 @@ def describe_models(experiment: Experiment) -> str:
         f"precision {recipe.mixed_precision}"
     )
     return "\n".join(lines)
-
-
-def on_policy_share(experiment: Experiment) -> Share | None:
-    """The share of rows that the student answers itself; None without `train.on_policy`."""
-    loader = experiment.box.train_data_loader
-    return loader.share if isinstance(loader, OnPolicyLoader) else None
-
-
-class _Run:
-    """The training of a built experiment, with its reports."""
-
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
-        self.experiment = experiment
-        self.folder = folder
-        self.started_at = time.perf_counter()
-        self.trainer = Trainer(experiment.box, experiment.accelerator)
-        self.by_rouge = experiment.recipe.train.best_by == "rougeL"
-        self.scores: dict[str, float] = {}
-        self.loss_before: float | None = None
-
-    @property
-    def model(self) -> Any:
-        return trained_model(self.experiment.box)
-
-    def train(self) -> None:
-        experiment = self.experiment
-        self.loss_before = self._validation_loss()
-        share = on_policy_share(experiment)
-        if share is not None and self.loss_before is not None:
-            share.after_validation(self.loss_before)
-        if self.loss_before is not None:
-            say(experiment.accelerator, f"validation loss before training: {self.loss_before:.4f}")
-        metrics = Metrics(self.folder / output.METRICS, experiment.accelerator)
-        if self.loss_before is not None:
-            metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
-        try:
-            history = self.trainer.fit(
-                num_steps=experiment.num_steps,
-                log_every=experiment.recipe.log_every,
-                metrics=metrics,
-                validate=self._validate if experiment.validation is not None else None,
-                score_name="rougeL" if self.by_rouge else "validation_loss",
-                higher_is_better=self.by_rouge,
-                save=self._save,
-            )
-            loss_after = history.last_loss
-            self._close(history, loss_after)
-        finally:
-            metrics.close()
-
-    def _validation_loss(self) -> float | None:
-        experiment = self.experiment
-        if experiment.validation is None:
-            return None
-        train = experiment.recipe.train
-        batch_size = train.val_data_loader.kwargs.batch_size
-        return validation_loss(
-            self.model,
-            experiment.validation,
-            batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
-            accelerator=experiment.accelerator,
-        )
-
-    def _validate(self) -> dict[str, float]:
-        loss = self._validation_loss()
-        assert loss is not None
-        assert self.experiment.validation is not None
-        self.scores = {"validation_loss": loss}
-        share = on_policy_share(self.experiment)
-        if share is not None:
-            share.after_validation(loss)
-            self.scores["on_policy_share"] = share.value
-        if self.by_rouge:
-            self.scores["rougeL"] = validation_rouge(
-                self.model,
-                self.experiment.validation,
-                self.experiment.tokenizer,
-                seed=self.experiment.recipe.seed,
-                max_new_tokens=self.experiment.recipe.samples.max_new_tokens,
-                accelerator=self.experiment.accelerator,
-            )
-        return self.scores
-
-    def _save(self, name: str) -> None:
-        experiment, recipe = self.experiment, self.experiment.recipe
-        spec = recipe.models.trained
-        teacher = recipe.models.teacher_model
-        results: dict[str, Any] = {
-            "optimiser steps": self.trainer.step_number,
-            **self.scores,
-        }
-        if self.loss_before is not None:
-            results["validation_loss before training"] = self.loss_before
-        card = model_card(
-            title=Path(recipe.path).stem,
-            student=spec.name_or_path or "A model without pretrained weights",
-            teacher=teacher.name_or_path if teacher is not None else None,
-            train_data=experiment.train.describe(),
-            recipe_yaml=to_yaml(recipe.to_plain()),
-            results=results,
-        )
-        # A card travels with the model: it names files as the recipe does, not where they lay here.
-        card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
-        on_main_process(
-            experiment.accelerator,
-            lambda: save_model(
-                self.folder / name,
-                unwrap(self.model),
-                experiment.tokenizer,
-                card,
-                loss_state=loss_state(experiment.box.criterion),
-            ),
-        )
-
-    def _close(self, history: History, loss_after: float | None) -> None:
-        experiment, accelerator = self.experiment, self.experiment.accelerator
-        seconds = time.perf_counter() - self.started_at
-        summary = {
-            "validation_loss_before": self.loss_before,
-            "validation_loss_after": loss_after,
-            "best_by": experiment.recipe.train.best_by,
-            "best_score": history.best_score,
-            "best_step": history.best_step,
-            "validation": history.validation,
-            "num_steps": self.trainer.step_number,
-            "num_all_masked_batches": history.num_all_masked,
-            "seconds": round(seconds, 1),
-            "train_seconds": round(history.train_seconds, 1),
-            "tokens_per_s": round(history.tokens_per_s, 1),
-            "peak_memory_bytes": peak_memory_bytes(accelerator.device),
-            "seed": experiment.recipe.seed,
-            "num_processes": accelerator.num_processes,
-            "versions": versions(),
-        }
-        on_main_process(accelerator, lambda: output.write_summary(self.folder, summary))
-        if not accelerator.is_main_process:
-            return
-        for answer in self._samples():
-            print(_show_answer(answer))
-        if history.num_all_masked:
-            print(f"{history.num_all_masked} batches had no supervised token and gave no gradient")
-        if self.loss_before is not None and loss_after is not None:
-            print(
-                f"validation loss: {self.loss_before:.4f} before, {loss_after:.4f} after "
-                f"{self.trainer.step_number} steps (nats per response token; perplexity "
-                f"{_perplexity(self.loss_before)} before, {_perplexity(loss_after)} after)"
-            )
-        best = "last step" if history.best_score is None else f"step {history.best_step}"
-        print(f"{seconds:.0f} s, {history.tokens_per_s:,.0f} tokens/s while training")
-        print(f"best model ({best}): {self.folder / output.BEST}")
-        print(f"last model: {self.folder / output.LAST}")
-        print(f"metrics: {self.folder / output.METRICS}, {self.folder / output.SUMMARY}")
-
-    def _samples(self) -> list[SampleAnswer]:
-        experiment, samples = self.experiment, self.experiment.recipe.samples
-        if experiment.validation is None or samples.num_rows == 0:
-            return []
-        return sample_answers(
-            self.model,
-            experiment.validation,
-            experiment.tokenizer,
-            num_rows=samples.num_rows,
-            max_new_tokens=samples.max_new_tokens,
-            device=experiment.accelerator.device,
-        )
-
-
-def _show_answer(answer: SampleAnswer) -> str:
-    def indented(text: str) -> str:
-        return text.strip().replace("\n", "\n    ")
-
-    return (
-        f"\n  prompt:\n    {indented(answer.prompt)}\n  answer:\n    {indented(answer.answer)}\n"
-        f"  reference:\n    {indented(answer.reference)}\n"
-    )
-
-
-def _perplexity(nll: float) -> str:
-    return f"{math.exp(nll):.1f}" if nll < 20 else f"e^{nll:.1f}"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_run import TWO_PROCESSES, change, distillens, records
+from run_process import TWO_PROCESSES, change, distillens, records
 from tiny_run import save_tiny_model, tiny_recipe
 
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator

@@ -89,7 +89,8 @@ class Run:
             command += ["--with", fragment]
         for text in self.overrides:
             command += ["--set", text]
-        return [*command, "--seed", str(self.seed), "--output_dir", str(self.train_folder)]
+        command += ["--seed", str(self.seed), "--output_dir", str(self.train_folder)]
+        return [*command, "--resume"]
 
 
 def make_run(

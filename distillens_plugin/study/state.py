@@ -1,7 +1,8 @@
 """What a run's folder says: nothing yet, done, or done under something else.
 
 <run>/run.json      fingerprint and resolved recipe, written before training starts
-<run>/train/        the runner's output folder; its summary.json, written last, says it is done
+<run>/train/        the runner's output folder; its summary.json, written last, says it is done;
+                    a run that was cut off goes on from its last whole epoch
 <run>/evaluation/<protocol>/   eval-harness's output; done.json, written last, says it is done
 <run>/log.txt       what the commands printed
 """
@@ -42,7 +43,12 @@ def is_trained(run: Run, *, overwrite: bool) -> bool:
 
 
 def start(run: Run) -> None:
-    """Empties the run's folder and notes what is about to be trained in it."""
+    """Notes what is about to be trained in the run's folder, which is emptied.
+
+    A run under this very recipe that was cut off is kept, to be gone on with.
+    """
+    if read_json(run.folder / RUN).get("fingerprint") == run.fingerprint:
+        return
     try:
         if run.folder.exists():
             shutil.rmtree(run.folder)

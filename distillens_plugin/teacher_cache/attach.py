@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillens_plugin.main_process import on_main_process
 from distillens_plugin.teacher_cache.fingerprint import (
     Fingerprint,
     hash_config,
@@ -15,7 +16,6 @@ from distillens_plugin.teacher_cache.lock import FolderLock
 from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, stored_bytes
 from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
 from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
-from distillens_plugin.training import on_main_process
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:

@@ -1,0 +1,251 @@
+"""The training of a built experiment: validation, checkpoints, and what it leaves behind."""
+
+import math
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin import output
+from distillens_plugin.architectures import unwrap
+from distillens_plugin.checkpoint import save_model
+from distillens_plugin.evaluation import (
+    SampleAnswer,
+    sample_answers,
+    validation_loss,
+    validation_rouge,
+)
+from distillens_plugin.experiment import Experiment
+from distillens_plugin.full_form import to_yaml
+from distillens_plugin.loss_parameters import loss_state
+from distillens_plugin.main_process import on_main_process, say
+from distillens_plugin.memory import peak_memory_bytes
+from distillens_plugin.metrics import Metrics
+from distillens_plugin.model_card import model_card, versions
+from distillens_plugin.on_policy import OnPolicyLoader, Share
+from distillens_plugin.processes import trained_model
+from distillens_plugin.resume import Standing, save_state
+from distillens_plugin.trainer import EpochEnd, History, Trainer
+
+
+def on_policy_share(experiment: Experiment) -> Share | None:
+    """The share of rows that the student answers itself; None without `train.on_policy`."""
+    loader = experiment.box.train_data_loader
+    return loader.share if isinstance(loader, OnPolicyLoader) else None
+
+
+class TrainingRun:
+    """The training of a built experiment, with its reports.
+
+    Args:
+        standing: where an interrupted run stood, whose state has been loaded.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, standing: Standing | None) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.standing = standing
+        self.started_at = time.perf_counter() - (standing.seconds if standing is not None else 0.0)
+        self.trainer = Trainer(experiment.box, experiment.accelerator)
+        self.by_rouge = experiment.recipe.train.best_by == "rougeL"
+        self.scores: dict[str, float] = {}
+        self.loss_before: float | None = None
+
+    @property
+    def model(self) -> Any:
+        return trained_model(self.experiment.box)
+
+    def train(self) -> None:
+        experiment = self.experiment
+        metrics = self._begin() if self.standing is None else self._go_on(self.standing)
+
+        def keep(end: EpochEnd) -> None:
+            self._keep(end, metrics)
+
+        try:
+            history = self.trainer.fit(
+                num_steps=experiment.num_steps,
+                log_every=experiment.recipe.log_every,
+                metrics=metrics,
+                validate=self._validate if experiment.validation is not None else None,
+                score_name="rougeL" if self.by_rouge else "validation_loss",
+                higher_is_better=self.by_rouge,
+                save=self._save,
+                keep=keep if experiment.recipe.resumable else None,
+                resumed=self.standing,
+            )
+            loss_after = history.last_loss
+            self._close(history, loss_after)
+        finally:
+            metrics.close()
+
+    def _begin(self) -> Metrics:
+        accelerator = self.experiment.accelerator
+        self.loss_before = self._validation_loss()
+        metrics = Metrics(self.folder / output.METRICS, accelerator)
+        if self.loss_before is None:
+            return metrics
+        share = on_policy_share(self.experiment)
+        if share is not None:
+            share.after_validation(self.loss_before)
+        say(accelerator, f"validation loss before training: {self.loss_before:.4f}")
+        metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
+        return metrics
+
+    def _go_on(self, standing: Standing) -> Metrics:
+        self.loss_before = standing.loss_before
+        share = on_policy_share(self.experiment)
+        if share is not None and standing.share is not None:
+            share.restore(standing.share)
+        path, accelerator = self.folder / output.METRICS, self.experiment.accelerator
+        return Metrics(path, accelerator, keep_bytes=standing.metrics_bytes)
+
+    def _keep(self, end: EpochEnd, metrics: Metrics) -> None:
+        accelerator, share = self.experiment.accelerator, on_policy_share(self.experiment)
+        standing = Standing(
+            step=self.trainer.step_number,
+            epoch=end.epoch,
+            history=asdict(end.history),
+            averages=end.averages,
+            progress=end.progress,
+            seconds=time.perf_counter() - self.started_at,
+            loss_before=self.loss_before,
+            share=share.state() if share is not None else None,
+            metrics_bytes=metrics.num_bytes,
+            num_processes=accelerator.num_processes,
+        )
+        save_state(self.folder, accelerator, self.experiment.box, standing)
+
+    def _validation_loss(self) -> float | None:
+        experiment = self.experiment
+        if experiment.validation is None:
+            return None
+        train = experiment.recipe.train
+        batch_size = train.val_data_loader.kwargs.batch_size
+        return validation_loss(
+            self.model,
+            experiment.validation,
+            batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
+            accelerator=experiment.accelerator,
+        )
+
+    def _validate(self) -> dict[str, float]:
+        loss = self._validation_loss()
+        assert loss is not None
+        assert self.experiment.validation is not None
+        self.scores = {"validation_loss": loss}
+        share = on_policy_share(self.experiment)
+        if share is not None:
+            share.after_validation(loss)
+            self.scores["on_policy_share"] = share.value
+        if self.by_rouge:
+            self.scores["rougeL"] = validation_rouge(
+                self.model,
+                self.experiment.validation,
+                self.experiment.tokenizer,
+                seed=self.experiment.recipe.seed,
+                max_new_tokens=self.experiment.recipe.samples.max_new_tokens,
+                accelerator=self.experiment.accelerator,
+            )
+        return self.scores
+
+    def _save(self, name: str) -> None:
+        experiment, recipe = self.experiment, self.experiment.recipe
+        spec = recipe.models.trained
+        teacher = recipe.models.teacher_model
+        results: dict[str, Any] = {
+            "optimiser steps": self.trainer.step_number,
+            **self.scores,
+        }
+        if self.loss_before is not None:
+            results["validation_loss before training"] = self.loss_before
+        card = model_card(
+            title=Path(recipe.path).stem,
+            student=spec.name_or_path or "A model without pretrained weights",
+            teacher=teacher.name_or_path if teacher is not None else None,
+            train_data=experiment.train.describe(),
+            recipe_yaml=to_yaml(recipe.to_plain()),
+            results=results,
+        )
+        # A card travels with the model: it names files as the recipe does, not where they lay here.
+        card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
+        on_main_process(
+            experiment.accelerator,
+            lambda: save_model(
+                self.folder / name,
+                unwrap(self.model),
+                experiment.tokenizer,
+                card,
+                loss_state=loss_state(experiment.box.criterion),
+            ),
+        )
+
+    def _close(self, history: History, loss_after: float | None) -> None:
+        experiment, accelerator = self.experiment, self.experiment.accelerator
+        seconds = time.perf_counter() - self.started_at
+        summary = {
+            "validation_loss_before": self.loss_before,
+            "validation_loss_after": loss_after,
+            "best_by": experiment.recipe.train.best_by,
+            "best_score": history.best_score,
+            "best_step": history.best_step,
+            "validation": history.validation,
+            "num_steps": self.trainer.step_number,
+            "num_all_masked_batches": history.num_all_masked,
+            "seconds": round(seconds, 1),
+            "train_seconds": round(history.train_seconds, 1),
+            "tokens_per_s": round(history.tokens_per_s, 1),
+            "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+            "seed": experiment.recipe.seed,
+            "num_processes": accelerator.num_processes,
+            "versions": versions(),
+        }
+        on_main_process(accelerator, lambda: output.write_summary(self.folder, summary))
+        if accelerator.is_main_process:
+            shutil.rmtree(self.folder / output.STATE, ignore_errors=True)
+        if not accelerator.is_main_process:
+            return
+        for answer in self._samples():
+            print(_show_answer(answer))
+        if history.num_all_masked:
+            print(f"{history.num_all_masked} batches had no supervised token and gave no gradient")
+        if self.loss_before is not None and loss_after is not None:
+            print(
+                f"validation loss: {self.loss_before:.4f} before, {loss_after:.4f} after "
+                f"{self.trainer.step_number} steps (nats per response token; perplexity "
+                f"{_perplexity(self.loss_before)} before, {_perplexity(loss_after)} after)"
+            )
+        best = "last step" if history.best_score is None else f"step {history.best_step}"
+        print(f"{seconds:.0f} s, {history.tokens_per_s:,.0f} tokens/s while training")
+        print(f"best model ({best}): {self.folder / output.BEST}")
+        print(f"last model: {self.folder / output.LAST}")
+        print(f"metrics: {self.folder / output.METRICS}, {self.folder / output.SUMMARY}")
+
+    def _samples(self) -> list[SampleAnswer]:
+        experiment, samples = self.experiment, self.experiment.recipe.samples
+        if experiment.validation is None or samples.num_rows == 0:
+            return []
+        return sample_answers(
+            self.model,
+            experiment.validation,
+            experiment.tokenizer,
+            num_rows=samples.num_rows,
+            max_new_tokens=samples.max_new_tokens,
+            device=experiment.accelerator.device,
+        )
+
+
+def _show_answer(answer: SampleAnswer) -> str:
+    def indented(text: str) -> str:
+        return text.strip().replace("\n", "\n    ")
+
+    return (
+        f"\n  prompt:\n    {indented(answer.prompt)}\n  answer:\n    {indented(answer.answer)}\n"
+        f"  reference:\n    {indented(answer.reference)}\n"
+    )
+
+
+def _perplexity(nll: float) -> str:
+    return f"{math.exp(nll):.1f}" if nll < 20 else f"e^{nll:.1f}"
