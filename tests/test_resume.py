@@ -1,12 +1,12 @@
 """A run that was killed and gone on with ends as one that was not."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from run_process import ENVIRONMENT, TWO_PROCESSES, change, distillens, records
 from safetensors.torch import load_file
@@ -46,14 +46,15 @@ def start_and_kill(path, output, launcher=()):
         stderr=subprocess.DEVNULL,
         env=ENVIRONMENT,
         cwd=REPO,
-        start_new_session=True,
     ) as run:
         deadline = time.monotonic() + 200
         while standing(output).get("epoch", 0) < 2:
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        os.killpg(run.pid, signal.SIGKILL)
+        # torchrun's workers are in sessions of their own.
+        for process in [*psutil.Process(run.pid).children(recursive=True), run]:
+            process.kill()
     assert not (output / "summary.json").exists(), "it was killed too late"
 
 
