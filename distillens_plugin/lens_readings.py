@@ -110,16 +110,6 @@ def read_layer(streams: Streams, layer: Layer, norm: str) -> LensReading:
     return LensReading(*(sums / len(rows)).tolist())
 
 
-@torch.no_grad()
-def final_entropy(streams: Streams) -> float:
-    """Of the model's own distribution, in nats, the mean over positions."""
-    head, total = streams.lens.head(), 0.0
-    for rows in streams.final.split(_CHUNK_ROWS):
-        read = head_logits(rows, head).log_softmax(-1)
-        total -= (read.exp() * read).double().sum().item()
-    return total / len(streams.final)
-
-
 class Pulls:
     """Compares gradients in one student, whose forward pass must have kept its graph."""
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from distillens_plugin.architectures import find_anatomy
 from distillens_plugin.collate import collate
 from distillens_plugin.experiment import load_data, make_accelerator
-from distillens_plugin.lens_readings import NORMS, Pulls, Streams, final_entropy, read_layer
+from distillens_plugin.lens_readings import NORMS, Pulls, Streams, read_layer
 from distillens_plugin.loss import DistillLensLoss
 from distillens_plugin.models import load_pretrained, load_student, load_teacher
 from distillens_plugin.pairs import Layer
@@ -104,7 +104,7 @@ def _layer_lines(role: str, streams: Streams) -> list[str]:
     columns = f"{'logits':>8} {'entropy':>8} {'KL':>8}"
     lines = [
         "",
-        f"{role}: its final distribution has an entropy of {final_entropy(streams):.2f} nats",
+        f"{role} (its last layer through the final norm is its own distribution)",
         " " * 15 + "".join(f" | {norm + ' norm':<26}" for norm in NORMS).rstrip(),
         f"{'layer':>6} {'rms':>8}" + f" | {columns}" * len(NORMS),
     ]

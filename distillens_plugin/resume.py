@@ -12,7 +12,7 @@ The order of the batches depends on seed and epoch alone, so that whole epochs n
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from accelerate.utils import gather_object
 from distillens_plugin import output
 from distillens_plugin.checkpoint import put_back, replace_folder
 from distillens_plugin.loss_parameters import load_loss_state, loss_state
+from distillens_plugin.main_process import on_main_process
 from eval_harness.errors import DistillensError, RunFailure
 
 _STANDING, _EXTRA = "standing.json", "extra.pt"
@@ -64,24 +65,36 @@ def save_state(folder: Path, accelerator: Accelerator, box: Any, standing: Stand
     """
     state = folder / output.STATE
     partial = state.with_name(f".{state.name}.partial")
+
+    def prepare() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / _STANDING).write_text(json.dumps(asdict(standing)), encoding="utf-8")
+        torch.save(_extra(box), partial / _EXTRA)
+
+    # Each stage ends on all processes before the next begins: none waits for one that failed.
+    on_main_process(accelerator, lambda: _or_failure(state, prepare))
     error = None
     try:
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            (partial / _STANDING).write_text(json.dumps(asdict(standing)), encoding="utf-8")
-            torch.save(_extra(box), partial / _EXTRA)
-        accelerator.wait_for_everyone()
         with _quiet():
             accelerator.save_state(str(partial))
     except Exception as raised:
         error = str(raised)
     errors = [found for found in gather_object([error]) if found is not None]
     if errors:
-        raise RunFailure(f"{state}: cannot keep the state ({errors[0]}); set resumable: false")
-    if accelerator.is_main_process:
-        replace_folder(partial, state)
-    accelerator.wait_for_everyone()
+        raise RunFailure(_cannot_keep(state, errors[0]))
+    on_main_process(accelerator, lambda: _or_failure(state, lambda: replace_folder(partial, state)))
+
+
+def _or_failure(state: Path, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (OSError, RuntimeError) as error:
+        raise RunFailure(_cannot_keep(state, error)) from error
+
+
+def _cannot_keep(state: Path, why: object) -> str:
+    return f"{state}: cannot keep the state ({why}); make room, or set resumable: false"
 
 
 def load_state(folder: Path, accelerator: Accelerator, box: Any) -> None:

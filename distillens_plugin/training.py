@@ -18,6 +18,7 @@ from distillens_plugin.resume import find_standing, is_finished, load_state
 from distillens_plugin.schema import Recipe
 from distillens_plugin.training_run import TrainingRun
 from distillens_plugin.validate import validate_without_weights
+from eval_harness.atomic import write_text
 
 
 def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False) -> int:
@@ -76,7 +77,7 @@ def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
 
 def _prepare(folder: Path, recipe: Recipe) -> None:
     output.clear(folder)
-    (folder / output.RECIPE).write_text(to_yaml(recipe.to_plain()), encoding="utf-8")
+    write_text(folder / output.RECIPE, to_yaml(recipe.to_plain()))
 
 
 def describe_models(experiment: Experiment) -> str:

@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from accelerate import Accelerator
 from run_process import ENVIRONMENT, TWO_PROCESSES, change, distillens, records
 from safetensors.torch import load_file
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.checkpoint import put_back, replace_folder
+from distillens_plugin.resume import Standing, save_state
+from eval_harness.errors import RunFailure
 
 TERMS = "train.criterion.kwargs.sub_terms"
 MSE = {
@@ -204,3 +209,21 @@ def test_a_folder_that_lies_aside_comes_back(tmp_path):
     with pytest.raises(FileNotFoundError):
         replace_folder(tmp_path / "missing", folder)
     assert (folder / "a").read_text(encoding="utf-8") == "new"
+
+
+def test_a_state_that_cannot_be_kept_ends_the_run_and_the_one_before_stays(tmp_path, monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    box = SimpleNamespace(lr_scheduler=None, criterion=SimpleNamespace(term_dict={}))
+    standing = Standing(3, 1, {}, {}, {}, 1.0, None, None, 0, 1)
+    save_state(tmp_path, accelerator, box, standing)
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(accelerator, "save_state", full)
+    with pytest.raises(RunFailure, match="No space left on device"):
+        save_state(tmp_path, accelerator, box, replace(standing, step=6))
+    assert json.loads((tmp_path / "state" / "standing.json").read_text())["step"] == 3
+    (tmp_path / ".state.partial").rename(tmp_path / "other")
+    with pytest.raises(RunFailure, match="cannot keep the state"):
+        save_state(tmp_path / "state" / "standing.json", accelerator, box, standing)

@@ -1,6 +1,5 @@
 """The study's report: one HTML page, one Markdown file, one CSV, figures as PNG."""
 
-import base64
 import importlib.resources
 import re
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from eval_harness.atomic import write_bytes, write_text
 from eval_harness.compare import NO_DIFFERENCE
 from eval_harness.errors import DistillensError
 from eval_harness.plots import require_matplotlib
+from eval_harness.report import Plot
 from eval_harness.report_rows import printable
 
 __all__ = ["require_matplotlib", "write_report"]
@@ -38,26 +38,13 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A PNG with its file name and description."""
-
-    name: str
-    alt: str
-    png: bytes
-
-    @property
-    def data_uri(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
-
-
-@dataclass(frozen=True)
 class Section:
     """One budget."""
 
     title: str
     sentences: list[str]
     grids: list[Grid]
-    figures: list[Figure]
+    figures: list[Plot]
 
 
 def write_report(study: Study, folder: Path) -> list[Path]:
@@ -205,7 +192,7 @@ def _mean_rouge(study: Study, table: Table, name: str) -> str:
     return f"{np.mean(found):.2f}" if len(found) == len(spec.tasks) else ""
 
 
-def _figures(results: Results, budget: str) -> list[Figure]:
+def _figures(results: Results, budget: str) -> list[Plot]:
     from distillens_plugin.study import figures
 
     study, table = results.study, results.tables[budget]
@@ -219,16 +206,14 @@ def _figures(results: Results, budget: str) -> list[Figure]:
         axis = f"{unit}; line: 95 % interval, rings: training seeds"
         name = re.sub(r"[^A-Za-z0-9]+", "_", metric.title).strip("_")
         png = figures.plot_seeds(f"{metric.title}, {budget}", axis, cells)
-        made.append(Figure(f"{stem}_{name}.png", f"{metric.title} of each method, {budget}", png))
+        made.append(Plot(f"{stem}_{name}.png", f"{metric.title} of each method, {budget}", png))
     if budget != COMPUTE and results.curves:
         curves = {printable(study.label(name)): c for name, c in results.curves.items()}
         made.append(
-            Figure("curves.png", "Validation loss over training", figures.plot_curves(curves))
+            Plot("curves.png", "Validation loss over training", figures.plot_curves(curves))
         )
     costs = {printable(study.label(name)): cost for name, cost in results.costs[budget].items()}
-    made.append(
-        Figure(f"{stem}_costs.png", f"Time and memory, {budget}", figures.plot_costs(costs))
-    )
+    made.append(Plot(f"{stem}_costs.png", f"Time and memory, {budget}", figures.plot_costs(costs)))
     return made
 
 
