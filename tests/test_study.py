@@ -166,7 +166,19 @@ def test_dry_run_lists_what_is_done_and_estimates_from_it(finished):
     assert "  main/sft/seed_1  done" in done.stdout
     assert re.search(r"  main/broken/seed_1$", done.stdout, re.MULTILINE)
     assert re.search(r"lens: \d+ s \(mean of 2 done runs\)", done.stdout)
-    assert "broken: not known, because its trial step failed" in done.stdout
+    reason = re.search(r"broken: not known, because its trial step failed: (.*)", done.stdout)
+    assert reason is not None
+    assert "nowhere" in reason[1]
+
+
+def test_dry_run_times_a_real_step_of_a_method_without_a_run(tmp_path):
+    path = tiny_study(tmp_path)
+    done = run_study(path, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for name in ("sft", "lens"):
+        pattern = rf"  {name}: at most about [\d.]+ \w+ \(one real step, the first\)"
+        assert re.search(pattern, done.stdout), done.stdout
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_clocks_pace_is_the_median_and_is_kept(tmp_path):

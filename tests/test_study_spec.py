@@ -152,13 +152,17 @@ def test_later_grids_start_from_the_best_of_earlier_ones(tmp_path):
     study = load_study(path)
     for run, loss in zip(stage_runs(study, "lens", 0, {}), (5.0, 5.2, 4.0, 4.2), strict=True):
         fake_run(run.folder, run.fingerprint, losses={3: loss})
-    choice = search_so_far(study)["lens"]
+    choice = search_so_far(study)[0]["lens"]
     assert choice.settings == {"lr": 2e-3}
     second = stage_runs(study, "lens", 1, choice.settings)
     for run, loss in zip(second, (4.5, 4.5, 3.5, 3.7), strict=True):
         fake_run(run.folder, run.fingerprint, losses={3: loss})
-    choice = search_so_far(study)["lens"]
+    choices, stages = search_so_far(study)
+    choice = choices["lens"]
     assert choice.settings == {"lr": 2e-3, "lens_weight": 3.0}
+    # The first grid is shown as it was tried, without what the second one found.
+    assert [run.chosen for run in stages[0]] == [{"lr": lr} for lr in (1e-3, 1e-3, 2e-3, 2e-3)]
+    assert [run.name for run in stages[1]] == [run.name for run in second]
     losses = [entry.validation_nll for entry in choice.tried]
     assert losses == [pytest.approx(value) for value in (5.1, 4.1, 4.5, 3.6)]
     final = main_runs(study, {"lens": choice})["lens"][0]
@@ -178,7 +182,7 @@ def test_a_setting_that_failed_with_one_seed_is_not_chosen(tmp_path):
     runs = stage_runs(study, "lens", 0, {})
     for run, loss in zip(runs[:3], (5.0, 5.2, 1.0), strict=True):
         fake_run(run.folder, run.fingerprint, losses={3: loss})
-    assert search_so_far(study)["lens"].settings == {"lr": 1e-3}
+    assert search_so_far(study)[0]["lens"].settings == {"lr": 1e-3}
     assert not main_runs(study, {"lens": Choice(tried=[])})["lens"][0].chosen
 
 

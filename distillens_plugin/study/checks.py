@@ -68,15 +68,15 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
     Yields:
         Lines to print.
     """
-    choices = search_so_far(study)
+    choices, stages = search_so_far(study)
     for choice in choices.values():
         # Nothing searched yet: the plan shows the recipe's own settings.
         choice.tried = [entry for entry in choice.tried if entry.validation_nll is not None]
     main = main_runs(study, choices)
-    phases: list[tuple[str, list[Run]]] = []
-    for stage in range(num_stages(study)):
-        runs = [r for n, c in choices.items() for r in stage_runs(study, n, stage, c.settings)]
-        phases.append((f"search, grid {stage + 1}", list({run.name: run for run in runs}.values())))
+    phases = [
+        (f"search, grid {number}", list({run.name: run for run in runs}.values()))
+        for number, runs in enumerate(stages, start=1)
+    ]
     phases.append(("final runs", [run for runs in main.values() for run in runs]))
     for phase, runs in phases:
         yield f"{phase}: {len(runs)} runs"
@@ -148,7 +148,7 @@ def _evaluation_time(study: Study, main: dict[str, list[Run]], slots: int) -> st
 
 def _one_step(run: Run) -> float | str:
     """Seconds of the whole run by the runner's own --dry-run, or why there are none."""
-    command = [*run.command(), "--dry-run"]
+    command = run.command("--dry-run")
     done = subprocess.run(
         command,
         env={**os.environ, **environments(1)[0]},

@@ -82,15 +82,15 @@ class Run:
         """Of everything that decides what the run gives."""
         return digest(self.resolved)
 
-    def command(self) -> list[str]:
-        """What is run, to be copied into a terminal."""
+    def command(self, mode: Literal["--resume", "--dry-run"] = "--resume") -> list[str]:
+        """What is run, to be copied into a terminal; with --dry-run, its trial step."""
         command = [sys.executable, "-m", "distillens_plugin.run", self.study.recipe]
         for fragment in self.study.methods[self.method].fragments:
             command += ["--with", fragment]
         for text in self.overrides:
             command += ["--set", text]
         command += ["--seed", str(self.seed), "--output_dir", str(self.train_folder)]
-        return [*command, "--resume"]
+        return [*command, mode]
 
 
 def make_run(

@@ -63,7 +63,7 @@ def collect(study: Study) -> Results:
     Raises:
         DistillensError: a file is damaged, or runs answered different rows.
     """
-    results = Results(study, choices=search_so_far(study))
+    results = Results(study, choices=search_so_far(study)[0])
     main = main_runs(study, results.choices)
     results.missing += [
         f"{name}: no setting of its search has a model"

@@ -75,13 +75,20 @@ def update(choice: Choice, runs: Sequence[Run]) -> None:
         choice.settings = min(found, key=lambda entry: entry.validation_nll or 0.0).settings
 
 
-def search_so_far(study: Study) -> dict[str, Choice]:
-    """What the search runs that are there have found; starts nothing."""
+def search_so_far(study: Study) -> tuple[dict[str, Choice], list[list[Run]]]:
+    """What the search runs that are there have found, and the runs of each grid; starts nothing.
+
+    Each grid's runs follow from the grids before it, as far as those have been tried.
+    """
     choices = {name: Choice() for name in study.methods}
+    stages: list[list[Run]] = []
     for stage in range(num_stages(study)):
+        stages.append([])
         for name, choice in choices.items():
-            update(choice, stage_runs(study, name, stage, choice.settings))
-    return choices
+            runs = stage_runs(study, name, stage, choice.settings)
+            update(choice, runs)
+            stages[-1] += runs
+    return choices, stages
 
 
 def _mean_nll(runs: Sequence[Run]) -> float | None:
