@@ -26,10 +26,11 @@ def dry_run(recipe: Recipe) -> int:
 
         say(accelerator, plan_teacher_cache(experiment).describe())
     experiment.box.pre_epoch_process(epoch=0)
+    # On-policy answers are sampled when a window is drawn, which belongs to a step's time.
+    started_at = time.perf_counter()
     window = next(
         windows(experiment.box.train_data_loader, experiment.box.grad_accum_step, accelerator)
     )
-    started_at = time.perf_counter()
     result = Trainer(experiment.box, accelerator).step(window)
     seconds = time.perf_counter() - started_at
     for line in _report(experiment, window, result, seconds):

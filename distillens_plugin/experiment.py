@@ -161,6 +161,7 @@ def build_experiment(
             tokenizer=tokenizer,
             seed=recipe.seed,
             accelerator=accelerator,
+            batches_per_step=box.grad_accum_step,
         )
     num_steps = total_steps(recipe, steps_per_epoch)
     assert num_steps is not None  # steps_per_epoch is known

@@ -9,20 +9,21 @@ Sources: Agarwal et al. 2024 (GKD), arXiv 2306.13649, algorithm 1, for the share
 Legend: B rows, T tokens.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import InstructionDataset
-from distillens_plugin.probe import undisturbed
+from distillens_plugin.main_process import on_main_process
+from distillens_plugin.samplers import Sampler, ServerSampler, StudentSampler, hash_of
 from distillens_plugin.supervision import IGNORED
+from distillens_plugin.vllm_server import VllmServer
 from eval_harness.errors import DistillensError
 
 Batch = tuple[dict[str, Tensor], dict[str, Any]]
@@ -66,7 +67,8 @@ class OnPolicyLoader:
     """A box's data loader with sampled answers; everything else of the loader is as it was.
 
     Which rows are sampled depends on seed, epoch and row id alone, and the random numbers of a
-    batch on those of its rows: neither on the number of processes nor on the global generator.
+    batch on those of its sampled rows (through a server: of each row on itself): neither on the
+    number of processes nor on the global generator.
 
     Args:
         loader: prepared; its batches are those of `distillens.collate`.
@@ -74,6 +76,7 @@ class OnPolicyLoader:
         teacher: scores the answers; its positions limit them as the student's do.
         dataset: the training rows, for their prompts; an id that comes twice must have one prompt.
         settings: the recipe's `train.on_policy`.
+        batches_per_step: batches whose gradients meet in one optimiser step.
 
     Attributes:
         share: the part of the rows that is sampled now.
@@ -81,7 +84,7 @@ class OnPolicyLoader:
         max_length: longest prompt and answer together, in tokens.
 
     Raises:
-        DistillensError: two rows with one id and different prompts.
+        DistillensError: two rows with one id and different prompts, or a server that cannot sample.
     """
 
     def __init__(
@@ -95,20 +98,33 @@ class OnPolicyLoader:
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
         accelerator: Accelerator,
+        batches_per_step: int,
     ) -> None:
         self.loader = loader
         self.share = Share(settings)
         self.num_sampled = 0
-        self._model = model
-        self._settings = settings
-        self._eos_id, self._pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._pad_id = tokenizer.pad_token_id
         positions = [_positions(unwrap(each)) for each in (model, teacher)]
         self.max_length = min([dataset.spec.max_length, *(n for n in positions if n is not None)])
         self._prompts = _prompts(dataset)
         self._loss_on_prompt = dataset.spec.loss_on_prompt
         self._seed = seed
-        self._accelerator = accelerator
+        self._batches_per_step = batches_per_step
         self._epoch = 0
+        common = {
+            "model": model,
+            "settings": settings,
+            "eos_id": tokenizer.eos_token_id,
+            "seed": seed,
+            "accelerator": accelerator,
+        }
+        self._sampler: Sampler
+        if settings.server is None:
+            self._sampler = StudentSampler(pad_id=self._pad_id, **common)
+        else:
+            server = VllmServer(settings.server.base_url, timeout_s=settings.server.timeout_s)
+            on_main_process(accelerator, lambda: server.check(max_length=self.max_length))
+            self._sampler = ServerSampler(server, probe_ids=self._probe_ids(), **common)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -123,7 +139,10 @@ class OnPolicyLoader:
             self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, targets in self.loader:
+        for index, (batch, targets) in enumerate(self.loader):
+            # The share is the same in all processes, and so is this call, which they make together.
+            if index % self._batches_per_step == 0 and self.share.value > 0:
+                self._sampler.start_step()
             yield self.with_samples(batch, targets)
 
     def with_samples(self, batch: dict[str, Tensor], targets: dict[str, Any]) -> Batch:
@@ -143,9 +162,11 @@ class OnPolicyLoader:
         }
         if not prompts:
             return batch, targets
-        for (index, prompt), answer in zip(
-            prompts.items(), self._sample(list(prompts.values()), row_ids), strict=True
-        ):
+        chosen_ids = [row_ids[index] for index in prompts]
+        answers = self._sampler.sample(
+            list(prompts.values()), chosen_ids, epoch=self._epoch, max_length=self.max_length
+        )
+        for (index, prompt), answer in zip(prompts.items(), answers, strict=True):
             masked = prompt if self._loss_on_prompt else [IGNORED] * len(prompt)
             rows[index]["input_ids"] = prompt + answer
             rows[index]["labels"] = masked + answer
@@ -155,48 +176,12 @@ class OnPolicyLoader:
         device = batch["input_ids"].device
         return _to(new_batch, device), {**targets, **_to(new_targets, targets["labels"].device)}
 
-    def _is_chosen(self, row_id: str) -> bool:
-        return _hash(self._seed, self._epoch, row_id) / 2**63 < self.share.value
+    def _probe_ids(self) -> list[int]:
+        """The longest prompt, as far as there is room for one more token."""
+        return max(self._prompts.values(), key=len)[: self.max_length - 1]
 
-    def _sample(self, prompts: list[list[int]], row_ids: list[str]) -> list[list[int]]:
-        """An answer for each prompt, up to and with its end token if it has one."""
-        settings = self._settings
-        width = max(len(prompt) for prompt in prompts)
-        # Rows of a batch have like lengths: the longest prompt may limit all of them.
-        room = self.max_length - width
-        generation = GenerationConfig(
-            do_sample=True,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            # A model's own settings would fill what is not said here.
-            top_k=0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            num_beams=1,
-            max_new_tokens=min(settings.max_new_tokens or room, room),
-            eos_token_id=self._eos_id,
-            pad_token_id=self._pad_id,
-        )
-        model: Any = unwrap(self._model)
-        device = next(model.parameters()).device
-        ids = torch.full((len(prompts), width), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        devices = [device] if device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices=devices),
-            undisturbed(model),
-            self._accelerator.autocast(),
-        ):
-            torch.manual_seed(_hash(self._seed, self._epoch, *row_ids))
-            generated = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=generation,
-            )
-        return [_until(answer, self._eos_id) for answer in generated[:, width:].tolist()]
+    def _is_chosen(self, row_id: str) -> bool:
+        return hash_of(self._seed, self._epoch, row_id) / 2**63 < self.share.value
 
 
 def _prompts(dataset: InstructionDataset) -> dict[str, list[int]]:
@@ -212,16 +197,6 @@ def _prompts(dataset: InstructionDataset) -> dict[str, list[int]]:
 
 def _positions(model: Any) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
-
-
-def _until(answer: list[int], eos_id: int) -> list[int]:
-    return answer[: answer.index(eos_id) + 1] if eos_id in answer else answer
-
-
-def _hash(*parts: object) -> int:
-    """An integer in [0, 2^63) that depends on the parts alone."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _to(values: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The recipe's train section: torchdistill's own keys, with what can be derived left out."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -220,6 +221,36 @@ class BoxModel(Strict):
     )
 
 
+class VllmServer(Strict):
+    """A running vLLM server that samples in the student's place."""
+
+    base_url: str = Field(description="such as http://localhost:8000")
+    sync_every: Count = Field(
+        default=1,
+        description="optimiser steps between two updates of the server's weights; 1: always fresh",
+    )
+    weights_dir: str | None = Field(
+        default=None,
+        description="folder through which the weights go, under one path here and at the server; "
+        "null: the system's temporary folder",
+    )
+    timeout_s: Positive = Field(default=600.0, description="longest wait for one answer, seconds")
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            problem(url, "an address such as http://localhost:8000")
+        return url
+
+    @field_validator("weights_dir")
+    @classmethod
+    def _folder(cls, folder: str | None) -> str | None:
+        if folder is not None and not os.path.isdir(folder):
+            problem(folder, "a folder that exists")
+        return folder
+
+
 class OnPolicy(Strict):
     """Answers that the student samples while it is trained, in place of some references."""
 
@@ -240,6 +271,9 @@ class OnPolicy(Strict):
     )
     max_new_tokens: Count | None = Field(
         default=None, description="longest answer, in tokens; null: what max_length leaves"
+    )
+    server: VllmServer | None = Field(
+        default=None, description="sample through a vLLM server; null: through transformers"
     )
 
     @model_validator(mode="after")
