@@ -6,7 +6,8 @@ with the end token where there is one.
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import GenerationConfig
+from transformers.utils import logging
 
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.checkpoint import replace_folder
@@ -203,7 +205,9 @@ class ServerSampler:
         folder = Path(self._parent.name).resolve() / "student"
         partial = folder.with_name("partial")
         try:
-            model.save_pretrained(partial, state_dict=weights)
+            with _no_progress_bar():
+                # It takes the tensors out of the mapping that it is given.
+                model.save_pretrained(partial, state_dict=dict(weights))
             replace_folder(partial, folder)
         except Exception as error:
             raise RunFailure(f"{folder}: cannot save the student for vLLM: {error}") from error
@@ -213,9 +217,23 @@ class ServerSampler:
         """As the server's, by the model itself; [T - 1], on the host."""
         ids = torch.tensor([self._probe_ids], device=next(model.parameters()).device)
         with undisturbed(model), self._accelerator.autocast():
-            logits = functional_call(model, weights, kwargs={"input_ids": ids}).logits
+            logits = functional_call(
+                model, weights, kwargs={"input_ids": ids}, tie_weights=False
+            ).logits
         scores = logits[0, :-1].float().log_softmax(-1)
         return scores.gather(-1, ids[0, 1:, None])[:, 0].cpu()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers shows one for each save, which would come between the run's own every step."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _with_noise(model: nn.Module) -> dict[str, Tensor]:
