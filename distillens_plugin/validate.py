@@ -44,6 +44,10 @@ def validate_without_weights(recipe: Recipe, *, overwrite: bool = False) -> list
         lines += check_model(recipe, role, facts, hub)
     lines += check_layers(recipe, facts)
     lines += check_vocabularies(recipe, facts, hub)
+    if recipe.train.on_policy is not None and recipe.train.on_policy.server is not None:
+        lines.append(
+            "skipped train.on_policy.server because it is asked when the models have been loaded"
+        )
     return lines
 
 
