@@ -126,6 +126,25 @@ def test_answers_are_those_of_the_student_of_the_step(url, tmp_path):
     assert seen[2][0] == seen[2][1] != seen[1][1]
 
 
+def test_adapters_go_over_merged(url, tmp_path):
+    """dropout is LoRA's own: it must be off in what is sent and in what is tried."""
+    lora = "models.student_model.lora={r: 4, alpha: 8, dropout: 0.5}"
+    experiment = build(tmp_path, *CHANGES, lora, on_policy(url))
+    sampler = experiment.box.train_data_loader._sampler
+    prompts = list(experiment.box.train_data_loader._prompts.values())[:4]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in experiment.student.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    with experiment.student.disable_adapter():
+        plain = [greedy(experiment, prompt) for prompt in prompts]
+    experiment.student.train()
+    sampler.start_step()
+    answers = sampler.sample(prompts, list("abcd"), epoch=0, max_length=MAX_LENGTH)
+    assert answers == [greedy(experiment, prompt) for prompt in prompts] != plain
+
+
 def test_an_answer_depends_on_its_own_seed_alone(url, tmp_path):
     experiment = build(tmp_path, *CHANGES, on_policy(url))
     server = VllmServer(url, timeout_s=60)
