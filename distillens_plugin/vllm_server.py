@@ -34,7 +34,6 @@ class VllmServer:
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=_MAX_THREADS)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
-        self._model = ""
 
     def check(self, *, max_length: int) -> None:
         """Asks the server what it is, before anything expensive starts.
@@ -46,8 +45,7 @@ class VllmServer:
         """
         start = START.format(max_length=max_length)
         try:
-            models = self._get("/v1/models")["data"]
-            self._model, limit = models[0]["id"], models[0]["max_model_len"]
+            limit = self._get("/v1/models")["data"][0]["max_model_len"]
         except (RunFailure, LookupError, TypeError) as error:
             raise DistillensError(
                 f"{self.base_url}: expected a vLLM server ({error}); start one with: {start}"
@@ -126,7 +124,8 @@ class VllmServer:
         ]
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self._post("/v1/completions", {"model": self._model, **body})["choices"][0]
+        # Without the model's name: a server has one, and only the main process has asked for it.
+        return self._post("/v1/completions", body)["choices"][0]
 
     def _forget_prompts(self) -> None:
         if not self._post("/reset_prefix_cache", {}).get("success", True):
