@@ -21,7 +21,8 @@ from distillens_plugin.architectures import unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import InstructionDataset
 from distillens_plugin.main_process import on_main_process
-from distillens_plugin.samplers import Sampler, ServerSampler, StudentSampler, hash_of
+from distillens_plugin.samplers import Sampler, StudentSampler, hash_of
+from distillens_plugin.server_sampler import ServerSampler
 from distillens_plugin.supervision import IGNORED
 from distillens_plugin.vllm_server import VllmServer
 from eval_harness.errors import DistillensError
@@ -141,8 +142,9 @@ class OnPolicyLoader:
     def __iter__(self) -> Iterator[Batch]:
         for index, (batch, targets) in enumerate(self.loader):
             # The share is the same in all processes, and so is this call, which they make together.
-            if index % self._batches_per_step == 0 and self.share.value > 0:
-                self._sampler.start_step()
+            step, batch_of_step = divmod(index, self._batches_per_step)
+            if batch_of_step == 0 and self.share.value > 0:
+                self._sampler.start_step(step)
             yield self.with_samples(batch, targets)
 
     def with_samples(self, batch: dict[str, Tensor], targets: dict[str, Any]) -> Batch:

@@ -227,7 +227,8 @@ class VllmServer(Strict):
     base_url: str = Field(description="such as http://localhost:8000")
     sync_every: Count = Field(
         default=1,
-        description="optimiser steps between two updates of the server's weights; 1: always fresh",
+        description="optimiser steps between two updates of the server's weights, from each "
+        "epoch's start; 1: always fresh",
     )
     weights_dir: str | None = Field(
         default=None,

@@ -15,14 +15,12 @@ from distillens_plugin.recipe import load_recipe
 from distillens_plugin.run import main
 from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.teacher_cache import attach_teacher_cache
-from distillens_plugin.teacher_cache.codec import bytes_per_row, decode, encode
 from distillens_plugin.teacher_cache.lock import FolderLock
 from distillens_plugin.teacher_cache.plan import Plan
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
-from distillens_plugin.teacher_cache.store import Store
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.window import windows
-from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.errors import DistillensError
 
 LENS = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs"
 
@@ -80,82 +78,6 @@ def agree(left, right, **tolerance):
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         assert one == pytest.approx(other, **tolerance)
-
-
-# --- what is stored -------------------------------------------------------------------------------
-
-
-def test_bfloat16_rows_come_back_rounded_to_bfloat16():
-    rows = torch.randn(5, 64) * 30
-    back = decode("x", encode("x", rows, "bfloat16"), torch.float32)
-    assert torch.equal(back, rows.bfloat16().float())
-
-
-def test_int8_rows_come_back_within_half_a_level():
-    rows = torch.randn(50, 64) * torch.logspace(-3, 3, 50).unsqueeze(1)
-    back = decode("x", encode("x", rows, "int8"), torch.float32)
-    level = rows.abs().amax(dim=1, keepdim=True) / 127
-    assert ((back - rows).abs() <= level * 0.5001).all()
-    assert (back != rows).any()
-
-
-def test_int8_keeps_rows_of_zeros_and_shows_rows_that_are_not_finite():
-    rows = torch.tensor([[0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [1.0, -2.0]])
-    back = decode("x", encode("x", rows, "int8"), torch.float32)
-    assert torch.equal(back[0], rows[0])
-    assert back[1].isnan().any()
-    assert back[2].isnan().any()
-    assert back[3].tolist() == pytest.approx([1.0, -2.0], abs=0.01)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_the_size_of_a_row_is_known_beforehand(dtype):
-    stored = encode("x", torch.randn(7, 48), dtype)
-    assert sum(tensor.nbytes for tensor in stored.values()) == 7 * bytes_per_row(48, dtype)
-
-
-def test_rows_come_back_in_the_order_asked_for_from_memory_and_from_shards(tmp_path):
-    states = torch.arange(12.0).reshape(6, 2)
-    store = Store(tmp_path, dtype="bfloat16")
-    store.add(["a", "b", "c"], [2, 0, 4], {"final": states})
-
-    def read(ids):
-        return store.read(ids, torch.device("cpu"))["final"]
-
-    for flush in (False, True):
-        if flush:
-            store.flush()
-        assert torch.equal(read(["c", "a"]), states[[2, 3, 4, 5, 0, 1]])
-        assert read(["b"]).shape == (0, 2)
-    store.add(["c", "d", "d"], [4, 1, 1], {"final": torch.full((6, 2), 9.0)})
-    assert torch.equal(read(["d", "c"]), torch.cat([torch.full((1, 2), 9.0), states[2:]]))
-
-
-def test_a_store_sees_the_shards_of_another_process_after_refresh(tmp_path):
-    mine, other = (Store(tmp_path, dtype="int8", rank=rank) for rank in (0, 1))
-    other.add(["a"], [3], {"final": torch.randn(3, 8)})
-    other.flush()
-    assert mine.missing(["a"]) == ["a"]
-    mine.refresh()
-    assert mine.missing(["a"]) == []
-    device = torch.device("cpu")
-    assert torch.equal(mine.read(["a"], device)["final"], other.read(["a"], device)["final"])
-
-
-def test_a_full_disk_is_a_failure_that_keeps_what_was_written(tmp_path, monkeypatch):
-    store = Store(tmp_path, dtype="bfloat16")
-    store.add(["a"], [1], {"final": torch.ones(1, 2)})
-    store.flush()
-    kept = folder_bytes(tmp_path)
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("distillens_plugin.teacher_cache.shards.save_file", full)
-    store.add(["b"], [1], {"final": torch.ones(1, 2)})
-    with pytest.raises(RunFailure, match="No space left on device"):
-        store.flush()
-    assert folder_bytes(tmp_path) == kept
 
 
 # --- a run ----------------------------------------------------------------------------------------

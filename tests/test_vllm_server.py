@@ -117,7 +117,7 @@ def test_answers_are_those_of_the_student_of_the_step(url, tmp_path):
     seen = []
     for step in range(3):
         shake(experiment, step)
-        sampler.start_step()
+        sampler.start_step(step)
         answers = sampler.sample(prompts, list("abcd"), epoch=0, max_length=MAX_LENGTH)
         seen.append((answers, [greedy(experiment, prompt) for prompt in prompts]))
     assert seen[0][0] == seen[0][1]
@@ -140,7 +140,7 @@ def test_adapters_go_over_merged(url, tmp_path):
     with experiment.student.disable_adapter():
         plain = [greedy(experiment, prompt) for prompt in prompts]
     experiment.student.train()
-    sampler.start_step()
+    sampler.start_step(0)
     answers = sampler.sample(prompts, list("abcd"), epoch=0, max_length=MAX_LENGTH)
     assert answers == [greedy(experiment, prompt) for prompt in prompts] != plain
 
@@ -170,7 +170,7 @@ def test_log_probabilities_are_the_students(url, tmp_path):
     experiment = build(tmp_path, *CHANGES, on_policy(url))
     sampler = experiment.box.train_data_loader._sampler
     shake(experiment, 3)
-    sampler.start_step()
+    sampler.start_step(0)
     ids = sampler._probe_ids
     found = torch.tensor(sampler._server.log_probabilities(ids))
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_a_server_that_keeps_a_part_of_the_old_weights_is_refused(serve, tmp_pat
     address = serve(tmp_path / "server", *tied)
     experiment = build(tmp_path / "run", *tied, on_policy(address))
     with pytest.raises(RunFailure, match="does not take the student's weights"):
-        experiment.box.train_data_loader._sampler.start_step()
+        experiment.box.train_data_loader._sampler.start_step(0)
 
 
 def test_a_server_whose_context_is_too_short_is_refused(url):
