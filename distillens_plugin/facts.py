@@ -16,13 +16,16 @@ PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """num_layers blocks under the path `blocks` (None: not recognised), width D, vocabulary V."""
+    """num_layers blocks under the path `blocks` (None: not recognised), width D, vocabulary V,
+    num_positions tokens at the longest (None: the config does not say).
+    """
 
     num_layers: int
     width: int
     vocab_size: int
     tied: bool
     blocks: str | None
+    num_positions: int | None
 
 
 def block_lists(model: nn.Module) -> list[str]:
@@ -78,6 +81,7 @@ def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) ->
         vocab_size=len(head.weight) if head is not None else text.vocab_size,
         tied=bool(config.tie_word_embeddings),
         blocks=(PEFT_PREFIX if peft else "") + blocks[0] if blocks else None,
+        num_positions=getattr(config, "max_position_embeddings", None),
     )
 
 

@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import InstructionDataset
-from distillens_plugin.main_process import on_main_process
 from distillens_plugin.samplers import Sampler, StudentSampler, hash_of
 from distillens_plugin.server_sampler import ServerSampler
 from distillens_plugin.supervision import IGNORED
@@ -85,7 +84,7 @@ class OnPolicyLoader:
         max_length: longest prompt and answer together, in tokens.
 
     Raises:
-        DistillensError: two rows with one id and different prompts, or a server that cannot sample.
+        DistillensError: two rows with one id and different prompts.
     """
 
     def __init__(
@@ -124,7 +123,6 @@ class OnPolicyLoader:
             self._sampler = StudentSampler(pad_id=self._pad_id, **common)
         else:
             server = VllmServer(settings.server.base_url, timeout_s=settings.server.timeout_s)
-            on_main_process(accelerator, lambda: server.check(max_length=self.max_length))
             self._sampler = ServerSampler(server, probe_ids=self._probe_ids(), **common)
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from distillens_plugin.schema_data import DatasetSpec
 from distillens_plugin.schema_terms import OWN_TERMS
 from distillens_plugin.seqkd import check_generated
 from distillens_plugin.validate_models import check_layers, check_model, check_vocabularies
+from distillens_plugin.vllm_server import VllmServer
 from eval_harness.errors import DistillensError
 
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
@@ -44,11 +45,22 @@ def validate_without_weights(recipe: Recipe, *, overwrite: bool = False) -> list
         lines += check_model(recipe, role, facts, hub)
     lines += check_layers(recipe, facts)
     lines += check_vocabularies(recipe, facts, hub)
-    if recipe.train.on_policy is not None and recipe.train.on_policy.server is not None:
-        lines.append(
-            "skipped train.on_policy.server because it is asked when the models have been loaded"
-        )
+    lines += _check_server(recipe, facts)
     return lines
+
+
+def _check_server(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
+    """Asks the vLLM server that on-policy answers come from, if there is one."""
+    server = recipe.train.on_policy.server if recipe.train.on_policy is not None else None
+    if server is None:
+        return []
+    limits = [model.num_positions for model in facts.values() if model.num_positions is not None]
+    max_length = min([recipe.datasets.train.max_length, *limits])
+    try:
+        VllmServer(server.base_url, timeout_s=server.timeout_s).check(max_length=max_length)
+    except DistillensError as error:
+        raise DistillensError(f"{recipe.where('train.on_policy.server')}: {error}") from error
+    return [f"ok train.on_policy.server: {server.base_url} takes weights"]
 
 
 def print_full_form(recipe: Recipe) -> None:

@@ -47,6 +47,7 @@ def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hu
                 blocks=(PEFT_PREFIX if _wears_lora(spec) else "") + teacher.blocks
                 if teacher.blocks
                 else None,
+                num_positions=teacher.num_positions,
             )
     else:
         try:

@@ -13,6 +13,8 @@ from eval_harness.errors import DistillensError
 SHIPPED = (
     "quickstart",
     "quickstart_ablations",
+    "quickstart_ablations_1.2e-2",
+    "quickstart_longer",
     "paper_gpt2",
     "paper_gpt2_medium",
     "paper_tinyllama",

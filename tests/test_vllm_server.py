@@ -205,10 +205,24 @@ def test_a_server_whose_context_is_too_short_is_refused(url):
         VllmServer(url, timeout_s=60).check(max_length=300)
 
 
-def test_without_a_server_the_run_ends_before_it_writes_anything(tmp_path):
+@pytest.mark.parametrize("arguments", [(), ("--validate",), ("--dry-run",)], ids=str)
+def test_without_a_server_the_run_ends_before_models_load_or_anything_is_written(
+    tmp_path, arguments
+):
     path = tiny_recipe(tmp_path)
-    done = distillens(path, "--set", on_policy("http://127.0.0.1:9"))
+    done = distillens(path, "--set", on_policy("http://127.0.0.1:9"), *arguments)
     assert done.returncode == 2
-    assert done.stderr.strip().split("\n")[-1].startswith("distillens run: http://127.0.0.1:9")
-    assert "VLLM_SERVER_DEV_MODE=1 vllm serve" in done.stderr
+    last = done.stderr.strip().split("\n")[-1]
+    assert "train.on_policy.server: http://127.0.0.1:9: expected a vLLM server" in last
+    assert "VLLM_SERVER_DEV_MODE=1 vllm serve" in last
+    assert "parameters" not in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_validate_asks_the_server_for_no_more_than_the_models_positions(url, tmp_path):
+    """The recipe allows 4,096 tokens a row, the models and the server have 256."""
+    sets = [*CHANGES, on_policy(url), "datasets.train.max_length=4096"]
+    given = (part for text in sets for part in ("--set", text))
+    done = distillens(tiny_recipe(tmp_path), "--validate", *given)
+    assert done.returncode == 0, done.stderr
+    assert f"ok train.on_policy.server: {url} takes weights" in done.stdout
