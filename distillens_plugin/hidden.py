@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distillens_plugin.forward import LensOutput
 from distillens_plugin.loss import IoDict, lens_output
+from distillens_plugin.metric import METRICS, unembedding_metric
 from distillens_plugin.pairs import Layer, pair_shares, resolve_pairs
 from distillens_plugin.supervision import Supervised, supervised_from_targets
 from eval_harness.errors import DistillensError
@@ -170,14 +171,56 @@ class ProjectedTerm(HiddenTerm):
 class HiddenMSE(ProjectedTerm):
     """`distillens.hidden_mse`: mean squared error of projected student and teacher states.
 
-    The mean is over the teacher's width, the supervised positions and the layer pairs. Arguments as
-    `ProjectedTerm`.
+    The mean is over the teacher's width, the supervised positions and the layer pairs.
+
+    Args:
+        metric: how directions of the error count (metric.py): `identity`, all alike;
+            `unembedding` or `inverse_unembedding`, as much or as little as the teacher's logits
+            move with them.
+        layers, projection, pair_weights, seed: as for `ProjectedTerm`.
     """
 
     default_name = "hidden_mse"
 
+    def __init__(
+        self,
+        layers: dict[str, Any],
+        *,
+        metric: str = "identity",
+        projection: str = "per_pair",
+        pair_weights: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(layers, projection=projection, pair_weights=pair_weights, seed=seed)
+        if metric not in METRICS:
+            raise DistillensError(
+                f"distillens.hidden_mse: metric = {metric!r}, expected {', '.join(METRICS)}"
+            )
+        self.metric = metric
+        self._metric_DD: Tensor | None = None
+
+    def value(
+        self, student: LensOutput, student_io: IoDict, teacher_io: IoDict, supervised: Supervised
+    ) -> Tensor:
+        if self.metric != "identity" and self._metric_DD is None:
+            # The teacher is frozen, so once is enough.
+            head = lens_output(teacher_io, "teacher").lens.head()
+            self._metric_DD = unembedding_metric(
+                head.weight, inverse=self.metric == "inverse_unembedding"
+            ).to(student.device)
+        return super().value(student, student_io, teacher_io, supervised)
+
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-        return (self.project(index, student_ND) - teacher_ND).square().mean()
+        error = self.project(index, student_ND) - teacher_ND
+        if self._metric_DD is None:
+            return error.square().mean()
+        width = self._metric_DD.shape[0]
+        if error.shape[-1] != width:
+            raise DistillensError(
+                f"distillens.hidden_mse: metric = {self.metric} with teacher states of width "
+                f"{error.shape[-1]}, but its unembedding reads {width}; set metric: identity"
+            )
+        return ((error @ self._metric_DD) * error).sum(-1).mean()
 
 
 class HiddenCosine(ProjectedTerm):

@@ -155,7 +155,7 @@ class CrossEntropyKwargs(Strict):
 
 
 class ProjectedKwargs(PairedKwargs):
-    """Parameters of `distillens.hidden_mse` and `distillens.hidden_cosine`."""
+    """What terms with a trained projection take."""
 
     projection: Literal["per_pair", "shared", "none"] = Field(
         default="per_pair",
@@ -167,6 +167,16 @@ class ProjectedKwargs(PairedKwargs):
     )
 
 
+class MSEKwargs(ProjectedKwargs):
+    """Parameters of `distillens.hidden_mse`."""
+
+    metric: Literal["identity", "unembedding", "inverse_unembedding"] = Field(
+        default="identity",
+        description="how directions of the error count: all alike, or as much or as little as the "
+        "teacher's logits move with them",
+    )
+
+
 class SimilarityKwargs(PairedKwargs):
     """Parameters of `distillens.gram` and `distillens.cka`."""
 
@@ -175,7 +185,7 @@ OWN_TERMS: dict[str, type[Strict]] = {
     "DistillLensLoss": LensKwargs,
     "distillens.logits_kd": LogitsKwargs,
     "distillens.cross_entropy": CrossEntropyKwargs,
-    "distillens.hidden_mse": ProjectedKwargs,
+    "distillens.hidden_mse": MSEKwargs,
     "distillens.hidden_cosine": ProjectedKwargs,
     "distillens.gram": SimilarityKwargs,
     "distillens.cka": SimilarityKwargs,
