@@ -3,8 +3,8 @@
 An error e in what a head reads moves the logits by W e, whose variance over the vocabulary is
 e^T G e with G the covariance of the rows of W (a shift of all logits changes no distribution). G is
 far from the identity: in the quickstart's teacher its first direction alone has 42 % of the trace,
-and 0.3 to 0.6 % of what the middle layers' states vary. A loss on distributions follows G; its
-inverse favours the directions that the distributions hardly show and later blocks still read.
+and 0.3 to 0.6 % of what the middle layers' states vary. Its inverse favours the directions that
+the logits hardly show and later blocks still read.
 
 Legend: V vocabulary, D width.
 """
