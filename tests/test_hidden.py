@@ -7,95 +7,19 @@ import sys
 
 import pytest
 import torch
-from boxes import Rows, build_box, load_box_recipe
+from boxes import Rows, build_box
+from hidden_box import LAYERS, box_recipe, rows_of
 from safetensors.torch import load_file
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
 from distillens_plugin.hidden import HiddenCosine, HiddenMSE
 from distillens_plugin.loss_parameters import adopt, loss_parameters
-from distillens_plugin.metric import unembedding_metric
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.similarity import CKA, GramAlignment, inner
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.window import windows
 from eval_harness.errors import DistillensError
-
-PAIRS = [(1, 2), (2, 4)]
-LAYERS = {"student": [1, 2], "teacher": [2, 4]}
-
-BOX = """\
-dependencies: [{name: distillens_plugin}]
-train:
-  num_epochs: 2
-  train_data_loader:
-    dataset_id: train
-    requires_supp: false
-    collate_fn: distillens.collate
-    sampler: {class_or_func: !import_get {key: torch.utils.data.SequentialSampler}}
-    kwargs: {batch_size: 4}
-  val_data_loader: {}
-  teacher:
-    forward_proc: distillens.forward
-    forward_hook: {output: [transformer.h.1, transformer.h.3]}
-    requires_grad: false
-  student:
-    forward_proc: distillens.forward
-    forward_hook: {output: [transformer.h.0, transformer.h.1]}
-  optimizer:
-    key: distillens.adamw
-    filters_params: false
-    kwargs: {lr: 1.0e-2, weight_decay: 0.1}
-    max_grad_norm: 1.0
-  scheduler: {key: distillens.linear, kwargs: {num_steps: 4}, scheduling_step: 1}
-  criterion:
-    key: CRITERION
-    kwargs:
-      sub_terms:
-        hidden:
-          criterion: {key: TERM, kwargs: {layers: {student: [1, 2], teacher: [2, 4]}}}
-          weight: 0.5
-    func2extract_model_loss: distillens.no_model_loss
-  pre_epoch_process: distillens.pre_epoch
-  post_forward_process: distillens.post_forward
-"""
-
-
-def box_recipe(folder, term="distillens.hidden_mse", criterion="WeightedSumLoss", **kwargs):
-    path = folder / "box.yaml"
-    path.write_text(BOX.replace("CRITERION", criterion).replace("TERM", term), encoding="utf-8")
-    recipe = load_box_recipe(path)
-    recipe["train"]["criterion"]["kwargs"]["sub_terms"]["hidden"]["criterion"]["kwargs"].update(
-        kwargs
-    )
-    return recipe
-
-
-def hidden_states(model, batch, layers):
-    """Each layer's own output, from hooks of this test."""
-    seen = {}
-    handles = [
-        model.transformer.h[layer - 1].register_forward_hook(
-            lambda module, args, output, layer=layer: seen.update({layer: output})
-        )
-        for layer in layers
-    ]
-    with torch.no_grad():
-        model(**batch)
-    for handle in handles:
-        handle.remove()
-    return [seen[layer] for layer in layers]
-
-
-def rows_of(box, batch, targets):
-    """(student, teacher) float64 rows of each pair, where the next token is supervised."""
-    mask = targets["labels"][:, 1:] != -100
-    students = hidden_states(box.student_model, batch, [a for a, _ in PAIRS])
-    teachers = hidden_states(box.teacher_model, batch, [b for _, b in PAIRS])
-    return [
-        (s[:, :-1][mask].double(), t[:, :-1][mask].double())
-        for s, t in zip(students, teachers, strict=True)
-    ]
 
 
 def mse64(x, y):
@@ -153,73 +77,6 @@ def test_a_term_in_a_plain_box_is_the_float64_formula(tmp_path, term, formula, c
     # What no layer of the term reaches still has a gradient, as DDP needs it: zeros.
     assert all(p.grad is not None for p in box.student_model.parameters())
     assert box.student_model.transformer.h[0].mlp.c_fc.weight.grad.any()
-
-
-def seen64(error, unembedding):
-    """The variance over the vocabulary of what the error does to the logits, of trace 1."""
-    logits = error @ unembedding.T
-    spread = (logits - logits.mean(1, keepdim=True)).pow(2).mean(1)
-    return spread.mean() / (unembedding - unembedding.mean(0)).pow(2).mean(0).sum()
-
-
-def unseen64(error, unembedding):
-    """Along the eigenvectors of the unembedding's covariance, each over its eigenvalue."""
-    values, vectors = torch.linalg.eigh(torch.cov(unembedding.T, correction=0))
-    weights = 1 / (values + values.mean() / 100)
-    return ((error @ vectors).pow(2) * weights / weights.sum()).sum(1).mean()
-
-
-@pytest.mark.parametrize("criterion", ["WeightedSumLoss", "distillens.weighted_sum"])
-@pytest.mark.parametrize(
-    ("metric", "formula"), [("unembedding", seen64), ("inverse_unembedding", unseen64)]
-)
-def test_an_error_in_the_unembeddings_metric_is_the_float64_formula(
-    tmp_path, metric, formula, criterion
-):
-    box = build_box(box_recipe(tmp_path, criterion=criterion, metric=metric))
-    box.pre_epoch_process(epoch=0)
-    head = box.teacher_model.get_output_embeddings().weight
-    with torch.no_grad():  # far from the identity, and not centred
-        head.mul_(torch.linspace(0.1, 3, head.shape[1])).add_(0.5)
-    batch, targets = next(iter(box.train_data_loader))
-    loss = box.forward_process(batch, targets)
-    module = box.criterion.term_dict["hidden"][0]
-    expected = torch.zeros((), dtype=torch.float64)
-    for index, (x, y) in enumerate(rows_of(box, batch, targets)):
-        layer = module.projections[index]
-        error = x @ layer.weight.double().T + layer.bias.double() - y
-        expected += formula(error, head.detach().double()) / 2
-    assert loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-4)
-    loss.backward()
-    assert head.grad is None
-    assert box.student_model.transformer.h[0].mlp.c_fc.weight.grad.any()
-
-
-def test_the_metric_of_an_isotropic_unembedding_is_the_mean_squared_error():
-    basis = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
-    symmetric = torch.cat([basis, -basis])
-    for inverse in (False, True):
-        metric = unembedding_metric(symmetric, inverse=inverse)
-        torch.testing.assert_close(metric, torch.eye(8) / 8)
-
-
-def test_a_direction_that_no_token_uses_counts_a_hundred_times_at_most():
-    """Without a limit a flat direction would make the inverse infinite."""
-    weight = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    weight[:, 3] = 1.0
-    metric = unembedding_metric(weight, inverse=True)
-    assert 50 < metric[3, 3] / metric.diagonal()[:3].mean() < 200
-    assert metric.trace().item() == pytest.approx(1)
-
-
-def test_another_metric_and_states_that_the_unembedding_does_not_read_are_refused(tmp_path):
-    with pytest.raises(DistillensError, match="metric = 'unseen', expected identity"):
-        HiddenMSE(LAYERS, metric="unseen")
-    term = HiddenMSE(LAYERS, metric="unembedding", projection="none")
-    term.build([(3, 3), (3, 3)], torch.device("cpu"))
-    term._metric_DD = torch.eye(4) / 4
-    with pytest.raises(DistillensError, match="width 3, but its unembedding reads 4"):
-        term.compare(0, torch.ones(2, 3), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("make", [GramAlignment, CKA])
