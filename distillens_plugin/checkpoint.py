@@ -1,6 +1,5 @@
 """Model folders that appear whole or not at all."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillens_plugin.models import merged
 from eval_harness.errors import RunFailure
+from eval_harness.exchange import partial_of, put_back, remove, replace_folder
+
+__all__ = ["put_back", "replace_folder", "save_model"]
 
 
 def save_model(
@@ -34,9 +36,9 @@ def save_model(
     Raises:
         RunFailure: the disk is full or the folder cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         partial.mkdir(parents=True)
         merged(model).save_pretrained(partial)
         if hasattr(model, "merge_and_unload"):
@@ -47,33 +49,10 @@ def save_model(
             (partial / "loss").mkdir()
             save_file(dict(loss_state), partial / "loss" / "parameters.safetensors")
         replace_folder(partial, folder)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as error:
+        remove(partial)
+        if not isinstance(error, Exception):
+            raise
         raise RunFailure(
             f"{folder}: cannot save the model ({error}); what was saved before is intact"
         ) from error
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Renames `partial` to `folder`; the folder that was there is removed only afterwards."""
-    replaced = _aside(folder)
-    try:
-        shutil.rmtree(replaced, ignore_errors=True)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-    except OSError:
-        put_back(folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def put_back(folder: Path) -> None:
-    """Brings back a folder that lies aside because something ended between the two renames."""
-    replaced = _aside(folder)
-    if replaced.exists() and not folder.exists():
-        replaced.rename(folder)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.replaced")
