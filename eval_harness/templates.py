@@ -4,8 +4,10 @@ import difflib
 import string
 from typing import Any
 
+from eval_harness.chat_templates import chat_prompt
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import replace_lone_surrogates
+from eval_harness.special_text import Part
+from eval_harness.tokenisation import TextEncoder
 
 _TASK = "Below is an instruction that describes a task"
 _REQUEST = "Write a response that appropriately completes the request.\n\n"
@@ -28,7 +30,6 @@ TEMPLATES: dict[str, tuple[str, str] | None] = {
     "chat": None,
 }
 _FIELDS = ("instruction", "input")
-_MARK = "\ue000distillens\ue001"
 
 
 def check_template(template: str) -> None:
@@ -69,8 +70,6 @@ def render_prompt(
         DistillensError: the template is unknown, or `chat` has no chat template to use.
     Source: the MiniLLM line of work (arXiv 2306.08543) for alpaca and qwen.
     """
-    if template == "chat":
-        return _chat_text(_joined(instruction, input), tokenizer)
     return "".join(prompt_pieces(template, instruction, input, tokenizer=tokenizer))
 
 
@@ -81,8 +80,17 @@ def prompt_pieces(
 
     The body is the longer one of instruction and input, in `chat` the whole message.
     """
+    before, body, after = prompt_parts(template, instruction, input, tokenizer=tokenizer)
+    return _text(before), body.text, _text(after)
+
+
+def prompt_parts(
+    template: str, instruction: str, input: str = "", *, tokenizer: Any = None
+) -> tuple[list[Part], Part, list[Part]]:
+    """The same in parts that tell the row's text from the template's."""
     if template == "chat":
-        return _chat_pieces(_joined(instruction, input), tokenizer)
+        prefix, message, suffix = chat_prompt(_joined(instruction, input), tokenizer)
+        return [Part(prefix, False)], Part(message, True), [Part(suffix, False)]
     check_template(template)
     named = TEMPLATES.get(template)
     segments = _parse(named[1 if input else 0] if named else template)
@@ -90,16 +98,17 @@ def prompt_pieces(
         instruction, input = _joined(instruction, input), ""
     body_field = "input" if len(input) > len(instruction) else "instruction"
     values = {"instruction": instruction, "input": input}
-    before, after, found = "", "", False
+    before: list[Part] = []
+    after: list[Part] = []
+    found = False
     for literal, field in segments:
-        text = "" if field is None else values[field]
-        if found:
-            after += literal + text
-        elif field == body_field:
-            before, found = before + literal, True
-        else:
-            before += literal + text
-    return before, values[body_field], after
+        parts = after if found else before
+        parts.append(Part(literal, False))
+        if field == body_field and not found:
+            found = True
+        elif field is not None:
+            parts.append(Part(values[field], True))
+    return before, Part(values[body_field], True), after
 
 
 def cut_prompt(
@@ -112,23 +121,23 @@ def cut_prompt(
 
     Args:
         max_tokens: at least what the template itself needs.
-        tokenizer: a transformers tokenizer; no special tokens are added.
+        tokenizer: a `TextEncoder`, or a transformers tokenizer, to which no first token is added.
     Returns:
         (token ids, whether something was cut).
     Raises:
         DistillensError: the template alone is longer than `max_tokens`.
     """
-    instruction, input = replace_lone_surrogates(instruction), replace_lone_surrogates(input)
-
-    def encode(prompt: str) -> list[int]:
-        return tokenizer(prompt, add_special_tokens=False)["input_ids"]
-
-    ids = encode(render_prompt(template, instruction, input, tokenizer=tokenizer))
+    encoder = tokenizer
+    if not isinstance(encoder, TextEncoder):
+        encoder = TextEncoder(tokenizer, template=template, add_bos_token=False)
+    parts = prompt_parts(template, instruction, input, tokenizer=encoder.tokenizer)
+    before, body, after = parts
+    ids = encoder.prompt([*before, body, *after]).ids
     if len(ids) <= max_tokens:
         return ids, False
-    prefix, body, suffix = prompt_pieces(template, instruction, input, tokenizer=tokenizer)
-    if len(encode(prefix + suffix)) <= max_tokens:
-        return _longest_fitting(prefix, body, suffix, encode, max_tokens), True
+    fitting = cut_body(parts, encoder, max_tokens)
+    if fitting is not None:
+        return fitting, True
     if not instruction and not input:
         raise DistillensError(
             f"the template alone takes {len(ids)} tokens, more than the {max_tokens} of a prompt; "
@@ -138,29 +147,45 @@ def cut_prompt(
         input = ""
     else:
         instruction = ""
-    ids, _ = cut_prompt(template, instruction, input, max_tokens=max_tokens, tokenizer=tokenizer)
+    ids, _ = cut_prompt(template, instruction, input, max_tokens=max_tokens, tokenizer=encoder)
     return ids, True
 
 
-def _longest_fitting(
-    prefix: str, body: str, suffix: str, encode: Any, max_tokens: int
-) -> list[int]:
-    """Bisection over the characters kept; doubling first keeps very long bodies cheap."""
-    fitting, too_long = 0, min(len(body), 4 * max_tokens)
-    best = encode(prefix + suffix)
-    while too_long < len(body):
-        ids = encode(prefix + body[:too_long] + suffix)
+def cut_body(
+    parts: tuple[list[Part], Part, list[Part]], encoder: TextEncoder, max_tokens: int
+) -> list[int] | None:
+    """Token ids with as much of the body as fits; None where nothing does without it.
+
+    Bisection over the characters kept; doubling first keeps very long bodies cheap.
+    """
+    before, body, after = parts
+
+    def encode(num_characters: int) -> list[int]:
+        kept = Part(body.text[:num_characters], body.from_row)
+        return encoder.prompt([*before, kept, *after]).ids
+
+    length = len(body.text)
+    fitting, too_long = 0, min(length, 4 * max_tokens)
+    best = encode(0)
+    if len(best) > max_tokens:
+        return None
+    while too_long < length:
+        ids = encode(too_long)
         if len(ids) > max_tokens:
             break
-        fitting, best, too_long = too_long, ids, min(len(body), 2 * too_long)
+        fitting, best, too_long = too_long, ids, min(length, 2 * too_long)
     while too_long - fitting > 1:
         middle = (fitting + too_long) // 2
-        ids = encode(prefix + body[:middle] + suffix)
+        ids = encode(middle)
         if len(ids) <= max_tokens:
             fitting, best = middle, ids
         else:
             too_long = middle
     return best
+
+
+def _text(parts: list[Part]) -> str:
+    return "".join(part.text for part in parts)
 
 
 def _joined(instruction: str, input: str) -> str:
@@ -182,26 +207,3 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
                 "and {input}; write a literal brace twice"
             )
     return [(literal, field) for literal, field, _, _ in parsed]
-
-
-def _chat_pieces(message: str, tokenizer: Any) -> tuple[str, str, str]:
-    # Templates may trim the message, so the body is what stands between prefix and suffix.
-    prefix, _, suffix = _chat_text(_MARK, tokenizer).partition(_MARK)
-    text = _chat_text(message, tokenizer)
-    if not (text.startswith(prefix) and text.endswith(suffix)):
-        raise DistillensError(
-            f"the chat template of {tokenizer.name_or_path!r} changes with the message, "
-            "so a prompt cannot be cut within it; use a format string"
-        )
-    return prefix, text[len(prefix) : len(text) - len(suffix)], suffix
-
-
-def _chat_text(message: str, tokenizer: Any) -> str:
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        found = "no tokenizer" if tokenizer is None else f"{tokenizer.name_or_path!r} without one"
-        raise DistillensError(
-            f"template 'chat' needs a tokenizer with a chat template, found {found}; "
-            "use alpaca, qwen or a format string"
-        )
-    messages = [{"role": "user", "content": message}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

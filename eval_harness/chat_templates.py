@@ -1,0 +1,193 @@
+"""Rendering with a tokenizer's own chat template: the same text on every day."""
+
+import datetime
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from eval_harness.errors import DistillensError
+
+# What a template that asks for the day is told. It is the day that Llama 3.1's and 3.2's own
+# templates fall back to: prompts that changed at midnight could be neither resumed nor compared.
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+_DATE_STRING = TEMPLATE_DATE.strftime("%d %b %Y")
+_DIRECTIVES = "aAwdbBmyYHIpMSfzZjUWcxXGuVeDFhRTntClk"
+
+# Private characters alone: no template changes their case, and no tokenizer is asked for them.
+MARK = "\ue000\ue001\ue002"
+
+
+def render_chat(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool
+) -> str:
+    """The text of a conversation; dates in it are those of `TEMPLATE_DATE`.
+
+    Raises:
+        DistillensError: there is no chat template, or it fails; one line with the reason.
+    """
+    template = chat_template_of(tokenizer)
+    dated: dict[str, Any] = {}
+    if "strftime_now" in template:
+        # Variables reach a template as plain data, never as functions; so a macro takes the
+        # place of transformers' function, which reads the clock.
+        template = _CLOCK + template
+        dated["distillens_date"] = _date_parts()
+    if "date_string" in template:
+        dated["date_string"] = _DATE_STRING
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **dated,
+            )
+        )
+    except Exception as error:  # a template may fail in any way that Jinja can
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        roles = ", ".join(message["role"] for message in messages)
+        raise DistillensError(
+            f"the chat template of {_name(tokenizer)} cannot be rendered for the messages "
+            f"{roles} ({type(error).__name__}: {reason.strip()[:300]}); mend it, or use alpaca, "
+            "qwen or a format string"
+        ) from error
+
+
+def chat_template_of(tokenizer: Any) -> str:
+    """The Jinja text of the tokenizer's chat template.
+
+    Raises:
+        DistillensError: it has none.
+    """
+    found = "no tokenizer"
+    if tokenizer is not None:
+        found = f"{_name(tokenizer)} without one"
+        if getattr(tokenizer, "chat_template", None):
+            try:
+                return str(tokenizer.get_chat_template())
+            except ValueError as error:  # several templates, none of them the default
+                found = f"{_name(tokenizer)} without a default one ({error})"
+    raise DistillensError(
+        f"template 'chat' needs a tokenizer with a chat template, found {found}; "
+        "use alpaca, qwen or a format string"
+    )
+
+
+def reads_the_date(tokenizer: Any) -> bool:
+    """Whether the chat template asks for the day, and so gets `TEMPLATE_DATE`."""
+    template = chat_template_of(tokenizer)
+    return "strftime_now" in template or "date_string" in template
+
+
+def chat_prompt(message: str, tokenizer: Any) -> tuple[str, str, str]:
+    """(before, message, after) of a prompt with one message; templates may trim the message.
+
+    Raises:
+        DistillensError: the template fails, loses the message or changes with it, or leaves the
+            assistant's turn unopened.
+    """
+    before, after = _frame(tokenizer)
+    text = render_chat(tokenizer, [_user(message)], add_generation_prompt=True)
+    if text.startswith(before) and text.endswith(after) and len(text) >= len(before + after):
+        return before, text[len(before) : len(text) - len(after)], after
+    # What stands around the message changes with it.
+    before, found, after = text.partition(message.strip())
+    if not found or text.count(found) > 1:
+        raise DistillensError(
+            f"the chat template of {_name(tokenizer)} changes a message, so that it cannot be told "
+            "from the template; use a format string"
+        )
+    return before, found, after
+
+
+def turn_end_text(tokenizer: Any) -> str:
+    """What the template writes after an assistant's message; "" where it never writes one."""
+    messages = [_user("a"), {"role": "assistant", "content": MARK}]
+    text = render_chat(tokenizer, messages, add_generation_prompt=False)
+    _, _, after = text.rpartition(MARK)
+    return after if MARK in text else ""
+
+
+def between_turns(tokenizer: Any) -> str:
+    """What stands between a user's message and the answer to it; "" where that is not known."""
+    messages = [_user(MARK), {"role": "assistant", "content": MARK}]
+    pieces = render_chat(tokenizer, messages, add_generation_prompt=False).split(MARK)
+    return pieces[1] if len(pieces) == 3 else ""
+
+
+def literal_text(template: str) -> str:
+    """The text in a Jinja template, its expressions' string constants included."""
+    from jinja2 import Environment, TemplateError
+
+    try:
+        tokens = list(Environment(autoescape=False).lex(template))  # noqa: S701
+    except TemplateError:
+        return ""
+    return "\n".join(value for _, kind, value in tokens if kind in ("data", "string"))
+
+
+def _frame(tokenizer: Any) -> tuple[str, str]:
+    """(before, after) the user's message, checked; remembered, since rows are many."""
+    key = (chat_template_of(tokenizer), str(tokenizer.special_tokens_map))
+    if key not in _FRAMES:
+        _FRAMES[key] = _checked_frame(tokenizer)
+    return _FRAMES[key]
+
+
+_FRAMES: dict[tuple[str, str], tuple[str, str]] = {}
+
+
+def _checked_frame(tokenizer: Any) -> tuple[str, str]:
+    text = render_chat(tokenizer, [_user(MARK)], add_generation_prompt=True)
+    before, found, after = text.partition(MARK)
+    if not found:
+        raise DistillensError(
+            f"the chat template of {_name(tokenizer)} leaves the user's message out, so all "
+            "prompts would be the same; mend it, or use alpaca, qwen or a format string"
+        )
+    if text == render_chat(tokenizer, [_user(MARK)], add_generation_prompt=False):
+        # Some templates need no opening (Mistral's [/INST] is one); others forget it.
+        messages = [_user(MARK), {"role": "assistant", "content": MARK}]
+        whole = render_chat(tokenizer, messages, add_generation_prompt=False)
+        opening = whole[len(text) :].partition(MARK)[0]
+        if whole.startswith(text) and opening.strip():
+            raise DistillensError(
+                f"the chat template of {_name(tokenizer)} ignores add_generation_prompt, so "
+                f"nothing opens the assistant's turn ({opening.strip()!r} is missing); mend it, or "
+                "use alpaca, qwen or a format string"
+            )
+    return before, after
+
+
+def _user(message: str) -> dict[str, str]:
+    return {"role": "user", "content": message}
+
+
+def _name(tokenizer: Any) -> str:
+    return repr(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+
+
+@lru_cache(maxsize=1)
+def _date_parts() -> dict[str, str]:
+    parts = {f"%{letter}": TEMPLATE_DATE.strftime(f"%{letter}") for letter in _DIRECTIVES}
+    # Without the leading zero, as GNU's strftime has it.
+    parts |= {f"%-{letter}": parts[f"%{letter}"].lstrip("0") or "0" for letter in "dmyHIMSj"}
+    return parts
+
+
+# strftime as a Jinja macro. The line break is eaten by `trim_blocks`, so that the template itself
+# begins on a line of its own, as it would without the macro.
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}"
+    "{%- set text = namespace(whole=[]) -%}"
+    "{%- for piece in format.split('%%') -%}"
+    "{%- set part = namespace(text=piece) -%}"
+    "{%- for directive, value in distillens_date.items() -%}"
+    "{%- set part.text = part.text.replace(directive, value) -%}"
+    "{%- endfor -%}"
+    "{%- set text.whole = text.whole + [part.text] -%}"
+    "{%- endfor -%}"
+    "{{- text.whole | join('%') -}}"
+    "{%- endmacro %}\n"
+)

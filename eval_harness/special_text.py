@@ -1,0 +1,167 @@
+"""Text that looks like special tokens, tokenised as text while a template's own stay special."""
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a prompt.
+
+    Attributes:
+        from_row: written by the row's author, so its special tokens are text; otherwise by the
+            template's author, whose special tokens are meant.
+    """
+
+    text: str
+    from_row: bool
+
+
+def control_tokens(tokenizer: Any, template_text: str = "") -> dict[int, str]:
+    """Tokens that a model reads as signs rather than as text: id -> content.
+
+    These are the tokenizer's special tokens, and the added tokens that a template writes itself
+    (Qwen's <think> is not marked special). Other added tokens, such as runs of spaces, are text
+    to everybody. The token of unknown words is not among them, unless it is one of the others
+    too (GPT-2 has one token for everything).
+
+    Args:
+        template_text: what the prompt's template consists of, beside the row's text.
+    """
+    special = {token for name, token in _named_special_tokens(tokenizer) if name != "unk_token"}
+    found = {}
+    for index, token in tokenizer.added_tokens_decoder.items():
+        content = str(token)
+        is_unknown = content == tokenizer.unk_token and content not in special
+        is_meant = (
+            token.special
+            or content in special
+            or (content in template_text and not content.isalnum() and not content.isspace())
+        )
+        if content and is_meant and not is_unknown:
+            found[index] = content
+    for content in special - set(found.values()):
+        found[tokenizer.convert_tokens_to_ids(content)] = content
+    return found
+
+
+def _named_special_tokens(tokenizer: Any) -> Iterable[tuple[str, str]]:
+    for name, value in tokenizer.special_tokens_map.items():
+        for token in value if isinstance(value, list | tuple) else [value]:
+            yield name, str(token)
+    for token in getattr(tokenizer, "extra_special_tokens", None) or []:
+        yield "extra_special_tokens", str(token)
+
+
+def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the texts, longer ones first; nothing where there are none."""
+    longest_first = sorted(contents, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+class MarkedTokenizer:
+    """A copy of a fast tokenizer that knows its control tokens under names nobody can write.
+
+    In a prompt the template's own control tokens are written under these names. What a row holds
+    under the usual names is text to the copy, and the whole prompt is still tokenised at once, so
+    that all other tokens are what the tokenizer itself gives.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        control: from `control_tokens`.
+    Raises:
+        ValueError: the tokenizer cannot be copied so.
+    """
+
+    def __init__(self, tokenizer: Any, control: Mapping[int, str]) -> None:
+        from tokenizers import Tokenizer
+
+        # A name that a row could hold would be a way to write a control token after all.
+        nonce = secrets.token_hex(8)
+        self._ids = {content: index for index, content in control.items()}
+        self._names = {
+            content: f"\ue000{nonce}-{index}\ue001" for index, content in control.items()
+        }
+        self._pattern = pattern_of(self._names)
+        self._control = frozenset(control)
+        try:
+            spec = json.loads(tokenizer.backend_tokenizer.to_str())
+            self._rename(spec)
+            self._copy = Tokenizer.from_str(json.dumps(spec))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"the tokenizer cannot be copied: {error}") from error
+        for content, name in self._names.items():
+            if self._copy.token_to_id(name) != self._ids[content]:
+                raise ValueError(f"{content!r} changes its id in the copy")
+
+    def encode(self, parts: Sequence[Part]) -> list[int] | None:
+        """Token ids of a prompt; None where a row's text still becomes a control token."""
+        text, expected = "", []
+        for part in parts:
+            if part.from_row:
+                text += part.text
+            else:
+                expected += [self._ids[content] for content in self._pattern.findall(part.text)]
+                text += self._pattern.sub(lambda match: self._names[match[0]], part.text)
+        ids: list[int] = self._copy.encode(text, add_special_tokens=False).ids
+        return ids if [index for index in ids if index in self._control] == expected else None
+
+    def _rename(self, spec: dict[str, Any]) -> None:
+        names = self._names
+        for token in spec["added_tokens"]:
+            token["content"] = names.get(token["content"], token["content"])
+        # Nothing is added here, and a post-processor names its tokens.
+        spec |= {"post_processor": None, "truncation": None, "padding": None}
+        model = spec["model"]
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, dict):
+            model["vocab"] = {names.get(token, token): i for token, i in vocabulary.items()}
+        else:  # a unigram model's pieces with their scores
+            model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        if "merges" in model:
+            model["merges"] = [merge for merge in model["merges"] if not self._concerns(merge)]
+
+    def _concerns(self, merge: Any) -> bool:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        return not self._names.keys().isdisjoint((left, right, left + right))
+
+
+class SplitTokenizer:
+    """The same for tokenizers that cannot be copied: each part by itself, a row's parts as text.
+
+    Args:
+        tokenizer: any transformers tokenizer.
+        control: from `control_tokens`.
+    """
+
+    def __init__(self, tokenizer: Any, control: Mapping[int, str]) -> None:
+        self._tokenizer = tokenizer
+        self._control = frozenset(control)
+
+    def encode(self, parts: Sequence[Part]) -> list[int] | None:
+        """Token ids of a prompt; None where a row's text still becomes a control token."""
+        ids: list[int] = []
+        for part in parts:
+            found = self._tokenizer(
+                part.text, add_special_tokens=False, split_special_tokens=part.from_row
+            )["input_ids"]
+            if part.from_row and not self._control.isdisjoint(found):
+                return None
+            ids += found
+        return ids
+
+
+def text_tokenizer(tokenizer: Any, control: Mapping[int, str]) -> MarkedTokenizer | SplitTokenizer:
+    """The better of the two that the tokenizer allows."""
+    if getattr(tokenizer, "is_fast", False):
+        try:
+            return MarkedTokenizer(tokenizer, control)
+        except ValueError:
+            pass
+    return SplitTokenizer(tokenizer, control)
