@@ -119,13 +119,12 @@ def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generati
     data = recipe.datasets.train
     prompts = folder / "prompts.jsonl"
     write_jsonl(prompts, (_prompt_row(row) for row in rows))
+    temperature = (how.gen_kwargs or {}).get("temperature", 0)
     protocol = make_protocol(
-        "greedy",
-        gen_kwargs={
-            "max_gen_toks": data.max_length - data.max_prompt_length,
-            **(how.gen_kwargs or {}),
-        },
-        seeds=how.seeds,
+        "greedy" if temperature == 0 else "default",
+        gen_kwargs=how.gen_kwargs,
+        seeds=how.seeds if how.seeds is not None else (0,),
+        max_new_tokens=data.max_length - data.max_prompt_length,
         template=data.template,
         max_prompt_tokens=data.max_prompt_length,
     )

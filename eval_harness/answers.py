@@ -1,43 +1,55 @@
-"""From generated text to the answer that is scored, and the final number of a worked answer."""
+"""From generated text to the answer that is scored."""
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 
-_NUMBER = re.compile(r"-?\$?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+from eval_harness.final_answers import final_answer, final_answer_score
+from eval_harness.prompt_starts import NAMED_STARTS
+
+__all__ = [
+    "cut_answer",
+    "final_answer",
+    "final_answer_score",
+    "read_newlines",
+    "without_empty",
+]
+
+END_MARK = "<|endoftext|>"
 
 
-def cut_answer(text: str) -> str:
-    """The text up to a literal `<|endoftext|>`, `<n>` turned into newlines, stripped.
+def cut_answer(
+    text: str,
+    *,
+    until: Sequence[str] = NAMED_STARTS,
+    newline: str | None = None,
+    references: Sequence[str] = (),
+) -> str:
+    """The text up to a literal `<|endoftext|>` or the next prompt that the model invents, stripped.
+
+    A stop that a reference of the row has in its own text is part of that row's task and does not
+    cut there, so an answer that equals its reference is whole.
 
     Args:
         text: decoded without special tokens, up to the end token.
-    Source: MiniLLM's evaluation, whose data writes a newline as `<n>`.
+        until: stop strings; by default the starts of every named template. lm-eval's word for them.
+        newline: what the data set writes for a newline (`<n>` in MiniLLM's); None: nothing.
+        references: of the row, after `read_newlines`.
+    Source: MiniLLM's evaluation for the end mark and `<n>`; lm-eval for `until`.
     """
-    return text.split("<|endoftext|>", 1)[0].replace("<n>", "\n").strip()
+    answer = read_newlines(text, newline)
+    for stop in (END_MARK, *until):
+        if not any(stop in reference for reference in references):
+            answer = answer.split(stop, 1)[0]
+    return answer.strip()
 
 
-def final_answer(text: str) -> Decimal | None:
-    """The number after the last `####`, else the last number; None where there is none.
+def read_newlines(text: str, newline: str | None) -> str:
+    """The text with a data set's own mark for a newline turned into newlines; None: as it is."""
+    return text.replace(newline, "\n") if newline else text
 
-    A dollar sign and thousands commas are ignored: "$1,234.50" is 1234.5.
+
+def without_empty(references: Sequence[str]) -> list[str]:
+    """The references with visible text; all of them where none has any.
+
+    An empty one among others would give an empty answer full marks.
     """
-    marked = text.rpartition("####")
-    numbers = _NUMBER.findall(marked[2]) if marked[1] else []
-    found = numbers[0] if numbers else next(reversed(_NUMBER.findall(text)), None)
-    if found is None:
-        return None
-    try:
-        return Decimal(found.replace(",", "").replace("$", ""))
-    except InvalidOperation:
-        return None
-
-
-def final_answer_score(prediction: str, references: Sequence[str]) -> float:
-    """1.0 if the final number equals that of a reference, else 0.0.
-
-    Source: Cobbe et al. 2021, arXiv 2110.14168 (gsm8k); the fallback to the last number is
-    lm-eval's flexible-extract.
-    """
-    answer = final_answer(prediction)
-    return float(answer is not None and answer in [final_answer(text) for text in references])
+    return [text for text in references if text.strip()] or list(references)

@@ -1,62 +1,144 @@
-"""Parses lm-eval's `key=value,key=value` arguments."""
+"""lm-eval's `key=value,key=value` arguments, read and written."""
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from eval_harness.errors import DistillensError
+
+# Names of files, folders and revisions: 1234567, 0010, 1e3 and true are names like any other.
+NAMES = frozenset(
+    {
+        "code_revision",
+        "download_dir",
+        "hf_config_path",
+        "model",
+        "peft",
+        "pretrained",
+        "revision",
+        "served_model_name",
+        "subfolder",
+        "tokenizer",
+        "tokenizer_revision",
+    }
+)
+# Text, or a list of texts where it is one in JSON.
+_TEXTS = frozenset({"until"})
+_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
+# As JSON writes numbers, and a sign or a bare point as shells do; 007 and 1_000 are text.
+_INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_MOST_DIGITS = 40
+_OPENING = ("[", "{", '"')
 
 
 def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
     """Keys with values as bool, None, int, float, JSON object or list, or string.
 
-    Commas inside brackets, braces and double quotes do not separate.
+    A comma ends a value, except within a value that begins with a double quote, a bracket or a
+    brace: such a value is JSON. A quoted value is always a text, so `pretrained="a,b=1"` names the
+    folder `a,b=1` and sets no key b. The values of `NAMES` are always texts.
 
     Args:
         text: "pretrained=DIR,dtype=float32"; "" gives {}.
         flag: named in errors.
     Raises:
-        DistillensError: a part without "=", or a key given twice.
+        DistillensError: a part without "=", a key given twice, what begins like JSON and is not,
+            or a number too large.
     """
     parsed: dict[str, Any] = {}
-    for part in _split(text):
-        key, equals, value = part.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise DistillensError(f"{flag} {part!r}: expected key=value, separated by commas")
+    position = 0
+    while position < len(text):
+        if text[position] in ", \t\n":
+            position += 1
+            continue
+        key, position = _key(text, position, flag)
         if key in parsed:
-            raise DistillensError(f"{flag} {key}: given twice")
-        parsed[key] = _value(value.strip())
+            raise DistillensError(f"{flag} {_short(key)}: given twice")
+        value, position = _value(text, position, key=key, where=f"{flag} {_short(key)}")
+        parsed[key] = value
     return parsed
 
 
-def _split(text: str) -> list[str]:
-    parts, depth, quoted, start = [], 0, False, 0
-    for index, character in enumerate(text):
-        if character == '"':
-            quoted = not quoted
-        elif not quoted and character in "[{":
-            depth += 1
-        elif not quoted and character in "]}":
-            depth -= 1
-        elif not quoted and depth == 0 and character == ",":
-            parts.append(text[start:index])
-            start = index + 1
-    parts.append(text[start:])
-    return [part for part in parts if part.strip()]
+def format_key_values(values: Mapping[str, Any]) -> str:
+    """The text that `parse_key_values` reads as these values.
+
+    Args:
+        values: by key; keys without comma or equals sign. A name that is None is left out.
+    """
+    given = {key: value for key, value in values.items() if key not in NAMES or value is not None}
+    return ",".join(f"{key}={_written(key, value)}" for key, value in given.items())
 
 
-def _value(text: str) -> Any:
-    constants = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in constants:
-        return constants[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if text[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
+def _key(text: str, position: int, flag: str) -> tuple[str, int]:
+    equals = text.find("=", position)
+    comma = text.find(",", position)
+    key = text[position:equals].strip() if equals >= 0 else ""
+    if not key or 0 <= comma < equals:
+        part = text[position : comma if comma >= 0 else len(text)].strip()
+        raise DistillensError(f"{flag} {_short(part)!r}: expected key=value, separated by commas")
+    return key, equals + 1
+
+
+def _value(text: str, position: int, *, key: str, where: str) -> tuple[Any, int]:
+    """The value that begins at `position`, and where the next part begins."""
+    while text[position : position + 1].isspace():
+        position += 1
+    if text.startswith('"' if key in NAMES else _OPENING, position):
+        return _json(text, position, where)
+    comma = text.find(",", position)
+    end = comma if comma >= 0 else len(text)
+    plain = text[position:end].strip()
+    return plain if key in NAMES | _TEXTS else _typed(plain, where), end
+
+
+def _json(text: str, position: int, where: str) -> tuple[Any, int]:
+    begin = text[position]
+    try:
+        value, end = json.JSONDecoder(parse_int=_number, parse_constant=_number).raw_decode(
+            text, position
+        )
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        raise DistillensError(
+            f"{where}: begins with {begin} and is not JSON ({reason}); write it with double quotes "
+            "and close what is opened"
+        ) from error
+    rest = text[end:].lstrip()
+    if rest and not rest.startswith(","):
+        raise DistillensError(
+            f"{where}: {_short(rest)!r} follows the closing {text[end - 1]}; expected a comma or "
+            "the end"
+        )
+    return value, end
+
+
+def _number(digits: str) -> int:
+    if not _INTEGER.fullmatch(digits) or len(digits) > _MOST_DIGITS:
+        raise ValueError("no number that can be used")
+    return int(digits)
+
+
+def _typed(text: str, where: str) -> Any:
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
+    if not _FLOAT.fullmatch(text):
+        return text
+    if len(text) > _MOST_DIGITS or abs(float(text)) == float("inf"):
+        raise DistillensError(f"{where}: {_short(text)} is too large or too long for a number")
+    return int(text) if _INTEGER.fullmatch(text) else float(text)
+
+
+def _written(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        plain = "\n" not in value and parse_key_values(f"{key}={value}", flag="") == {key: value}
+    except DistillensError:
+        plain = False
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -6,9 +6,11 @@ What lm-eval does its own way: it does not cut prompts to 256 tokens, and sample
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eval_harness.answers import END_MARK
 from eval_harness.atomic import check_writable, write_text
 from eval_harness.benchmarks import Benchmark, load_rows
 from eval_harness.jsonl import write_jsonl
@@ -20,17 +22,25 @@ _MARK = "# Written by eval-harness export-lm-eval; it may be written over."
 _MODULE = '''{mark}
 """Prompts and scores of the tasks beside this file, by eval_harness's own functions."""
 
-from eval_harness.answers import cut_answer, final_answer_score
+from eval_harness.answers import (
+    cut_answer,
+    final_answer_score,
+    read_newlines,
+    without_empty,
+)
 from eval_harness.score import score_rows
 from eval_harness.templates import render_prompt
 
 TEMPLATES = {templates!r}
 FIELDS = {fields!r}
 METRICS = {metrics!r}
+UNTIL = {until!r}
+NEWLINES = {newlines!r}
 
 
 def _value(doc, task, name):
-    return doc.get(FIELDS[task].get(name, name))
+    value = doc.get(FIELDS[task].get(name, name))
+    return read_newlines(value, NEWLINES[task]) if isinstance(value, str) else value
 
 
 def _prompt(doc, task):
@@ -46,11 +56,15 @@ def _prompt(doc, task):
 
 def _references(doc, task):
     output = _value(doc, task, "output")
-    return [output] if isinstance(output, str) else list(output)
+    texts = [output] if isinstance(output, str) else without_empty(output)
+    return [read_newlines(text, NEWLINES[task]) for text in texts]
 
 
 def _results(doc, results, task):
-    answer, references = cut_answer(results[0]), _references(doc, task)
+    references = _references(doc, task)
+    answer = cut_answer(
+        results[0], until=UNTIL[task], newline=NEWLINES[task], references=references
+    )
     scored = score_rows([answer], [references])
     scores = {{name: 100 * values[0] for name, values in scored.items()}}
     if "final_answer" in METRICS[task]:
@@ -96,6 +110,8 @@ def export_tasks(
         templates={item.task: item.template or protocol.template for item in benchmarks},
         fields={item.task: {} if item.path else item.fields for item in benchmarks},
         metrics={item.task: item.metrics for item in benchmarks},
+        until={item.task: _stops(item, protocol) for item in benchmarks},
+        newlines={item.task: item.newline or protocol.newline for item in benchmarks},
     )
     for task, name in names.items():
         module += _TASK_FUNCTIONS.format(task=task, name=name)
@@ -108,6 +124,10 @@ def export_tasks(
         )
         written.append(file)
     return written
+
+
+def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
+    return replace(protocol, template=benchmark.template or protocol.template).stops
 
 
 def _identifier(task: str) -> str:
@@ -140,7 +160,7 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str
     import yaml
 
     generation: dict[str, Any] = {
-        "until": ["<|endoftext|>"],
+        "until": [END_MARK, *_stops(benchmark, protocol)],
         "max_gen_toks": protocol.max_new_tokens,
         "do_sample": not protocol.greedy,
         "temperature": protocol.temperature,

@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.gen_kwargs import changes_of, shown
 from eval_harness.near import near_names
+from eval_harness.prompt_starts import prompt_starts
+
+# What every backend can count to.
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class Protocol:
         top_p: 1 is off. top_k: 0 is off.
         no_repeat_ngram_size: no run of so many tokens comes twice in prompt and answer; 0 is off.
         seeds: one answer for each.
+        until: an answer ends before the first of these texts; None: where another prompt of the
+            template begins (see `prompt_starts`).
+        newline: what stands for a newline in rows and answers alike; None: nothing, or what the
+            benchmark says.
         dtype: of the weights where --model_args says nothing; None: the checkpoint's own.
     """
 
@@ -36,6 +45,8 @@ class Protocol:
     top_k: int = 0
     no_repeat_ngram_size: int = 0
     seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
+    until: tuple[str, ...] | None = None
+    newline: str | None = None
     dtype: str | None = None
 
     @property
@@ -43,34 +54,35 @@ class Protocol:
         """Whether the most likely token is always taken."""
         return self.temperature == 0
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that an answer ends before."""
+        return prompt_starts(self.template) if self.until is None else self.until
+
     def settings(self) -> dict[str, Any]:
         """What results must share to be compared; the weights' type belongs to the model."""
         settings = asdict(self)
         del settings["dtype"]
         settings["seeds"] = list(self.seeds)
+        settings["until"] = list(self.stops)
         return settings
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "default": Protocol(),
     # MiniLLM, DistiLLM and DistillLens as their code runs, down to the cut that can drop the
-    # template's end and the n-gram rule that their generation config turns on.
-    "minillm": Protocol(truncation="reference", no_repeat_ngram_size=6, dtype="float16"),
+    # template's end, the n-gram rule that their generation config turns on, and answers that run
+    # on. They read <n> as a newline in any data.
+    "minillm": Protocol(
+        truncation="reference",
+        no_repeat_ngram_size=6,
+        until=(),
+        newline="<n>",
+        dtype="float16",
+    ),
     "greedy": Protocol(temperature=0.0, seeds=(0,)),
 }
 TRUNCATIONS = ("template", "reference")
-
-# lm-eval's names first, then the names that transformers and vLLM users know.
-_GEN_KWARGS = {
-    "max_gen_toks": "max_new_tokens",
-    "max_new_tokens": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "no_repeat_ngram_size": "no_repeat_ngram_size",
-    "do_sample": "do_sample",
-}
 
 
 def make_protocol(
@@ -88,8 +100,9 @@ def make_protocol(
         seeds: replace the protocol's.
         settings: other fields of `Protocol`; None leaves the protocol's value.
     Raises:
-        DistillensError: an unknown name or key (with near names), a value out of range, or several
-            seeds for greedy decoding, which would give the same answers again.
+        DistillensError: an unknown name or key (with near names), a value out of range, settings
+            that contradict each other, or several seeds for greedy decoding, which would give the
+            same answers again.
     """
     if name not in PROTOCOLS:
         raise DistillensError(
@@ -97,7 +110,7 @@ def make_protocol(
             f"{near_names(name, PROTOCOLS)}"
         )
     changes = {key: value for key, value in settings.items() if value is not None}
-    changes.update(_from_gen_kwargs(gen_kwargs or {}))
+    changes.update(changes_of(gen_kwargs or {}, protocol=name, greedy=PROTOCOLS[name].greedy))
     protocol = replace(PROTOCOLS[name], **changes)
     if seeds is not None:
         protocol = replace(protocol, seeds=tuple(seeds))
@@ -105,33 +118,6 @@ def make_protocol(
         protocol = replace(protocol, seeds=(0,))
     _check(protocol)
     return protocol
-
-
-def _from_gen_kwargs(gen_kwargs: dict[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for key, value in gen_kwargs.items():
-        if key not in _GEN_KWARGS:
-            raise DistillensError(
-                f"--gen_kwargs {key}: not known, expected {', '.join(_GEN_KWARGS)}"
-                f"{near_names(key, _GEN_KWARGS)}"
-            )
-        field = _GEN_KWARGS[key]
-        if field in changes:
-            raise DistillensError(f"--gen_kwargs {key}: {field} is set twice")
-        changes[field] = value
-    do_sample = changes.pop("do_sample", None)
-    if do_sample is not None and not isinstance(do_sample, bool):
-        raise DistillensError(f"--gen_kwargs do_sample={do_sample!r}: expected true or false")
-    if do_sample is False:
-        if changes.get("temperature", 0) not in (0, 0.0):
-            raise DistillensError(
-                f"--gen_kwargs do_sample=false,temperature={changes['temperature']}: greedy "
-                "decoding has no temperature; give one of the two"
-            )
-        changes["temperature"] = 0.0
-    elif do_sample and changes.get("temperature", 1) == 0:
-        raise DistillensError("--gen_kwargs do_sample=true,temperature=0: give one of the two")
-    return changes
 
 
 def _check(protocol: Protocol) -> None:
@@ -143,17 +129,21 @@ def _check(protocol: Protocol) -> None:
     ]:
         value = getattr(protocol, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise DistillensError(f"{field} = {value!r}, expected an integer of at least {least}")
+            raise DistillensError(
+                f"{field} = {shown(value)}, expected an integer of at least {least}"
+            )
+        if value > _MOST:
+            raise DistillensError(f"{field} = {shown(value)}, expected at most {_MOST}")
     for field, low, high in [("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)]:
         value = getattr(protocol, field)
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or (isinstance(value, float) and not math.isfinite(value))
         ):
-            raise DistillensError(f"{field} = {value!r}, expected a number")
+            raise DistillensError(f"{field} = {shown(value)}, expected a number")
         if not low <= value <= high:
-            raise DistillensError(f"{field} = {value}, expected {low:g} to {high:g}")
+            raise DistillensError(f"{field} = {shown(value)}, expected {low:g} to {high:g}")
     if protocol.top_p == 0:
         raise DistillensError("top_p = 0 leaves no token, expected a number above 0")
     if 0 < protocol.temperature < 0.01:

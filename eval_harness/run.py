@@ -28,6 +28,7 @@ from eval_harness.task import (
     Task,
     close_stores,
     limited_rows,
+    newlines_read,
     open_stores,
     prepare_task,
     say,
@@ -44,7 +45,8 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
         RunFailure: the backend failed, or a file cannot be written.
     """
     loaded = [
-        (benchmark, *limited_rows(benchmark, settings.limit)) for benchmark in settings.benchmarks
+        (benchmark, *limited_rows(benchmark, settings.limit))
+        for benchmark in newlines_read(settings)
     ]
     check_writable(settings.output_path)
     engine = choose_engine(
@@ -209,7 +211,15 @@ def _sample(task: Task, row: int) -> Sample:
             "prompt_tokens": len(task.prompts.token_ids[row]),
         },
         resps=[answer["text"] for answer in answers],
-        filtered_resps=[cut_answer(answer["text"]) for answer in answers],
+        filtered_resps=[
+            cut_answer(
+                answer["text"],
+                until=task.protocol.stops,
+                newline=task.protocol.newline,
+                references=task.rows[row].references,
+            )
+            for answer in answers
+        ],
         seeds=list(task.protocol.seeds),
         num_tokens=[answer["num_tokens"] for answer in answers],
         finish_reason=[answer["finish_reason"] for answer in answers],

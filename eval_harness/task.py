@@ -73,6 +73,14 @@ class Task:
         return [digest(token_ids) for token_ids in self.prompts.token_ids]
 
 
+def newlines_read(settings: Settings) -> list[Benchmark]:
+    """The benchmarks with the mark for a newline that they, or else the protocol, know."""
+    return [
+        dataclasses.replace(benchmark, newline=benchmark.newline or settings.protocol.newline)
+        for benchmark in settings.benchmarks
+    ]
+
+
 def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
     """(number of rows in the benchmark, the rows that are run)."""
     rows = load_rows(benchmark)
@@ -93,7 +101,8 @@ def prepare_task(
     """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
     protocol = settings.protocol
     template = settings.template or benchmark.template or protocol.template
-    protocol = fit_to_model(dataclasses.replace(protocol, template=template), facts.max_length)
+    protocol = dataclasses.replace(protocol, template=template, newline=benchmark.newline)
+    protocol = fit_to_model(protocol, facts.max_length)
     if protocol.max_new_tokens < settings.protocol.max_new_tokens:
         say(
             f"{benchmark.task}: the model has {facts.max_length} positions: prompts of at most "
@@ -113,7 +122,8 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
     """Opens what earlier runs have left in the locked `folder`, or begins it."""
     protocol = task.protocol.settings()
     # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
-    for name in ("seeds", "template", "truncation", "max_prompt_tokens"):
+    # What is cut from an answer is cut when it is scored.
+    for name in ("seeds", "template", "truncation", "max_prompt_tokens", "until", "newline"):
         del protocol[name]
     depends_on = {
         "task": task.benchmark.task,

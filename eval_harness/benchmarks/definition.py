@@ -39,6 +39,8 @@ class Benchmark:
         template: replaces the protocol's prompt template; None: the protocol's.
         metrics: of `METRICS`.
         fields: our names of the row's fields to the file's.
+        newline: what the rows write for a newline, in prompts and references; models that were
+            trained on them write it too. None: nothing.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Benchmark:
     template: str | None = None
     metrics: tuple[str, ...] = ("rougeL", "exact_match")
     fields: dict[str, str] = field(default_factory=dict)
+    newline: str | None = None
 
     def location(self) -> str:
         """Where the rows come from, for people."""
@@ -66,10 +69,21 @@ class Benchmark:
             "template": self.template,
             "metrics": list(self.metrics),
             "fields": self.fields,
+            "newline": self.newline,
         }
 
 
-_KEYS = ("task", "description", "version", "hub", "path", "template", "metrics", "fields")
+_KEYS = (
+    "task",
+    "description",
+    "version",
+    "hub",
+    "path",
+    "template",
+    "metrics",
+    "fields",
+    "newline",
+)
 
 
 def load_benchmark(source: Path) -> Benchmark:
@@ -107,6 +121,7 @@ def load_benchmark(source: Path) -> Benchmark:
         template=template,
         metrics=_metrics(source, content),
         fields=_fields(source, content),
+        newline=_newline(source, content),
     )
     if benchmark.hub is None and benchmark.path is None:
         raise DistillensError(f"{source}: neither path nor hub, so there are no rows; give one")
@@ -138,6 +153,13 @@ def _typed(source: Path, content: dict[str, Any], key: str, kind: type, default:
             f"{source}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}"
         )
     return value
+
+
+def _newline(source: Path, content: dict[str, Any]) -> str | None:
+    mark = _typed(source, content, "newline", str, None)
+    if mark is not None and not mark.strip():
+        raise DistillensError(f"{source}: newline = {mark!r}, expected a mark such as '<n>'")
+    return mark
 
 
 def _hub(source: Path, content: dict[str, Any]) -> HubFile | None:

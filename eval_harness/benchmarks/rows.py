@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval_harness.answers import read_newlines, without_empty
 from eval_harness.benchmarks.definition import Benchmark
 from eval_harness.errors import DistillensError
 from eval_harness.jsonl import read_jsonl
@@ -17,9 +18,10 @@ class Row:
     Attributes:
         doc_id: 0-based index in the file.
         row_id: the row's own id, or its index.
-        instruction, input: what the template is filled with; "" where only `prompt` is given.
+        instruction, input: what the template is filled with; "" where only `prompt` is given. The
+            benchmark's own mark for a newline is read, here and in all texts below.
         prompt: a ready prompt, used only where there is no instruction.
-        references: at least one.
+        references: at least one; empty ones only where there are no others.
         doc: the row as it was read.
     """
 
@@ -74,7 +76,7 @@ def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> 
                 f"{where}: {benchmark.fields.get(name, name)} is {type(found).__name__}, "
                 "expected a string"
             )
-        return found
+        return found if found is None else read_newlines(found, benchmark.newline)
 
     instruction, prompt = text("instruction"), text("prompt")
     if instruction is None and prompt is None:
@@ -91,7 +93,12 @@ def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> 
         instruction=instruction or "",
         input=text("input") or "",
         prompt=prompt if instruction is None else None,
-        references=_references(value("output"), benchmark.fields.get("output", "output"), where),
+        references=tuple(
+            read_newlines(reference, benchmark.newline)
+            for reference in without_empty(
+                _references(value("output"), benchmark.fields.get("output", "output"), where)
+            )
+        ),
         doc=doc,
     )
 

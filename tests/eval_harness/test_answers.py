@@ -1,11 +1,11 @@
-"""The protocol's cut, and final answers of worked problems."""
-
-from decimal import Decimal
+"""The cut: the end mark, the next prompt that a model invents, newline marks, references."""
 
 import pytest
 
-from eval_harness.answers import cut_answer, final_answer, final_answer_score
-from eval_harness.benchmarks import find_benchmarks, load_rows
+from eval_harness.answers import cut_answer, final_answer_score, without_empty
+from eval_harness.score import score_rows
+
+QUESTION = ("\nQuestion:",)
 
 
 @pytest.mark.parametrize(
@@ -13,40 +13,54 @@ from eval_harness.benchmarks import find_benchmarks, load_rows
     [
         ("  a \n", "a"),
         ("a<|endoftext|>b", "a"),
-        ("a<n>b<n>", "a\nb"),
         ("<|endoftext|>a", ""),
         ("a\u2028b\x85c\x00", "a\u2028b\x85c\x00"),
         ("\ud800 x", "\ud800 x"),
+        ("struct Box<n> { a: Array<n> }", "struct Box<n> { a: Array<n> }"),
+        ("18\n\nQuestion: Tom has 3 pens.", "18"),
+        ("The word Question: is in the line", "The word Question: is in the line"),
+        ("18\n\n### Instruction:\nAnother.", "18"),
+        ("18 Below is an instruction that describes a task. Write a response that "
+         "appropriately completes the request.\n\n", "18"),
     ],
-)
+)  # fmt: skip
 def test_cut(text, expected):
     assert cut_answer(text) == expected
 
 
+def test_newline_marks_are_read_only_where_the_data_set_has_them():
+    assert cut_answer("a<n>b<n>", newline="<n>") == "a\nb"
+    assert cut_answer("a<br>b", newline="<br>") == "a\nb"
+
+
+def test_stops_can_be_chosen_and_switched_off():
+    text = "18\nQuestion: 2?\nEND 3"
+    assert cut_answer(text, until=()) == text
+    assert cut_answer(text, until=["END"]) == "18\nQuestion: 2?"
+    assert cut_answer(text, until=["END", "\nQuestion:"]) == "18"
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "reference",
     [
-        ("6 * 7 = 42\n#### 42", "42"),
-        ("#### $1,234.50 dollars, not 3", "1234.5"),
-        ("#### -5", "-5"),
-        ("so he has 12 apples and 3 pears.", "3"),
-        ("#### nothing", None),
-        ("it costs $18.", "18"),
-        ("ends with 7,", "7"),
-        ("3 #### none here", "3"),
-        ("", None),
+        "struct Box<n> { a: Array<n> }",
+        "A form:\nQuestion: name?\nAnswer: yours",
+        "GPT-2 ends a text with <|endoftext|> and goes on.",
+        "### Instruction:\nwrite\n### Instruction:\nagain",
     ],
 )
-def test_final_answer(text, expected):
-    assert final_answer(text) == (None if expected is None else Decimal(expected))
+def test_an_answer_that_equals_its_reference_has_full_marks(reference):
+    answer = cut_answer(reference, references=[reference])
+    assert score_rows([answer], [[reference]]) == {"rougeL": [1.0], "exact_match": [1.0]}
 
 
-def test_equal_numbers_match_however_they_are_written():
-    assert final_answer_score("#### 1,000.0", ["work\n#### 1000"]) == 1.0
-    assert final_answer_score("#### 1001", ["#### 1000"]) == 0.0
-    assert final_answer_score("no number", ["no number"]) == 0.0
+def test_an_answer_that_runs_on_is_scored_by_its_own_part():
+    text = "16-3-4=9\n9*2=18\n#### 18\n\nQuestion: Tom has 3 pens.\nAnswer:\n3+2=5\n#### 5"
+    assert final_answer_score(cut_answer(text, until=QUESTION), ["#### 18"]) == 1.0
+    text = "The answer is 18.\nQuestion: Tom has 3 pens"
+    assert final_answer_score(cut_answer(text, until=QUESTION), ["#### 18"]) == 1.0
 
 
-def test_every_gsm8k_reference_has_a_final_answer_and_matches_itself():
-    for row in load_rows(find_benchmarks()["gsm8k"]):
-        assert final_answer_score(row.references[0], row.references) == 1.0
+def test_empty_references_beside_others_are_left_out():
+    assert without_empty(["", "a", " \n", "b"]) == ["a", "b"]
+    assert without_empty(["", " "]) == ["", " "]

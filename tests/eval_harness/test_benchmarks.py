@@ -55,6 +55,30 @@ def test_references_are_a_string_or_a_list(tmp_path):
     assert [row.references for row in rows] == [("a",), ("a", "b")]
 
 
+def test_empty_references_beside_others_are_left_out(tmp_path):
+    content = line(output=["", "a", " "]) + line(output="") + line(output=["", ""])
+    rows = load_rows(benchmark_of(tmp_path, content))
+    assert [row.references for row in rows] == [("a",), ("",), ("", "")]
+
+
+def test_newline_marks_are_read_in_every_text_where_the_benchmark_has_them(tmp_path):
+    content = line(instruction="a<n>b", input="c<n>d", output=["e<n>f"]) + line(
+        instruction=None, prompt="g<n>h"
+    )
+    plain = load_rows(benchmark_of(tmp_path, content))
+    assert (plain[0].instruction, plain[0].references) == ("a<n>b", ("e<n>f",))
+    read = load_rows(benchmark_of(tmp_path, content, 'newline: "<n>"\n'))
+    assert (read[0].instruction, read[0].input) == ("a\nb", "c\nd")
+    assert (read[0].references, read[1].prompt) == (("e\nf",), "g\nh")
+    assert data_digest(plain) != data_digest(read)
+
+
+def test_minillm_s_data_sets_write_newlines_in_their_own_way():
+    marks = {name: benchmark.newline for name, benchmark in find_benchmarks().items()}
+    assert marks.pop("gsm8k") is None
+    assert set(marks.values()) == {"<n>"}
+
+
 def test_rows_without_an_id_are_named_by_their_index(tmp_path):
     rows = load_rows(benchmark_of(tmp_path, line() + line(id="x") + line(id=7)))
     assert [row.row_id for row in rows] == ["0", "x", "7"]
@@ -80,6 +104,9 @@ def test_other_field_names_are_mapped(tmp_path):
         (line() + b'{"output": "x"}\n', "rows.jsonl:2: neither 'instruction' nor 'prompt'"),
         (line(output=[]), "rows.jsonl:1: output is an empty list, expected at least one reference"),
         (line(output=[1]), r"rows.jsonl:1: output = \[1\], expected a string or a list"),
+        (line(output=0), "rows.jsonl:1: output = 0, expected a string or a list"),
+        (line(output=False), "rows.jsonl:1: output = False, expected a string or a list"),
+        (line(output={}), "rows.jsonl:1: output = {}, expected a string or a list"),
         (line(output=None), "rows.jsonl:1: output = None, expected a string or a list"),
         (line(id="a") + line(id="a"), "rows.jsonl:2: id 'a' is also on line 1"),
         (line(id=1.5), "rows.jsonl:1: id = 1.5, expected a string or an integer"),
@@ -105,6 +132,8 @@ def test_a_faulty_row_is_named_by_file_and_line(tmp_path, content, message):
         ("task: a\npath: x\nmetrics: [rouge]\n", "metric 'rouge' is not known.*rougeL"),
         ("task: a\npath: x\ntemplate: alpac\n", "did you mean 'alpaca'"),
         ("task: a\npath: x\nfields: {question: q}\n", "fields.question is not known"),
+        ("task: a\npath: x\nnewline: 3\n", "newline = 3 is int, expected str"),
+        ("task: a\npath: x\nnewline: ' '\n", "newline = ' ', expected a mark"),
         ("- a\n", "expected a mapping"),
         ("task: [\n", "not YAML"),
     ],

@@ -50,7 +50,7 @@ def test_task_files_name_data_settings_and_functions(tmp_path):
     )
     assert gsm8k["task"] == "distillens_gsm8k"
     assert gsm8k["generation_kwargs"] == {
-        "until": ["<|endoftext|>"],
+        "until": ["<|endoftext|>", *PROTOCOLS["greedy"].stops],
         "max_gen_toks": 256,
         "do_sample": False,
         "temperature": 0.0,
@@ -68,6 +68,7 @@ def test_the_minillm_protocol_goes_into_the_generation_settings(tmp_path):
     assert settings["do_sample"] is True
     assert settings["no_repeat_ngram_size"] == 6
     assert (settings["temperature"], settings["top_k"]) == (1.0, 0)
+    assert settings["until"] == ["<|endoftext|>"]
 
 
 def test_functions_give_our_prompts_and_scores(tmp_path):
@@ -98,6 +99,25 @@ def test_ready_prompts_and_lists_of_references_pass(tmp_path):
     doc = json.loads((tmp_path / "out/data/mine-1.jsonl").read_text())
     assert functions.prompt_mine_1(doc) == "Say hi."
     assert functions.results_mine_1(doc, ["hello"]) == {"rougeL": 100.0, "exact_match": 100.0}
+
+
+def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
+    row = {"prompt": "Say<n>hi.", "output": ["", "hi<n>there"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    text = 'task: mine\npath: rows.jsonl\ntemplate: question\nnewline: "<n>"\n'
+    (tmp_path / "mine.yaml").write_text(text)
+    benchmarks = select_benchmarks(str(tmp_path / "mine.yaml"), {})
+    (file,) = export_tasks(benchmarks, PROTOCOLS["default"], tmp_path / "out")
+    task = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskLoader)
+    assert task["generation_kwargs"]["until"] == ["<|endoftext|>", "\nQuestion:"]
+    functions = functions_of(tmp_path / "out")
+    for doc in (json.loads((tmp_path / "out/data/mine.jsonl").read_text()), row):
+        assert functions.prompt_mine(doc) == "Say\nhi."
+        assert functions.target_mine(doc) == "hi\nthere"
+        scores = functions.results_mine(doc, ["hi<n>there\nQuestion: more?"])
+        assert scores == {"rougeL": 100.0, "exact_match": 100.0}
+        # An empty reference beside another is none.
+        assert functions.results_mine(doc, [""])["exact_match"] == 0.0
 
 
 def test_lm_eval_runs_an_exported_task_and_gets_our_numbers(harness, small_gpt2, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from eval_harness.errors import DistillensError
+from eval_harness.prompt_starts import prompt_starts
 from eval_harness.protocols import PROTOCOLS, make_protocol, request_seed
 
 
@@ -18,13 +19,21 @@ def test_default_is_the_reference_s_sampling_without_its_hidden_ngram_rule():
         "top_k": 0,
         "no_repeat_ngram_size": 0,
         "seeds": [10, 20, 30, 40, 50],
+        "until": list(prompt_starts("alpaca")),
+        "newline": None,
     }
 
 
 def test_minillm_turns_on_the_ngram_rule_the_reference_cut_and_half_precision():
     default, minillm = PROTOCOLS["default"].settings(), PROTOCOLS["minillm"].settings()
     changed = {key: value for key, value in minillm.items() if value != default[key]}
-    assert changed == {"truncation": "reference", "no_repeat_ngram_size": 6}
+    # As its code has it: answers run on, and <n> is a newline in any data.
+    assert changed == {
+        "truncation": "reference",
+        "no_repeat_ngram_size": 6,
+        "until": [],
+        "newline": "<n>",
+    }
     assert PROTOCOLS["minillm"].dtype == "float16"
 
 
@@ -33,6 +42,32 @@ def test_gen_kwargs_take_lm_eval_s_names():
     protocol = make_protocol("default", gen_kwargs=kwargs)
     assert (protocol.max_new_tokens, protocol.temperature) == (32, 0.5)
     assert (protocol.top_p, protocol.no_repeat_ngram_size) == (0.9, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "stops"),
+    [
+        ("\nQ:", ("\nQ:",)),
+        (["\n\n", "END", "END"], ("\n\n", "END")),
+        ('["\\n\\n"]', ("\n\n",)),
+        ("[not json", ("[not json",)),
+        ([], ()),
+    ],
+)
+def test_stops_replace_those_of_the_template(value, stops):
+    protocol = make_protocol("default", gen_kwargs={"until": value}, template="question")
+    assert protocol.stops == stops
+    assert protocol.settings()["until"] == list(stops)
+
+
+def test_stops_follow_the_template():
+    assert make_protocol("greedy", template="question").stops == ("\nQuestion:",)
+
+
+@pytest.mark.parametrize("kwargs", [{"top_p": 1}, {"top_p": 1.0, "top_k": 0}, {"temperature": 0}])
+def test_greedy_takes_settings_that_say_what_it_does(kwargs):
+    assert make_protocol("greedy", gen_kwargs=kwargs).greedy
+    assert make_protocol("greedy", gen_kwargs={"do_sample": False}).seeds == (0,)
 
 
 @pytest.mark.parametrize("kwargs", [{"do_sample": False}, {"temperature": 0}])
@@ -59,6 +94,22 @@ def test_greedy_by_gen_kwargs_takes_one_seed(kwargs):
         ("default", {"do_sample": "yes"}, None, "expected true or false"),
         ("default", {"do_sample": True, "temperature": 0}, None, "give one of the two"),
         ("default", {"do_sample": False, "temperature": 1}, None, "give one of the two"),
+        ("default", {"do_sample": None}, None, "do_sample=None: expected true or false"),
+        ("default", {"do_sample": False, "top_p": 0.5}, None, "top_p=0.5: greedy decoding takes"),
+        ("default", {"temperature": 0, "top_k": 5}, None, "top_k=5: greedy decoding takes"),
+        ("greedy", {"do_sample": True}, None, "do_sample=true with --protocol greedy: greedy"),
+        ("greedy", {"top_p": 0.5}, None, "top_p=0.5: greedy decoding takes"),
+        ("greedy", {"top_k": 5}, None, "top_k=5: greedy decoding takes"),
+        ("greedy", {"temperature": 0.7}, None, "temperature=0.7: greedy decoding has no temp"),
+        ("greedy", {"min_p": 0.1}, None, "min_p: not known"),
+        ("default", {"num_beams": 4}, None, "num_beams: not known"),
+        ("default", {"max_gen_toks": 10**5000}, None, "an integer of over 40 digits, expected at"),
+        ("default", {"max_gen_toks": 2**31}, None, "expected at most 2147483647"),
+        ("default", {"temperature": 10**5000}, None, "an integer of over 40 digits, expected 0"),
+        ("default", {"top_p": True}, None, "top_p = True, expected a number"),
+        ("default", {"until": ""}, None, "until: found an empty text"),
+        ("default", {"until": ["a", 1]}, None, "expected a text or a list of texts"),
+        ("default", {"until": None}, None, "until=None: expected a text or a list"),
         ("default", {}, [], "--seed is empty"),
         ("default", {}, [1, 2, 1], "1 is named twice"),
         ("greedy", {}, [1, 2], "the same answers for every seed"),

@@ -77,6 +77,25 @@ def test_more_seeds_and_rows_go_on_from_fewer(harness, small_gpt2, small_benchma
     assert load_results(out).tasks["small"].samples[0].scores == {}
 
 
+def test_stops_cut_what_is_scored_and_the_answers_are_kept_whole(
+    harness, small_gpt2, small_benchmark, tmp_path
+):
+    out = tmp_path / "out"
+    args = run_args(small_gpt2, small_benchmark, out, "--limit", "2")
+    assert harness(*args, "--gen_kwargs", "max_gen_toks=12,until=[]").returncode == 0
+    whole = load_results(out).tasks["small"]
+    assert whole.fingerprint.protocol["until"] == []
+    stop = whole.samples[0].filtered_resps[0][5:8]
+    done = harness(*args, "--gen_kwargs", f"max_gen_toks=12,until={json.dumps([stop])}")
+    assert done.returncode == 0, done.stderr
+    # What is cut is no other answer: nothing is generated again.
+    assert "4 answers are there already" in done.stderr
+    cut = load_results(out).tasks["small"]
+    assert cut.fingerprint.protocol["until"] == [stop]
+    assert cut.samples[0].resps == whole.samples[0].resps
+    assert cut.samples[0].filtered_resps[0] == whole.samples[0].filtered_resps[0].split(stop)[0]
+
+
 @pytest.mark.parametrize("sampling", ["sampled", "greedy"])
 def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(
     harness, small_llama, small_benchmark, tmp_path, sampling
