@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillens_plugin.recipe_base import BASE, Composed, Origin, merge, read_composed
+from distillens_plugin.recipe_trust import refuse_recipe_code
 from distillens_plugin.recipe_yaml import KeyPath, parse_yaml
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_base import did_you_mean, first_problem, show
@@ -39,7 +40,6 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
     ("teacher_cache", "path"),
     ("output_dir",),
 )
-_TRUSTED_MODULES = re.compile(r"distillens_plugin|torchdistill(\.\w+)*")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def load_recipe(
         loc, message = first_problem(error)
         raise DistillensError(f"{source.describe(loc)}: {message}") from None
     if not trust:
-        _refuse_code(recipe, source)
+        refuse_recipe_code(recipe, source.describe)
     if recipe.output_dir is None:
         recipe.output_dir = default_output
     recipe._source = source
@@ -247,23 +247,3 @@ def _absolute(value: str, folder: str) -> str:
     if re.match(r"\.\.?(/|$)", value):
         return os.path.normpath(os.path.join(folder, value))
     return os.path.expanduser(value) if value.startswith("~/") else value
-
-
-def _refuse_code(recipe: Recipe, source: Source) -> None:
-    """What a stranger's recipe must not do unasked: import modules, run a repository's code."""
-    todo = "pass --trust-recipe if you trust this recipe"
-    for index, dependency in enumerate(recipe.dependencies):
-        relative = dependency.package is not None
-        if relative or not _TRUSTED_MODULES.fullmatch(dependency.name):
-            raise DistillensError(
-                f"{source.describe(('dependencies', index))}: found the module "
-                f"{dependency.name!r}, expected distillens_plugin or one of torchdistill's; "
-                f"importing runs it: {todo}"
-            )
-    for role in ("teacher_model", "student_model", "model"):
-        spec = getattr(recipe.models, role)
-        if spec is not None and spec.trust_remote_code:
-            raise DistillensError(
-                f"{source.describe(('models', role, 'trust_remote_code'))}: found true, which runs "
-                f"code of {spec.name_or_path}; {todo}"
-            )

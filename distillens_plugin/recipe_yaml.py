@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from eval_harness.errors import DistillensError
+from eval_harness.trust import RECIPE_FLAG, advice
 
 KeyPath = tuple[str | int, ...]
 
@@ -191,9 +192,13 @@ class _Walk:
             node,
             f"found the tag {shown}, which may run code; expected only "
             f"{', '.join(_SAFE_TAGS[:2])} and "
-            f"{_SAFE_TAGS[2]} of a torch.utils.data sampler. Pass --trust-recipe if you trust "
-            "this file",
+            f"{_SAFE_TAGS[2]} of a torch.utils.data sampler; {advice(RECIPE_FLAG)}",
         )
+
+
+def is_sampler(name: Any) -> bool:
+    """Whether a text names one of torch's own samplers."""
+    return isinstance(name, str) and _SAMPLERS.fullmatch(name) is not None
 
 
 def _mark(node: yaml.Node) -> Mark:
@@ -245,7 +250,7 @@ def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
     if not _SAMPLERS.fullmatch(key) or not set(entry) <= {"key", "package"}:
         raise yaml.constructor.ConstructorError(
             problem=f"!import_get found {key or node.value!r}, expected a sampler of "
-            "torch.utils.data; pass --trust-recipe if you trust this file",
+            f"torch.utils.data; {advice(RECIPE_FLAG)}",
             problem_mark=node.start_mark,
         )
     return ImportedName(key)

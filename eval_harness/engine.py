@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.model_files import ModelFacts, read_model
 from eval_harness.near import near_names
+from eval_harness.trust import MODEL_FLAG, check_folder, check_model_args, given_remote_code
 
 if TYPE_CHECKING:
     from eval_harness.backends.base import Backend
@@ -62,9 +64,10 @@ def choose_engine(
         model: of `MODELS`.
         model_args: parsed; its `dtype` and `trust_remote_code` go before the two arguments below.
         default_dtype: the protocol's.
-        trust_remote_code: allow code that comes with the model.
+        trust_remote_code: allow code that comes with the model, and arguments that can run some.
     Raises:
-        DistillensError: an unknown model or argument, no usable vLLM, or an unreadable model.
+        DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
+            vLLM, or an unreadable model.
     """
     if model not in MODELS:
         raise DistillensError(
@@ -76,13 +79,19 @@ def choose_engine(
         raise DistillensError(
             "--model_args: no pretrained=..., expected a model folder or Hub name"
         )
+    typed = given_remote_code(model_args, "--model_args")
+    trusted = trust_remote_code if typed is None else typed
+    check_model_args(model, model_args, trusted=trusted, where="--model_args", flag=MODEL_FLAG)
+    for name in (own["pretrained"], own.get("peft")):
+        if name is not None:
+            check_folder(Path(str(name)), trusted=trusted, flag=MODEL_FLAG)
     if model == "vllm":
         from eval_harness.backends import vllm as backend
 
         backend.check_usable()
     else:
         from eval_harness.backends import transformers as backend  # type: ignore[no-redef]
-    trust_remote_code = bool(given.pop("trust_remote_code", trust_remote_code))
+    given.pop("trust_remote_code", None)
     dtype = str(given.pop("dtype", default_dtype or "auto"))
     arguments = backend.arguments({**given, "dtype": dtype})
     facts = read_model(
@@ -91,8 +100,10 @@ def choose_engine(
         tokenizer=own.get("tokenizer"),
         adapter=own.get("peft"),
         max_length=_max_length(own.get("max_length")),
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trusted,
     )
+    for folder in filter(None, (facts.folder, facts.adapter)):
+        check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # those that the Hub has given
     if dtype == "auto":
         # Spelled out: for vLLM "auto" would turn a float32 checkpoint into half precision.
         arguments["dtype"] = facts.checkpoint_dtype
@@ -102,7 +113,7 @@ def choose_engine(
         "arguments": {key: value for key, value in given.items() if key not in _LAYOUT},
     }
     versions = {"backend": model, **backend.versions()}
-    return Engine(facts, identity, versions, _loader(model, facts, arguments, trust_remote_code))
+    return Engine(facts, identity, versions, _loader(model, facts, arguments, trusted))
 
 
 def _max_length(value: Any) -> int | None:

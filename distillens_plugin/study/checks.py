@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from distillens_plugin.study.compute import extended_methods
 from distillens_plugin.study.evaluation import evaluation_folder, is_evaluated
-from distillens_plugin.study.jobs import duration, environments
+from distillens_plugin.study.jobs import duration, environments, import_paths
 from distillens_plugin.study.plan import Run, generated_file, num_steps_or_epochs
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, num_stages, search_so_far, stage_runs
@@ -151,7 +151,7 @@ def _one_step(run: Run) -> float | str:
     command = run.command("--dry-run")
     done = subprocess.run(
         command,
-        env={**os.environ, **environments(1)[0]},
+        env={**os.environ, **environments(1)[0], **import_paths(trusted=run.study.is_trusted)},
         capture_output=True,
         text=True,
         check=False,

@@ -1,9 +1,7 @@
 """eval-harness on the models of final runs, and what it found, row by row."""
 
-import json
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ from distillens_plugin.study.spec import Evaluation, Study
 from distillens_plugin.study.state import DONE, LOG, read_json
 from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError
+from eval_harness.key_values import format_key_values
 from eval_harness.result_schema import Sample, digest, metric_names
 from eval_harness.results import load_results
 from eval_harness.statistics import Floats, row_means
+from eval_harness.trust import MODEL_FLAG
 
 NLL = "nll"
 
@@ -130,13 +130,15 @@ def evaluation_arguments(run: Run, protocol: str) -> list[str]:
     model_args = {"pretrained": f"train/{spec.checkpoint}", **spec.model_args}
     template = spec.template or run.recipe.datasets.train.template
     arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
-    arguments += ["--model_args", _pairs(model_args), "--tasks", ",".join(spec.tasks)]
-    arguments += ["--protocol", protocol, "--template", template]
-    arguments += ["--output_path", f"evaluation/{protocol}"]
-    for entry in _data_entries(spec):
-        arguments += ["--data", entry]
+    # With an equals sign: no text of the study is taken for a flag.
+    arguments += [f"--model_args={format_key_values(model_args)}"]
+    arguments += [f"--tasks={','.join(spec.tasks)}", f"--protocol={protocol}"]
+    arguments += [f"--template={template}", f"--output_path=evaluation/{protocol}"]
+    arguments += [f"--data={entry}" for entry in _data_entries(spec)]
     if spec.gen_kwargs:
-        arguments += ["--gen_kwargs", _pairs(spec.gen_kwargs)]
+        arguments += [f"--gen_kwargs={format_key_values(spec.gen_kwargs)}"]
+    if run.study.is_trusted:
+        arguments.append(MODEL_FLAG)
     if spec.seeds is not None and not _is_greedy(protocol):
         arguments += ["--seed", ",".join(map(str, spec.seeds))]
     if spec.limit is not None:
@@ -203,10 +205,3 @@ def _is_greedy(protocol: str) -> bool:
 
 def _data_entries(spec: Evaluation) -> list[str]:
     return [f"{task}={Path(path).resolve()}" for task, path in spec.data.items()]
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ",".join(
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in values.items()
-    )

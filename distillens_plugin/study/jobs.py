@@ -136,9 +136,6 @@ def _advance(item: _Running, environment: dict[str, str], lock: int | None) -> s
 
 def _start(command: Command, environment: dict[str, str], lock: int | None) -> subprocess.Popen:
     command.log.parent.mkdir(parents=True, exist_ok=True)
-    # A child in another folder must still find the packages of a checkout that is not installed.
-    root = str(Path(eval_harness.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     with command.log.open("ab") as log:
         return subprocess.Popen(
             command.arguments,
@@ -146,10 +143,22 @@ def _start(command: Command, environment: dict[str, str], lock: int | None) -> s
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=command.working_folder,
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **import_paths(trusted=True), **environment},
             pass_fds=() if lock is None else (lock,),
             preexec_fn=_die_with_parent(),
         )
+
+
+def import_paths(*, trusted: bool) -> dict[str, str]:
+    """The environment by which a child finds our packages and, without trust, no others by chance.
+
+    `python -m` puts the working folder first on its path: a study's folder may hold a torch.py.
+    """
+    # A child in another folder must still find the packages of a checkout that is not installed.
+    root = str(Path(eval_harness.__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    safe = {} if trusted else {"PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join(paths), **safe}
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -8,21 +8,25 @@ from pydantic import ValidationError
 
 from distillens_plugin.recipe import Source
 from distillens_plugin.recipe_base import read_composed
+from distillens_plugin.recipe_trust import refuse_study_code
 from distillens_plugin.schema_base import first_problem
 from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
 
 
-def load_study(path: str | os.PathLike[str], output_dir: str | None = None) -> Study:
+def load_study(
+    path: str | os.PathLike[str], output_dir: str | None = None, *, trust: bool = False
+) -> Study:
     """Reads and checks a study; `base:` names studies that it starts from.
 
     Args:
         output_dir: instead of the study's own.
+        trust: let the study, its recipes and its models run code; see `recipe.load_recipe`.
     Raises:
         DistillensError: one line with file and line, key path, what was found and expected.
     """
     source = Source(os.fspath(path))
-    composed = read_composed(source.name)
+    composed = read_composed(source.name, trust=trust)
     data, source.origins = composed.data, composed.origins
     if output_dir is not None:
         data["output_dir"] = os.path.abspath(output_dir)
@@ -33,6 +37,9 @@ def load_study(path: str | os.PathLike[str], output_dir: str | None = None) -> S
         loc, message = first_problem(error)
         raise DistillensError(f"{source.describe(loc)}: {message}") from None
     study._source = source
+    study._trust = trust
+    if not trust:
+        refuse_study_code(study)
     files = [(study.recipe, study.where("recipe"))]
     files += [
         (fragment, study.where("methods", name, "fragments", index))
@@ -72,4 +79,6 @@ def _is_fragment(path: tuple[Any, ...]) -> bool:
 def _readable(path: str) -> str:
     """Relative to the working folder where it lies below: shorter lines, and commands to copy."""
     relative = os.path.relpath(path)
+    if relative.startswith("-"):
+        return os.path.join(".", relative)  # or a command would take it for a flag
     return path if relative.startswith("..") else relative

@@ -17,6 +17,7 @@ from distillens_plugin.schema import Recipe
 from distillens_plugin.study.spec import SHORT_KEYS, Study
 from eval_harness.errors import DistillensError
 from eval_harness.result_schema import digest
+from eval_harness.trust import RECIPE_FLAG
 
 Kind = Literal["tune", "main", "compute"]
 Settings = dict[str, Any]
@@ -61,6 +62,7 @@ class Run:
             return load_recipe(
                 self.study.recipe,
                 [*self.overrides, f"seed={self.seed}"],
+                self.study.is_trusted,
                 fragments=self.study.methods[self.method].fragments,
             )
         except DistillensError as error:
@@ -89,6 +91,8 @@ class Run:
             command += ["--with", fragment]
         for text in self.overrides:
             command += ["--set", text]
+        if self.study.is_trusted:
+            command.append(RECIPE_FLAG)
         command += ["--seed", str(self.seed), "--output_dir", str(self.train_folder)]
         return [*command, mode]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from distillens_plugin.study import state
 from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
-from distillens_plugin.study.jobs import Command, Job, environments, locked, run_jobs
+from distillens_plugin.study.jobs import Command, Job, environments, import_paths, locked, run_jobs
 from distillens_plugin.study.plan import Run, expand, generated_file, make_run
 from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
 from distillens_plugin.study.spec import Study
+from eval_harness.trust import RECIPE_FLAG
 
 
 def say(text: str) -> None:
@@ -29,7 +30,8 @@ class Runner:
     def __init__(self, study: Study, num_jobs: int | None, *, overwrite: bool) -> None:
         self.study = study
         self.overwrite = overwrite
-        self.environments = environments(num_jobs)
+        isolation = import_paths(trusted=study.is_trusted)
+        self.environments = [{**slot, **isolation} for slot in environments(num_jobs)]
         self.failed: dict[str, str] = {}
         self.lock: int | None = None
 
@@ -90,7 +92,9 @@ class Runner:
                 command += ["--set", f"{key}={json.dumps(value)}"]
             for flag in ("model_args", "gen_kwargs"):
                 given = getattr(method.generate, flag)
-                command += [f"--{flag}", given] if given else []
+                command += [f"--{flag}={given}"] if given else []
+            if self.study.is_trusted:
+                command.append(RECIPE_FLAG)
             jobs.append(Job(f"generate/{name}", [Command(command, path.with_suffix(".log"))]))
         self._run_jobs("the teacher's answers", jobs)
 

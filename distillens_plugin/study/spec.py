@@ -24,6 +24,7 @@ SHORT_KEYS = {
     "lens_weight": "train.criterion.kwargs.sub_terms.lens.weight",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # The study gives these to each run itself.
 _OWN_KEYS = ("seed", "output_dir", "base")
 
@@ -39,6 +40,16 @@ def check_keys(keys: dict[str, Any]) -> dict[str, Any]:
             hint = did_you_mean(first, known) or f"expected one of {', '.join(known)}"
             complain(f"unknown key; {hint}", at=(key,))
     return keys
+
+
+def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuses keys that a command line would read as something else."""
+    for key in values:
+        if not _ARGUMENT.fullmatch(key):
+            complain("found a key that is no argument's name", at=(key,))
+        if key == "pretrained":
+            complain("the study gives each run its own model; delete it", at=(key,))
+    return values
 
 
 class Generate(Strict):
@@ -149,6 +160,11 @@ class Evaluation(Strict):
         default="best", description="which model of a run is evaluated and compared"
     )
 
+    @field_validator("model_args", "gen_kwargs")
+    @classmethod
+    def _arguments(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return check_arguments(values)
+
 
 class Paper(Strict):
     """Published numbers that stand beside ours."""
@@ -179,6 +195,7 @@ class Study(Strict):
     output_dir: str = Field(description="where everything is written")
 
     _source: Any = PrivateAttr(default=None)
+    _trust: bool = PrivateAttr(default=False)
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -243,6 +260,11 @@ class Study(Strict):
                 hint = did_you_mean(name, self.methods) or f"there are {', '.join(self.methods)}"
                 place = (*at, name) if by_key else (*at, index) if indexed else at
                 complain(f"there is no method {name!r}; {hint}", at=place)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether --trust-recipe was given, on the command line that names the study."""
+        return self._trust
 
     @property
     def path(self) -> str:
