@@ -1,11 +1,13 @@
 """DistillLens for torchdistill: align intermediate next-token distributions while distilling.
 
 `dependencies: [{name: distillens_plugin}]` in a torchdistill recipe imports this package, which
-registers its losses. Without torchdistill the fused lens still imports, for people on other
-trainers: `from distillens_plugin import lens_divergence`.
+registers its losses; our own commands do it when they start. Without torchdistill the fused lens
+still imports, for people on other trainers: `from distillens_plugin import lens_divergence`.
 """
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +36,24 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if find_spec("torchdistill") is not None:
-    from distillens_plugin.registry import register
+def register_keys() -> None:
+    """Registers this package's keys with torchdistill, where that is installed."""
+    if find_spec("torchdistill") is not None:
+        from distillens_plugin.registry import register
 
-    register()
+        register()
+
+
+def _is_our_command() -> bool:
+    """Whether this import only leads to one of our own commands.
+
+    They register once they can handle a signal: what registering imports takes seconds.
+    """
+    if sys.argv[:1] == ["-m"]:  # what it is until the module to be run has been found
+        ours = ("distillens_plugin.run", "distillens_plugin.cli")
+        return any(argument.removeprefix("-m") in ours for argument in sys.orig_argv)
+    return bool(sys.argv) and Path(sys.argv[0]).stem == "distillens"
+
+
+if not _is_our_command():
+    register_keys()

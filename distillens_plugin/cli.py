@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from distillens_plugin import run
-from eval_harness.command import OneLineParser, run_command
+from distillens_plugin import register_keys, run
+from eval_harness.command import Invocation, OneLineParser, run_program
 
 
 def _add_hooks(subparsers: argparse._SubParsersAction) -> None:
@@ -28,6 +28,14 @@ def _hooks(arguments: argparse.Namespace) -> None:
     print(describe_hooks(load_pretrained(spec, where="MODEL")))
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-recipe",
+        action="store_true",
+        help="let the recipe and its models run code (docs/security.md)",
+    )
+
+
 def _add_generate(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "generate",
@@ -46,6 +54,7 @@ def _add_generate(subparsers: argparse._SubParsersAction) -> None:
         "--gen_kwargs", default="", metavar="K=V,...", help="temperature=1,...; default: greedy"
     )
     parser.add_argument("--seed", metavar="N,...", help="one answer for each, when sampling")
+    _add_trust(parser)
     parser.add_argument("--batch_size", "-b", type=int, help="rows in flight")
     parser.add_argument(
         "--keep_unfinished", action="store_true", help="keep answers that reached the limit"
@@ -76,7 +85,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         seeds=seeds,
         keep_unfinished=arguments.keep_unfinished,
     )
-    print(generate(load_recipe(arguments.recipe, arguments.overrides), Path(arguments.output), how))
+    recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.trust_recipe)
+    print(generate(recipe, Path(arguments.output), how))
 
 
 def _add_tune_lens(subparsers: argparse._SubParsersAction) -> None:
@@ -125,6 +135,7 @@ def _add_lens_report(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file with a DistillLensLoss")
     parser.add_argument("--student", help="a trained student; default: the recipe's, as it starts")
     parser.add_argument("--rows", type=int, default=32, help="rows of validation data (32)")
+    _add_trust(parser)
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", dest="overrides")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(command=_lens_report)
@@ -136,7 +147,7 @@ def _lens_report(arguments: argparse.Namespace) -> None:
 
     if not arguments.debug:
         run.quiet_transformers()
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.trust_recipe)
     print(*lens_report(recipe, student=arguments.student, num_rows=arguments.rows), sep="\n")
 
 
@@ -154,7 +165,15 @@ def _add_study(subparsers: argparse._SubParsersAction) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The entry point `distillens`."""
+    """The entry point `distillens`; returns the exit code.
+
+    Args:
+        argv: the arguments; None: those of the process, which is taken to end with the command.
+    """
+    return run_program(lambda: _parse(argv), program="distillens", ends_process=argv is None)
+
+
+def _parse(argv: list[str] | None) -> Invocation:
     parser = OneLineParser(prog="distillens", description="Distil language models with the lens.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     running = subparsers.add_parser("run", help="train what a recipe says", description=run.__doc__)
@@ -166,9 +185,12 @@ def main(argv: list[str] | None = None) -> int:
     _add_lens_report(subparsers)
     _add_study(subparsers)
     arguments = parser.parse_args(argv)
-    return run_command(
-        lambda: arguments.command(arguments), program="distillens", debug=arguments.debug
-    )
+
+    def command() -> int | None:
+        register_keys()
+        return arguments.command(arguments)
+
+    return Invocation(command, "distillens", arguments.debug)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eval_harness.command import OneLineParser, run_command
+from eval_harness.command import Invocation, OneLineParser, run_program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with the run in output_dir from its last whole epoch, or start it",
     )
     parser.add_argument(
-        "--trust-recipe", action="store_true", help="let the recipe run code (YAML tags, modules)"
+        "--trust-recipe",
+        action="store_true",
+        help="let the recipe and its models run code (docs/security.md)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -66,8 +68,11 @@ def quiet_transformers() -> None:
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Validates, tries or trains what a recipe says."""
-    from distillens_plugin.recipe import load_recipe
+    from distillens_plugin import register_keys
     from eval_harness.errors import DistillensError
+
+    register_keys()
+    from distillens_plugin.recipe import load_recipe
 
     if arguments.print_form and not arguments.validate:
         raise DistillensError("--print goes with --validate")
@@ -110,10 +115,19 @@ def _quoted(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs a recipe; returns the exit code.
+
+    Args:
+        argv: the arguments; None: those of the process, which is taken to end with the command.
+    """
+    return run_program(lambda: _parse(argv), program="distillens run", ends_process=argv is None)
+
+
+def _parse(argv: list[str] | None) -> Invocation:
     parser = OneLineParser(prog="python -m distillens_plugin.run", description=__doc__)
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments), program="distillens run", debug=arguments.debug)
+    return Invocation(lambda: run(arguments), "distillens run", arguments.debug)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from eval_harness.command import run_command
+from eval_harness.command import Invocation, run_program
 
 PROGRAM = "eval-harness"
 COMMANDS = ("run", "score", "compare", "report", "ls", "validate", "export_lm_eval")
@@ -19,7 +19,15 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns its exit code (0, 1, 2, 130 or 143)."""
+    """Runs a subcommand; returns its exit code (0, 1, 2, or 128 and a signal's number).
+
+    Args:
+        argv: the arguments; None: those of the process, which is taken to end with the command.
+    """
+    return run_program(lambda: _parse(argv), program=PROGRAM, ends_process=argv is None)
+
+
+def _parse(argv: Sequence[str] | None) -> Invocation:
     parser = _OneLineParser(
         prog=PROGRAM,
         description="Generate and score instruction-following benchmarks.",
@@ -41,6 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
                 help="show the traceback of an error",
             )
     args = parser.parse_args(argv)
-    return run_command(
-        lambda: args.run(args), program=f"{PROGRAM} {args.command}", debug=args.debug
-    )
+    return Invocation(lambda: args.run(args), f"{PROGRAM} {args.command}", args.debug)

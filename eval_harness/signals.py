@@ -124,11 +124,12 @@ class SignalGuard:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
 
-    def end_process(self, exit_code: int) -> None:
-        """From here on the process is only ending: signals no longer change how.
+    def end(self, exit_code: int) -> None:
+        """From here on the command is only ending: signals no longer change how.
 
         Args:
-            exit_code: what the process is about to end with.
+            exit_code: what the process is about to end with, for a signal that ends an end that
+                takes too long.
         """
         self._exit_code = exit_code
 

@@ -2,10 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distillens_plugin.study.load import load_study
-from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from distillens_plugin.study.spec import Study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", help="instead of the study's own")
     parser.add_argument(
+        "--trust-recipe",
+        action="store_true",
+        help="let the study, its recipes and its models run code (docs/security.md)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="train and evaluate again what was done under other settings; the rest is kept",
@@ -55,9 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise DistillensError(f"{' and '.join(chosen)} exclude each other; give one")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise DistillensError(f"--jobs {arguments.jobs}: expected a number of at least 1")
-    study = load_study(arguments.study, arguments.output_dir)
     from distillens_plugin.study.evaluation import check_evaluation
+    from distillens_plugin.study.load import load_study
 
+    study = load_study(arguments.study, arguments.output_dir, trust=arguments.trust_recipe)
     check_evaluation(study)
     if arguments.validate:
         from distillens_plugin.study.checks import validate
@@ -85,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else code
 
 
-def _report(study: Study) -> int:
+def _report(study: "Study") -> int:
     from distillens_plugin.study.report import write_report
 
     for path in write_report(study, Path(study.output_dir)):
