@@ -1,15 +1,17 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Dataset
-
+from distillens_plugin.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.rows import RawRow, read_rows
-from distillens_plugin.supervision import IGNORED
 from eval_harness.errors import DistillensError
-from eval_harness.templates import check_template, cut_prompt, render_prompt
+from eval_harness.special_text import Part
+from eval_harness.templates import check_template, cut_body, cut_prompt, prompt_parts
+from eval_harness.tokenisation import Encoded, Outcome, TextEncoder, check_add_bos_token
+
+__all__ = ["DataCounts", "DatasetSpec", "InstructionDataset", "Row", "load_examples"]
 
 # A ready prompt ends in its own "\n\n### Response:\n"; a longer last paragraph belongs to the task.
 _LONGEST_ENDING = 64
@@ -26,7 +28,9 @@ class DatasetSpec:
         split: of a Hub data set or folder; None leaves it to the caller.
         template: a name of `eval_harness.templates` or a format string; not used by rows that bring
             a ready `prompt`.
-        max_length: prompt, response and EOS together, in tokens.
+        add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
+            first token; false, nothing that the template does not bring.
+        max_length: prompt, response and end token together, in tokens.
         max_prompt_length: in tokens, below `max_length`.
         long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
         num_rows: only the first rows that are read; None is all.
@@ -38,96 +42,12 @@ class DatasetSpec:
     data_files: str | None = None
     split: str | None = None
     template: str = "alpaca"
+    add_bos_token: bool | str = "auto"
     max_length: int = 512
     max_prompt_length: int = 256
     long_prompts: str = "drop"
     num_rows: int | None = None
     loss_on_prompt: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row that is trained on.
-
-    Attributes:
-        id: the row's own `id`, or its place in the source.
-        prompt_ids: the prompt's tokens, no BOS added.
-        response_ids: the first reference's tokens and EOS, as far as `max_length` leaves room.
-        references: the text of every reference.
-    """
-
-    id: str
-    prompt_ids: list[int]
-    response_ids: list[int]
-    references: list[str]
-
-
-@dataclass
-class DataCounts:
-    """What became of the rows: read = kept + empty + dropped_long_prompts.
-
-    `cut` prompts and `truncated_responses` are kept; the tokens are those of the kept rows.
-    """
-
-    read: int = 0
-    kept: int = 0
-    empty: int = 0
-    dropped_long_prompts: int = 0
-    cut: int = 0
-    truncated_responses: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-
-
-class InstructionDataset(Dataset):
-    """Tokenised rows, in the order of their source.
-
-    Items are what `distillens.collate` takes: `input_ids` and `labels` (lists of equal length, -100
-    where nothing is supervised), `id`, `pad_id`, `max_length`.
-
-    Attributes:
-        spec: what was asked for.
-        rows: the kept rows; their prompts and references serve to generate samples.
-        lengths: tokens of each row.
-        counts: what was read, kept, dropped and cut.
-    """
-
-    def __init__(self, spec: Any, rows: Sequence[Row], counts: DataCounts, *, pad_id: int) -> None:
-        self.spec = spec
-        self.rows = list(rows)
-        self.counts = counts
-        self.pad_id = pad_id
-        self.lengths = [len(row.prompt_ids) + len(row.response_ids) for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        input_ids = row.prompt_ids + row.response_ids
-        num_masked = self.num_masked(row)
-        return {
-            "input_ids": input_ids,
-            "labels": [IGNORED] * num_masked + input_ids[num_masked:],
-            "id": row.id,
-            "pad_id": self.pad_id,
-            "max_length": self.spec.max_length,
-        }
-
-    def num_masked(self, row: Row) -> int:
-        """How many of the row's first tokens carry no label."""
-        return 0 if self.spec.loss_on_prompt else len(row.prompt_ids)
-
-    def describe(self) -> str:
-        """One line for people: what was read and what became of it."""
-        counts = self.counts
-        return (
-            f"{self.spec.path}: {counts.read:,} rows read, {counts.kept:,} kept "
-            f"({counts.dropped_long_prompts:,} with prompts over {self.spec.max_prompt_length} "
-            f"tokens and {counts.empty:,} with empty responses dropped; {counts.cut:,} prompts and "
-            f"{counts.truncated_responses:,} responses cut); {counts.supervised_tokens:,} of "
-            f"{counts.tokens:,} tokens supervised"
-        )
 
 
 def load_examples(
@@ -156,24 +76,36 @@ def load_examples(
             kept.append(row)
         else:
             counts.empty += 1
-    encode = _encoder(tokenizer)
-    prompts = encode([_prompt(row, spec.template, tokenizer) for row in kept])
-    responses = encode([row.references[0] for row in kept])
+    encoder = _encoder(spec, tokenizer, where)
+    prompts = _prompts(kept, encoder, spec.path)
+    responses = encoder.responses([row.references[0] for row in kept])
     rows = []
-    for raw, prompt_ids, response_ids in zip(kept, prompts, responses, strict=True):
+    for raw, prompt, response in zip(kept, prompts, responses, strict=True):
+        prompt_ids = prompt.ids
         if len(prompt_ids) > spec.max_prompt_length:
             if spec.long_prompts == "drop":
                 counts.dropped_long_prompts += 1
                 continue
-            prompt_ids = _cut(raw, spec, tokenizer, where)
+            prompt_ids = _cut(raw, spec, encoder, where)
             counts.cut += 1
         room = spec.max_length - len(prompt_ids)
-        response_ids = [*response_ids, tokenizer.eos_token_id]
+        response_ids = [*response.ids, *encoder.end_ids]
         counts.truncated_responses += len(response_ids) > room
+        outcomes = (prompt.outcome, response.outcome)
+        counts.special += Outcome.SPECIAL in outcomes
+        counts.as_text += Outcome.SPECIAL not in outcomes and Outcome.AS_TEXT in outcomes
         rows.append(Row(raw.id, prompt_ids, response_ids[:room], raw.references))
     counts.kept = len(rows)
-    dataset = InstructionDataset(spec, rows, counts, pad_id=tokenizer.pad_token_id)
-    _count_tokens(dataset)
+    dataset = InstructionDataset(
+        spec,
+        rows,
+        counts,
+        pad_id=tokenizer.pad_token_id,
+        prefix_ids=encoder.prefix_ids,
+        end_ids=encoder.end_ids[-1:],
+        notes=encoder.describe(),
+    )
+    dataset.count_tokens()
     if counts.supervised_tokens == 0:
         raise DistillensError(
             f"{where}: nothing is supervised, so nothing can be learnt: {dataset.describe()}"
@@ -195,23 +127,47 @@ def _check(spec: Any, where: str) -> None:
         raise DistillensError(f"{where}.template: {error}") from error
 
 
-def _prompt(row: RawRow, template: str, tokenizer: Any) -> str:
+def _encoder(spec: Any, tokenizer: Any, where: str) -> TextEncoder:
+    add_bos_token = check_add_bos_token(
+        getattr(spec, "add_bos_token", "auto"), f"{where}.add_bos_token"
+    )
+    try:
+        return TextEncoder(tokenizer, template=spec.template, add_bos_token=add_bos_token)
+    except DistillensError as error:
+        raise DistillensError(f"{where}: {error}") from error
+
+
+def _prompts(rows: Sequence[RawRow], encoder: TextEncoder, path: str) -> list[Encoded]:
+    parts = [_parts(row, encoder) for row in rows]
+    prompts = encoder.prompts(parts)
+    for row, pieces, prompt in zip(rows, parts, prompts, strict=True):
+        encoder.check_turns(pieces, prompt.outcome, f"{path}: row {row.id!r}")
+    return prompts
+
+
+def _parts(row: RawRow, encoder: TextEncoder) -> list[Part]:
     if row.instruction is None:
-        return row.prompt or ""
-    return render_prompt(template, row.instruction, row.input, tokenizer=tokenizer)
+        # Whoever wrote it wrote the template too: its special tokens are meant.
+        return [Part(row.prompt or "", from_row=False)]
+    before, body, after = prompt_parts(
+        encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer
+    )
+    return [*before, body, *after]
 
 
-def _cut(row: RawRow, spec: Any, tokenizer: Any, where: str) -> list[int]:
-    template, instruction = spec.template, row.instruction
-    if instruction is None:
-        template, instruction = _split_ready_prompt(row.prompt or "")
+def _cut(row: RawRow, spec: Any, encoder: TextEncoder, where: str) -> list[int]:
+    limit = spec.max_prompt_length
+    if row.instruction is None:
+        text, ending = _split_ready_prompt(row.prompt or "")
+        parts: tuple[list[Part], Part, list[Part]] = ([], Part(text, False), [Part(ending, False)])
+        ids = cut_body(parts, encoder, limit)
+        # Where its last line alone is too long, there is nothing to keep whole.
+        return (
+            ids if ids is not None else encoder.prompt([Part(row.prompt or "", False)]).ids[:limit]
+        )
     try:
         ids, _ = cut_prompt(
-            template,
-            instruction,
-            row.input,
-            max_tokens=spec.max_prompt_length,
-            tokenizer=tokenizer,
+            spec.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
         )
     except DistillensError as error:
         raise DistillensError(f"{where}.max_prompt_length: {error}") from error
@@ -219,29 +175,8 @@ def _cut(row: RawRow, spec: Any, tokenizer: Any, where: str) -> list[int]:
 
 
 def _split_ready_prompt(prompt: str) -> tuple[str, str]:
-    """(format string, text) of a ready prompt: what asks for the response must survive the cut."""
+    """(text, last line) of a ready prompt: what asks for the response must survive the cut."""
     text, separator, ending = prompt.rpartition("\n\n")
     if not separator or len(ending) > _LONGEST_ENDING:
-        return "{instruction}", prompt
-    ending = (separator + ending).replace("{", "{{").replace("}", "}}")
-    return "{instruction}" + ending, text
-
-
-def _encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    def encode(texts: list[str]) -> list[list[int]]:
-        # One call for all texts: a fast tokenizer works on them in parallel.
-        return (
-            tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        )
-
-    return encode
-
-
-def _count_tokens(dataset: InstructionDataset) -> None:
-    counts = dataset.counts
-    counts.tokens = sum(dataset.lengths)
-    # The first token follows nothing, so no position predicts it.
-    counts.supervised_tokens = sum(
-        length - max(1, dataset.num_masked(row))
-        for length, row in zip(dataset.lengths, dataset.rows, strict=True)
-    )
+        return prompt, ""
+    return text, separator + ending

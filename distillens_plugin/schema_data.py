@@ -7,7 +7,14 @@ from pydantic import Field, model_validator
 from distillens_plugin.schema_base import Count, Strict, complain
 
 # How rows become tokens: what the validation set takes over from the training set.
-_INHERITED = ("template", "max_length", "max_prompt_length", "long_prompts", "loss_on_prompt")
+_INHERITED = (
+    "template",
+    "add_bos_token",
+    "max_length",
+    "max_prompt_length",
+    "long_prompts",
+    "loss_on_prompt",
+)
 
 
 class DatasetSpec(Strict):
@@ -27,6 +34,11 @@ class DatasetSpec(Strict):
         default="alpaca",
         description="alpaca, question, qwen, chat (the tokenizer's own) or a format string with "
         "{instruction} and {input}",
+    )
+    add_bos_token: Literal["auto"] | bool = Field(
+        default="auto",
+        description="what prompts begin with: auto, as the tokenizer itself begins a text; true, "
+        "its first token; false, nothing that the template does not bring",
     )
     max_length: Count = Field(
         default=512, description="longest prompt and response together, in tokens"

@@ -121,7 +121,7 @@ def literal_text(template: str) -> str:
     from jinja2 import Environment, TemplateError
 
     try:
-        tokens = list(Environment(autoescape=False).lex(template))  # noqa: S701
+        tokens = list(Environment(autoescape=False).lex(template))
     except TemplateError:
         return ""
     return "\n".join(value for _, kind, value in tokens if kind in ("data", "string"))
