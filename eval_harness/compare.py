@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval_harness.result_schema import NOT_AVAILABLE, Sample, metric_names
+from eval_harness.rouge_words import num_without_words, without_words_note
 from eval_harness.statistics import PairedComparison, compare_paired, holm, row_means
 from eval_harness.systems import System, version_notes
 from eval_harness.task_metrics import task_metrics
@@ -115,7 +116,7 @@ def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> 
         "comparisons": [
             comparison.to_json() for comparison in compare_systems(systems, all_pairs=all_pairs)
         ],
-        "notes": version_notes(systems),
+        "notes": [*version_notes(systems), *_word_notes(systems[0])],
     }
 
 
@@ -132,6 +133,17 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
         lines.append("")
     lines += [f"note: {note}" for note in result["notes"]]
     return lines
+
+
+def _word_notes(system: System) -> list[str]:
+    """All systems have the same rows, and so the same references."""
+    notes = []
+    for task, samples in system.samples.items():
+        num_references = num_without_words(sample.target for sample in samples)
+        note = without_words_note(num_references, len(samples))
+        if note is not None:
+            notes.append(f"{task}: {note}")
+    return notes
 
 
 def scored_metrics(metrics: dict[str, Any]) -> list[str]:

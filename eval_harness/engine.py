@@ -75,6 +75,7 @@ def choose_engine(
         )
     given = dict(model_args)
     own = {key: given.pop(key) for key in _MODEL_KEYS if key in given}
+    _check_names(model_args)
     if own.get("pretrained") in (None, ""):
         raise DistillensError(
             "--model_args: no pretrained=..., expected a model folder or Hub name"
@@ -114,6 +115,16 @@ def choose_engine(
     }
     versions = {"backend": model, **backend.versions()}
     return Engine(facts, identity, versions, _loader(model, facts, arguments, trusted))
+
+
+def _check_names(model_args: dict[str, Any]) -> None:
+    for key in ("pretrained", "revision", "tokenizer", "peft"):
+        value = model_args.get(key)
+        if value is not None and not isinstance(value, str):
+            raise DistillensError(
+                f"--model_args {key} = {value!r} is {type(value).__name__}, expected a text; quote "
+                "it where it was written, or YAML reads a number"
+            )
 
 
 def _max_length(value: Any) -> int | None:

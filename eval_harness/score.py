@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval_harness.answers import without_empty
 from eval_harness.errors import DistillensError
 from eval_harness.exact_match import exact_match
 from eval_harness.jsonl import read_jsonl
 from eval_harness.result_schema import Sample
 from eval_harness.rouge import rouge_backend, rouge_l, rouge_version
+from eval_harness.rouge_words import has_rouge_word, num_without_words
 
 _NUM_NAMED = 5
 
@@ -83,7 +85,8 @@ def score_files(
         predictions: JSON Lines of `id` and `text`, in any order.
         references: JSON Lines of `id` and `output` (a text, or a list of at least one).
     Returns:
-        rougeL and exact_match (x 100, 4 decimals), num_rows, scorer, and rows in the order of the
+        rougeL and exact_match (x 100, 4 decimals), num_rows, how many rows have no reference and
+        how many predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
         references: id, rougeL, exact_match (fractions in [0, 1]).
     Raises:
         DistillensError: a malformed row, or ids that are missing, extra or double, by name.
@@ -95,6 +98,8 @@ def score_files(
     return {
         **{name: percent(values) for name, values in scores.items()},
         "num_rows": len(texts),
+        "num_references_without_words": num_without_words(expected.texts),
+        "num_predictions_without_words": sum(not has_rouge_word(text) for text in texts),
         "scorer": rouge_version(backend),
         "rows": [
             {"id": row_id, **{name: values[row] for name, values in scores.items()}}
@@ -123,7 +128,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
             raise DistillensError(f"{where}: output must be a text or a list of texts")
         if not outputs:
             raise DistillensError(f"{where}: output is an empty list; a row needs a reference")
-        texts.append(outputs)
+        texts.append(without_empty(outputs))
         rows.append(row)
     return References(path=os.fspath(path), ids=ids, texts=texts, rows=rows)
 

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval_harness.flag_numbers import batch_size, count, limit, seeds
+from eval_harness.rouge_words import without_words_note
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the subcommand."""
@@ -58,7 +61,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--apply_chat_template", action="store_true", help="the tokenizer's own: --template chat"
     )
     parser.add_argument("--truncation", help="template (cut the task's text) or reference")
-    parser.add_argument("--max_prompt_tokens", type=int, metavar="N", help="default: 256")
+    parser.add_argument("--max_prompt_tokens", type=count, metavar="N", help="default: 256")
     parser.add_argument(
         "--log_samples",
         "-s",
@@ -71,7 +74,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--loglikelihood", action="store_true", help="also the references' NLL and perplexity"
     )
     parser.add_argument(
-        "--trust_remote_code", action="store_true", help="run code that comes with the model"
+        "--trust_remote_code",
+        action="store_true",
+        help="run code that comes with the model, and take engine arguments that can run some "
+        "(docs/security.md)",
     )
 
 
@@ -81,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     results, path = evaluate(_settings(args))
     sys.stdout.write(_table(results))
+    for line in _notes(results):
+        print(line)
+        print(f"eval-harness: {line}", file=sys.stderr)
     print(f"written to {path}", file=sys.stderr)
     return 0
 
@@ -106,14 +115,15 @@ def _settings(args: argparse.Namespace) -> Any:
     protocol = make_protocol(
         args.protocol,
         gen_kwargs=gen_kwargs,
-        seeds=_seeds(args.seed),
+        seeds=seeds(args.seed),
         template=template,
         truncation=args.truncation,
         max_prompt_tokens=args.max_prompt_tokens,
     )
     model_args = parse_key_values(args.model_args, flag="--model_args")
-    if args.batch_size != "auto":
-        model_args["batch_size"] = _integer("--batch_size", args.batch_size)
+    rows_in_flight = batch_size(args.batch_size)
+    if rows_in_flight is not None:
+        model_args["batch_size"] = rows_in_flight
     if args.device is not None:
         model_args["device"] = args.device
     benchmarks = find_benchmarks(args.include_path)
@@ -124,7 +134,7 @@ def _settings(args: argparse.Namespace) -> Any:
         protocol=protocol,
         output_path=Path(args.output_path),
         template=template,
-        limit=_limit(args.limit),
+        limit=limit(args.limit),
         log_samples=args.log_samples,
         predict_only=args.predict_only,
         loglikelihood=args.loglikelihood,
@@ -140,42 +150,6 @@ def _settings(args: argparse.Namespace) -> Any:
             "seeds": list(protocol.seeds),
         },
     )
-
-
-def _integer(flag: str, text: str) -> int:
-    from eval_harness.errors import DistillensError
-
-    try:
-        return int(text)
-    except ValueError as error:
-        raise DistillensError(f"{flag} {text}: expected an integer or auto") from error
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    from eval_harness.errors import DistillensError
-
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise DistillensError(f"--seed {text}: expected integers separated by commas") from error
-
-
-def _limit(text: str | None) -> float | None:
-    from eval_harness.errors import DistillensError
-
-    if text is None:
-        return None
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = 0.0
-    if not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
-        raise DistillensError(
-            f"--limit {text}: expected a number of rows of at least 1, or a share between 0 and 1"
-        )
-    return limit
 
 
 def _table(results: Any) -> str:
@@ -197,6 +171,17 @@ def _table(results: Any) -> str:
         + "\n"
         for row in cells
     )
+
+
+def _notes(results: Any) -> list[str]:
+    """What a reader of the table must know of its numbers."""
+    notes = []
+    for task in results.tasks.values():
+        num_references = task.metrics.get("num_references_without_words,none", 0)
+        note = without_words_note(num_references, task.num_effective)
+        if note is not None:
+            notes.append(f"{task.task}: {note}")
+    return notes
 
 
 def _number(value: Any) -> str:

@@ -24,9 +24,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Prints the scores. Returns 0."""
     from eval_harness.atomic import encode_json
+    from eval_harness.rouge_words import without_words_note
     from eval_harness.score import score_files
 
     result = score_files(args.predictions, args.references, backend=args.scorer)
     sys.stdout.write(encode_json(result, where="scores"))
     sys.stdout.flush()
+    note = without_words_note(result["num_references_without_words"], result["num_rows"])
+    if note is not None:
+        print(f"eval-harness: {note}", file=sys.stderr)
     return 0

@@ -56,8 +56,12 @@ def test_real_predictions_give_the_published_means(name, shared):
         "--references",
         str(shared / f"data/bench/{task}/valid.jsonl"),
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     result = json.loads(done.stdout)
+    # One row of self_inst asks for a text in another script.
+    assert result["num_references_without_words"] == (task == "self_inst")
+    assert ("1 of 252 rows have no reference" in done.stderr) == (task == "self_inst")
+    assert done.stderr.count("\n") == (task == "self_inst")
     assert result["rougeL"] == MEANS[name]
     assert result["num_rows"] == len(result["rows"])
     assert all(set(row) == {"id", "rougeL", "exact_match"} for row in result["rows"])
@@ -77,12 +81,41 @@ def test_order_does_not_matter_but_the_best_reference_does(files):
         "rougeL": round(100 * (1 + 0 + 2 / 3) / 3, 4),
         "exact_match": 33.3333,
         "num_rows": 3,
+        "num_references_without_words": 0,
+        "num_predictions_without_words": 1,
         "rows": [
             {"id": "a", "rougeL": 1.0, "exact_match": 1.0},
             {"id": "b", "rougeL": 0.0, "exact_match": 0.0},
             {"id": "c", "rougeL": pytest.approx(2 / 3, abs=1e-12), "exact_match": 0.0},
         ],
     }
+
+
+def test_references_without_a_word_of_rouge_are_counted_and_told(tmp_path):
+    rows = [
+        ("a", "北京", ["北京"]),
+        ("b", "Москва", ["", "Москва"]),
+        ("c", "Lima", ["利马", "Lima"]),
+    ]
+    predictions = [{"id": name, "text": text} for name, text, _ in rows]
+    references = [{"id": name, "output": output} for name, _, output in rows]
+    files = (write_lines(tmp_path / "p", *predictions), write_lines(tmp_path / "r", *references))
+    done = run_score("--predictions", files[0], "--references", files[1])
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert result["exact_match"] == 100.0
+    assert result["num_references_without_words"] == 2
+    assert result["num_predictions_without_words"] == 2
+    assert "rougeL: 2 of 3 rows have no reference with a word" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_reference_beside_others_gives_an_empty_answer_nothing(tmp_path):
+    files = (
+        write_lines(tmp_path / "p", {"id": "a", "text": ""}, {"id": "b", "text": ""}),
+        write_lines(tmp_path / "r", {"id": "a", "output": ["", "x"]}, {"id": "b", "output": ""}),
+    )
+    assert [row["exact_match"] for row in score_files(*files)["rows"]] == [0.0, 1.0]
 
 
 def test_chosen_scorer_is_used_and_named(files):
