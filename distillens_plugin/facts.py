@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from eval_harness.config_files import check_config
 from eval_harness.errors import DistillensError
+from eval_harness.model_shapes import empty_model
 
 # Where a PeftModel with LoRA keeps the model it wraps.
 PEFT_PREFIX = "base_model.model."
@@ -58,20 +59,11 @@ def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) ->
         peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then the path
             on that, as `find_anatomy` gives it.
     Raises:
-        DistillensError: the config has no known `model_type`, or no causal LM can be built from it.
+        DistillensError: the config has no known `model_type`, numbers beyond every real model, or
+            no causal LM can be built from it.
     """
-    from transformers import AutoModelForCausalLM
-
-    if isinstance(config, Mapping):
-        config = _config_from_fields(config)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # whatever a model class raises at values that do not fit together
-        raise DistillensError(
-            f"no causal language model can be built from this {config.model_type!r} config: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    config = _config_from_fields(config) if isinstance(config, Mapping) else _checked(config)
+    model = empty_model(config)
     blocks = block_lists(model)
     text = config.get_text_config()
     head = model.get_output_embeddings()
@@ -85,18 +77,24 @@ def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) ->
     )
 
 
+def _checked(config: Any) -> Any:
+    check_config(config.to_dict())
+    return config
+
+
 def _config_from_fields(fields: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     model_type = fields.get("model_type")
     if model_type is None:
         raise DistillensError("the model's config has no model_type, such as gpt2 or llama")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise DistillensError(
             f"model_type = {model_type!r} is not one that transformers knows, such as gpt2{hint}"
         )
+    check_config(fields)
     try:
         return CONFIG_MAPPING[model_type].from_dict(dict(fields))
     except Exception as error:  # config classes validate with exceptions of their own

@@ -1,13 +1,16 @@
 """The model's files: found on disk or the Hub, identified by content, read without weights."""
 
 import hashlib
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval_harness.config_files import token_ids
 from eval_harness.errors import DistillensError
+from eval_harness.model_checks import CheckedFolder, check_model_folder
 from eval_harness.results import digest
+from eval_harness.tokenizer_files import load_folder_tokenizer, num_token_ids
 
 _WEIGHTS = (".safetensors", ".bin")
 # What a Hub repository may hold beside the files that either backend reads.
@@ -57,8 +60,9 @@ def read_model(
     adapter: str | None = None,
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    must_build: bool = True,
 ) -> ModelFacts:
-    """Finds a model and reads its configuration and tokenizer.
+    """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
 
     Args:
         pretrained: a folder or a Hub name; `revision` is a Hub branch, tag or commit.
@@ -66,19 +70,25 @@ def read_model(
         adapter: a peft folder or Hub name.
         max_length: the user's own limit, at most the model's.
         trust_remote_code: allow code that comes with the model.
+        must_build: refuse an architecture that transformers lacks.
     Raises:
-        DistillensError: files are missing or unreadable, or `max_length` is over the model's.
+        DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
+            that the model lacks, or `max_length` is over the model's.
     """
-    from transformers import AutoConfig
-
     folder = model_folder(pretrained, revision)
-    config = _load("configuration", AutoConfig.from_pretrained, folder, trust_remote_code)
     tokenizer_folder = model_folder(tokenizer) if tokenizer else folder
     adapter_folder = model_folder(adapter) if adapter else None
     if adapter_folder and not (adapter_folder / "adapter_config.json").is_file():
         raise DistillensError(f"peft={adapter}: no adapter_config.json in {adapter_folder}")
+    checked = check_model_folder(
+        folder,
+        adapter=adapter_folder,
+        trust_remote_code=trust_remote_code,
+        must_build=must_build,
+    )
     loaded_tokenizer = _load_tokenizer(tokenizer_folder, trust_remote_code)
-    own_limit = _max_length(config)
+    _check_num_ids(folder, tokenizer_folder, checked, loaded_tokenizer)
+    own_limit = _max_length(checked.config)
     if max_length is not None and own_limit is not None and max_length > own_limit:
         raise DistillensError(
             f"max_length = {max_length}, but {pretrained} has {own_limit} positions; lower it"
@@ -94,8 +104,10 @@ def read_model(
         adapter=adapter_folder,
         tokenizer=loaded_tokenizer,
         max_length=max_length if max_length is not None else own_limit,
-        stop_token_ids=_stop_token_ids(folder, config, loaded_tokenizer),
-        checkpoint_dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
+        stop_token_ids=_stop_token_ids(folder, checked, loaded_tokenizer),
+        checkpoint_dtype=str(getattr(checked.config, "dtype", None) or "float32").removeprefix(
+            "torch."
+        ),
         identity=identity,
     )
 
@@ -145,23 +157,24 @@ def files_digest(folder: Path) -> str:
     return digest(hashes)
 
 
-def _load(what: str, load: Any, folder: Path, trust_remote_code: bool) -> Any:
-    try:
-        return load(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DistillensError(
-            f"{folder}: the {what} cannot be read ({type(error).__name__}: {reason})"
-        ) from error
-
-
 def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, folder, trust_remote_code)
+    tokenizer = load_folder_tokenizer(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
     return tokenizer
+
+
+def _check_num_ids(
+    folder: Path, tokenizer_folder: Path, checked: CheckedFolder, tokenizer: Any
+) -> None:
+    """An id behind the embedding's last row ends in an index error in the middle of a run."""
+    num_ids = num_token_ids(tokenizer)
+    if checked.num_ids is not None and num_ids > checked.num_ids:
+        raise DistillensError(
+            f"{tokenizer_folder}: the tokenizer has {num_ids} ids, but the model {folder} has "
+            f"{checked.num_ids}; use the model's own tokenizer, or resize its embeddings "
+            "(resize_token_embeddings) and train them"
+        )
 
 
 def _max_length(config: Any) -> int | None:
@@ -173,13 +186,32 @@ def _max_length(config: Any) -> int | None:
     return None
 
 
-def _stop_token_ids(folder: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Both backends get the same list, so they stop at the same place."""
+def _stop_token_ids(folder: Path, checked: CheckedFolder, tokenizer: Any) -> tuple[int, ...]:
+    """Both backends get the same list, so they stop at the same place.
+
+    Raises:
+        DistillensError: an `eos_token_id` is no id; names the file.
+    """
     found: set[int] = set()
-    sources = [config.get_text_config().eos_token_id, tokenizer.eos_token_id]
-    generation_config = folder / "generation_config.json"
-    if generation_config.is_file():
-        sources.append(json.loads(generation_config.read_text("utf-8")).get("eos_token_id"))
-    for source in sources:
-        found.update([] if source is None else source if isinstance(source, list) else [source])
+    for name, value in (
+        ("config.json", checked.config.get_text_config().eos_token_id),
+        ("generation_config.json", checked.generation.get("eos_token_id")),
+        ("tokenizer_config.json", tokenizer.eos_token_id),
+    ):
+        try:
+            ids = token_ids(value)
+        except ValueError as error:
+            raise DistillensError(f"{folder / name}: eos_token_id = {error}") from error
+        beyond = [
+            token
+            for token in ids
+            if token < 0 or (checked.num_ids is not None and token >= checked.num_ids)
+        ]
+        if beyond:
+            print(
+                f"{folder / name}: eos_token_id = {beyond[0]} is no id of the model, which has "
+                f"{checked.num_ids}; it ends no answer",
+                file=sys.stderr,
+            )
+        found.update(token for token in ids if token not in beyond)
     return tuple(sorted(found))

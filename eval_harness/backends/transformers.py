@@ -3,8 +3,11 @@
 What does not change an answer: the order in which requests are given, and an interruption (batches
 are planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the
 other rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
+Models that read padding as text (RWKV) get only prompts of one length in a batch; see `padding`.
 """
 
+import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,9 +24,12 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
+from eval_harness.backends.padding import respects_left_padding
 from eval_harness.backends.sampling import TokenStreams
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.loaded_weights import check_loaded
 from eval_harness.model_files import ModelFacts
+from eval_harness.model_shapes import foreign_errors
 from eval_harness.ngrams import NgramHistory
 
 # --model_args beside those that `model_files.read_model` takes.
@@ -64,38 +70,67 @@ class TransformersBackend(Backend):
         self.stop_token_ids = facts.stop_token_ids
         self.pad_token_id = facts.tokenizer.pad_token_id
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                facts.folder,
-                dtype=_dtype(dtype),
-                attn_implementation=attn_implementation,
-                trust_remote_code=trust_remote_code,
-            )
-            if facts.adapter is not None:
-                model = _with_adapter(model, facts)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise RunFailure(f"{facts.name}: the model does not load: {error}") from error
+            with foreign_errors(f"{facts.name}: the model does not load"):
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    facts.folder,
+                    dtype=_dtype(dtype),
+                    attn_implementation=attn_implementation,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    weights_only=True,
+                )
+                check_loaded(model, report, facts.folder)
+                if facts.adapter is not None:
+                    model = _with_adapter(model, facts)
+        except DistillensError as error:
+            raise RunFailure(str(error)) from error
         # The folder's own generation settings (a temperature, a penalty) are not the protocol's.
-        model.generation_config = GenerationConfig(
+        settings = GenerationConfig(
             do_sample=False,
             pad_token_id=self.pad_token_id,
             eos_token_id=list(self.stop_token_ids) or None,
         )
-        self.model = model.to(self.device).eval()
+        self.model: Any = model.to(self.device).eval()
+        self.model.generation_config = self.plain_model.generation_config = settings
+
+    @property
+    def plain_model(self) -> Any:
+        """The transformers model itself, taken out of a PeftModel."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
     ) -> Iterator[Answer]:
-        order = plan_order(requests)
         # Longest first: a batch that does not fit in memory fails at once, not after hours.
-        batches = [
-            order[start : start + self.batch_size]
-            for start in range(0, len(order), self.batch_size)
-        ]
-        for batch in reversed(batches):
+        for batch in reversed(self._batches(requests)):
             if not done.issuperset(batch):
                 for answer in self._generate_batch(batch, requests, sampling):
                     if answer.index not in done:
                         yield answer
+
+    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        order = plan_order(requests)
+
+        def length(index: int) -> int:
+            return len(requests[index].prompt_ids)
+
+        groups = [order]
+        if (
+            self.batch_size > 1
+            and len({*map(length, order)}) > 1
+            and not respects_left_padding(self.plain_model)
+        ):
+            print(
+                f"{type(self.plain_model).__name__} reads padding as text: only prompts of one "
+                "length share a batch, which is slower",
+                file=sys.stderr,
+            )
+            groups = [list(group) for _, group in itertools.groupby(order, key=length)]
+        return [
+            group[start : start + self.batch_size]
+            for group in groups
+            for start in range(0, len(group), self.batch_size)
+        ]
 
     @torch.inference_mode()
     def _generate_batch(

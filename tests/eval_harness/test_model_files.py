@@ -74,5 +74,5 @@ def test_a_folder_without_an_adapter_is_refused(small_llama, tmp_path):
 
 def test_a_broken_configuration_is_named(copy):
     (copy / "config.json").write_text("{}")
-    with pytest.raises(DistillensError, match="the configuration cannot be read"):
+    with pytest.raises(DistillensError, match=r"config\.json: model_type = None"):
         read_model(str(copy))

@@ -1,0 +1,114 @@
+"""A model folder's weights as files: which they are, whether they are whole, what they hold.
+
+Read before any library opens them, so that a pointer of git-lfs, a missing shard or a download that
+broke off is named.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.json_files import read_json_object, regular_size, shown
+from eval_harness.safetensors_header import StoredTensor, read_header
+
+# In the order in which transformers looks for them.
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_MAX_INDEX_BYTES = 100_000_000
+_MAX_SHARDS = 10_000
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+def weights_file(folder: Path, named: Any = None) -> Path:
+    """The file that transformers reads the weights from, or their index.
+
+    Args:
+        named: `transformers_weights` of config.json, which goes first.
+    Raises:
+        DistillensError: there is none.
+    """
+    if named is not None:
+        if not isinstance(named, str) or not _is_plain(named):
+            raise DistillensError(
+                f"{folder / 'config.json'}: transformers_weights = {shown(named)}, expected the "
+                "name of a file in the folder"
+            )
+        return folder / named
+    for name in _WEIGHTS:
+        if (folder / name).exists():
+            return folder / name
+    raise DistillensError(
+        f"{folder}: no weights, expected model.safetensors, shards with their "
+        "model.safetensors.index.json, or pytorch_model.bin"
+    )
+
+
+def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor] | None:
+    """What the weights' files hold, by name; None where only a pickle knows (.bin files).
+
+    Args:
+        named: `transformers_weights` of config.json.
+    Raises:
+        DistillensError: weights are missing, cut short or damaged; the line names the file.
+    """
+    path = weights_file(folder, named)
+    if path.name.endswith(".index.json"):
+        return _sharded(path)
+    if path.suffix == ".safetensors":
+        return read_header(path)
+    check_pickle(path)
+    return None
+
+
+def check_pickle(path: Path) -> None:
+    """Refuses a .bin file that no torch.save can have written.
+
+    Raises:
+        DistillensError: it is missing, empty, a git-lfs pointer, or of another format.
+    """
+    regular_size(path)
+    with open(path, "rb") as file:
+        start = file.read(len(_ZIP))
+    if start != _ZIP and not start.startswith(_PICKLE):
+        raise DistillensError(f"{path}: not a file that torch.save wrote; download it again")
+
+
+def _sharded(index: Path) -> dict[str, StoredTensor] | None:
+    placed = read_json_object(index, max_bytes=_MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise DistillensError(f"{index}: weight_map = {shown(placed)}, expected an object")
+    shards: dict[str, set[str]] = {}
+    for name, shard in placed.items():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            raise DistillensError(
+                f"{index}: weight_map.{name} = {shown(shard)}, expected a file's name in the folder"
+            )
+        shards.setdefault(shard, set()).add(name)
+    if len(shards) > _MAX_SHARDS:
+        raise DistillensError(f"{index}: names {len(shards)} files, expected at most {_MAX_SHARDS}")
+    tensors: dict[str, StoredTensor] = {}
+    for shard, names in sorted(shards.items()):
+        path = index.parent / shard
+        if not path.exists():
+            raise DistillensError(
+                f"{path}: this shard of the weights is missing, and {index.name} names it; "
+                "download it"
+            )
+        if path.suffix != ".safetensors":
+            check_pickle(path)
+            continue
+        held = read_header(path)
+        if lost := sorted(names - held.keys()):
+            raise DistillensError(
+                f"{path}: has no tensor {shown(lost[0])}, which {index.name} says it holds"
+            )
+        tensors |= held
+    return tensors or None
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and "\0" not in name and Path(name).name == name and name not in (".", "..")
