@@ -115,7 +115,7 @@ def test_answers_end_with_their_end_token_and_stay_within_max_length(tmp_path, m
     loader.max_length = max(map(len, prompts)) + 5
     asked = []
 
-    def generate(input_ids, attention_mask, generation_config):
+    def generate(input_ids, attention_mask, generation_config, logits_processor):
         asked.append(input_ids.shape[1] + generation_config.max_new_tokens)
         assert attention_mask.sum(1).tolist() == list(map(len, prompts))
         answer = torch.tensor([[5, 6, 7, eos, 8]]).expand(len(input_ids), -1)
