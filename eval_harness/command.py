@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.one_line import one_line
 from eval_harness.signals import SignalGuard, Terminated
 
 _BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports `yes | head -1`
@@ -34,7 +35,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the commands."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help shows the options)\n")
+        self.exit(2, f"{self.prog}: {one_line(message)} (--help shows the options)\n")
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class _Ending:
         try:
             if self._debug:
                 traceback.print_exc()
-            print(f"{self._program}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            print(f"{self._program}: {one_line(message)}", file=sys.stderr, flush=True)
         except OSError:  # nobody reads it; the exit code still tells
             _discard(sys.stderr)
         return code

@@ -5,11 +5,7 @@ depend on, then one line for each. A line is written with a single system call a
 is finished, so a killed process loses nothing that was finished; a torn last line is dropped.
 """
 
-import contextlib
-import errno
-import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -104,76 +100,3 @@ class AnswerStore:
         if written != len(line):
             # The torn line is dropped by the next run; going on would glue two rows together.
             raise RunFailure(f"{self.path}: only part of a row could be written; is the disk full?")
-
-
-class FolderLock:
-    """One run at a time in an output folder: a lock file that names its holder's pid and host.
-
-    The operating system frees the lock when its holder dies, so the lock of a dead process on this
-    host is taken over. A lock of another host (a shared file system) is never taken over.
-
-    Raises on entering:
-        DistillensError: another run holds the folder; names its pid and host.
-    """
-
-    _held: set[Path] = set()  # noqa: RUF012 - shared on purpose: POSIX locks do not exclude one's own process
-
-    def __init__(self, folder: Path) -> None:
-        self.path = (folder / ".lock").resolve()
-
-    def __enter__(self) -> "FolderLock":
-        if self.path in self._held:
-            self._refuse(os.getpid(), socket.gethostname())
-        while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                self._acquire(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            # A holder removes the file when it ends; then the lock is on a file that is gone.
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
-                    break
-            os.close(descriptor)
-        self._descriptor = descriptor
-        self._held.add(self.path)
-        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode("ascii"), 0)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        os.close(self._descriptor)
-        self._held.discard(self.path)
-
-    def _acquire(self, descriptor: int) -> None:
-        # lockf, not flock: forked workers would inherit a flock and outlive their parent with it.
-        import fcntl
-
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise RunFailure(f"{self.path}: cannot be locked: {error.strerror}") from error
-            self._refuse(*_holder(descriptor))
-        pid, host = _holder(descriptor)
-        if host not in (None, socket.gethostname()):
-            self._refuse(pid, host)
-
-    def _refuse(self, pid: object, host: object) -> None:
-        holder = f"process {pid} on {host}" if pid else "another process"
-        raise DistillensError(
-            f"{self.path.parent}: in use by {holder}; wait for it, give another output path, or, "
-            f"if that process is dead, remove {self.path}"
-        )
-
-
-def _holder(descriptor: int) -> tuple[Any, Any]:
-    try:
-        content = json.loads(os.pread(descriptor, 4096, 0))
-        return content["pid"], content["host"]
-    except (ValueError, KeyError, TypeError):
-        return None, None

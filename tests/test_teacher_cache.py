@@ -1,6 +1,7 @@
 """The teacher cache: stored once, read for ever, never mixed, never silently wrong."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -15,12 +16,12 @@ from distillens_plugin.recipe import load_recipe
 from distillens_plugin.run import main
 from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.teacher_cache import attach_teacher_cache
-from distillens_plugin.teacher_cache.lock import FolderLock
 from distillens_plugin.teacher_cache.plan import Plan
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.window import windows
 from eval_harness.errors import DistillensError
+from eval_harness.lock import FolderLock
 
 LENS = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs"
 
@@ -367,10 +368,10 @@ def test_a_dry_run_tells_the_size_and_writes_nothing(tmp_path, capsys):
 
 def test_a_cache_that_another_run_fills_is_refused(tmp_path):
     path = cached_recipe(tmp_path)
-    (tmp_path / "cache").mkdir()
-    other = FolderLock(tmp_path / "cache", "other")
+    other = FolderLock(tmp_path / "cache", name="lock")
+    other.acquire()
     assert other.exclusive
-    with pytest.raises(DistillensError, match="another run is filling"):
+    with pytest.raises(DistillensError, match=rf"in use by process {os.getpid()} .* fills this"):
         Run(path)
     other.close()
     Run(path).close()
@@ -386,7 +387,8 @@ def test_a_full_cache_is_read_by_several_runs_at_once(filled):
 
 def test_a_torn_cache_is_not_mended_under_another_runs_feet(filled, tmp_path):
     path = copy_of(filled, tmp_path)
-    other = FolderLock(tmp_path / "cache", "other")
+    other = FolderLock(tmp_path / "cache", name="lock")
+    other.acquire(or_share=True)
     other.share()
     (shard,) = shard_paths(tmp_path / "cache")
     truncate(shard)

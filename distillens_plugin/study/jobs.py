@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import eval_harness
 from distillens_plugin.study.state import last_line
-from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.errors import DistillensError
 
 _POLL_S = 0.1
 _GRACE_S = 10.0
@@ -192,39 +192,6 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """One study at a time in a folder; gives the lock's file descriptor.
-
-    Raises:
-        DistillensError: another study works there.
-        RunFailure: the folder cannot be written.
-    """
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".study.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise RunFailure(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        # A study that was just killed takes its children with it, which takes a moment.
-        for attempt in range(20):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if attempt == 19:
-                    raise DistillensError(
-                        f"{folder}: another study works there; wait for it, or name another folder "
-                        "with --output_dir"
-                    ) from None
-                time.sleep(0.1)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def environments(num_jobs: int | None) -> list[dict[str, str]]:

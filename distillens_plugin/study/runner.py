@@ -7,16 +7,31 @@ from pathlib import Path
 from distillens_plugin.study import state
 from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
-from distillens_plugin.study.jobs import Command, Job, environments, import_paths, locked, run_jobs
+from distillens_plugin.study.jobs import Command, Job, environments, import_paths, run_jobs
 from distillens_plugin.study.plan import Run, expand, generated_file, make_run
 from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
 from distillens_plugin.study.spec import Study
+from eval_harness.lock import FolderLock
 from eval_harness.trust import RECIPE_FLAG
 
 
 def say(text: str) -> None:
     """A line of progress."""
     print(text, flush=True)
+
+
+def study_lock(folder: Path) -> FolderLock:
+    """One study at a time in a folder; its children hold the lock too."""
+    return FolderLock(
+        folder,
+        name=".study.lock",
+        where="output_dir",
+        remedy="another study works there; wait for it, or name another folder with --output_dir",
+        # A study that was just killed takes its children with it, which takes a moment.
+        patience_s=2.0,
+        for_children=True,
+        say=say,
+    )
 
 
 class Runner:
@@ -48,7 +63,8 @@ class Runner:
         for name in study.methods:
             for run in [*main_runs(study, {name: Choice()})[name], *stage_runs(study, name, 0, {})]:
                 assert run.recipe is not None  # reading it is the check
-        with locked(Path(study.output_dir)) as self.lock:
+        with study_lock(Path(study.output_dir)) as lock:
+            self.lock = lock.descriptor
             self._generate()
             choices = self._search()
             main = main_runs(study, choices)

@@ -12,11 +12,11 @@ from distillens_plugin.teacher_cache.fingerprint import (
     hash_weights,
 )
 from distillens_plugin.teacher_cache.forward import CachingForward
-from distillens_plugin.teacher_cache.lock import FolderLock
 from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, stored_bytes
 from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
 from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
 from eval_harness.errors import DistillensError
+from eval_harness.lock import FolderLock
 
 if TYPE_CHECKING:
     from distillens_plugin.experiment import Experiment
@@ -71,7 +71,14 @@ class TeacherCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(folder, plan.where)
-            self._lock = FolderLock(folder, f"{plan.where}.path")
+            lock = FolderLock(
+                folder,
+                name="lock",
+                where=f"{plan.where}.path",
+                remedy="it fills this cache; wait for its first epoch to end, or name another path",
+            )
+            lock.acquire(or_share=True)
+            self._lock = lock
         except OSError as error:
             raise DistillensError(
                 f"{plan.where}.path: cannot write to {folder} ({error.strerror}); name another path"

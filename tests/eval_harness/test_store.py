@@ -1,30 +1,14 @@
-"""The answer store survives kills and torn lines; the folder lock names its holder."""
+"""The answer store survives kills and torn lines."""
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.store import AnswerStore, FolderLock
+from eval_harness.store import AnswerStore
 
 SETTINGS = {"model": "m", "sampling": {"temperature": 1.0}}
 TEXTS = ["a\u2028b\x85c", "nul\x00 and \ud800", "emoji 🙂", "crlf\r\n", ""]
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from eval_harness.store import FolderLock
-with FolderLock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -107,76 +91,3 @@ def test_a_key_is_written_once(path):
 def test_a_full_disk_is_a_failure_of_the_run():
     with pytest.raises(RunFailure, match="/dev/full: cannot be"):
         AnswerStore(Path("/dev/full"), SETTINGS).add(("a",), {"text": "x"})
-
-
-def holder(tmp_path) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_second_run_is_refused_with_pid_and_host_and_a_dead_one_is_taken_over(tmp_path):
-    process = holder(tmp_path)
-    try:
-        message = f"in use by process {process.pid} on {socket.gethostname()}"
-        with pytest.raises(DistillensError, match=message), FolderLock(tmp_path):
-            pass
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert json.loads((tmp_path / ".lock").read_text())["pid"] == process.pid
-    with FolderLock(tmp_path):
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-    assert not (tmp_path / ".lock").exists()
-
-
-def test_the_same_process_cannot_hold_a_folder_twice(tmp_path):
-    with (
-        FolderLock(tmp_path),
-        pytest.raises(DistillensError, match=f"process {os.getpid()}"),
-        FolderLock(tmp_path),
-    ):
-        pass
-
-
-def test_a_lock_of_another_host_is_never_taken_over(tmp_path):
-    (tmp_path / ".lock").write_text('{"pid": 1, "host": "elsewhere"}')
-    with (
-        pytest.raises(DistillensError, match=r"process 1 on elsewhere.*remove .*lock"),
-        FolderLock(tmp_path),
-    ):
-        pass
-
-
-def test_the_lock_is_free_again_after_an_error(tmp_path):
-    with pytest.raises(KeyError), FolderLock(tmp_path):
-        raise KeyError
-    with FolderLock(tmp_path):
-        pass
-
-
-def test_many_runs_at_once_get_the_lock_one_by_one(tmp_path):
-    """Releasing removes the file; nobody may then hold a lock on the removed one."""
-    code = (
-        "import sys, time\nfrom pathlib import Path\n"
-        "from eval_harness.errors import DistillensError\n"
-        "from eval_harness.store import FolderLock\n"
-        "folder = Path(sys.argv[1])\ndone = 0\n"
-        "while done < 20:\n"
-        "    try:\n"
-        "        with FolderLock(folder):\n"
-        "            mark = folder / 'mark'\n"
-        "            mark.touch(exist_ok=False)\n"
-        "            time.sleep(0.0005)\n"
-        "            mark.unlink()\n"
-        "            done += 1\n"
-        "    except DistillensError:\n"
-        "        time.sleep(0.0005)\n"
-    )
-    started = time.monotonic()
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0, 0]
-    assert time.monotonic() - started < 120

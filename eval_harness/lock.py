@@ -1,0 +1,237 @@
+"""One run at a time in an output folder."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError, RunFailure
+
+LOCK_NAME = ".lock"
+# What a file system answers that has no locks at all (some network and FUSE file systems).
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_POLL_S = 0.1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class FolderLock:
+    """A lock file that names its holder's pid and host, locked by the operating system.
+
+    The system frees the lock when its holder ends, however that comes about. A file that a killed
+    run has left is taken over, and that is said where the run was on another host (a shared file
+    system). The file is removed when the lock is given up.
+
+    Attributes:
+        exclusive: whether nobody else holds the folder, so that it may be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = LOCK_NAME,
+        where: str = "",
+        remedy: str = "wait for it, or give another output path",
+        patience_s: float = 0.0,
+        for_children: bool = False,
+        say: Callable[[str], None] = _say,
+    ) -> None:
+        """Takes nothing yet.
+
+        Args:
+            folder: made when the lock is taken; removed again if it is then still empty.
+            where: key or flag that gives the folder, for messages.
+            remedy: what the user of a folder in use can do.
+            patience_s: how long to wait for a holder that is about to end.
+            for_children: child processes that are given `descriptor` hold the lock too, beyond the
+                end of this one. Forked workers never do otherwise.
+            say: prints a line.
+        """
+        self._folder = folder
+        self._path = (folder / name).absolute()
+        self._where = f"{where}: " if where else ""
+        self._remedy = remedy
+        self._patience_s = patience_s
+        self._for_children = for_children
+        self._say = say
+        self._made: list[Path] = []
+        self._descriptor: int | None = None
+        self.exclusive = False
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the lock file; None where the lock is not held."""
+        return self._descriptor
+
+    def acquire(self, *, or_share: bool = False) -> None:
+        """Takes the lock.
+
+        Args:
+            or_share: be content with reading beside others who only read (see `share`).
+        Raises:
+            DistillensError: another run holds the folder (names its pid and host), or the folder
+                cannot be written.
+            RunFailure: the lock cannot be had for another reason.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while self._descriptor is None:
+            descriptor = self._open()
+            try:
+                self._try(descriptor, or_share=or_share, last=time.monotonic() >= deadline)
+            finally:
+                if self._descriptor is None:
+                    os.close(descriptor)
+        if self.exclusive:
+            self._note_holder()
+        if not self._for_children:
+            _close_in_forked_children(self)
+
+    def share(self) -> None:
+        """Lets others read too, once nothing remains to be written."""
+        if self.exclusive and self._descriptor is not None:
+            import fcntl
+
+            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # where there are no locks there is none to lower
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            self.exclusive = False
+
+    def close(self) -> None:
+        """Gives the lock up; does nothing where it is not held."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        _OPEN.discard(self)
+        if self.exclusive:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            self._remove_empty()
+        os.close(descriptor)
+        self.exclusive = False
+
+    def __enter__(self) -> "FolderLock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        while True:
+            try:
+                self._make_folder()
+                return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                # Another run's end has just removed the folder that it had made.
+                continue
+            except OSError as error:
+                if self._folder.exists() and not self._folder.is_dir():
+                    raise DistillensError(
+                        f"{self._where}{self._folder} is a file; name a folder"
+                    ) from error
+                raise DistillensError(
+                    f"{self._where}cannot write to {self._folder} ({error.strerror}); name "
+                    "another folder"
+                ) from error
+
+    def _make_folder(self) -> None:
+        missing = []
+        folder = self._folder.absolute()
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                self._made.append(folder)
+
+    def _remove_empty(self) -> None:
+        while self._made:
+            with contextlib.suppress(OSError):
+                self._made.pop().rmdir()
+
+    def _try(self, descriptor: int, *, or_share: bool, last: bool) -> None:
+        import fcntl
+
+        exclusive = self._lock(descriptor, fcntl.LOCK_EX)
+        if not exclusive and not (or_share and self._lock(descriptor, fcntl.LOCK_SH)):
+            if last:
+                self._refuse(*_holder(descriptor))
+            time.sleep(_POLL_S)
+            return
+        # A holder removes the file when it ends; then this lock is on a file that is gone.
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == os.fstat(descriptor).st_ino:
+                self._descriptor, self.exclusive = descriptor, exclusive
+
+    def _lock(self, descriptor: int, kind: int) -> bool:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                self._say(
+                    f"{self._folder}: this file system has no locks ({error.strerror}): nothing "
+                    "keeps a second run out"
+                )
+                return True
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise RunFailure(f"{self._path}: cannot be locked: {error.strerror}") from error
+            return False
+        return True
+
+    def _note_holder(self) -> None:
+        assert self._descriptor is not None
+        pid, host = _holder(self._descriptor)
+        here = socket.gethostname()
+        if host not in (None, here):
+            self._say(
+                f"{self._folder}: process {pid} on {host} has left its lock, which is free; "
+                "taking it over"
+            )
+        content = json.dumps({"pid": os.getpid(), "host": here}).encode("ascii")
+        # A full disk: the lock holds all the same, only its holder has no name.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, content, 0)
+
+    def _refuse(self, pid: object, host: object) -> None:
+        holder = f"process {pid} on {host}" if pid else "another process"
+        raise DistillensError(f"{self._where}{self._folder}: in use by {holder}; {self._remedy}")
+
+
+_OPEN: set[FolderLock] = set()
+
+
+def _close_in_forked_children(lock: FolderLock) -> None:
+    """A worker that outlives its killed parent must not hold the lock on for it."""
+    if not getattr(_close_in_forked_children, "registered", False):
+        os.register_at_fork(after_in_child=_close_all)
+        _close_in_forked_children.registered = True  # type: ignore[attr-defined]
+    _OPEN.add(lock)
+
+
+def _close_all() -> None:
+    for lock in _OPEN:
+        if lock._descriptor is not None:
+            os.close(lock._descriptor)
+            lock._descriptor = None
+    _OPEN.clear()
+
+
+def _holder(descriptor: int) -> tuple[Any, Any]:
+    try:
+        content = json.loads(os.pread(descriptor, 4096, 0))
+        return content["pid"], content["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
