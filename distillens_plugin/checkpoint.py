@@ -7,7 +7,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distillens_plugin.models import merged
+from distillens_plugin.adapters import has_base
+from distillens_plugin.merging import merged
+from distillens_plugin.model_card import adapter_notes
 from eval_harness.errors import RunFailure
 from eval_harness.exchange import partial_of, put_back, remove, replace_folder
 
@@ -25,7 +27,8 @@ def save_model(
     """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
 
     Everything goes to a folder beside the target first, so that a failure or a kill leaves the
-    folder that was there before. LoRA is merged in; its adapter is kept in `adapter/` as well.
+    folder that was there before. LoRA is merged in; its adapter is kept in `adapter/` as well where
+    the weights that it belongs to can be named.
 
     Args:
         folder: where transformers' from_pretrained will find the model.
@@ -40,9 +43,12 @@ def save_model(
     try:
         remove(partial)
         partial.mkdir(parents=True)
-        merged(model).save_pretrained(partial)
-        if hasattr(model, "merge_and_unload"):
-            model.save_pretrained(partial / "adapter")
+        plain = merged(model)
+        plain.save_pretrained(partial)
+        if plain is not model and has_base(model):
+            # "auto" would ask the Hub whether the base has as many tokens.
+            model.save_pretrained(partial / "adapter", save_embedding_layers=False)
+        card = f"{card}{adapter_notes(model, plain)}"
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         if loss_state:

@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import InstructionDataset
+from distillens_plugin.end_tokens import end_token_ids
 from distillens_plugin.forward import forward
+from distillens_plugin.generating import Decoding, answer, begin, num_token_ids
 from distillens_plugin.loss import CrossEntropy
 from eval_harness.rouge import rouge_l
 
@@ -72,26 +74,17 @@ def sample_answers(
     *,
     num_rows: int,
     max_new_tokens: int,
-    device: torch.device,
-    **generation: Any,
 ) -> list[SampleAnswer]:
     """Greedy answers to the first rows of a data set."""
+    decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens)
     answers = []
-    with evaluating(model) as bare:
-        for row in dataset.rows[:num_rows]:
-            prompt = torch.tensor([row.prompt_ids], device=device)
-            generated = bare.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                **generation,
+    for row in dataset.rows[:num_rows]:
+        (ids,) = answer(model, [begin(row.prompt_ids, tokenizer)], decoding)
+        answers.append(
+            SampleAnswer(
+                tokenizer.decode(row.prompt_ids), _text(ids, decoding, tokenizer), row.references[0]
             )
-            text = tokenizer.decode(generated[0, prompt.shape[1] :], skip_special_tokens=True)
-            answers.append(
-                SampleAnswer(tokenizer.decode(row.prompt_ids), text.strip(), row.references[0])
-            )
+        )
     return answers
 
 
@@ -113,24 +106,15 @@ def validation_rouge(
     starts = range(0, len(order), batch_size)
     mine = list(starts)[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str]] = []
-    with evaluating(model) as bare, accelerator.autocast(), torch.random.fork_rng():
+    decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens, temperature=1.0)
+    with accelerator.autocast(), torch.random.fork_rng():
         for start in mine:
             indices = order[start : start + batch_size]
-            inputs = _left_padded([dataset.rows[i].prompt_ids for i in indices], tokenizer)
+            prompts = [begin(dataset.rows[i].prompt_ids, tokenizer) for i in indices]
             torch.manual_seed(seed * 1_000_003 + start)
-            generated = bare.generate(
-                **{name: value.to(accelerator.device) for name, value in inputs.items()},
-                max_new_tokens=max_new_tokens,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            texts = tokenizer.batch_decode(
-                generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            answers += zip(indices, (text.strip() for text in texts), strict=True)
+            found = answer(model, prompts, decoding)
+            texts = [_text(ids, decoding, tokenizer) for ids in found]
+            answers += zip(indices, texts, strict=True)
     gathered = gather_object(answers)
     scores = rouge_l(
         [text for _, text in gathered], [dataset.rows[index].references for index, _ in gathered]
@@ -138,13 +122,25 @@ def validation_rouge(
     return 100.0 * sum(scores) / max(1, len(scores))
 
 
-def _left_padded(
-    prompts: list[list[int]], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, torch.Tensor]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+def _decoding(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: InstructionDataset,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+) -> Decoding:
+    return Decoding(
+        end_ids=end_token_ids(tokenizer, dataset),
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=max_new_tokens,
+        num_ids=num_token_ids(tokenizer, model),
+        temperature=temperature,
+    )
+
+
+def _text(answer_ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Without its end token, which need not be one that the tokenizer leaves out."""
+    if answer_ids[-1:] and answer_ids[-1] in decoding.end_ids:
+        answer_ids = answer_ids[:-1]
+    return str(tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()

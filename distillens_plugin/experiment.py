@@ -20,15 +20,18 @@ from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.architectures import Anatomy, find_anatomy
 from distillens_plugin.data import InstructionDataset, load_examples
+from distillens_plugin.end_tokens import end_token_ids
 from distillens_plugin.full_form import full_form, total_steps
 from distillens_plugin.hooks import check_paths
 from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.on_policy import OnPolicyLoader
+from distillens_plugin.positions import num_positions
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_terms import OWN_TERMS
 from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
+from distillens_plugin.trial_save import check_saving
 from eval_harness.errors import DistillensError
 
 
@@ -136,7 +139,17 @@ def build_experiment(
     if recipe.models.teacher_model is not None:
         teacher = load_teacher(recipe.models.teacher_model)
     student = load_student(
-        recipe.models.trained, tokenizer, teacher=teacher, where=f"models.{recipe.trained_role}"
+        recipe.models.trained,
+        tokenizer,
+        teacher=teacher,
+        where=f"models.{recipe.trained_role}",
+        end_ids=end_token_ids(tokenizer, train, validation),
+    )
+    check_saving(
+        student,
+        tokenizer,
+        where=recipe.where(f"models.{recipe.trained_role}"),
+        trust_remote_code=recipe.models.trained.trust_remote_code,
     )
     student_anatomy = find_anatomy(student)
     teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
@@ -254,7 +267,8 @@ def _check_positions(
     recipe: Recipe,
 ) -> None:
     """Learned position embeddings fail with an index error beyond their end; others degrade."""
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    config = getattr(model, "config", None)
+    limit = num_positions(config) if config is not None else None
     for name, data in (("train", train), ("validation", validation)):
         longest = max(data.lengths) if data is not None else 0
         if limit is not None and longest > limit:

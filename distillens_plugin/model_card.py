@@ -3,6 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from distillens_plugin.merging import is_tied
+
 PACKAGES = ("distillens", "torchdistill", "torch", "transformers", "accelerate")
 
 
@@ -61,6 +63,45 @@ Versions: {packages}.
 {recipe_yaml.strip()}
 ```
 """
+
+
+def student_name(spec: Any) -> str:
+    """How a card names what the student started from.
+
+    Args:
+        spec: the student's section (schema_models.StudentSpec).
+    """
+    if spec.name_or_path is None:
+        return "A model without pretrained weights"
+    merged_in = f" with the adapter {spec.adapter} merged in" if spec.adapter else ""
+    return f"{spec.name_or_path}{merged_in}"
+
+
+def adapter_notes(model: Any, plain: Any) -> str:
+    """What a card says of LoRA; nothing where the model was trained whole.
+
+    Args:
+        model: as it was trained, possibly a PeftModel.
+        plain: the same with its adapter merged in.
+    """
+    if plain is model:
+        return ""
+    base = model.peft_config["default"].base_model_name_or_path
+    lines = (
+        [f"`adapter/` holds the trained adapter alone; it belongs to the weights of {base}."]
+        if base is not None
+        else [
+            "The trained adapter is merged in and not kept by itself: the weights that it belongs "
+            "to are in no folder of their own."
+        ]
+    )
+    if is_tied(model) and not is_tied(plain):
+        lines.append(
+            "The embedding and the unembedding of the model that was trained are one weight, and "
+            "the adapter is on one of them only: merged, they are two (`tie_word_embeddings: "
+            "false`)."
+        )
+    return "\n## Adapter\n\n" + " ".join(lines) + "\n"
 
 
 def _show(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -11,49 +10,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from distillens_plugin.adapters import add_lora, merge_adapter, name_base
 from distillens_plugin.architectures import find_anatomy
+from distillens_plugin.end_tokens import set_special_tokens
+from distillens_plugin.pretrained import DTYPES, load_pretrained
+from eval_harness.config_files import check_config
 from eval_harness.errors import DistillensError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def load_pretrained(spec: Any, *, where: str) -> PreTrainedModel:
-    """A causal LM from a folder or the Hub; refuses weights that do not fill the architecture.
-
-    Args:
-        spec: a model section of the recipe (schema.ModelSpec) with `name_or_path`.
-        where: the section's YAML path, for errors.
-    Raises:
-        DistillensError: not found, not a causal LM, or parameters are missing from the weights.
-    """
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            spec.name_or_path,
-            revision=spec.revision,
-            dtype=DTYPES[spec.dtype],
-            attn_implementation=spec.attn_implementation,
-            trust_remote_code=spec.trust_remote_code,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise DistillensError(
-            f"{where}.name_or_path: cannot load {spec.name_or_path!r} "
-            f"({_first_line(error)}); expected "
-            "a folder that save_pretrained wrote or a model on the Hub"
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise DistillensError(
-            f"{where}.name_or_path: {spec.name_or_path!r} lacks {len(missing)} parameters of "
-            f"{type(model).__name__}, the first is {missing[0]}; they would be left random"
-        )
-    return model
+from eval_harness.model_shapes import check_memory, empty_model, foreign_errors
 
 
 def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> PreTrainedModel:
     """The teacher, with its adapter merged in, frozen and in eval mode."""
     model = load_pretrained(spec, where=where)
     if spec.adapter is not None:
-        model = _merge_adapter(model, spec.adapter, where=where)
+        model = merge_adapter(model, spec, where=where)
     return model.requires_grad_(False).eval()
 
 
@@ -63,6 +33,7 @@ def load_student(
     *,
     teacher: PreTrainedModel | None,
     where: str = "models.student_model",
+    end_ids: tuple[int, ...] | None = None,
 ) -> PreTrainedModel:
     """The student: pretrained, cut from the teacher, or random from a config; with LoRA if asked
     for.
@@ -70,7 +41,7 @@ def load_student(
     if spec.init is None:
         model = load_pretrained(spec, where=where)
         if spec.adapter is not None:
-            model = _merge_adapter(model, spec.adapter, where=where)
+            model = merge_adapter(model, spec, where=where)
     elif spec.init.from_teacher_layers is not None:
         source = teacher
         if spec.init.teacher is not None:
@@ -85,22 +56,14 @@ def load_student(
         ).to(DTYPES[spec.dtype])
     else:
         model = _from_config(spec, tokenizer, where=where).to(DTYPES[spec.dtype])
-    set_special_tokens(model, tokenizer)
+    set_special_tokens(model, tokenizer, end_ids)
     if spec.gradient_checkpointing:
         # The re-entrant form runs hooks under no_grad: a lens would see no gradient.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.lora is not None:
-        model = _add_lora(model, spec.lora)
+        model = add_lora(model, spec.lora, where=f"{where}.lora")
+        name_base(model, spec)
     return model
-
-
-def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gives configuration and generation settings the tokenizer's end and padding tokens."""
-    for settings in (model.config, model.generation_config):
-        if settings is not None:
-            settings.pad_token_id = tokenizer.pad_token_id
-            if settings.eos_token_id is None:
-                settings.eos_token_id = tokenizer.eos_token_id
 
 
 def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -> PreTrainedModel:
@@ -112,12 +75,17 @@ def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -
         **spec.init.config,
     }
     try:
-        return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(settings.pop("model_type"), **settings),
-            attn_implementation=spec.attn_implementation,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DistillensError(f"{where}.init.config: {_first_line(error)}") from error
+        check_config(settings)
+        with foreign_errors("no model can be built from it"):
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+            check_memory(empty_model(config), DTYPES["float32"].itemsize)
+            return AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation=spec.attn_implementation,
+                trust_remote_code=False,  # without it, transformers asks on standard input
+            )
+    except DistillensError as error:
+        raise DistillensError(f"{where}.init.config: {error}") from error
 
 
 def cut_from_teacher(
@@ -147,7 +115,9 @@ def cut_from_teacher(
             )
     config = type(teacher.config).from_dict(_shallower(teacher.config, layers))
     student = AutoModelForCausalLM.from_config(
-        config, attn_implementation=attn_implementation or teacher.config._attn_implementation
+        config,
+        attn_implementation=attn_implementation or teacher.config._attn_implementation,
+        trust_remote_code=False,
     )
     kept = {old: new for new, old in enumerate(layers)}
     prefix = anatomy.blocks + "."
@@ -178,51 +148,6 @@ def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
     # GPT-2 and its like have a name of their own for it.
     cut[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
     return cut
-
-
-def _add_lora(model: PreTrainedModel, lora: Any) -> PreTrainedModel:
-    peft = _import_peft()
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
-    )
-
-
-def _merge_adapter(model: PreTrainedModel, adapter: str, *, where: str) -> PreTrainedModel:
-    peft = _import_peft()
-    try:
-        return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError) as error:
-        raise DistillensError(
-            f"{where}.adapter: cannot load {adapter!r} ({_first_line(error)}); expected a "
-            "folder or a "
-            "Hub name with adapter_config.json"
-        ) from error
-
-
-def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise DistillensError(
-            "the recipe uses LoRA, which needs peft: pip install 'distillens[peft]'"
-        ) from error
-    return peft
-
-
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain transformers model with LoRA folded in; the model itself where it has none."""
-    if not hasattr(model, "merge_and_unload"):
-        return model
-    import copy
-
-    return copy.deepcopy(model).merge_and_unload()
 
 
 def num_parameters(model: PreTrainedModel, *, trainable: bool = False) -> int:

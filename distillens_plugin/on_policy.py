@@ -20,6 +20,9 @@ from transformers import PreTrainedTokenizerBase
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.collate import collate
 from distillens_plugin.data import InstructionDataset
+from distillens_plugin.end_tokens import end_token_ids
+from distillens_plugin.generating import begin, num_token_ids
+from distillens_plugin.positions import num_positions
 from distillens_plugin.samplers import Sampler, StudentSampler, hash_of
 from distillens_plugin.server_sampler import ServerSampler
 from distillens_plugin.supervision import IGNORED
@@ -104,9 +107,9 @@ class OnPolicyLoader:
         self.share = Share(settings)
         self.num_sampled = 0
         self._pad_id = tokenizer.pad_token_id
-        positions = [_positions(unwrap(each)) for each in (model, teacher)]
+        positions = [num_positions(unwrap(each).config) for each in (model, teacher)]
         self.max_length = min([dataset.spec.max_length, *(n for n in positions if n is not None)])
-        self._prompts = _prompts(dataset)
+        self._prompts = _prompts(dataset, tokenizer)
         self._loss_on_prompt = dataset.spec.loss_on_prompt
         self._seed = seed
         self._batches_per_step = batches_per_step
@@ -115,6 +118,8 @@ class OnPolicyLoader:
             "model": model,
             "settings": settings,
             "eos_id": tokenizer.eos_token_id,
+            "end_ids": end_token_ids(tokenizer, dataset),
+            "num_ids": num_token_ids(tokenizer, model, teacher),
             "seed": seed,
             "accelerator": accelerator,
         }
@@ -123,7 +128,7 @@ class OnPolicyLoader:
             self._sampler = StudentSampler(pad_id=self._pad_id, **common)
         else:
             server = VllmServer(settings.server.base_url, timeout_s=settings.server.timeout_s)
-            self._sampler = ServerSampler(server, probe_ids=self._probe_ids(), **common)
+            self._sampler = ServerSampler(server, probe_ids=self._probe_ids(dataset), **common)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -158,7 +163,7 @@ class OnPolicyLoader:
             index: prompt
             for index, row in enumerate(rows)
             if self._is_chosen(row["id"])
-            and 0 < len(prompt := self._prompts[row["id"]]) < self.max_length
+            and len(prompt := self._prompts[row["id"]]) < self.max_length
         }
         if not prompts:
             return batch, targets
@@ -176,27 +181,30 @@ class OnPolicyLoader:
         device = batch["input_ids"].device
         return _to(new_batch, device), {**targets, **_to(new_targets, targets["labels"].device)}
 
-    def _probe_ids(self) -> list[int]:
-        """The longest prompt, as far as there is room for one more token."""
-        return max(self._prompts.values(), key=len)[: self.max_length - 1]
+    def _probe_ids(self, dataset: InstructionDataset) -> list[int]:
+        """The longest row, as far as there is room for one more token."""
+        longest = max(range(len(dataset)), key=lambda index: dataset.lengths[index])
+        row = dataset.rows[longest]
+        ids = [*self._prompts[str(row.id)], *row.response_ids]
+        return ids[: self.max_length - 1]
 
     def _is_chosen(self, row_id: str) -> bool:
         return hash_of(self._seed, self._epoch, row_id) / 2**63 < self.share.value
 
 
-def _prompts(dataset: InstructionDataset) -> dict[str, list[int]]:
+def _prompts(
+    dataset: InstructionDataset, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]]:
+    """By row id; an empty prompt begins with a token, as it does when it is evaluated."""
     prompts: dict[str, list[int]] = {}
     for row in dataset.rows:
-        if prompts.setdefault(str(row.id), row.prompt_ids) != row.prompt_ids:
+        prompt = begin(row.prompt_ids, tokenizer)
+        if prompts.setdefault(str(row.id), prompt) != prompt:
             raise DistillensError(
                 f"{dataset.spec.path}: two rows have the id {row.id!r} and different prompts, and "
                 "on_policy finds prompts by their ids; give each row its own"
             )
     return prompts
-
-
-def _positions(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _to(values: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -5,15 +5,15 @@ The other sampler is a vLLM server with the student's weights (server_sampler.py
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import GenerationConfig
 
 from distillens_plugin.architectures import unwrap
-from distillens_plugin.probe import undisturbed
+from distillens_plugin.generating import Decoding, answer
 from distillens_plugin.schema_train import OnPolicy
 
 
@@ -43,6 +43,8 @@ class StudentSampler:
 
     Args:
         model: the (wrapped) student.
+        eos_id: ends an answer, as every one of `end_ids` does.
+        num_ids: ids from here up are never sampled: the tokenizer or the teacher lacks them.
     """
 
     def __init__(
@@ -54,10 +56,18 @@ class StudentSampler:
         pad_id: int,
         seed: int,
         accelerator: Accelerator,
+        end_ids: Sequence[int] = (),
+        num_ids: int | None = None,
     ) -> None:
         self._model = model
-        self._settings = settings
-        self._eos_id, self._pad_id = eos_id, pad_id
+        self._decoding = Decoding(
+            end_ids=tuple(dict.fromkeys([eos_id, *end_ids])),
+            pad_id=pad_id,
+            max_new_tokens=settings.max_new_tokens,
+            num_ids=num_ids,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+        )
         self._seed = seed
         self._accelerator = accelerator
 
@@ -67,47 +77,12 @@ class StudentSampler:
     def sample(
         self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int
     ) -> list[list[int]]:
-        settings = self._settings
-        width = max(len(prompt) for prompt in prompts)
-        # Rows of a batch have like lengths: the longest prompt may limit all of them.
-        room = max_length - width
-        generation = GenerationConfig(
-            do_sample=True,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            # A model's own settings would fill what is not said here.
-            top_k=0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            num_beams=1,
-            max_new_tokens=min(settings.max_new_tokens or room, room),
-            eos_token_id=self._eos_id,
-            pad_token_id=self._pad_id,
-        )
-        model: Any = unwrap(self._model)
+        model = unwrap(self._model)
         device = next(model.parameters()).device
-        ids = torch.full((len(prompts), width), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
         devices = [device] if device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices=devices),
-            undisturbed(model),
-            self._accelerator.autocast(),
-        ):
+        with torch.random.fork_rng(devices=devices), self._accelerator.autocast():
             torch.manual_seed(hash_of(self._seed, epoch, *row_ids))
-            generated = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=generation,
-            )
-        return [_until(answer, self._eos_id) for answer in generated[:, width:].tolist()]
-
-
-def _until(answer: list[int], eos_id: int) -> list[int]:
-    return answer[: answer.index(eos_id) + 1] if eos_id in answer else answer
+            return answer(model, prompts, replace(self._decoding, max_length=max_length))
 
 
 def hash_of(*parts: object) -> int:

@@ -12,16 +12,15 @@ from torch.func import functional_call
 
 from distillens_plugin.architectures import unwrap
 from distillens_plugin.checkpoint import replace_folder
+from distillens_plugin.generating import num_unembedded
 from distillens_plugin.main_process import on_main_process
-from distillens_plugin.models import merged
+from distillens_plugin.merging import merged
 from distillens_plugin.probe import undisturbed
 from distillens_plugin.schema_train import OnPolicy
 from distillens_plugin.vllm_server import VllmServer
+from distillens_plugin.weights_check import WeightsCheck
 from eval_harness.errors import RunFailure
 from eval_harness.protocols import request_seed
-
-# A server that rounds to bfloat16 is off by a few hundredths of what separates two models.
-_TOLERATED = 0.25
 
 
 class ServerSampler:
@@ -32,11 +31,16 @@ class ServerSampler:
 
     Before the first step the way of the weights is tried: the server gets a noisy student, whose
     log-probabilities of one prompt must come back, and then the student again. A server that keeps
-    old weights, or a part of them, would otherwise go unnoticed.
+    old weights, or a part of them, would otherwise go unnoticed. Each later step that sends weights
+    asks for that prompt twice: the server must still have had the weights before, and have the new
+    ones after.
 
     Args:
         model: the (wrapped) student.
-        probe_ids: a prompt, for the trial.
+        probe_ids: tokens of one row, for the trial.
+        end_ids: tokens that end an answer, as `eos_id` does.
+        num_ids: ids from here up are not to be sampled.
+        vocab_size: rows of the student's unembedding.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class ServerSampler:
         eos_id: int,
         seed: int,
         accelerator: Accelerator,
+        end_ids: Sequence[int] = (),
+        num_ids: int | None = None,
     ) -> None:
         assert settings.server is not None
         self._server = server
@@ -56,10 +62,13 @@ class ServerSampler:
         self._settings = settings
         self._sync_every = settings.server.sync_every
         self._probe_ids = probe_ids
-        self._eos_id = eos_id
+        self._eos_id, self._end_ids = eos_id, tuple(end_ids)
+        self._num_ids = num_ids
         self._seed = seed
         self._accelerator = accelerator
-        self._tried = False
+        # What the weights that the server has give, and how to tell them from others.
+        self._expected = torch.empty(0)
+        self._check: WeightsCheck | None = None
         # Deleted when the process ends, or with this object.
         self._parent = (
             tempfile.TemporaryDirectory(prefix="distillens-", dir=settings.server.weights_dir)
@@ -69,47 +78,59 @@ class ServerSampler:
 
     def start_step(self, step: int) -> None:
         if step % self._sync_every == 0:
-            on_main_process(
-                self._accelerator, self._update if self._tried else self._try_and_update
-            )
-            self._tried = True
+            self._expected, apart = on_main_process(self._accelerator, self._update)
+            if self._check is None:
+                self._check = WeightsCheck(self._server.base_url, apart)
+            self._check.remember(self._expected)
 
     def sample(
         self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int
     ) -> list[list[int]]:
         longest = self._settings.max_new_tokens or max_length
-        return self._server.sample(
+        num_retries = self._server.num_retries
+        answers = self._server.sample(
             prompts,
             seeds=[request_seed(self._seed, f"epoch {epoch}", row_id) for row_id in row_ids],
             max_new_tokens=[min(longest, max_length - len(prompt)) for prompt in prompts],
             temperature=self._settings.temperature,
             top_p=self._settings.top_p,
+            num_ids=self._num_ids,
+            vocab_size=num_unembedded(unwrap(self._model)),
             eos_id=self._eos_id,
+            end_ids=self._end_ids,
         )
+        if self._server.num_retries != num_retries:
+            # It may have been started anew, with the weights that it was started from.
+            self._verify()
+        return answers
 
-    def _update(self) -> None:
-        model = merged(unwrap(self._model))
-        self._send(model, dict(model.state_dict()))
+    def _verify(self) -> None:
+        if self._check is not None:
+            self._check.check(self._server.log_probabilities(self._probe_ids), self._expected)
 
-    def _try_and_update(self) -> None:
+    def _update(self) -> tuple[Tensor, float]:
+        """Sends the student; its log-probabilities, and how far apart those of two models are."""
+        # Answers since the last time came from the weights that it had.
+        self._verify()
         model = merged(unwrap(self._model))
         plain = dict(model.state_dict())
+        expected = self._log_probabilities(model, plain)
+        check = self._check or self._tried(model, plain, expected)
+        self._send(model, plain)
+        check.check(self._server.log_probabilities(self._probe_ids), expected)
+        return expected, check.apart
+
+    def _tried(self, model: Any, plain: dict[str, Tensor], expected: Tensor) -> WeightsCheck:
+        """Sends a noisy student, which must come back as one."""
         noisy = _with_noise(model)
-        expected = [self._log_probabilities(model, weights) for weights in (plain, noisy)]
-        apart = (expected[0] - expected[1]).abs().mean().item()
+        expected_noisy = self._log_probabilities(model, noisy)
+        apart = (expected - expected_noisy).abs().mean().item()
+        check = WeightsCheck(self._server.base_url, apart)
         self._send(model, plain)
         self._server.log_probabilities(self._probe_ids)
-        for weights, wanted in ((noisy, expected[1]), (plain, expected[0])):
-            self._send(model, weights)
-            found = torch.tensor(self._server.log_probabilities(self._probe_ids))
-            error = (found - wanted).abs().mean().item()
-            if not error < _TOLERATED * apart:
-                raise RunFailure(
-                    f"{self._server.base_url}: does not take the student's weights: "
-                    f"log-probabilities are off by {error:.2g} nats, where two models differ by "
-                    f"{apart:.2g}; is it serving this student, without quantization? (vLLM's CPU "
-                    "build keeps the old unembedding where it is tied to the embedding)"
-                )
+        self._send(model, noisy)
+        check.check(self._server.log_probabilities(self._probe_ids), expected_noisy)
+        return check
 
     def _send(self, model: Any, weights: dict[str, Tensor]) -> None:
         assert self._parent is not None

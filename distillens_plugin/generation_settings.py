@@ -1,0 +1,41 @@
+"""generation_config.json as it is published, made such that it can be saved again."""
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+# Others are judged by these, so they are taken first.
+_SWITCHES = (
+    "do_sample",
+    "num_beams",
+    "return_dict_in_generate",
+    "use_cache",
+    "cache_implementation",
+    "num_return_sequences",
+)
+
+
+def valid_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
+    """The settings without those that transformers refuses to save, and the names of these.
+
+    Published files often have a temperature without do_sample: generate ignores it, but saving is
+    strict as soon as a setting (the padding token) has changed. What is left out had no effect.
+    """
+    if _is_valid(settings):
+        return settings, []
+    kept, dropped = GenerationConfig(), []
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    for name in sorted(given, key=lambda name: (name not in _SWITCHES, name)):
+        setattr(kept, name, given[name])
+        if not _is_valid(kept):
+            setattr(kept, name, None)
+            dropped.append(name)
+    return kept, dropped
+
+
+def _is_valid(settings: Any) -> bool:
+    try:
+        settings.validate(strict=True)
+    except Exception:  # ValueError, or what a value of a foreign type raises
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""JSON over HTTP with a limit on everything: time, size, redirects and tries.
+
+A client library's timeout bounds one read, so a server that drips a byte now and then is waited for
+without end. Here a whole answer, repeated tries included, has one deadline by the clock.
+"""
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from socket import SHUT_RDWR, gaierror
+from typing import Any
+from urllib.parse import urlsplit
+
+from eval_harness.errors import RunFailure
+
+MAX_BYTES = 64 * 2**20
+_CHUNK = 2**16
+# What passes by itself: too many requests, a gateway without its server, a server that starts.
+_PASSING = (429, 502, 503, 504)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+
+
+class _MayPassError(Exception):
+    """A fault that another try may not meet.
+
+    Args:
+        pause_s: how long the server asks to wait.
+    """
+
+    def __init__(self, text: str, pause_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.pause_s = pause_s
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    reason: str
+    headers: Any
+    body: bytes
+
+
+class JsonClient:
+    """Client of one server; threads may share it. Proxies of the environment are not used.
+
+    Args:
+        base_url: http or https, with a port and a path in front where there are any.
+        timeout_s: longest wait for one answer, all tries together, in seconds.
+
+    Attributes:
+        num_retries: tries that failed and were repeated.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.num_retries = 0
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+
+    def ask(self, verb: str, path: str, body: Any = None, *, patient: bool = True) -> Any:
+        """What the server answers, decoded; None where it answers with nothing.
+
+        Args:
+            body: sent as JSON; None sends nothing.
+            patient: try again where a connection fails or the server is busy.
+        Raises:
+            RunFailure: no answer in time, an HTTP error, or not JSON; the line names the address.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        payload = None if body is None else json.dumps(body).encode()
+        pause_s, num_tries = _FIRST_PAUSE_S, 0
+        while True:
+            num_tries += 1
+            try:
+                return self._decode(path, self._once(verb, path, payload, deadline))
+            except _MayPassError as fault:
+                pause_s = min(max(pause_s, fault.pause_s), _LONGEST_PAUSE_S)
+                if not patient or time.monotonic() + pause_s >= deadline:
+                    tries = f", {num_tries} tries" if num_tries > 1 else ""
+                    raise self._failure(path, f"{fault}{tries}") from fault
+                with self._lock:
+                    self.num_retries += 1
+                time.sleep(pause_s)
+                pause_s *= 2
+
+    def _once(self, verb: str, path: str, payload: bytes | None, deadline: float) -> _Answer:
+        late = f"no whole answer within {self._timeout_s:g} s (timeout_s)"
+        connection = self._connection(path, deadline)
+        headers = {"Accept": "application/json", "Connection": "close"}
+        if payload is not None:
+            headers["Content-Type"] = "application/json"
+        expired = threading.Event()
+        try:
+            connection.connect()
+            with _cut_off(connection, deadline, expired):
+                prefix = urlsplit(self.base_url).path
+                connection.request(verb, prefix + path, payload, headers)
+                response = connection.getresponse()
+                body = self._read(path, response)
+        except TimeoutError as error:
+            raise self._failure(path, late) from error
+        except (OSError, HTTPException, ValueError) as error:
+            if expired.is_set():
+                raise self._failure(path, late) from error
+            text = f"the connection failed ({_named(error)})"
+            if isinstance(error, ssl.SSLError | gaierror | ValueError):
+                raise self._failure(path, text) from error
+            raise _MayPassError(text) from error
+        finally:
+            connection.close()
+        if expired.is_set():
+            raise self._failure(path, late)
+        if response.length:
+            raise _MayPassError(f"the answer breaks off {response.length} bytes before its end")
+        return _Answer(response.status, response.reason, response.headers, body)
+
+    def _connection(self, path: str, deadline: float) -> HTTPConnection:
+        try:
+            parts = urlsplit(self.base_url)
+            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            host = parts.hostname or ""
+            timeout_s = max(0.001, deadline - time.monotonic())
+            return kind(host, parts.port, timeout=timeout_s)
+        except (ValueError, HTTPException) as error:
+            raise self._failure(path, f"no address ({_named(error)})") from error
+
+    def _read(self, path: str, response: HTTPResponse) -> bytes:
+        parts, size = [], 0
+        while part := response.read(_CHUNK):
+            size += len(part)
+            if size > MAX_BYTES:
+                raise self._failure(path, f"the answer is longer than {MAX_BYTES // 2**20} MiB")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _decode(self, path: str, answer: _Answer) -> Any:
+        if 300 <= answer.status < 400:
+            target = answer.headers.get("Location", "nowhere")
+            raise self._failure(
+                path,
+                f"HTTP {answer.status}, a redirect to {target[:200]}, which is not followed; name "
+                "the server's own address",
+            )
+        if not 200 <= answer.status < 300:
+            text = f"HTTP {answer.status}: {_reason(answer)}"
+            if answer.status in _PASSING:
+                raise _MayPassError(text, _seconds(answer.headers.get("Retry-After")))
+            raise self._failure(path, text)
+        if not answer.body.strip():
+            return None
+        kind = answer.headers.get_content_type()
+        if kind != "application/json":
+            raise self._failure(path, f"found Content-Type {kind}, expected application/json")
+        encoding = answer.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise self._failure(
+                path, f"found Content-Encoding {encoding[:40]}, which was not asked"
+            )
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise self._failure(path, f"the answer is not JSON ({_named(error)})") from error
+
+    def _failure(self, path: str, text: str) -> RunFailure:
+        return RunFailure(f"{self.base_url}{path}: {text}")
+
+
+@contextmanager
+def _cut_off(
+    connection: HTTPConnection, deadline: float, expired: threading.Event
+) -> Iterator[None]:
+    """Ends every read and write on the connection at the deadline, however its bytes come."""
+    sock = connection.sock
+
+    def cut() -> None:
+        expired.set()
+        with suppress(OSError):  # it has ended by itself
+            sock.shutdown(SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _seconds(retry_after: str | None) -> float:
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0
+
+
+def _named(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _reason(answer: _Answer) -> str:
+    """One line of what the server says."""
+    try:
+        said = json.loads(answer.body)["error"]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = answer.body[:2000].decode(errors="replace") or answer.reason
+    return " ".join(str(said).split())[:300]
