@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from distillens_plugin.positions import num_positions
 from eval_harness.config_files import check_config
 from eval_harness.errors import DistillensError
 from eval_harness.model_shapes import empty_model
@@ -73,7 +74,7 @@ def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) ->
         vocab_size=len(head.weight) if head is not None else text.vocab_size,
         tied=bool(config.tie_word_embeddings),
         blocks=(PEFT_PREFIX if peft else "") + blocks[0] if blocks else None,
-        num_positions=getattr(config, "max_position_embeddings", None),
+        num_positions=num_positions(config),
     )
 
 
