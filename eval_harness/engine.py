@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eval_harness.backends.base import Backend
 
 MODELS = ("vllm", "hf")
-_MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length")
+_MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_bos_token")
 # How the work is laid out: it changes the last bits at most, never what is computed.
 _LAYOUT = frozenset(
     {
@@ -102,6 +102,7 @@ def choose_engine(
         adapter=own.get("peft"),
         max_length=_max_length(own.get("max_length")),
         trust_remote_code=trusted,
+        must_build=model == "hf",  # vLLM has models that transformers lacks
     )
     for folder in filter(None, (facts.folder, facts.adapter)):
         check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # those that the Hub has given

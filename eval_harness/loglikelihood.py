@@ -9,10 +9,10 @@ from typing import Any
 from eval_harness.backends.base import Backend, Continuation
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
-from eval_harness.jsonl import replace_lone_surrogates
 from eval_harness.model_files import ModelFacts
 from eval_harness.results import NOT_AVAILABLE, Sample, digest
 from eval_harness.store import AnswerStore
+from eval_harness.tokenisation import TextEncoder
 
 
 @dataclass
@@ -21,30 +21,35 @@ class LikelihoodTask:
 
     A reference is its tokens and the end token, tokenised apart from the prompt as in training;
     only what the model has no positions for is cut (and then the end token is missing too).
+
+    Attributes:
+        encoder: that of the prompts; by default one that ends references with the end token.
     """
 
     rows: Sequence[Row]
     prompts: Sequence[tuple[int, ...]]
     facts: ModelFacts
     store: AnswerStore
+    encoder: TextEncoder | None = None
 
     @cached_property
     def continuations(self) -> list[tuple[tuple[str, ...], Continuation]]:
         """(key, prompt and reference) for each reference of each row that has a token."""
+        encoder = self.encoder or TextEncoder(self.facts.tokenizer)
         found: list[tuple[tuple[str, ...], Continuation]] = []
         for row, prompt in zip(self.rows, self.prompts, strict=True):
             for number, reference in enumerate(row.references):
-                token_ids = self._reference_ids(reference, len(prompt))
+                token_ids = self._reference_ids(encoder, reference, len(prompt))
                 if token_ids:
                     key = (row.row_id, str(number), digest([list(prompt), list(token_ids)]))
                     found.append((key, Continuation(prompt, token_ids)))
         return found
 
-    def _reference_ids(self, text: str, prompt_length: int) -> tuple[int, ...]:
-        tokenizer = self.facts.tokenizer
-        ids = tokenizer(replace_lone_surrogates(text), add_special_tokens=False)["input_ids"]
-        if tokenizer.eos_token_id is not None:
-            ids = [*ids, tokenizer.eos_token_id]
+    def _reference_ids(
+        self, encoder: TextEncoder, text: str, prompt_length: int
+    ) -> tuple[int, ...]:
+        (found,) = encoder.responses([text])
+        ids = [*found.ids, *encoder.end_ids]
         if self.facts.max_length is not None:
             # vLLM wants to generate one token after what it scores.
             ids = ids[: self.facts.max_length - prompt_length - 1]

@@ -6,9 +6,10 @@ from typing import Any
 
 from eval_harness.benchmarks.rows import Row
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import replace_lone_surrogates
 from eval_harness.protocols import Protocol
-from eval_harness.templates import cut_prompt, render_prompt
+from eval_harness.special_text import Part
+from eval_harness.templates import cut_prompt, prompt_parts
+from eval_harness.tokenisation import Outcome, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,15 @@ class PromptCounts:
     Attributes:
         cut: over the limit, cut by the protocol's rule.
         empty: without a token; they begin with the tokenizer's first or end token instead.
+        as_text: hold text that looks like special tokens and is none.
+        special: hold special tokens in their text, which the tokenizer cannot tokenise as text.
     """
 
     prompts: int
     cut: int
     empty: int
+    as_text: int = 0
+    special: int = 0
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
@@ -30,11 +35,16 @@ class PromptCounts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids of each row, in the rows' order; texts are what they were made from, uncut."""
+    """Token ids of each row, in the rows' order; texts are what they were made from, uncut.
+
+    Attributes:
+        encoder: what made them; it knows how responses are tokenised and end.
+    """
 
     token_ids: list[tuple[int, ...]]
     texts: list[str]
     counts: PromptCounts
+    encoder: TextEncoder
 
 
 def fit_to_model(protocol: Protocol, max_length: int | None) -> Protocol:
@@ -60,41 +70,61 @@ def fit_to_model(protocol: Protocol, max_length: int | None) -> Protocol:
 
 
 def prepare_prompts(rows: Sequence[Row], protocol: Protocol, tokenizer: Any) -> Prompts:
-    """Prompts of 1 to `protocol.max_prompt_tokens` tokens; no special token is added.
+    """Prompts of 1 to `protocol.max_prompt_tokens` tokens, tokenised as in training.
 
     Raises:
-        DistillensError: the template alone is too long, or a prompt is empty and the tokenizer has
-            no token to begin with.
+        DistillensError: the template alone is too long or does not work with the tokenizer, a
+            message opens a turn of its own, or a prompt is empty and the tokenizer has no token to
+            begin with.
     """
+    encoder = TextEncoder(
+        tokenizer, template=protocol.template, add_bos_token=protocol.add_bos_token
+    )
+    prompts = [_parts(row, encoder) for row in rows]
     token_ids: list[tuple[int, ...]] = []
-    texts: list[str] = []
+    outcomes: list[Outcome] = []
     num_cut = num_empty = 0
-    for row in rows:
-        text = row.prompt
-        if text is None:
-            text = render_prompt(protocol.template, row.instruction, row.input, tokenizer=tokenizer)
-        ids, cut = _fit(row, text, protocol, tokenizer)
+    for row, parts, encoded in zip(rows, prompts, encoder.prompts(prompts), strict=True):
+        encoder.check_turns(parts, encoded.outcome, f"row {row.row_id!r}")
+        outcomes.append(encoded.outcome)
+        ids = encoded.ids
+        if len(ids) > protocol.max_prompt_tokens:
+            num_cut += 1
+            ids = _cut(row, ids, protocol, encoder)
         if not ids:
             num_empty += 1
             ids = [_first_token(row, tokenizer)]
-        num_cut += cut
         token_ids.append(tuple(ids))
-        texts.append(text)
-    return Prompts(token_ids, texts, PromptCounts(len(rows), num_cut, num_empty))
+    counts = PromptCounts(
+        len(rows),
+        num_cut,
+        num_empty,
+        as_text=outcomes.count(Outcome.AS_TEXT),
+        special=outcomes.count(Outcome.SPECIAL),
+    )
+    texts = ["".join(part.text for part in parts) for parts in prompts]
+    return Prompts(token_ids, texts, counts, encoder)
 
 
-def _fit(row: Row, text: str, protocol: Protocol, tokenizer: Any) -> tuple[list[int], bool]:
+def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
+    if row.prompt is not None:
+        # Whoever wrote it wrote the template too: its special tokens are meant.
+        return [Part(row.prompt, from_row=False)]
+    before, body, after = prompt_parts(
+        encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer
+    )
+    return [*before, body, *after]
+
+
+def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> list[int]:
     if protocol.truncation == "template" and row.prompt is None:
-        return cut_prompt(
-            protocol.template,
-            row.instruction,
-            row.input,
-            max_tokens=protocol.max_prompt_tokens,
-            tokenizer=tokenizer,
+        limit = protocol.max_prompt_tokens
+        cut, _ = cut_prompt(
+            protocol.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
         )
+        return cut
     # A ready prompt has no template to keep whole, so it loses its end under either rule.
-    ids = tokenizer(replace_lone_surrogates(text), add_special_tokens=False)["input_ids"]
-    return ids[: protocol.max_prompt_tokens], len(ids) > protocol.max_prompt_tokens
+    return ids[: protocol.max_prompt_tokens]
 
 
 def _first_token(row: Row, tokenizer: Any) -> int:

@@ -21,6 +21,8 @@ class Protocol:
 
     Attributes:
         template: prompt template; see `templates`.
+        add_bos_token: what prompts begin with: "auto", as the tokenizer itself begins a text; True,
+            its first token; False, nothing that the template does not bring.
         truncation: what happens to prompts over `max_prompt_tokens`: "template" cuts the
             instruction or input and keeps the template whole; "reference" keeps the first tokens,
             so that a long prompt loses its "### Response:", as MiniLLM's code does.
@@ -37,6 +39,7 @@ class Protocol:
     """
 
     template: str = "alpaca"
+    add_bos_token: bool | str = "auto"
     truncation: str = "template"
     max_prompt_tokens: int = 256
     max_new_tokens: int = 256
@@ -74,6 +77,7 @@ PROTOCOLS: dict[str, Protocol] = {
     # template's end, the n-gram rule that their generation config turns on, and answers that run
     # on. They read <n> as a newline in any data.
     "minillm": Protocol(
+        add_bos_token=False,
         truncation="reference",
         no_repeat_ngram_size=6,
         until=(),

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from eval_harness.answers import cut_answer, final_answer_score
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.engine import Engine, choose_engine
 from eval_harness.errors import RunFailure
+from eval_harness.lock import FolderLock
 from eval_harness.loglikelihood import likelihood_metrics
 from eval_harness.ngrams import first_repeat
 from eval_harness.protocols import request_seed
@@ -22,7 +24,6 @@ from eval_harness.results import (
     model_folder_name,
     write_results,
 )
-from eval_harness.store import FolderLock
 from eval_harness.task import (
     Settings,
     Task,
@@ -70,60 +71,81 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
                 close_stores(task)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Answers that are asked for together: those of tasks whose answers end alike."""
+
+    asked: list[tuple[Task, int, int]]
+    requests: list[Request]
+    done: frozenset[int]
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> "_Work":
+        asked = [
+            (task, row, seed)
+            for task in tasks
+            for row in range(len(task.rows))
+            for seed in task.protocol.seeds
+        ]
+        requests = [
+            Request(
+                task.prompts.token_ids[row],
+                request_seed(seed, task.benchmark.task, task.rows[row].row_id),
+            )
+            for task, row, seed in asked
+        ]
+        done = frozenset(
+            index
+            for index, (task, row, seed) in enumerate(asked)
+            if task.store is not None and task.key(row, seed) in task.store.rows
+        )
+        return cls(asked, requests, done, Sampling.of(tasks[0].protocol, tasks[0].stop_token_ids))
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.done) == len(self.asked)
+
+    def longest(self) -> int:
+        """Positions that the longest prompt and answer need."""
+        prompt = max((len(request.prompt_ids) for request in self.requests), default=0)
+        return prompt + self.sampling.max_new_tokens
+
+
 def _fill(tasks: Sequence[Task], settings: Settings, engine: Engine) -> None:
     """Generates what the stores lack; loads no weights where they lack nothing."""
-    asked = [
-        (task, row, seed)
-        for task in tasks
-        for row in range(len(task.rows))
-        for seed in task.protocol.seeds
-    ]
-    requests = [
-        Request(
-            task.prompts.token_ids[row],
-            request_seed(seed, task.benchmark.task, task.rows[row].row_id),
-        )
-        for task, row, seed in asked
-    ]
-    done = frozenset(
-        index
-        for index, (task, row, seed) in enumerate(asked)
-        if task.store is not None and task.key(row, seed) in task.store.rows
-    )
+    alike: dict[tuple[int, ...], list[Task]] = {}
+    for task in tasks:
+        alike.setdefault(task.stop_token_ids, []).append(task)
+    works = [_Work.of(group) for group in alike.values()]
     likelihoods = [task.likelihood for task in tasks if task.likelihood is not None]
-    if len(done) == len(asked) and not any(item.missing() for item in likelihoods):
+    if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
         return
-    sampling = Sampling.of(tasks[0].protocol)
-    longest = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
-    longest = max([longest, *(item.longest() for item in likelihoods)])
-    backend = engine.load(max_length=longest, no_repeat_ngrams=sampling.no_repeat_ngram_size > 0)
+    longest = max([*(item.longest() for item in works), *(item.longest() for item in likelihoods)])
+    size = tasks[0].protocol.no_repeat_ngram_size
+    backend = engine.load(max_length=longest, no_repeat_ngrams=size > 0)
     try:
-        if len(done) < len(asked):
-            _generate(backend, asked, requests, sampling, done, engine.facts.tokenizer)
+        for work in works:
+            if not work.is_done:
+                _generate(backend, work, engine.facts.tokenizer)
         for likelihood in likelihoods:
             likelihood.fill(backend)
     finally:
         backend.close()
 
 
-def _generate(
-    backend: Backend,
-    asked: Sequence[tuple[Task, int, int]],
-    requests: Sequence[Request],
-    sampling: Sampling,
-    done: frozenset[int],
-    tokenizer: Any,
-) -> None:
+def _generate(backend: Backend, work: _Work, tokenizer: Any) -> None:
     from tqdm import tqdm
 
     started, num_tokens = time.perf_counter(), 0
+    asked, done = work.asked, work.done
     progress = tqdm(
         total=len(asked), initial=len(done), unit="answer", disable=not sys.stderr.isatty()
     )
     with progress:
-        for answer in backend.generate(requests, sampling, done=done):
+        for answer in backend.generate(work.requests, work.sampling, done=done):
             task, row, seed = asked[answer.index]
-            _check_ngrams(task, row, answer.token_ids, sampling.no_repeat_ngram_size)
+            _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
             text = tokenizer.decode(
                 answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
@@ -206,7 +228,7 @@ def _sample(task: Task, row: int) -> Sample:
         arguments={
             "gen_args_0": {
                 "arg_0": task.prompts.texts[row],
-                "arg_1": Sampling.of(task.protocol).__dict__,
+                "arg_1": Sampling.of(task.protocol, task.stop_token_ids).__dict__,
             },
             "prompt_tokens": len(task.prompts.token_ids[row]),
         },

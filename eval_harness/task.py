@@ -16,6 +16,8 @@ from eval_harness.prompts import Prompts, fit_to_model, prepare_prompts
 from eval_harness.protocols import Protocol
 from eval_harness.results import digest
 from eval_harness.store import AnswerStore
+from eval_harness.tokenisation import check_add_bos_token
+from eval_harness.trained_with import differences
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ class Settings:
 
 @dataclass
 class Task:
-    """One benchmark with its prompts and the answers so far."""
+    """One benchmark with its prompts and the answers so far.
+
+    Attributes:
+        stop_token_ids: what ends an answer beside the model's own end tokens: in `chat`, what ends
+            an assistant's turn.
+    """
 
     benchmark: Benchmark
     protocol: Protocol
@@ -61,6 +68,7 @@ class Task:
     rows: list[Row]
     data: str
     prompts: Prompts
+    stop_token_ids: tuple[int, ...] = ()
     store: AnswerStore | None = None
     likelihood: LikelihoodTask | None = None
 
@@ -101,7 +109,13 @@ def prepare_task(
     """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
     protocol = settings.protocol
     template = settings.template or benchmark.template or protocol.template
-    protocol = dataclasses.replace(protocol, template=template, newline=benchmark.newline)
+    add_bos_token = check_add_bos_token(
+        settings.model_args.get("add_bos_token", protocol.add_bos_token),
+        "--model_args add_bos_token",
+    )
+    protocol = dataclasses.replace(
+        protocol, template=template, newline=benchmark.newline, add_bos_token=add_bos_token
+    )
     protocol = fit_to_model(protocol, facts.max_length)
     if protocol.max_new_tokens < settings.protocol.max_new_tokens:
         say(
@@ -110,12 +124,30 @@ def prepare_task(
         )
     prompts = prepare_prompts(rows, protocol, facts.tokenizer)
     counts = prompts.counts
+    for warning in differences(facts.folder, template, bool(prompts.encoder.prefix_ids)):
+        say(f"{benchmark.task}: {warning}")
     say(
         f"{benchmark.task}: {counts.prompts} of {num_original} rows from {benchmark.location()}; "
         f"{counts.cut} prompts cut to {protocol.max_prompt_tokens} tokens ({protocol.truncation})"
         + (f", {counts.empty} empty" if counts.empty else "")
+        + (f", {counts.as_text} with special tokens read as text" if counts.as_text else "")
+        + "".join(f"; {note}" for note in prompts.encoder.describe())
     )
-    return Task(benchmark, protocol, num_original, rows, data_digest(rows), prompts)
+    if counts.special:
+        say(
+            f"{benchmark.task}: WARNING: {counts.special} prompts hold special tokens in their "
+            "text, which this tokenizer cannot tokenise as text"
+        )
+    ends = prompts.encoder.end_ids[-1:] if template == "chat" else ()
+    return Task(
+        benchmark,
+        protocol,
+        num_original,
+        rows,
+        data_digest(rows),
+        prompts,
+        stop_token_ids=tuple(end for end in ends if end not in facts.stop_token_ids),
+    )
 
 
 def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) -> None:
@@ -123,14 +155,17 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
     protocol = task.protocol.settings()
     # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
     # What is cut from an answer is cut when it is scored.
-    for name in ("seeds", "template", "truncation", "max_prompt_tokens", "until", "newline"):
+    depends_on_prompt = ("template", "add_bos_token", "truncation", "max_prompt_tokens")
+    for name in ("seeds", *depends_on_prompt, "until", "newline"):
         del protocol[name]
-    depends_on = {
+    depends_on: dict[str, Any] = {
         "task": task.benchmark.task,
         "sampling": protocol,
         "model": engine.identity,
         "versions": engine.versions,
     }
+    if task.stop_token_ids:
+        depends_on["stop_token_ids"] = list(task.stop_token_ids)
     name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
     task.store = AnswerStore(folder / f"answers_{name}", depends_on)
     finished = sum(
@@ -145,6 +180,7 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
             rows=task.rows,
             prompts=task.prompts.token_ids,
             facts=engine.facts,
+            encoder=task.prompts.encoder,
             store=AnswerStore(folder / f"likelihoods_{name}", depends_on),
         )
 

@@ -10,16 +10,21 @@ from eval_harness.protocols import Protocol
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; see `protocols.Protocol`."""
+    """How the next token is chosen; see `protocols.Protocol`.
+
+    Attributes:
+        stop_token_ids: what ends an answer beside the model's own end tokens.
+    """
 
     max_new_tokens: int
     temperature: float
     top_p: float
     top_k: int
     no_repeat_ngram_size: int
+    stop_token_ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, protocol: Protocol) -> "Sampling":
+    def of(cls, protocol: Protocol, stop_token_ids: tuple[int, ...] = ()) -> "Sampling":
         """The sampling part of a protocol."""
         return cls(
             max_new_tokens=protocol.max_new_tokens,
@@ -27,6 +32,7 @@ class Sampling:
             top_p=protocol.top_p,
             top_k=protocol.top_k,
             no_repeat_ngram_size=protocol.no_repeat_ngram_size,
+            stop_token_ids=stop_token_ids,
         )
 
 

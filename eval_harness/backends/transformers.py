@@ -144,16 +144,18 @@ class TransformersBackend(Backend):
             input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
         seeds = [requests[index].seed for index in batch]
+        stops = [*self.stop_token_ids, *sampling.stop_token_ids]
         chooser = _TokenChooser(prompts, seeds, sampling, self.device)
         output = self.model.generate(
             input_ids=input_ids.to(self.device),
             attention_mask=mask.to(self.device),
             max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=stops or None,
             logits_processor=[chooser],
         )
         answers = []
         for index, tokens in zip(batch, output[:, width:].tolist(), strict=True):
-            token_ids, reason = strip_stop(tokens, self.stop_token_ids)
+            token_ids, reason = strip_stop(tokens, stops)
             answers.append(Answer(index, token_ids, reason))
         return answers
 

@@ -36,6 +36,8 @@ _OURS = {
     "logits_processors": "no_repeat_ngram_size in --gen_kwargs",
     "skip_tokenizer_init": "tokenizer",
     "seed": "--seed",
+    "generation_config": "--gen_kwargs",
+    "override_generation_config": "--gen_kwargs",
 }
 
 
@@ -129,7 +131,13 @@ class VllmBackend(Backend):
 
         self.stop_token_ids = facts.stop_token_ids
         self.no_repeat_ngrams = no_repeat_ngrams
-        settings: dict[str, Any] = {"disable_log_stats": True, **_on_cpu(), **(engine or {})}
+        # The protocol goes before generation_config.json, whose end tokens are in the facts.
+        settings: dict[str, Any] = {
+            "disable_log_stats": True,
+            "generation_config": "vllm",
+            **_on_cpu(),
+            **(engine or {}),
+        }
         if facts.adapter is not None:
             settings |= {"enable_lora": True, "max_lora_rank": _lora_rank(facts, settings)}
         in_parallel = settings.get("data_parallel_size", 1) > 1
@@ -155,7 +163,9 @@ class VllmBackend(Backend):
         params = [self._sampling_params(sampling, requests[index].seed) for index in asked]
         for position, output in self._run(prompts, params):
             completion = output.outputs[0]
-            token_ids, reason = strip_stop(completion.token_ids, self.stop_token_ids)
+            token_ids, reason = strip_stop(
+                completion.token_ids, (*self.stop_token_ids, *sampling.stop_token_ids)
+            )
             yield Answer(asked[position], token_ids, reason)
 
     def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
@@ -183,7 +193,9 @@ class VllmBackend(Backend):
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=None if sampling.temperature == 0 else seed,
-            stop_token_ids=list(self.stop_token_ids),
+            stop_token_ids=[*self.stop_token_ids, *sampling.stop_token_ids],
+            # vLLM would add the end token of the folder's tokenizer, which may not be in use.
+            ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={"no_repeat_ngram_size": size} if size else None,

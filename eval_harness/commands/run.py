@@ -23,7 +23,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "-a",
         default="",
         metavar="K=V,...",
-        help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length; with "
+        help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
+        "add_bos_token; with "
         "vllm any engine argument (tensor_parallel_size, data_parallel_size, ...)",
     )
     parser.add_argument(

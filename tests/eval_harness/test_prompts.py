@@ -35,7 +35,13 @@ def test_long_prompts_keep_the_template_and_lose_the_task_s_end(tokenizer):
     assert text.startswith("Below is an instruction")
     assert "### Input:\nword word" in text
     assert text.endswith("### Response:\n")
-    assert prompts.counts.to_json() == {"prompts": 1, "cut": 1, "empty": 0}
+    assert prompts.counts.to_json() == {
+        "prompts": 1,
+        "cut": 1,
+        "empty": 0,
+        "as_text": 0,
+        "special": 0,
+    }
 
 
 def test_the_reference_keeps_the_first_tokens_and_loses_the_response_mark(tokenizer):

@@ -11,6 +11,7 @@ def test_default_is_the_reference_s_sampling_without_its_hidden_ngram_rule():
     settings = PROTOCOLS["default"].settings()
     assert settings == {
         "template": "alpaca",
+        "add_bos_token": "auto",
         "truncation": "template",
         "max_prompt_tokens": 256,
         "max_new_tokens": 256,
@@ -29,6 +30,7 @@ def test_minillm_turns_on_the_ngram_rule_the_reference_cut_and_half_precision():
     changed = {key: value for key, value in minillm.items() if value != default[key]}
     # As its code has it: answers run on, and <n> is a newline in any data.
     assert changed == {
+        "add_bos_token": False,
         "truncation": "reference",
         "no_repeat_ngram_size": 6,
         "until": [],
