@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distillens_plugin.adapters import has_base
 from distillens_plugin.merging import merged
 from distillens_plugin.model_card import adapter_notes
+from eval_harness import trained_with
 from eval_harness.errors import RunFailure
 from eval_harness.exchange import partial_of, put_back, remove, replace_folder
 
@@ -23,6 +24,7 @@ def save_model(
     card: str,
     *,
     loss_state: Mapping[str, Tensor] | None = None,
+    note: str | None = None,
 ) -> None:
     """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
 
@@ -36,6 +38,7 @@ def save_model(
         card: text of its README.md.
         loss_state: what the loss trained beside the model (projections); kept in a folder of its
             own, `loss/parameters.safetensors`, so that nothing takes it for weights of the model.
+        note: how the training prompts looked (`eval_harness.trained_with`), for evaluation.
     Raises:
         RunFailure: the disk is full or the folder cannot be written.
     """
@@ -51,6 +54,8 @@ def save_model(
         card = f"{card}{adapter_notes(model, plain)}"
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        if note is not None:
+            (partial / trained_with.FILE).write_text(note, encoding="utf-8")
         if loss_state:
             (partial / "loss").mkdir()
             save_file(dict(loss_state), partial / "loss" / "parameters.safetensors")

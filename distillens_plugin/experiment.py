@@ -30,7 +30,7 @@ from distillens_plugin.positions import num_positions
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_terms import OWN_TERMS
-from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
+from distillens_plugin.tokenizers import beginnings_differ, check_vocabularies, load_tokenizer
 from distillens_plugin.trial_save import check_saving
 from eval_harness.errors import DistillensError
 
@@ -100,17 +100,19 @@ def load_data(
         trust_remote_code=spec.trust_remote_code,
     )
     teacher = recipe.models.teacher_model
+    notes: list[str] = []
     if teacher is not None and teacher.tokenizer_name != recipe.models.tokenizer_name:
-        check_vocabularies(
-            load_tokenizer(
-                teacher.tokenizer_name,
-                revision=teacher.revision,
-                trust_remote_code=teacher.trust_remote_code,
-            ),
-            tokenizer,
+        teachers = load_tokenizer(
+            teacher.tokenizer_name,
+            revision=teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
         )
+        check_vocabularies(teachers, tokenizer)
+        if recipe.datasets.train.add_bos_token == "auto":
+            notes = beginnings_differ(teachers, tokenizer)
     data = recipe.datasets
     train = load_examples(data.train, tokenizer, where=recipe.where("datasets.train"))
+    train.notes += tuple(notes)
     validation = None
     if data.validation is not None:
         validation = load_examples(

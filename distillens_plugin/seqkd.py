@@ -126,12 +126,13 @@ def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generati
         seeds=how.seeds if how.seeds is not None else (0,),
         max_new_tokens=data.max_length - data.max_prompt_length,
         template=data.template,
+        add_bos_token=data.add_bos_token,
         max_prompt_tokens=data.max_prompt_length,
     )
     settings = Settings(
         model=how.backend,
         model_args=_model_args(recipe, how),
-        benchmarks=[Benchmark(_TASK, prompts, path=prompts.absolute())],
+        benchmarks=[Benchmark(_TASK, prompts, path=prompts.absolute(), newline=data.newline)],
         protocol=protocol,
         output_path=folder,
         template=data.template,

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from eval_harness.errors import DistillensError
+from eval_harness.tokenisation import TextEncoder
 
 _NUM_NAMED = 3
 
@@ -44,6 +45,21 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def beginnings_differ(teacher: Any, student: Any) -> list[str]:
+    """A warning where the two tokenizers begin a text differently; the student's makes the data."""
+    ids = [TextEncoder(tokenizer).prefix_ids for tokenizer in (teacher, student)]
+    if ids[0] == ids[1]:
+        return []
+    shown = [
+        repr("".join(tokenizer.convert_ids_to_tokens(list(found)))) if found else "no first token"
+        for tokenizer, found in zip((teacher, student), ids, strict=True)
+    ]
+    return [
+        f"WARNING: the teacher's tokenizer begins a text with {shown[0]}, the student's, which "
+        f"makes the data, with {shown[1]}; set add_bos_token to true or false"
+    ]
 
 
 def check_vocabularies(teacher: Any, student: Any) -> int:

@@ -19,15 +19,19 @@ from distillens_plugin.evaluation import (
 )
 from distillens_plugin.experiment import Experiment
 from distillens_plugin.full_form import to_yaml
+from distillens_plugin.kept_state import Standing, save_state
 from distillens_plugin.loss_parameters import loss_state
 from distillens_plugin.main_process import on_main_process, say
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.metrics import Metrics
-from distillens_plugin.model_card import model_card, versions
+from distillens_plugin.model_card import model_card, student_name, versions
 from distillens_plugin.on_policy import OnPolicyLoader, Share
 from distillens_plugin.processes import trained_model
-from distillens_plugin.resume import Standing, save_state
+from distillens_plugin.resume import metrics_bytes
+from distillens_plugin.run_fingerprint import Fingerprint
 from distillens_plugin.trainer import EpochEnd, History, Trainer
+from eval_harness.errors import RunFailure
+from eval_harness.trained_with import training_note
 
 
 def on_policy_share(experiment: Experiment) -> Share | None:
@@ -40,14 +44,14 @@ class TrainingRun:
     """The training of a built experiment, with its reports.
 
     Args:
-        standing: where an interrupted run stood, whose state has been loaded.
+        fingerprint: what the run was begun with, to be kept with its state.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, standing: Standing | None) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, fingerprint: Fingerprint) -> None:
         self.experiment = experiment
         self.folder = folder
-        self.standing = standing
-        self.started_at = time.perf_counter() - (standing.seconds if standing is not None else 0.0)
+        self.fingerprint = fingerprint
+        self.started_at = time.perf_counter()
         self.trainer = Trainer(experiment.box, experiment.accelerator)
         self.by_rouge = experiment.recipe.train.best_by == "rougeL"
         self.scores: dict[str, float] = {}
@@ -57,12 +61,17 @@ class TrainingRun:
     def model(self) -> Any:
         return trained_model(self.experiment.box)
 
-    def train(self) -> None:
-        experiment = self.experiment
-        metrics = self._begin() if self.standing is None else self._go_on(self.standing)
+    def train(self, standing: Standing | None = None, state: Path | None = None) -> None:
+        """Trains to the end, saves and reports.
 
-        def keep(end: EpochEnd) -> None:
-            self._keep(end, metrics)
+        Args:
+            standing: where an interrupted run stood, and `state`, the folder that has been loaded.
+        """
+        experiment = self.experiment
+        if standing is None or state is None:
+            metrics = self._begin()
+        else:
+            metrics = self._go_on(standing, state)
 
         try:
             history = self.trainer.fit(
@@ -73,11 +82,10 @@ class TrainingRun:
                 score_name="rougeL" if self.by_rouge else "validation_loss",
                 higher_is_better=self.by_rouge,
                 save=self._save,
-                keep=keep if experiment.recipe.resumable else None,
-                resumed=self.standing,
+                keep=self._keep if experiment.recipe.resumable else None,
+                resumed=standing,
             )
-            loss_after = history.last_loss
-            self._close(history, loss_after)
+            self._close(history, history.last_loss)
         finally:
             metrics.close()
 
@@ -94,15 +102,20 @@ class TrainingRun:
         metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
         return metrics
 
-    def _go_on(self, standing: Standing) -> Metrics:
+    def _go_on(self, standing: Standing, state: Path) -> Metrics:
+        self.started_at -= standing.seconds
         self.loss_before = standing.loss_before
+        validation = standing.history["validation"]
+        if validation:
+            # For the card of what is saved again.
+            self.scores = {name: v for name, v in validation[-1].items() if name != "step"}
         share = on_policy_share(self.experiment)
         if share is not None and standing.share is not None:
             share.restore(standing.share)
         path, accelerator = self.folder / output.METRICS, self.experiment.accelerator
-        return Metrics(path, accelerator, keep_bytes=standing.metrics_bytes)
+        return Metrics(path, accelerator, keep_bytes=metrics_bytes(state))
 
-    def _keep(self, end: EpochEnd, metrics: Metrics) -> None:
+    def _keep(self, end: EpochEnd) -> None:
         accelerator, share = self.experiment.accelerator, on_policy_share(self.experiment)
         standing = Standing(
             step=self.trainer.step_number,
@@ -113,8 +126,9 @@ class TrainingRun:
             seconds=time.perf_counter() - self.started_at,
             loss_before=self.loss_before,
             share=share.state() if share is not None else None,
-            metrics_bytes=metrics.num_bytes,
             num_processes=accelerator.num_processes,
+            recipe=to_yaml(self.experiment.recipe.to_plain()),
+            fingerprint=self.fingerprint,
         )
         save_state(self.folder, accelerator, self.experiment.box, standing)
 
@@ -124,11 +138,27 @@ class TrainingRun:
             return None
         train = experiment.recipe.train
         batch_size = train.val_data_loader.kwargs.batch_size
-        return validation_loss(
+        loss = validation_loss(
             self.model,
             experiment.validation,
             batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
             accelerator=experiment.accelerator,
+        )
+        if not math.isfinite(loss):
+            raise RunFailure(self._non_finite(loss))
+        return loss
+
+    def _non_finite(self, loss: float) -> str:
+        step = self.trainer.step_number
+        if step == 0:
+            return (
+                f"the validation loss before training is {loss}: the student's own weights give "
+                "it; look at them and at the validation rows, or set mixed_precision: no"
+            )
+        return (
+            f"step {step}: the validation loss is {loss}; the student is not saved, and what was "
+            "saved before is intact; lower the learning rate, set max_grad_norm, or look at the "
+            "validation rows"
         )
 
     def _validate(self) -> dict[str, float]:
@@ -163,7 +193,7 @@ class TrainingRun:
             results["validation_loss before training"] = self.loss_before
         card = model_card(
             title=Path(recipe.path).stem,
-            student=spec.name_or_path or "A model without pretrained weights",
+            student=student_name(spec),
             teacher=teacher.name_or_path if teacher is not None else None,
             train_data=experiment.train.describe(),
             recipe_yaml=to_yaml(recipe.to_plain()),
@@ -179,11 +209,17 @@ class TrainingRun:
                 experiment.tokenizer,
                 card,
                 loss_state=loss_state(experiment.box.criterion),
+                note=training_note(
+                    recipe.datasets.train.template,
+                    begins_with_token=bool(experiment.train.prefix_ids),
+                ),
             ),
         )
 
     def _close(self, history: History, loss_after: float | None) -> None:
         experiment, accelerator = self.experiment, self.experiment.accelerator
+        if self.trainer.step_number == 0:
+            raise RunFailure("no step was taken: there is nothing to sum up")
         seconds = time.perf_counter() - self.started_at
         summary = {
             "validation_loss_before": self.loss_before,
@@ -204,7 +240,8 @@ class TrainingRun:
         }
         on_main_process(accelerator, lambda: output.write_summary(self.folder, summary))
         if accelerator.is_main_process:
-            shutil.rmtree(self.folder / output.STATE, ignore_errors=True)
+            for state in (output.STATE, output.STATE_BEFORE):
+                shutil.rmtree(self.folder / state, ignore_errors=True)
         if not accelerator.is_main_process:
             return
         for answer in self._samples():
@@ -233,7 +270,6 @@ class TrainingRun:
             experiment.tokenizer,
             num_rows=samples.num_rows,
             max_new_tokens=samples.max_new_tokens,
-            device=experiment.accelerator.device,
         )
 
 

@@ -190,6 +190,7 @@ def _vocabulary_sizes(recipe: Recipe, facts: dict[str, ModelFacts]) -> dict[str,
 
 def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[str]:
     from distillens_plugin.tokenizers import check_vocabularies as compare
+    from distillens_plugin.validate_text import check_text
 
     name = recipe.models.tokenizer_name
     tokenizer = _tokenizer(
@@ -202,19 +203,20 @@ def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[s
                 f"{recipe.where(f'models.{role}')}: its vocabulary has {size} ids, but the "
                 f"tokenizer {name} has {len(tokenizer)}; use the model's own tokenizer"
             )
-    teacher = recipe.models.teacher_model
+    teacher, teachers = recipe.models.teacher_model, None
+    # Before the teacher's tokenizer is looked for, which may be out of reach.
+    text = check_text(recipe, tokenizer, None)
     if teacher is not None and teacher.tokenizer_name != name:
         try:
-            common = compare(
-                _tokenizer(
-                    teacher.tokenizer_name, teacher, recipe.where("models.teacher_model"), hub
-                ),
-                tokenizer,
+            teachers = _tokenizer(
+                teacher.tokenizer_name, teacher, recipe.where("models.teacher_model"), hub
             )
+            common = compare(teachers, tokenizer)
         except DistillensError as error:
             raise DistillensError(f"{recipe.where('models')}: {error}") from None
         lines.append(f"ok tokenizers: {common} common ids, all alike")
-    return lines
+        text = check_text(recipe, tokenizer, teachers)
+    return lines + text
 
 
 def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> Any:
