@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.strict_json import NotJsonError, decode, json_type
 
 _BOM = b"\xef\xbb\xbf"
-_STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Legal inside a JSON string, but readers that use str.splitlines() end a line there.
 _ESCAPED_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-
-
-class _NotJsonError(Exception):
-    """What is wrong, and the 0-based character where it stands."""
-
-    def __init__(self, message: str, position: int) -> None:
-        super().__init__(message)
-        self.message = message
-        self.position = position
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -31,7 +22,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
     Lines end at a line feed only (a carriage return before it is JSON white space), so U+2028,
     U+0085 and the like inside a text stay there. A byte order mark, blank lines and a missing last
-    line feed are tolerated. NaN and Infinity are refused: they are not JSON.
+    line feed are tolerated. NaN and infinities are refused (1e999 is one), and the limits of
+    `strict_json` hold.
 
     Args:
         path: a UTF-8 file.
@@ -50,7 +42,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
                     continue
                 try:
                     row = _parse(raw)
-                except _NotJsonError as error:
+                except NotJsonError as error:
                     _refuse(path, number, error)
                 num_rows += 1
                 yield number, row
@@ -60,7 +52,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         raise DistillensError(f"{os.fspath(path)}: holds no rows, expected one JSON object a line")
 
 
-def _refuse(path: str | os.PathLike[str], number: int, error: _NotJsonError) -> NoReturn:
+def _refuse(path: str | os.PathLike[str], number: int, error: NotJsonError) -> NoReturn:
     place = f"{os.fspath(path)}:{number}:{error.position + 1}"
     raise DistillensError(f"{place}: {error.message}") from error
 
@@ -71,35 +63,12 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         position = len(raw[: error.start].decode("utf-8"))
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise _NotJsonError(message, position) from error
-    try:
-        row = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise _NotJsonError(f"not JSON: {error.msg}", error.pos) from error
-    except _NotJsonError as error:
-        raise _NotJsonError(error.message, _position_of_constant(text)) from error
-    except (ValueError, RecursionError) as error:
-        raise _NotJsonError(f"not readable as JSON: {error}", 0) from error
+        raise NotJsonError(message, position) from error
+    row = decode(text)
     if not isinstance(row, dict):
         position = len(text) - len(text.lstrip(" \t\r\n"))
-        raise _NotJsonError(f"found a JSON {_json_type(row)}, expected an object {{...}}", position)
+        raise NotJsonError(f"found a JSON {json_type(row)}, expected an object {{...}}", position)
     return row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotJsonError(
-        f"not JSON: {name} is not a JSON number; write null or leave the key out", 0
-    )
-
-
-def _position_of_constant(text: str) -> int:
-    hits = (hit.start() for hit in _STRING_OR_CONSTANT.finditer(text) if hit[0][0] != '"')
-    return next(hits, 0)
-
-
-def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
