@@ -26,6 +26,7 @@ class DatasetSpec:
         name: the configuration of a Hub data set.
         data_files: one file of a Hub repository or folder.
         split: of a Hub data set or folder; None leaves it to the caller.
+        newline: what the rows write for a newline, `<n>` in MiniLLM's ready prompts; None: nothing.
         template: a name of `eval_harness.templates` or a format string; not used by rows that bring
             a ready `prompt`.
         add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
@@ -41,6 +42,7 @@ class DatasetSpec:
     name: str | None = None
     data_files: str | None = None
     split: str | None = None
+    newline: str | None = None
     template: str = "alpaca"
     add_bos_token: bool | str = "auto"
     max_length: int = 512

@@ -1,16 +1,22 @@
 """Rows of instruction data as they stand in a file, a folder or on the Hub, checked one by one."""
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distillens_plugin.row_files import READERS
+from eval_harness.answers import read_newlines, without_empty
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import read_jsonl, replace_lone_surrogates
+from eval_harness.jsonl import replace_lone_surrogates
 
-_BUILDERS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_SUFFIXES = (*READERS, ".parquet")
+_SLICE = re.compile(r"(\w+)(?:\[(-?\d{0,18}):(-?\d{0,18})\])?")
+_MINILLM_NEWLINE = "<n>"
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class RawRow:
         instruction: None where the row brings a ready `prompt`.
         input: "" where there is none.
         prompt: a ready prompt, to which no template is applied.
-        references: at least one text; the first one is trained on.
+        references: at least one text; the first one is trained on. Empty ones are left out where
+            there are others.
     """
 
     id: str
@@ -42,19 +49,46 @@ def read_rows(spec: Any, *, where: str, default_split: str = "train") -> Iterato
     Raises:
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
+    newline = getattr(spec, "newline", None)
+    unit = "line" if spec.path.endswith(".jsonl") and Path(spec.path).is_file() else "row"
+    first = 1 if unit == "line" else 0
+    num_marks = 0
+    placed = _placed_rows(spec, where, default_split)
+    for number, (place, row) in enumerate(islice(placed, spec.num_rows), start=first):
+        if unit == "line":
+            number = int(place.rpartition(":")[2])
+        raw = _checked(row, place=place, default_id=f"{unit} {number}", newline=newline)
+        num_marks += newline is None and _MINILLM_NEWLINE in (raw.prompt or "")
+        yield raw
+    if num_marks:
+        print(
+            f"{where}: {num_marks} ready prompts of {spec.path} hold {_MINILLM_NEWLINE}, which is "
+            f"taken as it stands; where it means a newline, as in MiniLLM's files, set newline: "
+            f'"{_MINILLM_NEWLINE}"',
+            file=sys.stderr,
+        )
+
+
+def _placed_rows(spec: Any, where: str, default_split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(spec.path)
-    if path.suffix == ".jsonl":
+    if path.suffix == ".jsonl" and not path.is_dir():
         _refuse_hub_options(spec, where, path)
-        numbered: Iterator[tuple[int, dict[str, Any]]] = read_jsonl(path)
-        label, unit = f"{spec.path}:", "line"
-    else:
-        numbered = enumerate(_load_with_datasets(spec, where, default_split))
-        label, unit = f"{spec.path} row ", "row"
-    for number, row in islice(numbered, spec.num_rows):
-        yield _checked(row, place=f"{label}{number}", default_id=f"{unit} {number}")
+        return READERS[path.suffix](path)
+    if not path.exists() and (path.suffix in _SUFFIXES or spec.path.startswith((".", os.sep, "~"))):
+        raise DistillensError(f"{where}.path: {spec.path} does not exist")
+    if path.is_file():
+        _refuse_hub_options(spec, where, path)
+        if path.suffix not in _SUFFIXES:
+            raise DistillensError(
+                f"{where}.path: {spec.path} ends in {path.suffix!r}, expected "
+                f"{', '.join(_SUFFIXES)}"
+            )
+        if path.suffix in READERS:
+            return READERS[path.suffix](path)
+    return _load_with_datasets(spec, where, default_split)
 
 
-def _checked(row: dict[str, Any], *, place: str, default_id: str) -> RawRow:
+def _checked(row: dict[str, Any], *, place: str, default_id: str, newline: str | None) -> RawRow:
     task = "instruction" if row.get("instruction") is not None else "prompt"
     if row.get(task) is None or "output" not in row:
         found = ", ".join(map(str, row)) or "nothing"
@@ -63,15 +97,14 @@ def _checked(row: dict[str, Any], *, place: str, default_id: str) -> RawRow:
             "or prompt and output"
         )
     given_id = row.get("id")
-    row_id = default_id if given_id is None else str(given_id)
-    references = _references(row["output"], place)
-    if task == "prompt":
-        # The MiniLLM releases write newlines as <n> in their ready prompts and answers.
-        prompt = _text(row, "prompt", place).replace("<n>", "\n")
-        references = [text.replace("<n>", "\n") for text in references]
-        return RawRow(row_id, None, "", prompt, references)
+    text = read_newlines(_text(row, task, place), newline)
+    is_prompt = task == "prompt"
     return RawRow(
-        row_id, _text(row, "instruction", place), _text(row, "input", place), None, references
+        id=default_id if given_id is None else str(given_id),
+        instruction=None if is_prompt else text,
+        input="" if is_prompt else read_newlines(_text(row, "input", place), newline),
+        prompt=text if is_prompt else None,
+        references=[read_newlines(output, newline) for output in _references(row["output"], place)],
     )
 
 
@@ -85,12 +118,14 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
 
 
 def _references(output: Any, place: str) -> list[str]:
-    texts = output if isinstance(output, list | tuple) else [output or ""]
-    if not all(isinstance(text, str) for text in texts):
+    if output is None:
+        return [""]
+    texts = list(output) if isinstance(output, list | tuple) else [output]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise DistillensError(
             f"{place}: output is {_shown(output)}, expected a text or a list of texts"
         )
-    return [replace_lone_surrogates(text) for text in texts]
+    return without_empty([replace_lone_surrogates(text) for text in texts])
 
 
 def _shown(value: Any) -> str:
@@ -106,19 +141,12 @@ def _refuse_hub_options(spec: Any, where: str, path: Path) -> None:
             )
 
 
-def _load_with_datasets(spec: Any, where: str, default_split: str) -> Any:
+def _load_with_datasets(
+    spec: Any, where: str, default_split: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """A data set of the `datasets` library: the Hub's, a local folder's, or another file format."""
     path = Path(spec.path)
-    if not path.exists() and (path.suffix in _BUILDERS or spec.path.startswith((".", os.sep, "~"))):
-        raise DistillensError(f"{where}.path: {spec.path} does not exist")
-    if path.is_file():
-        _refuse_hub_options(spec, where, path)
-        if path.suffix not in _BUILDERS:
-            raise DistillensError(
-                f"{where}.path: {spec.path} ends in {path.suffix!r}, expected .jsonl or one of "
-                f"{', '.join(_BUILDERS)}"
-            )
-    # Imported here: it takes a second that a plain .jsonl file should not cost.
+    # Imported here: it takes a second that a plain file should not cost.
     import datasets
 
     data_files = getattr(spec, "data_files", None)
@@ -126,14 +154,24 @@ def _load_with_datasets(spec: Any, where: str, default_split: str) -> Any:
     split = spec.split or ("train" if data_files or path.is_file() else default_split)
     try:
         if path.is_file():
-            return datasets.load_dataset(
-                _BUILDERS[path.suffix], data_files=str(path), split="train"
+            rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+        elif (path / "dataset_dict.json").exists():
+            rows = datasets.load_from_disk(str(path))[split]
+        elif (path / "state.json").exists():
+            rows = datasets.load_from_disk(str(path))
+        else:
+            builder = datasets.load_dataset_builder(spec.path, spec.name, data_files=data_files)
+            files = _own_files(builder, split) if path.is_dir() else None
+            if files is not None:
+                return files
+            # pandas would take NA, None and null for missing.
+            texts = {"keep_default_na": False, "na_filter": False}
+            options = texts if builder.name == "csv" else {}
+            rows = datasets.load_dataset(
+                spec.path, spec.name, data_files=data_files, split=split, **options
             )
-        if (path / "dataset_dict.json").exists():
-            return datasets.load_from_disk(str(path))[split]
-        if (path / "state.json").exists():
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(spec.path, spec.name, data_files=data_files, split=split)
+    except DistillensError:
+        raise
     except Exception as error:  # whatever a Hub, a network or a file format can raise
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         advice = (
@@ -145,3 +183,21 @@ def _load_with_datasets(spec: Any, where: str, default_split: str) -> Any:
             f"{where}.path: {spec.path!r} (split {split!r}) cannot be loaded: "
             f"{reason.strip()}; {advice}"
         ) from error
+    return ((f"{spec.path} row {number}", row) for number, row in enumerate(rows))
+
+
+def _own_files(builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]] | None:
+    """The rows of a split of a local folder whose files can be read without guessing types.
+
+    None: other formats, or a split that only `datasets` knows to cut or to refuse.
+    """
+    wanted = _SLICE.fullmatch(split)
+    splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}
+    files = splits.get(wanted[1]) if wanted else None
+    if not wanted or not files or any(Path(file).suffix not in READERS for file in files):
+        return None
+    rows = (row for file in files for row in READERS[Path(file).suffix](Path(file)))
+    start, end = (int(text) if text else None for text in (wanted[2], wanted[3]))
+    if (start or 0) < 0 or (end or 0) < 0:
+        return iter(list(rows)[start:end])
+    return islice(rows, start, end)

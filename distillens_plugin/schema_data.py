@@ -8,6 +8,7 @@ from distillens_plugin.schema_base import Count, Strict, complain
 
 # How rows become tokens: what the validation set takes over from the training set.
 _INHERITED = (
+    "newline",
     "template",
     "add_bos_token",
     "max_length",
@@ -29,6 +30,12 @@ class DatasetSpec(Strict):
         default=None,
         description="split of a Hub data set, slices allowed: train[1000:]; its own name if not "
         "given",
+    )
+    newline: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what the rows' texts write for a newline, such as `<n>` in MiniLLM's ready "
+        "prompts; null: nothing, texts stay as they are",
     )
     template: str = Field(
         default="alpaca",

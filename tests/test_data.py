@@ -62,7 +62,7 @@ def test_the_alpaca_template_is_applied_with_and_without_input(load, tokenizer):
 
 
 def test_a_ready_prompt_gets_no_template_and_its_newline_marks_are_read(load, tokenizer):
-    data = load({"prompt": "Say<n>it: ", "output": "a<n>b"})
+    data = load({"prompt": "Say<n>it: ", "output": "a<n>b"}, newline="<n>")
     assert tokenizer.decode(data.rows[0].prompt_ids) == "Say\nit: "
     assert data.rows[0].references == ["a\nb"]
 
@@ -129,8 +129,14 @@ def test_a_response_that_just_fits_keeps_its_eos(load, tokenizer):
 
 
 def test_rows_with_empty_responses_are_dropped_and_counted(load):
-    data = load(row(output=""), row(output=" \n"), row(output=[]), row(output=None), row())
+    data = load(row(output=""), row(output=" \n"), row(output=[""]), row(output=None), row())
     assert (data.counts.empty, data.counts.kept) == (4, 1)
+
+
+def test_the_first_reference_with_text_is_trained_on(load, tokenizer):
+    kept = load(row(output=["", " ", "one", "two"])).rows[0]
+    assert tokenizer.decode(kept.response_ids, skip_special_tokens=True) == "one"
+    assert kept.references == ["one", "two"]
 
 
 def test_the_prompt_can_be_supervised_too(load):
@@ -185,6 +191,15 @@ def test_lone_surrogates_do_not_stop_the_tokenizer(load):
         ({"instruction": "x"}, ":2: found the keys instruction; expected"),
         ({"instruction": 3, "output": "y"}, ":2: instruction is 3, expected a text"),
         ({"instruction": "x", "output": 5}, ":2: output is 5, expected a text or a list"),
+        ({"instruction": "x", "output": 0}, ":2: output is 0, expected a text or a list"),
+        ({"instruction": "x", "output": 0.0}, ":2: output is 0.0, expected a text or a list"),
+        ({"instruction": "x", "output": False}, ":2: output is False, expected a text or a list"),
+        ({"instruction": "x", "output": []}, ":2: output is [], expected a text or a list"),
+        ({"instruction": "x", "output": {}}, ":2: output is {}, expected a text or a list"),
+        ({"instruction": "x", "output": [None]}, ":2: output is [None], expected a text or a"),
+        ({"instruction": 0, "output": "y"}, ":2: instruction is 0, expected a text"),
+        ({"prompt": False, "output": "y"}, ":2: prompt is False, expected a text"),
+        ({"instruction": "x", "input": 0, "output": "z"}, ":2: input is 0, expected a text"),
         ({"instruction": "x", "output": ["a", 5]}, ":2: output is ['a', 5], expected"),
         (
             {"instruction": "x", "input": ["y"], "output": "z"},
