@@ -40,6 +40,7 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
     ("teacher_cache", "path"),
     ("output_dir",),
 )
+_MAX_SHOWN = 120
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Source:
 
     def describe(self, path: KeyPath) -> str:
         """`recipes/gpt2.yaml:23: train.criterion.key`; a --set that plays a part is named too."""
-        dotted = ".".join(map(str, path))
+        dotted = ".".join(map(_shown, path))
         override = self.override_of(path)
         if override is not None:
-            return f"--set {override.text}: {dotted}"
+            return f"--set {_shown(override.text)}: {dotted}"
         within = [o for o in self.overrides if o.path[: len(path)] == path]
         where = self.name
         for length in range(len(path), 0, -1):
@@ -85,12 +86,12 @@ class Source:
                 where = f"{origin.file}:{origin.place.key.line}"
                 break
         if within:
-            where += f" with --set {within[-1].text}"
+            where += f" with --set {_shown(within[-1].text)}"
         return f"{where}: {dotted}" if dotted else where
 
     def locate(self, dotted: str) -> str:
         """`describe` for a dotted path, in which a number is a list's entry."""
-        return self.describe(tuple(int(p) if p.isdigit() else p for p in dotted.split(".")))
+        return self.describe(tuple(map(_part, dotted.split("."))))
 
 
 def load_recipe(
@@ -121,7 +122,7 @@ def load_recipe(
         override = parse_override(text, trust=trust)
         if override.path[0] == BASE:
             raise DistillensError(
-                f"--set {text}: a recipe's base is part of its file; put other files over it with "
+                f"--set {_shown(text)}: a recipe's base is part of its file; put other files over it with "
                 "--with FILE"
             )
         _apply(data, override, source.name)
@@ -166,11 +167,11 @@ def parse_override(text: str, *, trust: bool = False) -> Override:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise DistillensError(
-            f"--set {text}: found no key and value, expected a path, = and a value, such as "
+            f"--set {_shown(text)}: found no key and value, expected a path, = and a value, such as "
             "train.num_epochs=2"
         )
-    path = tuple(int(part) if part.isdigit() else part for part in parts)
-    data, _ = parse_yaml(value, f"--set {text}: value", trust=trust)
+    path = tuple(map(_part, parts))
+    data, _ = parse_yaml(value, f"--set {_shown(text)}: value", trust=trust)
     return Override(text, path, data)
 
 
@@ -179,22 +180,21 @@ def _apply(data: Any, override: Override, name: str) -> None:
     node = data
     for depth, part in enumerate(override.path):
         last = depth == len(override.path) - 1
-        above = ".".join(map(str, override.path[:depth])) or "the recipe"
+        above = ".".join(map(_shown, override.path[:depth])) or "the recipe"
         if isinstance(node, list):
             if not isinstance(part, int) or part >= len(node):
                 entries = f"0 to {len(node) - 1}" if node else "no entries yet"
                 raise DistillensError(
-                    f"--set {override.text}: {above} in {name} is a list with the entries "
-                    f"{entries}; found {part!r}"
+                    f"--set {_shown(override.text)}: {above} in {name} is a list with the "
+                    f"entries {entries}; found {show(part)}"
                 )
             key: Any = part
         elif isinstance(node, dict):
             key = _existing_key(node, part)
         else:
             raise DistillensError(
-                f"--set {override.text}: {above} in {name} is {show(node)}, which has no keys "
-                "below "
-                f"it; found {part!r}" + _near(data, override.path, depth)
+                f"--set {_shown(override.text)}: {above} in {name} is {show(node)}, which has no "
+                f"keys below it; found {show(part)}" + _near(data, override.path, depth)
             )
         if last:
             node[key] = copy.deepcopy(override.value)
@@ -202,6 +202,18 @@ def _apply(data: Any, override: Override, name: str) -> None:
             if isinstance(node, dict) and node.get(key) is None:
                 node[key] = {}
             node = node[key]
+
+
+def _part(text: str) -> str | int:
+    """A part of a dotted key path: few digits are a list's entry."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
+
+
+def _shown(part: str | int) -> str:
+    """A part of a path, or the text of an override, as an error names it: short and printable."""
+    text = str(part)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def _existing_key(node: dict[Any, Any], part: str | int) -> Any:

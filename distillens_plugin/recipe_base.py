@@ -7,6 +7,7 @@ is a copy of another.
 
 import copy
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from eval_harness.errors import DistillensError
 BASE = "base"
 # A folder belongs to one run: what is derived from a recipe does not write into that one's.
 _NOT_INHERITED = "output_dir"
+_MAX_FILES = 50
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def read_composed(path: str, *, trust: bool = False) -> Composed:
         DistillensError: as `read_yaml_file`; `base` is no file name or list of them, a file is
             missing, or a recipe is its own base.
     """
-    return _read(path, trust, ())
+    return _Reader(trust).read(path, ())
 
 
 def merge(below: Composed, above: Composed) -> Composed:
@@ -76,44 +78,74 @@ def _merge(
     for key, value in changes.items():
         here = (*path, key)
         both = isinstance(value, dict) and isinstance(target.get(key), dict)
-        if not both:
-            for old in [old for old in origins if old[: len(here)] == here]:
-                del origins[old]
-        if here in changed:
-            origins[here] = changed[here]
+        if not both and key in target:
+            for old in _paths_of(target[key], here):
+                origins.pop(old, None)
         if isinstance(value, dict):
+            if here in changed:
+                origins[here] = changed[here]
             inner = target[key] if both else {}
             target[key] = inner
             _merge(inner, value, here, origins, changed)
             continue
         target[key] = copy.deepcopy(value)
-        origins.update({at: o for at, o in changed.items() if at[: len(here)] == here})
+        origins.update({at: changed[at] for at in _paths_of(value, here) if at in changed})
 
 
-def _read(path: str, trust: bool, chain: tuple[str, ...]) -> Composed:
-    data, places = read_yaml_file(path, trust=trust)
-    own = Composed(data, {at: Origin(path, place) for at, place in places.items()})
-    result = Composed({}, {})
-    chain = (*chain, os.path.realpath(path))
-    for index, name in enumerate(_bases(own, path)):
-        base = os.path.normpath(os.path.join(os.path.dirname(path), name))
-        where = _where(own, path, index)
-        if os.path.realpath(base) in chain:
-            raise DistillensError(
-                f"{where}: {name} is the recipe itself or starts from it; a recipe cannot be its "
-                "own base"
-            )
-        if not os.path.isfile(base):
-            raise DistillensError(
-                f"{where}: there is no file {base}; expected a recipe, found from the folder of "
-                f"{path}"
-            )
-        result = merge(result, _read(base, trust, chain))
-        result.data.pop(_NOT_INHERITED, None)
-        result.origins.pop((_NOT_INHERITED,), None)
-    own.data.pop(BASE, None)
-    own.origins = {at: origin for at, origin in own.origins.items() if at[:1] != (BASE,)}
-    return merge(result, own)
+def _paths_of(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The path of a value, and those of everything in it."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _paths_of(inner, (*path, key))
+
+
+class _Reader:
+    """Reads each file once, however often it is named: a few files could stand for millions."""
+
+    def __init__(self, trust: bool) -> None:
+        self._trust = trust
+        self._done: dict[str, Composed] = {}
+
+    def read(self, path: str, chain: tuple[str, ...]) -> Composed:
+        """A recipe with its bases merged in.
+
+        Args:
+            chain: the files that lead to it.
+        """
+        real = os.path.realpath(path)
+        if real not in self._done:
+            if len(self._done) + len(chain) >= _MAX_FILES:
+                raise DistillensError(
+                    f"{path}: the recipe is made of more than {_MAX_FILES} files; expected a few "
+                    "bases"
+                )
+            self._done[real] = self._compose(path, (*chain, real))
+        return self._done[real]
+
+    def _compose(self, path: str, chain: tuple[str, ...]) -> Composed:
+        data, places = read_yaml_file(path, trust=self._trust)
+        own = Composed(data, {at: Origin(path, place) for at, place in places.items()})
+        result = Composed({}, {})
+        for index, name in enumerate(_bases(own, path)):
+            base = os.path.normpath(os.path.join(os.path.dirname(path), name))
+            where = _where(own, path, index)
+            if os.path.realpath(base) in chain:
+                raise DistillensError(
+                    f"{where}: {name} is the recipe itself or starts from it; a recipe "
+                    "cannot be its own base"
+                )
+            if not os.path.isfile(base):
+                raise DistillensError(
+                    f"{where}: there is no file {base}; expected a recipe, found from the folder "
+                    f"of {path}"
+                )
+            result = merge(result, self.read(base, chain))
+            result.data.pop(_NOT_INHERITED, None)
+            result.origins.pop((_NOT_INHERITED,), None)
+        own.data.pop(BASE, None)
+        own.origins = {at: origin for at, origin in own.origins.items() if at[:1] != (BASE,)}
+        return merge(result, own)
 
 
 def _bases(own: Composed, path: str) -> list[str]:

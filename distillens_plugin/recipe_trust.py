@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillens_plugin.recipe_yaml import ImportedName, is_sampler
+from distillens_plugin.recipe_loader import ImportedName, is_sampler
 from eval_harness.errors import DistillensError
 from eval_harness.key_values import parse_key_values
 from eval_harness.trust import (

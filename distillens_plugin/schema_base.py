@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 KeyPath = tuple[str | int, ...]
+_LONGEST_NAME = 100
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -47,14 +48,17 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "a mapping" + (f" with the keys {', '.join(map(str, value))}"[:70] if value else "")
+        some = ", ".join(repr(key)[1:-1] if isinstance(key, str) else str(key) for key in value)
+        return "a mapping" + (f" with the keys {some}"[:70] if value else "")
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`did you mean 'beta'?`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=2)
+    if len(name) > _LONGEST_NAME:
+        return ""
+    near = difflib.get_close_matches(name, [str(word) for word in known], n=2)
     return f"did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
 
 
