@@ -7,7 +7,7 @@ from distillens_plugin.main_process import on_main_process, say
 from distillens_plugin.memory import peak_memory_bytes
 from distillens_plugin.schema import Recipe
 from distillens_plugin.trainer import StepResult, Trainer
-from distillens_plugin.training import build_and_describe
+from distillens_plugin.training import build_and_describe, load_and_describe_data
 from distillens_plugin.validate import validate_without_weights
 from distillens_plugin.window import Window, windows
 
@@ -20,7 +20,8 @@ def dry_run(recipe: Recipe) -> int:
     accelerator = make_accelerator(recipe, tracker_folder=None)
     # Nothing is written, so an earlier run in the output folder is no matter.
     on_main_process(accelerator, lambda: validate_without_weights(recipe, overwrite=True))
-    experiment = build_and_describe(recipe, accelerator)
+    data = load_and_describe_data(recipe, accelerator)
+    experiment = build_and_describe(recipe, accelerator, data)
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import plan_teacher_cache
 

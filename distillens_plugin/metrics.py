@@ -30,11 +30,6 @@ class Metrics:
             self._file = path.open("a", encoding="utf-8")
             self._file.truncate(keep_bytes)
 
-    @property
-    def num_bytes(self) -> int:
-        """Written so far; 0 where this process writes nothing."""
-        return self._file.tell() if self._file is not None else 0
-
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record; nested numbers become `a/b` in trackers.
 

@@ -1,171 +1,219 @@
-"""What a run keeps after each epoch, so that `--resume` goes on from there as if nothing had been.
-
-<output_dir>/state/            there while the run goes on; a finished run has none
-    standing.json              step, epoch, scores, and what the logs had summed up
-    extra.pt                   schedule, and what the loss trained beside the model
-    (the rest)                 accelerate's: weights, optimiser, loss scale, random numbers of each
-                               process
-
-The order of the batches depends on seed and epoch alone, so that whole epochs need no more.
+"""Whether there is a run to go on with, whether it is this one, and which of its states is whole.
 """
 
 import json
-import logging
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from distillens_plugin import output
-from distillens_plugin.checkpoint import put_back, replace_folder
-from distillens_plugin.loss_parameters import load_loss_state, loss_state
-from distillens_plugin.main_process import on_main_process
-from eval_harness.errors import DistillensError, RunFailure
+from distillens_plugin.kept_state import Standing, damage_of, read_standing
+from distillens_plugin.run_fingerprint import Fingerprint
+from eval_harness.atomic import write_bytes, write_text
+from eval_harness.errors import DistillensError
 
-_STANDING, _EXTRA = "standing.json", "extra.pt"
+_ANEW = "train anew with --overwrite"
 
 
 @dataclass
-class Standing:
-    """Where a run stands after a whole epoch.
+class Kept:
+    """What an earlier run left in the output folder.
 
     Attributes:
-        history: of `trainer.History`.
-        averages, progress: sums of the log and of the bar (`metrics.Averages`, `Progress`).
-        seconds: since the run began, without the time it lay still.
-        loss_before: validation loss before training.
-        share: of on-policy rows (`on_policy.Share`); None without.
-        metrics_bytes: length of metrics.jsonl; later lines are written again.
+        standing: where it stands, and `state` the folder of that state; None where it has kept
+            none, or has been finished.
+        finished: it has nothing more to do.
+        fingerprint: what it was begun with; None where that is not known.
+        lines: what to tell the user.
     """
 
-    step: int
-    epoch: int
-    history: dict[str, Any]
-    averages: dict[str, Any]
-    progress: dict[str, Any]
-    seconds: float
-    loss_before: float | None
-    share: dict[str, Any] | None
-    metrics_bytes: int
-    num_processes: int
+    standing: Standing | None
+    state: Path | None
+    finished: bool
+    fingerprint: Fingerprint | None
+    lines: list[str]
 
 
-def save_state(folder: Path, accelerator: Accelerator, box: Any, standing: Standing) -> None:
-    """Replaces the state of the epoch before, whole or not at all. Every process calls it.
+def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
+    """Looks for a run of this recipe and for a state without damage, and tidies up after a kill.
 
+    Every byte of the state is checked here, before anything is loaded from it.
+
+    Args:
+        recipe_yaml: the recipe that is asked for, as `to_yaml` writes it.
     Raises:
-        RunFailure: on every process, where one of them could not write.
+        DistillensError: the run there is one of another recipe or number of processes, or what it
+            left is damaged so that it cannot be gone on with.
     """
-    state = folder / output.STATE
-    partial = state.with_name(f".{state.name}.partial")
-
-    def prepare() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / _STANDING).write_text(json.dumps(asdict(standing)), encoding="utf-8")
-        torch.save(_extra(box), partial / _EXTRA)
-
-    # Each stage ends on all processes before the next begins: none waits for one that failed.
-    on_main_process(accelerator, lambda: _or_failure(state, prepare))
-    error = None
-    try:
-        with _quiet():
-            accelerator.save_state(str(partial))
-    except Exception as raised:
-        error = str(raised)
-    errors = [found for found in gather_object([error]) if found is not None]
-    if errors:
-        raise RunFailure(_cannot_keep(state, errors[0]))
-    on_main_process(accelerator, lambda: _or_failure(state, lambda: replace_folder(partial, state)))
-
-
-def _or_failure(state: Path, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except (OSError, RuntimeError) as error:
-        raise RunFailure(_cannot_keep(state, error)) from error
-
-
-def _cannot_keep(state: Path, why: object) -> str:
-    return f"{state}: cannot keep the state ({why}); make room, or set resumable: false"
-
-
-def load_state(folder: Path, accelerator: Accelerator, box: Any) -> None:
-    """Weights, optimiser, schedule and random numbers, into what a recipe has just built.
-
-    Raises:
-        DistillensError: the state cannot be read.
-    """
-    state = folder / output.STATE
-    try:
-        extra = torch.load(state / _EXTRA, map_location="cpu", weights_only=True)
-        load_loss_state(box.criterion, extra["loss"])
-        if box.lr_scheduler is not None:
-            box.lr_scheduler.load_state_dict(extra["scheduler"])
-        with _quiet():
-            accelerator.load_state(str(state))
-    except Exception as error:
-        raise DistillensError(
-            f"{state}: cannot be read ({error}); train anew with --overwrite"
-        ) from error
-
-
-def find_standing(
-    folder: Path, recipe_plain: dict[str, Any], num_processes: int
-) -> Standing | None:
-    """Where the run in `folder` stands; None where there is no run, or none with a whole epoch.
-
-    Raises:
-        DistillensError: the run there is one of another recipe or number of processes, or its
-            state cannot be read.
-    """
-    check_same_recipe(folder, recipe_plain)
-    put_back(folder / output.STATE)
-    path = folder / output.STATE / _STANDING
-    if not path.is_file():
-        return None
-    try:
-        standing = Standing(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DistillensError(
-            f"{path}: cannot be read ({error}); train anew with --overwrite"
-        ) from error
+    if output.is_half_cleared(folder):
+        line = f"{folder}: an earlier run was being replaced when that was cut off; starting anew"
+        return Kept(None, None, False, None, [line])
+    lines = output.tidy(folder)
+    if (folder / output.SUMMARY).is_file():
+        _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
+        fingerprint = _read_fingerprint(folder)
+        lines.append(f"{folder}: this run is finished; there is nothing to go on with")
+        return Kept(None, None, True, fingerprint, lines)
+    state = _whole_state(folder, lines)
+    if state is None:
+        return _without_state(folder, recipe_yaml, lines)
+    standing = read_standing(state)
+    _check_same_recipe(standing.recipe, recipe_yaml, folder)
     if standing.num_processes != num_processes:
         raise DistillensError(
             f"--resume: the run in {folder} had {standing.num_processes} processes, found "
-            f"{num_processes}; start as many, or train anew with --overwrite"
+            f"{num_processes}; start as many, or {_ANEW}"
         )
-    return standing
+    _check_best(folder, standing)
+    return Kept(standing, state, False, standing.fingerprint, lines)
 
 
-def is_finished(folder: Path) -> bool:
-    return (folder / output.SUMMARY).is_file()
+def put_records_back(folder: Path, kept: Kept) -> list[str]:
+    """Makes recipe.yaml, fingerprint.json and metrics.jsonl what they were when the state was kept.
+
+    Returns:
+        A line for each that had been cut, changed or lost.
+    """
+    standing, state = kept.standing, kept.state
+    assert standing is not None
+    assert state is not None
+    lines = []
+    texts = {
+        output.RECIPE: standing.recipe,
+        output.FINGERPRINT: encode_fingerprint(standing.fingerprint),
+    }
+    for name, text in texts.items():
+        if _read(folder / name) != text.encode():
+            write_text(folder / name, text)
+            lines.append(f"{folder / name}: was damaged or missing; put back as the state has it")
+    metrics = _read(state / output.METRICS)
+    if metrics is not None and not (_read(folder / output.METRICS) or b"").startswith(metrics):
+        write_bytes(folder / output.METRICS, metrics)
+        told = folder / output.METRICS
+        lines.append(f"{told}: was damaged or missing; put back as the state has it")
+    return lines
 
 
-def check_same_recipe(folder: Path, recipe_plain: dict[str, Any]) -> None:
+def metrics_bytes(state: Path) -> int:
+    """Length of metrics.jsonl when the state was kept; later lines are written again."""
+    path = state / output.METRICS
+    return path.stat().st_size if path.is_file() else 0
+
+
+def encode_fingerprint(fingerprint: Fingerprint) -> str:
+    """The text of fingerprint.json."""
+    return json.dumps(fingerprint, indent=1) + "\n"
+
+
+def _whole_state(folder: Path, lines: list[str]) -> Path | None:
+    """The newest state without damage; None where none was kept."""
+    newest, before = folder / output.STATE, folder / output.STATE_BEFORE
+    damages: dict[Path, str] = {}
+    for state in (newest, before):
+        if not state.is_dir():
+            continue
+        damage = damage_of(state)
+        if damage is None:
+            if damages:
+                told = damages[newest]
+                lines.append(f"{newest}: {told}; going on from the state before it, {before}")
+            elif state == before:
+                lines.append(f"{newest}: is missing; going on from the state before it, {before}")
+            return state
+        damages[state] = damage
+    if damages:
+        told = "; ".join(f"{state}: {damage}" for state, damage in damages.items())
+        raise DistillensError(f"--resume: no state is whole ({told}); put it back, or {_ANEW}")
+    return None
+
+
+def _without_state(folder: Path, recipe_yaml: str, lines: list[str]) -> Kept:
+    """An earlier run was cut off before it kept a state, or there was none at all."""
+    if not folder.is_dir() or not any((folder / name).exists() for name in output.OWN):
+        return Kept(None, None, False, None, lines)
+    _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
+    lines.append(
+        f"{folder}: the run there was cut off before it kept a state (it keeps one after each "
+        "epoch, unless resumable is false); starting anew from step 0"
+    )
+    return Kept(None, None, False, None, lines)
+
+
+def _check_best(folder: Path, standing: Standing) -> None:
+    """`last` and a `best` of this very step are written again; an older best must be there."""
+    best = folder / output.BEST
+    best_step = standing.history["best_step"]
+    if best_step != standing.step and not any(best.glob("*.safetensors")):
+        raise DistillensError(
+            f"--resume: {best} is missing or empty, and step {best_step} was the best so far; put "
+            f"it back, or {_ANEW}"
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a recipe to compare it: what tags stand for is not looked up."""
+
+
+def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {f"!{suffix}": loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.SequenceNode):
+        return {f"!{suffix}": loader.construct_sequence(node, deep=True)}
+    return {f"!{suffix}": node.value}
+
+
+_Loader.add_multi_constructor("!", _tagged)
+
+
+def _read_recipe(folder: Path) -> str:
+    path = folder / output.RECIPE
+    try:
+        text = path.read_text(encoding="utf-8")
+        if isinstance(_parse(text), dict):
+            return text
+        reason = "it is no recipe"
+    except FileNotFoundError as error:
+        raise DistillensError(
+            f"--resume: {path} is missing, so that nothing says whose run this is; put it back, or "
+            f"{_ANEW}"
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _read_fingerprint(folder: Path) -> Fingerprint | None:
+    """None where there is none: a run of an older version."""
+    path = folder / output.FINGERPRINT
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if set(found) >= {"data", "files", "surroundings"}:
+            return dict(found)
+        reason = "it has other keys"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error)
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
+
+
+def _check_same_recipe(before: str, now: str, folder: Path) -> None:
     """Refuses to go on with a run of another recipe; where and what it keeps does not matter.
 
     Raises:
         DistillensError: naming the first key that differs.
     """
-    path = folder / output.RECIPE
-    if not path.is_file():
-        return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # As it would be read again: a tuple comes back as a list.
-    now = yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(recipe_plain))))
-    difference = _difference(before, now, "")
+    difference = _difference(_parse(before), _parse(now), "")
     if difference is not None:
         raise DistillensError(
-            f"--resume: {path} is of another recipe ({difference}); put it back, name another "
-            "folder with --output_dir, or train anew with --overwrite"
+            f"--resume: {folder / output.RECIPE} is of another recipe ({difference}); put it back, "
+            f"name another folder with --output_dir, or {_ANEW}"
         )
 
 
@@ -185,18 +233,8 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
     return None if before == now else f"{path} was {before!r} and is {now!r}"
 
 
-def _extra(box: Any) -> dict[str, Any]:
-    scheduler = box.lr_scheduler.state_dict() if box.lr_scheduler is not None else None
-    return {"scheduler": scheduler, "loss": loss_state(box.criterion)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """accelerate warns of every tied weight that it saves once."""
-    logger = logging.getLogger("accelerate")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _read(path: Path) -> bytes | None:
     try:
-        yield
-    finally:
-        logger.setLevel(level)
+        return path.read_bytes()
+    except OSError:
+        return None

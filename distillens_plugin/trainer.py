@@ -11,11 +11,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from distillens_plugin.hidden import HiddenTerm
+from distillens_plugin.kept_state import Standing
 from distillens_plugin.loss import LensTerm
 from distillens_plugin.loss_parameters import average_gradients
 from distillens_plugin.metrics import Averages, Metrics, Progress
 from distillens_plugin.processes import apply_gradients, backward, clip, trained_model
-from distillens_plugin.resume import Standing
 from distillens_plugin.weighted_sum import WeightedSum
 from distillens_plugin.window import Window, windows
 from eval_harness.errors import RunFailure
@@ -183,8 +183,11 @@ class Trainer:
                 save is `best` as well.
             score_name: of the score that decides `best`.
             save: called with `last` each time and with `best` where the score improved.
-            keep: called at the end of each epoch but the last, after saving.
+            keep: called at the end of each epoch, before saving: what a kill while saving leaves
+                undone is done again from what was kept.
             resumed: where an interrupted run stood; models and optimiser have been put back.
+        Raises:
+            RunFailure: see `step`; or an epoch had no batches.
         """
         history = History()
         progress = Progress(num_steps, self.accelerator)
@@ -195,8 +198,10 @@ class Trainer:
             progress.restore(resumed.progress, resumed.step)
             averages.restore(resumed.averages)
             epoch, self.step_number = resumed.epoch, resumed.step
+            _save(history, self.step_number, save)
         try:
             while self.step_number < num_steps:
+                step_before = self.step_number
                 self.box.pre_epoch_process(epoch=epoch)
                 loader = self.box.train_data_loader
                 for window in windows(loader, self.box.grad_accum_step, self.accelerator):
@@ -208,6 +213,11 @@ class Trainer:
                         metrics.write(self._record(epoch, averages.take(), progress))
                     if self.step_number == num_steps:
                         break
+                if self.step_number == step_before:
+                    raise RunFailure(
+                        f"epoch {epoch + 1}: the data loader gave no batch, so that nothing can be "
+                        "trained; look at its sampler, batch_size and drop_last"
+                    )
                 self.box.post_epoch_process()
                 epoch += 1
                 progress.pause()
@@ -217,13 +227,12 @@ class Trainer:
                     shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
                     progress.say(f"epoch {epoch}, step {self.step_number}: {shown}")
                     history.validation.append({"step": self.step_number, **scores})
-                save("last")
                 score = scores[score_name] if scores is not None else None
                 if history.improves(score, higher_is_better):
                     history.best_score, history.best_step = score, self.step_number
-                    save("best")
-                if keep is not None and self.step_number < num_steps:
+                if keep is not None:
                     keep(EpochEnd(epoch, history, averages.state(), progress.state()))
+                _save(history, self.step_number, save)
                 progress.resume()
         finally:
             progress.close()
@@ -239,6 +248,12 @@ class Trainer:
             "tokens_per_s": round(progress.tokens_per_s, 1),
             **means,
         }
+
+
+def _save(history: History, step_number: int, save: Callable[[str], None]) -> None:
+    save("last")
+    if history.best_step == step_number:
+        save("best")
 
 
 def named_values(criterion: Any) -> dict[str, Tensor]:

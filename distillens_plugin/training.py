@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin import output
+from distillens_plugin.data import InstructionDataset
 from distillens_plugin.experiment import (
     Experiment,
     build_experiment,
@@ -12,13 +14,24 @@ from distillens_plugin.experiment import (
     make_accelerator,
 )
 from distillens_plugin.full_form import to_yaml
-from distillens_plugin.main_process import on_main_process, say
+from distillens_plugin.kept_state import Standing, check_can_be_kept, load_state
+from distillens_plugin.main_process import on_main_process, say, say_all
 from distillens_plugin.models import num_parameters
-from distillens_plugin.resume import find_standing, is_finished, load_state
+from distillens_plugin.resume import Kept, encode_fingerprint, find_kept, put_records_back
+from distillens_plugin.run_fingerprint import (
+    Fingerprint,
+    changed_surroundings,
+    check_same_inputs,
+    make_fingerprint,
+)
+from distillens_plugin.run_lock import locked_output
 from distillens_plugin.schema import Recipe
 from distillens_plugin.training_run import TrainingRun
 from distillens_plugin.validate import validate_without_weights
 from eval_harness.atomic import write_text
+
+# Tokenizer, training and validation data.
+Data = tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]
 
 
 def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False) -> int:
@@ -32,39 +45,57 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False
         RunFailure: training, saving or writing failed.
     """
     accelerator = make_accelerator(recipe, folder / output.TRACKERS)
+    with locked_output(folder, accelerator):
+        return _train_locked(recipe, folder, accelerator, overwrite=overwrite, resume=resume)
+
+
+def _train_locked(
+    recipe: Recipe, folder: Path, accelerator: Accelerator, *, overwrite: bool, resume: bool
+) -> int:
     on_main_process(accelerator, lambda: _check(recipe, folder, overwrite or resume))
-    standing = None
+    recipe_yaml = to_yaml(recipe.to_plain())
+    kept: Kept | None = None
     if resume:
         processes = accelerator.num_processes
-        standing = on_main_process(
-            accelerator, lambda: find_standing(folder, recipe.to_plain(), processes)
-        )
-        if on_main_process(accelerator, lambda: is_finished(folder)):
-            say(accelerator, f"{folder}: this run is finished; there is nothing to go on with")
+        kept = on_main_process(accelerator, lambda: find_kept(folder, recipe_yaml, processes))
+    data = load_and_describe_data(recipe, accelerator)
+    fingerprint = on_main_process(
+        accelerator, lambda: _fingerprint(recipe, data, accelerator, folder, kept)
+    )
+    if kept is not None:
+        say_all(accelerator, kept.lines)
+        if kept.finished:
             return 0
-    experiment = build_and_describe(recipe, accelerator)
+    experiment = build_and_describe(recipe, accelerator, data)
+    if recipe.resumable:
+        check_can_be_kept(accelerator, experiment.box)
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import attach_teacher_cache
 
         say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
+    standing = _put_back(experiment, folder, kept)
     # Only now that everything else stands is an earlier run replaced.
     if standing is None:
-        on_main_process(accelerator, lambda: _prepare(folder, recipe))
-    else:
-        load_state(folder, accelerator, experiment.box)
-        say(accelerator, f"going on after epoch {standing.epoch}, step {standing.step}")
+        on_main_process(accelerator, lambda: _prepare(folder, recipe_yaml, fingerprint))
+        say_all(accelerator, _nothing_kept(experiment))
     if recipe.trackers:
-        accelerator.init_trackers("distillens", config={"recipe": to_yaml(recipe.to_plain())})
-    TrainingRun(experiment, folder, standing).train()
+        accelerator.init_trackers("distillens", config={"recipe": recipe_yaml})
+    run = TrainingRun(experiment, folder, fingerprint)
+    run.train(standing, kept.state if kept is not None else None)
     return 0
 
 
-def build_and_describe(recipe: Recipe, accelerator: Accelerator) -> Experiment:
-    """Loads data and models; prints the data's counts before weights load, then the sizes."""
+def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> Data:
+    """Loads tokenizer and data, and prints the data's counts."""
     data = load_data(recipe)
     for dataset in data[1:]:
         if dataset is not None:
             say(accelerator, dataset.describe())
+    return data
+
+
+def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: Data) -> Experiment:
+    """Loads models, and prints the sizes."""
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
     return experiment
@@ -75,9 +106,45 @@ def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
     validate_without_weights(recipe, overwrite=overwrite)
 
 
-def _prepare(folder: Path, recipe: Recipe) -> None:
-    output.clear(folder)
-    write_text(folder / output.RECIPE, to_yaml(recipe.to_plain()))
+def _fingerprint(
+    recipe: Recipe, data: Data, accelerator: Accelerator, folder: Path, kept: Kept | None
+) -> Fingerprint:
+    """What the run learns from; it must be what an earlier run here was begun with."""
+    fingerprint = make_fingerprint(recipe, data[1], data[2], accelerator.device)
+    if kept is not None and kept.fingerprint is not None:
+        check_same_inputs(kept.fingerprint, fingerprint, folder)
+        told = changed_surroundings(kept.fingerprint, fingerprint)
+        if told is not None and not kept.finished:
+            kept.lines.append(told)
+    return fingerprint
+
+
+def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standing | None:
+    """Loads the state that an earlier run kept, if there is one."""
+    if kept is None or kept.standing is None or kept.state is None:
+        return None
+    accelerator = experiment.accelerator
+    load_state(kept.state, accelerator, experiment.box)
+    say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
+    standing = kept.standing
+    say(accelerator, f"going on after epoch {standing.epoch}, step {standing.step}")
+    return standing
+
+
+def _prepare(folder: Path, recipe_yaml: str, fingerprint: Fingerprint) -> None:
+    with output.cleared(folder):
+        write_text(folder / output.RECIPE, recipe_yaml)
+        write_text(folder / output.FINGERPRINT, encode_fingerprint(fingerprint))
+
+
+def _nothing_kept(experiment: Experiment) -> list[str]:
+    """Says so where a run that is cut off could not be gone on with."""
+    if not experiment.recipe.resumable or experiment.num_steps > experiment.steps_per_epoch:
+        return []
+    return [
+        "note: a state for --resume is kept after each epoch, and this run has one: cut off "
+        "before its end, it would start anew"
+    ]
 
 
 def describe_models(experiment: Experiment) -> str:

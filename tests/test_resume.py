@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.checkpoint import put_back, replace_folder
-from distillens_plugin.resume import Standing, save_state
+from distillens_plugin.kept_state import Standing, save_state
 from eval_harness.errors import RunFailure
 
 TERMS = "train.criterion.kwargs.sub_terms"
