@@ -1,5 +1,6 @@
 """Validation loss and sample answers of the student while it trains."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from distillens_plugin.end_tokens import end_token_ids
 from distillens_plugin.forward import forward
 from distillens_plugin.generating import Decoding, answer, begin, num_token_ids
 from distillens_plugin.loss import CrossEntropy
+from eval_harness.errors import RunFailure
 from eval_harness.rouge import rouge_l
+
+_NUM_NAMED = 8
 
 
 @contextmanager
@@ -40,6 +44,9 @@ def validation_loss(
     """Negative log-likelihood per supervised token over the whole data set, in nats.
 
     Batches hold rows of like length and are dealt out over the ranks; every row counts once.
+
+    Raises:
+        RunFailure: it is NaN or infinite; names the rows of the first such batches.
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -47,15 +54,25 @@ def validation_loss(
     # Sums over positions: a count of 1 keeps the loss term from dividing by its own batch.
     term = CrossEntropy()
     nll, count = 0.0, 0
+    broken: list[str] = []
     with evaluating(model) as bare, accelerator.autocast():
         for indices in mine:
             batch, targets = collate([dataset[index] for index in indices])
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
             output = forward(bare, batch)
-            nll += term({".": {"output": output}}, {}, {**targets, "num_supervised": 1.0}).item()
+            loss = term({".": {"output": output}}, {}, {**targets, "num_supervised": 1.0}).item()
+            if not math.isfinite(loss):
+                broken += targets["row_ids"]
+            nll += loss
             count += targets["positions"].numel()
-    sums = gather_object([(nll, count)])
-    return sum(part for part, _ in sums) / max(1, sum(part for _, part in sums))
+    sums = gather_object([(nll, count, broken)])
+    rows = [row for *_, part in sums for row in part]
+    if rows:
+        more = f" and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
+        raise RunFailure(
+            f"the validation loss is not finite in rows {', '.join(rows[:_NUM_NAMED])}{more}"
+        )
+    return sum(part for part, *_ in sums) / max(1, sum(part for _, part, _ in sums))
 
 
 @dataclass(frozen=True)

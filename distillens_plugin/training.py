@@ -24,6 +24,7 @@ from distillens_plugin.run_fingerprint import (
     check_same_inputs,
     make_fingerprint,
 )
+from distillens_plugin.run_length import check_enough_rows
 from distillens_plugin.run_lock import locked_output
 from distillens_plugin.schema import Recipe
 from distillens_plugin.training_run import TrainingRun
@@ -91,6 +92,7 @@ def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> Data:
     for dataset in data[1:]:
         if dataset is not None:
             say(accelerator, dataset.describe())
+    check_enough_rows(recipe, len(data[1]), accelerator.num_processes)
     return data
 
 

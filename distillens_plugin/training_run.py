@@ -138,28 +138,24 @@ class TrainingRun:
             return None
         train = experiment.recipe.train
         batch_size = train.val_data_loader.kwargs.batch_size
-        loss = validation_loss(
-            self.model,
-            experiment.validation,
-            batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
-            accelerator=experiment.accelerator,
-        )
-        if not math.isfinite(loss):
-            raise RunFailure(self._non_finite(loss))
-        return loss
-
-    def _non_finite(self, loss: float) -> str:
-        step = self.trainer.step_number
-        if step == 0:
-            return (
-                f"the validation loss before training is {loss}: the student's own weights give "
-                "it; look at them and at the validation rows, or set mixed_precision: no"
+        try:
+            return validation_loss(
+                self.model,
+                experiment.validation,
+                batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
+                accelerator=experiment.accelerator,
             )
-        return (
-            f"step {step}: the validation loss is {loss}; the student is not saved, and what was "
-            "saved before is intact; lower the learning rate, set max_grad_norm, or look at the "
-            "validation rows"
-        )
+        except RunFailure as error:
+            step = self.trainer.step_number
+            if step == 0:
+                todo = "the student's own weights give it: look at them, or at these rows"
+            else:
+                todo = (
+                    "the student is not saved, and what was saved before is intact; lower the "
+                    "learning rate, set max_grad_norm, or look at these rows"
+                )
+            when = f"step {step}" if step else "before training"
+            raise RunFailure(f"{when}: {error}; {todo}") from error
 
     def _validate(self) -> dict[str, float]:
         loss = self._validation_loss()
