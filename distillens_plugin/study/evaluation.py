@@ -127,8 +127,12 @@ def evaluation_command(run: Run, protocol: str) -> Command:
 def evaluation_arguments(run: Run, protocol: str) -> list[str]:
     """eval-harness's command line, to be run in the run's folder."""
     spec = _spec(run)
-    model_args = {"pretrained": f"train/{spec.checkpoint}", **spec.model_args}
-    template = spec.template or run.recipe.datasets.train.template
+    data = run.recipe.datasets.train
+    model_args: dict[str, Any] = {"pretrained": f"train/{spec.checkpoint}"}
+    if data.add_bos_token != "auto":
+        model_args["add_bos_token"] = data.add_bos_token
+    model_args |= spec.model_args
+    template = spec.template or data.template
     arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
     # With an equals sign: no text of the study is taken for a flag.
     arguments += [f"--model_args={format_key_values(model_args)}"]
