@@ -55,10 +55,21 @@ class History:
         """Validation loss after the last epoch."""
         return self.validation[-1]["validation_loss"] if self.validation else None
 
-    def improves(self, score: float | None, higher_is_better: bool) -> bool:
-        """Whether a score beats the best so far; without scores the newest is the best."""
+    def improves(
+        self, score: float | None, higher_is_better: bool, loss: float | None = None
+    ) -> bool:
+        """Whether a score beats the best so far; without scores the newest is the best.
+
+        Between equal scores the lower validation loss decides.
+        """
         if score is None or self.best_score is None:
             return True
+        if score == self.best_score and loss is not None:
+            return any(
+                loss < entry["validation_loss"]
+                for entry in self.validation
+                if entry["step"] == self.best_step
+            )
         return score > self.best_score if higher_is_better else score < self.best_score
 
 
@@ -228,7 +239,8 @@ class Trainer:
                     progress.say(f"epoch {epoch}, step {self.step_number}: {shown}")
                     history.validation.append({"step": self.step_number, **scores})
                 score = scores[score_name] if scores is not None else None
-                if history.improves(score, higher_is_better):
+                loss = scores["validation_loss"] if scores is not None else None
+                if history.improves(score, higher_is_better, loss):
                     history.best_score, history.best_step = score, self.step_number
                 if keep is not None:
                     keep(EpochEnd(epoch, history, averages.state(), progress.state()))
