@@ -105,7 +105,7 @@ def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> 
                 "tasks": {
                     task: {
                         "num_rows": len(samples),
-                        **system.metrics.get(task, {}),
+                        **_not_scored(system.metrics.get(task, {})),
                         **task_metrics(samples),
                     }
                     for task, samples in system.samples.items()
@@ -150,6 +150,12 @@ def scored_metrics(metrics: dict[str, Any]) -> list[str]:
     """The metrics that have an interval over rows, among the keys of `task_metrics`."""
     suffix = "_ci_low,none"
     return [key.removesuffix(suffix) for key in metrics if key.endswith(suffix)]
+
+
+def _not_scored(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What a run wrote beside the scores, which are counted anew: likelihoods and the like."""
+    scored = tuple(f"{name}{mark}" for name in scored_metrics(metrics) for mark in ",_")
+    return {key: value for key, value in metrics.items() if not key.startswith(scored)}
 
 
 def score_line(name: str, metrics: dict[str, Any]) -> str:

@@ -212,8 +212,8 @@ def _words(system: System, task: str) -> Any:
     )
 
 
-def _number(value: float | str, decimals: int) -> str:
-    return value if isinstance(value, str) else f"{value:.{decimals}f}"
+def _number(value: Any, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if isinstance(value, int | float) else NOT_AVAILABLE
 
 
 def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[str]) -> str:

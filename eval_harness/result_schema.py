@@ -76,8 +76,9 @@ class Sample:
 
     @property
     def row_id(self) -> str:
-        """The row's own id, or its index where the benchmark gives none."""
-        return str(self.doc.get("id", self.doc_id))
+        """The row's own id, or its index where the benchmark gives none (or null)."""
+        row_id = self.doc.get("id")
+        return str(self.doc_id if row_id is None else row_id)
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written; lm-eval's keys first, each metric also as its mean."""
@@ -104,30 +105,27 @@ class Sample:
         """Reads one line of a samples file.
 
         Raises:
-            DistillensError: a key is missing, or a list does not have one entry for each seed.
+            DistillensError: a key is missing or wrong, or a list does not have one entry for each
+                seed.
         """
-        try:
-            target = row["target"]
-            if not all(isinstance(texts, list) for texts in row["resps"]):
-                raise TypeError("resps must hold one list for each seed")
-            sample = cls(
-                doc_id=row["doc_id"],
-                doc=row["doc"],
-                target=[target] if isinstance(target, str) else target,
-                arguments=row["arguments"],
-                resps=[texts[0] for texts in row["resps"]],
-                filtered_resps=row["filtered_resps"],
-                seeds=row["seeds"],
-                num_tokens=row.get("num_tokens"),
-                finish_reason=row.get("finish_reason"),
-                scores=row.get("scores", {}),
-                extra=row.get("extra", {}),
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise DistillensError(
-                f"{where}: not a row of eval_harness samples ({type(error).__name__}: {error}); "
-                "give a results folder written by eval-harness run"
-            ) from error
+        # Imported here: pydantic is for reading only.
+        from eval_harness.file_models import SampleRow, check
+
+        expected = "expected a row of a samples file that eval-harness run wrote"
+        known = check(SampleRow, row, where, expected=expected)
+        sample = cls(
+            doc_id=known.doc_id,
+            doc=known.doc,
+            target=known.target,
+            arguments=known.arguments,
+            resps=[texts[0] for texts in known.resps],
+            filtered_resps=known.filtered_resps,
+            seeds=known.seeds,
+            num_tokens=known.num_tokens,
+            finish_reason=known.finish_reason,
+            scores=known.scores,
+            extra=dict(row.get("extra", {})),
+        )
         sample.check(where)
         return sample
 

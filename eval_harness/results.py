@@ -8,14 +8,16 @@ exists is complete.
 """
 
 import datetime
-import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from eval_harness.atomic import check_writable, write_json
+from eval_harness.differences import differences
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.file_models import ResultsFile, check, read_object, shown
 from eval_harness.jsonl import read_jsonl, write_jsonl
 from eval_harness.result_schema import (
     NOT_AVAILABLE,
@@ -42,12 +44,25 @@ __all__ = [
     "write_results",
 ]
 
+_EXPECTED = "expected a results file that eval-harness run wrote"
 _TIME_IN_NAME = re.compile(r"results_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})\.json")
 
 
 def model_folder_name(model_name: str) -> str:
-    """The model's name as a folder name, by lm-eval's rule."""
-    return re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model_name)
+    """The model's name as the name of a folder of its own.
+
+    By lm-eval's rule (`org/model` is `org__model`) where no other name would give the same;
+    else, and where that would be no usable name (`..`, or one of hundreds of characters), a digest
+    follows it.
+    """
+    plain = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model_name)
+    if (
+        plain.strip(".")
+        and plain.replace("__", "/") == model_name
+        and len(os.fsencode(plain)) <= 200
+    ):
+        return plain
+    return f"{plain.strip('.')[:60] or 'model'}-{digest(model_name)[:8]}"
 
 
 def write_results(results: Results, output_path: str | os.PathLike[str]) -> Path:
@@ -90,14 +105,31 @@ def load_results(path: str | os.PathLike[str], *, samples: bool = True) -> Resul
         path: as given by the user.
         samples: read the samples files as well, where there are any.
     Raises:
-        DistillensError: nothing there, several models there, or files that are not ours.
+        DistillensError: nothing there, several models there (also one that was changed between
+            the tasks), or files that are not ours.
     """
     files = _results_files(Path(path))
     newest, *older = [_read_results_file(file, samples=samples) for file in reversed(files)]
     for results in older:
         for name, task in results.tasks.items():
             newest.tasks.setdefault(name, task)
+    _check_one_model(list(newest.tasks.values()))
     return newest
+
+
+def _check_one_model(tasks: list[TaskResult]) -> None:
+    """A model keeps its name when it is trained again, but not its fingerprint."""
+    for task in tasks[1:]:
+        first = tasks[0]
+        ours, theirs = first.fingerprint.model, task.fingerprint.model
+        differing = differences(theirs, ours)
+        if differing:
+            key, then, now = differing[0]
+            raise DistillensError(
+                f"{task.source}: {task.task} was answered by another model than {first.task} of "
+                f"{first.source} ({key} is {shown(then)} and {shown(now)}); run {task.task} again, "
+                "or name one of the results files"
+            )
 
 
 def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
@@ -126,57 +158,59 @@ def _results_files(path: Path) -> list[Path]:
 
 
 def _read_results_file(file: Path, *, samples: bool) -> Results:
-    content = _read_json(file)
-    try:
-        tasks = {name: _task_result(name, content, file) for name in content["results"]}
-        results = Results(
-            model_name=content["model_name"],
-            config=content["config"],
-            tasks=tasks,
-            date=content["date"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DistillensError(
-            f"{file}: not a results file of eval_harness ({type(error).__name__}: {error})"
-        ) from error
+    content = read_object(file, expected=_EXPECTED)
+    known = check(ResultsFile, content, str(file), expected=_EXPECTED)
+    tasks = {name: _task_result(name, known, file) for name in known.results}
     time = _TIME_IN_NAME.fullmatch(file.name)
     if samples and time:
         for task in tasks.values():
             rows = file.parent / f"samples_{task.task}_{time.group(1)}.jsonl"
             if rows.exists():
-                task.samples = read_samples(rows)
-    return results
+                task.samples = _samples_of(task, rows)
+    return Results(known.model_name, known.config, tasks, known.date)
 
 
-def _task_result(name: str, content: dict[str, Any], file: Path) -> TaskResult:
-    fingerprint = content["fingerprints"][name]
+def _task_result(name: str, known: ResultsFile, file: Path) -> TaskResult:
+    tables: dict[str, Mapping[str, Any]] = {
+        "configs": known.configs,
+        "versions": known.versions,
+        "n-samples": known.num_samples,
+        "fingerprints": known.fingerprints,
+    }
+    for key, table in tables.items():
+        if name not in table:
+            raise DistillensError(f"{file}: no key {key}.{shown(name)}; {_EXPECTED}")
+    fingerprint = known.fingerprints[name]
     return TaskResult(
         task=name,
-        metrics={key: value for key, value in content["results"][name].items() if key != "alias"},
-        config=content["configs"][name],
-        version=content["versions"][name],
-        num_original=content["n-samples"][name]["original"],
-        num_effective=content["n-samples"][name]["effective"],
+        metrics={key: value for key, value in known.results[name].items() if key != "alias"},
+        config=known.configs[name],
+        version=known.versions[name],
+        num_original=known.num_samples[name].original,
+        num_effective=known.num_samples[name].effective,
         fingerprint=Fingerprint(
-            protocol=fingerprint["protocol"],
-            data=fingerprint["data"],
-            model=fingerprint["model"],
-            versions=fingerprint["versions"],
+            protocol=fingerprint.protocol,
+            data=fingerprint.data,
+            model=fingerprint.model,
+            versions=fingerprint.versions,
         ),
         source=str(file),
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        content = json.loads(file.read_bytes().decode("utf-8-sig"), parse_constant=refuse)
-    except OSError as error:
-        raise DistillensError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DistillensError(f"{file}: not a results file: {error}") from error
-    if not isinstance(content, dict):
-        raise DistillensError(f"{file}: not a results file: expected a JSON object")
-    return content
+def _samples_of(task: TaskResult, rows: Path) -> list[Sample]:
+    samples = read_samples(rows)
+    if len(samples) != task.num_effective:
+        raise DistillensError(
+            f"{rows}: {len(samples)} rows, but {task.source} says {task.num_effective}; "
+            "the file is not whole, run the evaluation again"
+        )
+    lines: dict[str, int] = {}
+    for number, sample in enumerate(samples, start=1):
+        if sample.row_id in lines:
+            raise DistillensError(
+                f"{rows}: rows {lines[sample.row_id]} and {number} have the same id "
+                f"{shown(sample.row_id)!r}; run the evaluation again"
+            )
+        lines[sample.row_id] = number
+    return samples

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.answers import cut_answer, final_answer_score
+from eval_harness.answers import cut_answer
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.engine import Engine, choose_engine
 from eval_harness.errors import RunFailure
@@ -185,12 +185,7 @@ def _results(tasks: Sequence[Task], settings: Settings, engine: Engine) -> Resul
         samples = [_sample(task, row) for row in range(len(task.rows))]
         versions = dict(engine.versions)
         if not settings.predict_only:
-            versions["scorer"] = score_samples(samples)
-            if "final_answer" in task.benchmark.metrics:
-                for sample in samples:
-                    sample.scores["final_answer"] = [
-                        final_answer_score(text, sample.target) for text in sample.filtered_resps
-                    ]
+            versions["scorer"] = score_samples(samples, metrics=task.benchmark.metrics)
         metrics: dict[str, Any] = dict(task_metrics(samples))
         if task.likelihood is not None:
             metrics |= likelihood_metrics(task.likelihood, samples)
@@ -220,10 +215,11 @@ def _results(tasks: Sequence[Task], settings: Settings, engine: Engine) -> Resul
 def _sample(task: Task, row: int) -> Sample:
     assert task.store is not None
     answers = [task.store.rows[task.key(row, seed)] for seed in task.protocol.seeds]
-    doc = task.rows[row].doc
+    doc, row_id = task.rows[row].doc, task.rows[row].row_id
     return Sample(
         doc_id=task.rows[row].doc_id,
-        doc=doc if "id" in doc else {"id": task.rows[row].row_id, **doc},
+        # Rows are paired by `id`, so it says what the row went by: its index in place of null.
+        doc=doc if "id" in doc and str(doc["id"]) == row_id else {**doc, "id": row_id},
         target=list(task.rows[row].references),
         arguments={
             "gen_args_0": {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_harness.answers import without_empty
+from eval_harness.answers import final_answer_score, without_empty
 from eval_harness.errors import DistillensError
 from eval_harness.exact_match import exact_match
 from eval_harness.jsonl import read_jsonl
@@ -14,6 +14,7 @@ from eval_harness.result_schema import Sample
 from eval_harness.rouge import rouge_backend, rouge_l, rouge_version
 from eval_harness.rouge_words import has_rouge_word, num_without_words
 
+DEFAULT_METRICS = ("rougeL", "exact_match")
 _NUM_NAMED = 5
 
 
@@ -47,12 +48,18 @@ def score_rows(
     return {"rougeL": rouge, "exact_match": exact}
 
 
-def score_samples(samples: Sequence[Sample], *, backend: str | None = None) -> str:
+def score_samples(
+    samples: Sequence[Sample],
+    *,
+    backend: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> str:
     """Writes the scores of every seed into the samples (`sample.scores`).
 
     Args:
         samples: any number, with any number of seeds; `filtered_resps` is what is scored.
         backend: see `rouge.rouge_l`.
+        metrics: of a benchmark; ROUGE-L and exact match are always among them.
     Returns:
         Name and version of the scorer, for the result's fingerprint.
     """
@@ -65,6 +72,11 @@ def score_samples(samples: Sequence[Sample], *, backend: str | None = None) -> s
             end = start + len(sample.filtered_resps)
             sample.scores[name] = values[start:end]
             start = end
+    if "final_answer" in metrics:
+        for sample in samples:
+            sample.scores["final_answer"] = [
+                final_answer_score(text, sample.target) for text in sample.filtered_resps
+            ]
     return rouge_version(backend)
 
 

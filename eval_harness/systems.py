@@ -1,16 +1,24 @@
 """The systems of a comparison: results folders of runs, or bare prediction files."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval_harness.benchmarks.definition import METRICS
+from eval_harness.differences import differences
 from eval_harness.errors import DistillensError
-from eval_harness.result_schema import Fingerprint, Sample, TaskResult
+from eval_harness.result_schema import Fingerprint, Sample, TaskResult, metric_names
 from eval_harness.results import load_results
-from eval_harness.score import References, named, read_predictions, read_references, score_samples
+from eval_harness.score import (
+    DEFAULT_METRICS,
+    References,
+    named,
+    read_predictions,
+    read_references,
+    score_samples,
+)
 
 
 @dataclass
@@ -70,15 +78,27 @@ def version_notes(systems: Sequence[System]) -> list[str]:
     for system in systems[1:]:
         for task, fingerprint in system.fingerprints.items():
             first = systems[0].fingerprints[task]
-            for key, ours, theirs in _differences(first.versions, fingerprint.versions):
+            for key, ours, theirs in differences(first.versions, fingerprint.versions):
                 told = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
                 tasks.setdefault(told, []).append(task)
     notes = [f"{', '.join(names)}: {told}" for told, names in tasks.items()]
+    notes += _metric_notes(systems)
     if any(not system.fingerprints for system in systems):
         notes.append(
             "prediction files carry no record of how they were made: "
             "only their rows are known to be the same"
         )
+    return notes
+
+
+def _metric_notes(systems: Sequence[System]) -> list[str]:
+    """Scores that only some systems have cannot be compared, and would be missed."""
+    notes = []
+    for task in systems[0].samples:
+        having: list[set[str]] = [set(metric_names(system.samples[task])) for system in systems]
+        for metric in sorted(having[0].union(*having) - having[0].intersection(*having)):
+            names = [s.name for s, found in zip(systems, having, strict=True) if metric in found]
+            notes.append(f"{task}: {metric} is not compared, only {', '.join(names)} has it")
     return notes
 
 
@@ -141,10 +161,15 @@ def _check_seeds(task: TaskResult) -> None:
 
 
 def _score_where_missing(task: TaskResult, backend: str | None) -> None:
-    # --predict_only leaves answers without scores.
-    unscored = [sample for sample in task.samples if "rougeL" not in sample.scores]
+    """--predict_only leaves answers without scores; the task says which it is scored by."""
+    listed = task.config.get("metrics")
+    known = [name for name in METRICS if isinstance(listed, list) and name in listed]
+    metrics = [*DEFAULT_METRICS, *(name for name in known if name not in DEFAULT_METRICS)]
+    unscored = [
+        sample for sample in task.samples if any(name not in sample.scores for name in metrics)
+    ]
     if unscored:
-        score_samples(unscored, backend=backend)
+        score_samples(unscored, backend=backend, metrics=metrics)
 
 
 def _make_names_unique(systems: Sequence[System]) -> None:
@@ -176,7 +201,7 @@ def _check_fingerprints(task: str, first: System, other: System) -> None:
     if task not in first.fingerprints or task not in other.fingerprints:
         return
     ours, theirs = first.fingerprints[task], other.fingerprints[task]
-    differing = _differences(ours.protocol, theirs.protocol)
+    differing = differences(ours.protocol, theirs.protocol)
     if differing:
         told = ", ".join(f"{key} is {a} and {b}" for key, a, b in differing)
         raise DistillensError(
@@ -217,23 +242,3 @@ def _check_rows(task: str, first: System, other: System) -> None:
             f"{named(changed)}"
         )
     other.samples[task] = [theirs[row_id] for row_id in ours]
-
-
-def _differences(ours: Any, theirs: Any, path: str = "") -> list[tuple[str, str, str]]:
-    """(dotted key, our value, their value) of every setting that differs between two dicts."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = list(ours) + [key for key in theirs if key not in ours]
-        return [
-            difference
-            for key in keys
-            for difference in _differences(
-                ours.get(key, "not set"),
-                theirs.get(key, "not set"),
-                f"{path}.{key}" if path else str(key),
-            )
-        ]
-    return [] if ours == theirs else [(path, _shown(ours), _shown(theirs))]
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

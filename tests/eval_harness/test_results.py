@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from result_samples import NASTY, make_results, make_samples, make_task
@@ -22,7 +23,7 @@ def results():
         [["the answer", NASTY], ["", "the answer to number 1"]],
         references=[["the answer to number 0"], ["one", NASTY]],
     )
-    return make_results("org/model:1", make_task("self_inst", samples))
+    return make_results("org/model", make_task("self_inst", samples))
 
 
 def strict(text: str | bytes):
@@ -34,7 +35,7 @@ def strict(text: str | bytes):
 
 def test_layout_and_keys_are_those_of_lm_eval(results, tmp_path):
     path = write_results(results, tmp_path)
-    assert path == tmp_path / "org__model__1" / "results_2023-11-14T22-13-20.250000.json"
+    assert path == tmp_path / "org__model" / "results_2023-11-14T22-13-20.250000.json"
     content = strict(path.read_text())
     assert {"results", "configs", "versions", "n-samples", "config", "date"} <= set(content)
     metrics = content["results"]["self_inst"]
@@ -127,10 +128,12 @@ def test_what_is_not_a_result_is_refused_with_its_place(tmp_path):
         load_results(tmp_path)
     file = tmp_path / "results_x.json"
     for content, message in [
-        ("[]", "expected a JSON object"),
-        ("{", "not a results file"),
-        ('{"results": NaN}', "NaN is not JSON"),
-        ('{"results": {"arc": {}}}', "not a results file of eval_harness .KeyError"),
+        ("[]", "found no JSON object; expected a results file"),
+        ('{\n"a": 1', r"results_x\.json:2:7: not JSON: .*; expected a results file"),
+        ('{"results": NaN}', r":1:13: not JSON: NaN is not"),
+        ('{"results": {"arc": {"rougeL,none": 1e999}}}', r":1:37: 1e999 is too large"),
+        ('{"results": {"arc": {}}}', r"results_x\.json: no key configs; expected a results"),
+        ('{"results": {"arc": []}}', r"results_x\.json: results\.arc = \[\]: it should be"),
     ]:
         file.write_text(content)
         with pytest.raises(DistillensError, match=message):
@@ -144,16 +147,21 @@ def test_broken_samples_row_is_named_by_file_and_line(results, tmp_path):
     row = json.loads(lines[1])
     for key, value, message in [
         ("seeds", [1, 2, 3], "2 entries in resps, expected one for each of the 3 seeds"),
-        ("seeds", [], "no seeds"),
-        ("target", [], "no references"),
-        ("resps", ["a", "b"], "resps must hold one list for each seed"),
+        ("seeds", [], "seeds = .* at least 1"),
+        ("seeds", ["1", "2"], "seeds.0 = '1': it should be a valid integer"),
+        ("target", [], "target = .* at least 1"),
+        ("target", [[]], "target.0 = "),
+        ("resps", ["a", "b"], "resps.0 = 'a': it should be a valid list"),
+        ("doc", {"id": {}}, "doc.id must be a string, an integer or null"),
+        ("scores", {"rougeL": [0.5, 2]}, "scores.rougeL.1 = 2: it should be less than"),
+        ("extra", {"reference_nll": [None]}, "extra.reference_nll.0 = None"),
     ]:
         rows.write_text(f"{lines[0]}\n{json.dumps({**row, key: value})}\n")
         with pytest.raises(DistillensError, match=rf"samples_self_inst.*:2: .*{message}"):
             load_results(path)
     del row["resps"]
     rows.write_text(f"{lines[0]}\n{json.dumps(row)}\n")
-    with pytest.raises(DistillensError, match=r":2: not a row of eval_harness samples"):
+    with pytest.raises(DistillensError, match=r":2: no key resps; expected a row of a samples"):
         load_results(path)
 
 
@@ -177,6 +185,50 @@ def test_unwritable_folder_is_refused_before_work(tmp_path):
     assert os.listdir(tmp_path / "new" / "folder") == []
 
 
-def test_model_names_become_folder_names():
+def test_model_names_become_folder_names_by_lm_evals_rule_where_that_is_clear():
     assert model_folder_name("org/model") == "org__model"
-    assert model_folder_name("a:b|c?[d]") == "a__b__c__d__"
+    assert model_folder_name("/models/a_b-1.5/best") == "__models__a_b-1.5__best"
+    assert model_folder_name("a:b|c?[d]").startswith("a__b__c__d__-")
+
+
+def test_every_model_has_a_folder_of_its_own_below_the_output_path(tmp_path):
+    names = ["m/x", "m__x", "m:x", "m//x", "m___x", "m/_x", "m_/x", "m__/x", "..", ".", "", "..."]
+    names += ["a/..", "x\ny", "x" * 300, "x" * 301, "é" * 150, "n\0l", "../..", "m__x-1b5a1c2d"]
+    folders = [model_folder_name(name) for name in names]
+    assert len(set(folders)) == len(names)
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+def test_results_of_a_model_that_was_trained_again_in_between_are_refused(tmp_path):
+    """Its name, and so its folder, stays the same."""
+    rows = make_samples([["x", "y"]])
+    old, new = make_task("b", rows), make_task("a", rows)
+    new.fingerprint.model["weights"] = "retrained"
+    write_results(make_results("m", make_task("a", rows), old, date=1.0), tmp_path)
+    path = write_results(make_results("m", new, date=2.0), tmp_path)
+    message = r"results_1970-.*: b was answered by another model than a of .*weights is not set and"
+    with pytest.raises(DistillensError, match=message):
+        load_results(tmp_path / "m")
+    assert list(load_results(path).tasks) == ["a"]
+    write_results(make_results("m", new, replace(new, task="b"), date=3.0), tmp_path)
+    assert set(load_results(tmp_path / "m").tasks) == {"a", "b"}
+
+
+def test_samples_that_are_not_whole_are_refused(results, tmp_path):
+    path = write_results(results, tmp_path)
+    rows = next(path.parent.glob("samples_*"))
+    first, *others = rows.read_text().split("\n")
+    rows.write_text(f"{first}\n")
+    with pytest.raises(DistillensError, match=r"samples_self_inst.*: 1 rows, but .* says \d"):
+        load_results(path)
+    rows.write_text("\n".join([first, first, *others[1:]]))
+    with pytest.raises(DistillensError, match=r"rows 1 and 2 have the same id 'row-0'"):
+        load_results(path)
+
+
+def test_a_null_id_is_the_rows_index():
+    sample = make_samples([["a", "b"]])[0]
+    sample.doc = {"id": None}
+    assert sample.row_id == "0"
