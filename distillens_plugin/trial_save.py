@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
-from distillens_plugin.adapters import first_line
+from distillens_plugin.adapters import first_line, has_base
 from distillens_plugin.probe import plain_model
 from distillens_plugin.tokenizers import load_tokenizer
 from eval_harness.errors import DistillensError
@@ -44,7 +44,7 @@ def check_saving(
                 str(folder), trust_remote_code=trust_remote_code
             ),
         }
-        if plain is not model:
+        if plain is not model and has_base(model):
             steps["its adapter"] = lambda: model.save_pretrained(
                 folder / "adapter", save_embedding_layers=False
             )
