@@ -7,11 +7,13 @@ norm and unembedding), and torchdistill puts it into `io_dict['.']['output']`.
 The model runs *headless*: it is asked for the logits of no position at all (`logits_to_keep`
 empty), through its own, possibly DDP-wrapped, forward. The head stays in the graph, so DDP
 synchronises its gradient, and no [B, T, V] tensor exists; the losses read the head at supervised
-positions only.
+positions only. Where somebody's hook reads the head's output, the model runs with its logits.
 """
 
+import warnings
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,9 @@ from distillens_plugin.architectures import (
     supports_headless,
     unwrap,
 )
+from distillens_plugin.head_hooks import head_reader
 from distillens_plugin.pairs import layer_to_hook
-from distillens_plugin.supervision import Supervised
+from distillens_plugin.supervision import Supervised, supervised_from_targets
 from eval_harness.errors import DistillensError
 
 
@@ -68,8 +71,8 @@ class LensOutput(LensRows):
     Attributes:
         lens: final norm and unembedding of the model that ran.
         last_hidden: [B, T, D], what the head reads (already normed).
-        logits: [B, T, V] under `distillens.forward_with_logits`, else None.
         autocast_dtype: the type the model's matrix products ran in under autocast, else None.
+        targets: what came inside the batch, for a loop that has no targets of its own, else None.
     """
 
     def __init__(
@@ -78,16 +81,53 @@ class LensOutput(LensRows):
         last_hidden: Tensor,
         logits: Tensor | None,
         autocast_dtype: torch.dtype | None,
+        targets: Any = None,
     ) -> None:
         self.lens = lens
         self.last_hidden = last_hidden
-        self.logits = logits
         self.autocast_dtype = autocast_dtype
+        self.targets = targets
+        self._logits = logits
         self._final_rows: tuple[Supervised, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
         return self.last_hidden.device
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, T, V], kept by `distillens.forward_with_logits`.
+
+        Raises:
+            DistillensError: the model ran without them.
+        """
+        if self._logits is None:
+            raise DistillensError(
+                "a loss reads the logits of distillens.forward, which runs the model without them; "
+                "set forward_proc: distillens.forward_with_logits"
+            )
+        return self._logits
+
+    def supervised(self, targets: Any) -> Supervised:
+        """The supervised positions of the step, on the model's device.
+
+        Args:
+            targets: the box's; where they are None, those that came inside the batch.
+        Raises:
+            DistillensError: there are neither, or they are nothing that has labels.
+        """
+        return supervised_from_targets(self.targets if targets is None else targets).to(self.device)
+
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """A loss of torch's or torchdistill's that was given the output itself, module path '.'."""
+        raise DistillensError(
+            "a loss takes the model's output '.' for a tensor, and distillens.forward returns no "
+            "tensor; let it read the head: forward_hook: {output: [lm_head]} and that module path"
+        )
+
+    def __truediv__(self, other: Any) -> NoReturn:
+        self.__torch_function__()
 
     def final_rows(self, supervised: Supervised) -> Tensor:
         """[N, D] rows that the head reads; terms of one step get one tensor and share its GEMM."""
@@ -136,7 +176,9 @@ class _Reader:
     def __init__(self, model: nn.Module) -> None:
         anatomy = find_anatomy(model)
         self.lens = Lens(model, anatomy)
+        self.head = plain_model(model).get_submodule(anatomy.head)
         self.headless = supports_headless(model)
+        self.has_warned = False
         self.last_hidden: Tensor | None = None
         self.autocast_dtype: torch.dtype | None = None
         # A weak reference: the hook lives in the model, and must not keep its reader's model alive.
@@ -173,12 +215,14 @@ def reader_of(model: nn.Module) -> _Reader:
     return _readers[bare]
 
 
-def _run(model: nn.Module, batch: dict[str, Tensor], *, with_logits: bool) -> LensOutput:
+def _run(model: nn.Module, batch: Any, *, with_logits: bool) -> LensOutput:
+    batch, own_targets = _inputs(batch)
     reader = reader_of(model)
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
         model.eval()
     inputs: dict[str, Any] = {**batch, "use_cache": False}
+    with_logits = with_logits or _must_have_logits(model, reader)
     if reader.headless and not with_logits:
         inputs["logits_to_keep"] = torch.empty(
             0, dtype=torch.long, device=batch["input_ids"].device
@@ -186,7 +230,48 @@ def _run(model: nn.Module, batch: dict[str, Tensor], *, with_logits: bool) -> Le
     output = model(**inputs)
     last_hidden, autocast_dtype = reader.pop()
     logits = output.logits if with_logits else None
-    return LensOutput(reader.lens, last_hidden, logits, autocast_dtype)
+    return LensOutput(reader.lens, last_hidden, logits, autocast_dtype, own_targets)
+
+
+def _inputs(batch: Any) -> tuple[dict[str, Tensor], Any]:
+    """What the model is called with, and the targets inside the batch, or None.
+
+    Labels are kept from the model, which would compute a loss of its own on all logits.
+    """
+    targets = None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        # A loop without targets hands on what distillens.collate gives as it is.
+        batch, targets = batch
+    if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
+        raise DistillensError(
+            "distillens.forward takes a batch with input_ids and attention_mask, found "
+            f"{type(batch).__name__}; set train_data_loader.collate_fn: distillens.collate"
+        )
+    labels = batch.get("labels")
+    if labels is not None:
+        if not isinstance(labels, Tensor) or labels.shape != batch["input_ids"].shape:
+            found = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise DistillensError(
+                f"the batch has labels of shape {found}, expected that of its input_ids, "
+                f"{list(batch['input_ids'].shape)}, with -100 where nothing is supervised"
+            )
+        targets = labels if targets is None else targets
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    return inputs, targets
+
+
+def _must_have_logits(model: nn.Module, reader: _Reader) -> bool:
+    """Whether a hook reads what the head gives; said once, since logits take memory."""
+    path = head_reader(model, reader.head) if reader.headless else None
+    if path is not None and not reader.has_warned:
+        reader.has_warned = True
+        warnings.warn(
+            f"a hook on {path!r} of {type(plain_model(model)).__name__} sees the logits, so "
+            "distillens.forward computes them for all positions, as "
+            "distillens.forward_with_logits does",
+            stacklevel=3,
+        )
+    return path is not None
 
 
 def forward(
@@ -200,7 +285,10 @@ def forward(
 
     Args:
         model: a transformers causal LM, bare or wrapped by DDP, peft or torch.compile.
-        sample_batch: `input_ids` and `attention_mask`, both [B, T].
+        sample_batch: `input_ids` and `attention_mask`, both [B, T], and perhaps `labels`, which
+            are the targets of a loop that gives none.
+    Raises:
+        DistillensError: another kind of batch, or labels of another shape.
     """
     return _run(model, sample_batch, with_logits=False)
 

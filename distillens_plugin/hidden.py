@@ -15,7 +15,7 @@ from distillens_plugin.forward import LensOutput
 from distillens_plugin.loss import IoDict, lens_output
 from distillens_plugin.metric import METRICS, unembedding_metric
 from distillens_plugin.pairs import Layer, pair_shares, resolve_pairs
-from distillens_plugin.supervision import Supervised, supervised_from_targets
+from distillens_plugin.supervision import Supervised
 from eval_harness.errors import DistillensError
 
 
@@ -91,7 +91,7 @@ class HiddenTerm(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         student = lens_output(student_io_dict, "student")
-        supervised = supervised_from_targets(targets).to(student.device)
+        supervised = student.supervised(targets)
         value = self.value(student, student_io_dict, teacher_io_dict, supervised)
         anchor = self.anchor(student)
         return value if anchor is None else value + anchor

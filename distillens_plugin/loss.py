@@ -18,7 +18,7 @@ from distillens_plugin.divergences import make_divergence
 from distillens_plugin.forward import LensOutput, LensRows
 from distillens_plugin.fused import CROSS_ENTROPY, Group, Head, WalkResult, walk
 from distillens_plugin.pairs import pair_shares, resolve_pairs
-from distillens_plugin.supervision import Supervised, supervised_from_targets
+from distillens_plugin.supervision import Supervised
 from distillens_plugin.translators import Translators
 from eval_harness.errors import DistillensError
 
@@ -95,7 +95,7 @@ class LensTerm(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         student = lens_output(student_io_dict, "student")
-        supervised = supervised_from_targets(targets).to(student.device)
+        supervised = student.supervised(targets)
         groups = self.groups(student, student_io_dict, teacher_io_dict, supervised)
         teacher = (
             lens_output(teacher_io_dict, "teacher").lens.head() if self.needs_teacher else None

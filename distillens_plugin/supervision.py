@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eval_harness.errors import DistillensError
+
 IGNORED = -100
 
 
@@ -60,10 +62,9 @@ def supervised_from_targets(targets: Any) -> Supervised:
 
     Args:
         targets: what `distillens.collate` makes (a mapping with `positions`, `next_tokens` and
-        perhaps
-            `num_supervised`), or a mapping with `labels`, or a [B, T] label tensor.
+            perhaps `num_supervised`), or a mapping with `labels`, or a [B, T] label tensor.
     Raises:
-        TypeError: anything else.
+        DistillensError: anything else.
     """
     if isinstance(targets, Mapping):
         count = targets.get("num_supervised")
@@ -73,7 +74,9 @@ def supervised_from_targets(targets: Any) -> Supervised:
             return Supervised(*find_supervised(targets["labels"]), count)
     if isinstance(targets, Tensor) and targets.dim() == 2:
         return Supervised(*find_supervised(targets))
-    raise TypeError(
+    found = "none" if targets is None else type(targets).__name__
+    raise DistillensError(
         "the targets of a distillens loss are a [B, T] label tensor with -100 where nothing is "
-        f"supervised, or what collate_fn: distillens.collate makes; found {type(targets).__name__}"
+        "supervised, or what collate_fn: distillens.collate makes, or labels inside the batch; "
+        f"found {found}"
     )

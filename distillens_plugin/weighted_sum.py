@@ -16,7 +16,6 @@ from torchdistill.losses.high_level import AbstractLoss
 from distillens_plugin.fused import Group
 from distillens_plugin.hidden import HiddenTerm
 from distillens_plugin.loss import IoDict, LensTerm, lens_output, walk_terms
-from distillens_plugin.supervision import supervised_from_targets
 
 
 class WeightedSum(AbstractLoss):
@@ -61,7 +60,7 @@ class WeightedSum(AbstractLoss):
         if not isinstance(term, HiddenTerm):
             return term(student_io, teacher_io, targets) * _share_of_window(targets)
         student = lens_output(student_io, "student")
-        supervised = supervised_from_targets(targets).to(student.device)
+        supervised = student.supervised(targets)
         return term.value(student, student_io, teacher_io, supervised)
 
     def _anchors(self, student_io: IoDict) -> Tensor | float:
@@ -81,7 +80,7 @@ class WeightedSum(AbstractLoss):
         if not terms:
             return 0.0
         student = lens_output(student_io, "student")
-        supervised = supervised_from_targets(targets).to(student.device)
+        supervised = student.supervised(targets)
         groups: list[Group] = []
         owned: dict[str, list[tuple[str, float, str]]] = {}
         for name, (term, factor) in terms.items():

@@ -1,9 +1,12 @@
 """Batches are padded to their own longest row, and name every supervised position."""
 
+import numpy
+import pytest
 import torch
 
 from distillens_plugin.collate import collate
 from distillens_plugin.supervision import find_supervised
+from eval_harness.errors import DistillensError
 
 
 def example(num_prompt: int, num_response: int, **more) -> dict:
@@ -62,3 +65,62 @@ def test_a_batch_without_supervision_has_no_positions():
     _, targets = collate([example(5, 0), example(3, 0)])
     assert targets["positions"].shape == targets["next_tokens"].shape == (0,)
     assert targets["positions"].dtype == torch.int64
+
+
+def plain(ids, labels, **more) -> dict:
+    return {"input_ids": ids, "labels": labels, **more}
+
+
+def test_rows_without_an_id_go_by_their_number_else_by_their_place():
+    rows = [
+        plain([1, 2], [-100, 2]),
+        plain([1, 2], [-100, 2], index=17),
+        plain([1, 2], [-100, 2], id=None, idx=torch.tensor(5)),
+        plain([1, 2], [-100, 2], id="own", index=3),
+    ]
+    assert collate(rows)[1]["row_ids"] == ["0", "17", "5", "own"]
+
+
+@pytest.mark.parametrize("kind", [numpy.array, torch.tensor, tuple])
+def test_columns_may_be_arrays_and_others_are_left_out(kind):
+    row = plain(kind([4, 5, 6]), kind([-100, 5, 6]), id="a", text="x", score=0.5)
+    batch, targets = collate([row, example(2, 3)])
+    expected, expected_targets = collate([plain([4, 5, 6], [-100, 5, 6], id="a"), example(2, 3)])
+    assert batch.keys() == {"input_ids", "attention_mask"}
+    assert all(torch.equal(batch[key], expected[key]) for key in batch)
+    assert torch.equal(targets["positions"], expected_targets["positions"])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_rows_own_padding_is_left_out_by_its_mask(side):
+    ids, labels, mask = [4, 5, 6], [-100, 5, 6], [1, 1, 1]
+    padding = ([9, 9], [-100, -100], [0, 0])
+    columns = [
+        extra + own if side == "left" else own + extra
+        for own, extra in zip((ids, labels, mask), padding, strict=True)
+    ]
+    batch, targets = collate([plain(columns[0], columns[1], attention_mask=columns[2])])
+    expected, expected_targets = collate([plain(ids, labels)])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    assert torch.equal(targets["labels"], expected_targets["labels"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "found no rows"),
+        ([plain([1, 2], [1])], "row '0' has 2 input_ids and 1 labels"),
+        ([plain([1], [1], id="x", attention_mask=[1, 1])], "row 'x' has 1 input_ids and an atten"),
+        ([{"input_ids": [1, 2]}], "row '0' has no labels; its columns are input_ids"),
+        ([{"text": "a", "id": "q"}], "row 'q' has no input_ids"),
+        ([plain([1, "a"], [1, 2])], "row '0': its input_ids are no list of integers"),
+        ([plain([1.5, 2], [1, 2])], "its input_ids have shape \\[2\\] and type float32"),
+        ([plain([[1, 2]], [[1, 2]])], "its input_ids have shape \\[1, 2\\]"),
+        (["a text"], "row 0 of the batch is str"),
+    ],
+)
+def test_rows_that_make_no_batch_are_named(rows, message):
+    with pytest.raises(DistillensError, match=message) as caught:
+        collate(rows)
+    assert "\n" not in str(caught.value)

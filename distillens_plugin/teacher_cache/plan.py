@@ -150,7 +150,13 @@ def _states(criterion: Any, student_layers: int, anatomy: Any) -> tuple[str, ...
 
 
 def _row_ids(examples: Any, where: str) -> tuple[str, ...]:
-    row_ids = tuple(str(example["id"]) for example in _items(examples))
+    given = [example.get("id") for example in _items(examples)]
+    if None in given:
+        raise DistillensError(
+            f"{where}: training row {given.index(None)} has no id, and the cache finds rows by "
+            "their ids; give each row its own or delete teacher_cache"
+        )
+    row_ids = tuple(map(str, given))
     row_id, times = Counter(row_ids).most_common(1)[0]
     if times > 1:
         raise DistillensError(
