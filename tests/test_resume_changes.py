@@ -1,0 +1,147 @@
+"""A run is not gone on with when its data, teacher or other files have changed under their paths."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from forked_run import forked, kill_after_states, quick_recipe
+from run_process import change
+from safetensors.torch import load_file, save_file
+from tiny_run import save_tiny_model
+
+
+def rewrite(path, edit):
+    """Edits the rows of a JSON Lines file."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    path.write_text("".join(json.dumps(row) + "\n" for row in edit(rows)), encoding="utf-8")
+
+
+def edited(rows):
+    return [{**row, "output": f"A{row['output']}"} if i == 4 else row for i, row in enumerate(rows)]
+
+
+def new_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.wte.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a recipe, its models and a run killed after its first state."""
+    folder = tmp_path_factory.mktemp("changes")
+    path = quick_recipe(folder, num_epochs=2)
+    save_tiny_model(folder / "student", layers=2, seed=2)
+    change(path, "models.student_model", {"name_or_path": "./student", "tokenizer": "./tokenizer"})
+    shutil.copytree(folder / "teacher", folder / "tokenizer")
+    (folder / "tokenizer" / "model.safetensors").unlink()
+    change(path, "threads", None)
+    ended = forked(path, output=folder / "out", log=folder / "log", before=kill_after_states(1))
+    assert ended.returncode == -9, ended.stderr
+    return folder
+
+
+@pytest.fixture
+def cut(runs):
+    """The folder, in the place where it was made; whatever a test does to it is undone."""
+    saved = runs.with_name("saved")
+    shutil.copytree(runs, saved)
+    yield runs
+    shutil.rmtree(runs)
+    saved.rename(runs)
+
+
+def resumed(folder, **keywords):
+    arguments = (folder / "recipe.yaml", "--resume")
+    return forked(*arguments, output=folder / "out", log=folder / "log", **keywords)
+
+
+ROWS = {
+    "edited": (edited, "its rows have other texts or ids"),
+    "appended": (lambda rows: [*rows, rows[0]], "6 rows then, 7 now"),
+    "fewer": (lambda rows: rows[:-1], "6 rows then, 5 now"),
+    "another order": (lambda rows: rows[::-1], "its rows are in another order"),
+    "another id": (
+        lambda rows: [{**rows[0], "id": "other"}, *rows[1:]],
+        "its rows have other texts or ids",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_changed_rows_are_refused_before_models_load(cut, case):
+    edit, told = ROWS[case]
+    rewrite(cut / "train.jsonl", edit)
+    kept = {path: path.read_bytes() for path in (cut / "out").rglob("*") if path.is_file()}
+    done = resumed(cut)
+    assert done.returncode == 2, done.stderr[-3000:]
+    (line,) = done.stderr.strip().split("\n")
+    assert f"begun with other content (datasets.train: {told})" in line
+    assert "--overwrite" in line
+    assert "student:" not in done.stdout
+    now = {path: path.read_bytes() for path in (cut / "out").rglob("*") if path.is_file()}
+    now.pop(cut / "out" / ".lock", None)
+    kept.pop(cut / "out" / ".lock", None)
+    assert now == kept
+
+
+def edit_validation(folder):
+    rewrite(folder / "valid.jsonl", lambda rows: rows[::-1])
+
+
+def edit_tokenizer(folder):
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["model_max_length"] = 77
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+FILES = {
+    "datasets.validation": edit_validation,
+    "models.teacher_model.name_or_path": lambda folder: new_weights(folder / "teacher"),
+    "models.student_model.name_or_path": lambda folder: new_weights(folder / "student"),
+    "models.student_model.tokenizer": edit_tokenizer,
+}
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_other_content_under_a_path_is_refused_and_named(cut, key):
+    FILES[key](cut)
+    done = resumed(cut)
+    assert done.returncode == 2, done.stderr[-3000:]
+    (line,) = done.stderr.strip().split("\n")
+    assert f"begun with other content ({key}: " in line
+    assert line.count(" then, ") <= 1
+
+
+def test_what_only_rounds_otherwise_is_told_and_the_run_goes_on(cut):
+    def more_threads_and_another_torch():
+        from distillens_plugin import run_fingerprint
+
+        torch.set_num_threads(2)
+        known = run_fingerprint.versions
+        run_fingerprint.versions = lambda: {**known(), "torch": "99.0"}
+
+    done = resumed(cut, before=more_threads_and_another_torch)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stdout.split("\n") if line.startswith("note: since")]
+    assert "threads 1 then, 2 now" in line
+    assert " then, 99.0 now; numbers may round otherwise" in line
+    assert "going on after epoch 1, step 2" in done.stdout
+
+
+def test_what_did_not_change_is_not_told(cut):
+    # The same content, written anew.
+    for path in (cut / "teacher").iterdir():
+        path.write_bytes(path.read_bytes())
+    done = resumed(cut)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "note: since" not in done.stdout
+    again = resumed(cut)
+    assert "this run is finished" in again.stdout
+    # A finished run is not taken for one on other data either.
+    rewrite(cut / "train.jsonl", edited)
+    done = resumed(cut)
+    assert done.returncode == 2
+    assert "its rows have other texts or ids" in done.stderr
