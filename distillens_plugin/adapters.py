@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
-from distillens_plugin.merging import merge
+from distillens_plugin.merging import merge, quiet_peft
 from eval_harness.errors import DistillensError
 from eval_harness.model_checks import check_adapter_fits
 from eval_harness.trust import RECIPE_FLAG, check_adapter
@@ -36,7 +35,8 @@ def add_lora(model: PreTrainedModel, lora: Any, *, where: str) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return peft.get_peft_model(model, config)
+        with quiet_peft():
+            return peft.get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise DistillensError(
             f"{where}.target_modules: found {lora.target_modules!r} ({first_line(error)}); "
@@ -85,7 +85,8 @@ def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTraine
         fields = {**config.to_dict(), "peft_type": getattr(config.peft_type, "value", None)}
         known = f"{here} {spec.adapter}"
         check_adapter(fields, known, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)
-        adapted = peft.PeftModel.from_pretrained(model, spec.adapter, config=config)
+        with quiet_peft():
+            adapted = peft.PeftModel.from_pretrained(model, spec.adapter, config=config)
         _check_names(adapted, peft.utils.load_peft_weights(spec.adapter, device="cpu"))
         plain = merge(adapted)
     except DistillensError as error:
@@ -134,8 +135,3 @@ def import_peft() -> Any:
 
 def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-def adapted_modules(model: nn.Module) -> list[str]:
-    """Paths of the modules that adapters are on."""
-    return [path for path, module in model.named_modules() if hasattr(module, "base_layer")]

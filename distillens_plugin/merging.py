@@ -5,6 +5,9 @@ the weight that both share: the other one would change as well. Such a model is 
 """
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +43,8 @@ def merge(model: Any) -> Any:
         )
     expected = _logits(plain_model(model))
     _untie_adapted(model)
-    plain = model.merge_and_unload()
+    with quiet_peft():
+        plain = model.merge_and_unload()
     _say_untied(plain)
     found = _logits(plain)
     error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
@@ -52,6 +56,14 @@ def merge(model: Any) -> Any:
             "adapter's modules, or merge it with peft and name the merged folder"
         )
     return plain
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft warns of tied weights at length; here they are untied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def is_tied(model: nn.Module) -> bool:
