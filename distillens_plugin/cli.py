@@ -5,6 +5,7 @@ import sys
 
 from distillens_plugin import register_keys, run
 from eval_harness.command import Invocation, OneLineParser, run_program
+from eval_harness.flag_numbers import count, seeds
 
 
 def _add_hooks(subparsers: argparse._SubParsersAction) -> None:
@@ -55,7 +56,7 @@ def _add_generate(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", metavar="N,...", help="one answer for each, when sampling")
     _add_trust(parser)
-    parser.add_argument("--batch_size", "-b", type=int, help="rows in flight")
+    parser.add_argument("--batch_size", "-b", type=count, help="rows in flight")
     parser.add_argument(
         "--keep_unfinished", action="store_true", help="keep answers that reached the limit"
     )
@@ -68,22 +69,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     from distillens_plugin.recipe import load_recipe
     from distillens_plugin.seqkd import Generation, generate
-    from eval_harness.errors import DistillensError
     from eval_harness.key_values import parse_key_values
 
     model_args = parse_key_values(arguments.model_args, flag="--model_args")
     if arguments.batch_size is not None:
         model_args["batch_size"] = arguments.batch_size
-    try:
-        seeds = [int(seed) for seed in arguments.seed.split(",")] if arguments.seed else None
-    except ValueError as error:
-        raise DistillensError(f"--seed {arguments.seed}: expected integers and commas") from error
     how = Generation(
         backend=arguments.model,
         model_args=model_args,
         gen_kwargs=parse_key_values(arguments.gen_kwargs, flag="--gen_kwargs"),
-        seeds=seeds,
+        seeds=seeds(arguments.seed),
         keep_unfinished=arguments.keep_unfinished,
+        trusted=arguments.trust_recipe,
     )
     recipe = load_recipe(arguments.recipe, arguments.overrides, arguments.trust_recipe)
     print(generate(recipe, Path(arguments.output), how))
@@ -102,15 +99,15 @@ def _add_tune_lens(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--template", default="alpaca", help="alpaca, qwen, chat or a format string"
     )
-    parser.add_argument("--max_length", type=int, default=512, help="tokens of a row (512)")
+    parser.add_argument("--max_length", type=count, default=512, help="tokens of a row (512)")
     parser.add_argument(
-        "--max_prompt_length", type=int, default=256, help="tokens of a prompt (256)"
+        "--max_prompt_length", type=count, default=256, help="tokens of a prompt (256)"
     )
-    parser.add_argument("--num_rows", type=int, help="only the first rows of the data")
+    parser.add_argument("--num_rows", type=count, help="only the first rows of the data")
     parser.add_argument("--loss_on_prompt", action="store_true", help="train on prompts too")
     parser.add_argument("--layers", metavar="K,...", help="default: all, 0 to the last but one")
-    parser.add_argument("--num_steps", type=int, default=250, help="steps of Adam (250)")
-    parser.add_argument("--batch_size", "-b", type=int, default=8, help="rows a step (8)")
+    parser.add_argument("--num_steps", type=count, default=250, help="steps of Adam (250)")
+    parser.add_argument("--batch_size", "-b", type=count, default=8, help="rows a step (8)")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
     parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")

@@ -15,6 +15,7 @@ from distillens_plugin.rows import RawRow, read_rows
 from distillens_plugin.schema import Recipe
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.jsonl import read_jsonl, write_jsonl
+from eval_harness.trust import RECIPE_FLAG, check_model_args, given_remote_code
 
 MARK = "generated_by"
 _TASK = "training_prompts"
@@ -31,6 +32,7 @@ class Generation:
         seeds: one answer to each prompt for each; greedy has one.
         keep_unfinished: keep answers that reached the limit without an end; left out otherwise,
             since training would end them in mid-sentence.
+        trusted: let arguments and models run code (--trust-recipe).
     """
 
     backend: str = "vllm"
@@ -38,6 +40,7 @@ class Generation:
     gen_kwargs: dict[str, Any] | None = None
     seeds: Sequence[int] | None = None
     keep_unfinished: bool = False
+    trusted: bool = False
 
 
 def generate(recipe: Recipe, output: Path, how: Generation) -> str:
@@ -63,6 +66,7 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
         )
     if output.suffix != ".jsonl":
         raise DistillensError(f"--output {output}: expected a name that ends in .jsonl")
+    _trusted(recipe, how)
     rows = list(read_rows(recipe.datasets.train, where=recipe.where("datasets.train")))
     folder = output.with_suffix(".answers")
     try:
@@ -137,13 +141,24 @@ def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generati
         output_path=folder,
         template=data.template,
         predict_only=True,
-        trust_remote_code=bool(
-            recipe.models.teacher_model and recipe.models.teacher_model.trust_remote_code
-        ),
+        trust_remote_code=_trusted(recipe, how),
         config={"recipe": recipe.path},
     )
     results, _ = evaluate(settings)
     return list(results.tasks[_TASK].samples)
+
+
+def _trusted(recipe: Recipe, how: Generation) -> bool:
+    """Whether the backend may run code; refuses here what it would refuse under another flag."""
+    teacher = recipe.models.teacher_model
+    assert teacher is not None  # generate() has looked
+    model_args = how.model_args or {}
+    typed = given_remote_code(model_args, "--model_args")
+    trusted = bool(how.trusted or teacher.trust_remote_code) if typed is None else typed
+    check_model_args(
+        how.backend, model_args, trusted=trusted, where="--model_args", flag=RECIPE_FLAG
+    )
+    return trusted
 
 
 def _model_args(recipe: Recipe, how: Generation) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eval_harness.backends.base import Backend
 
 MODELS = ("vllm", "hf")
-_MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_bos_token")
+MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_bos_token")
 # How the work is laid out: it changes the last bits at most, never what is computed.
 _LAYOUT = frozenset(
     {
@@ -74,7 +74,7 @@ def choose_engine(
             f"--model {model}: not known, expected {' or '.join(MODELS)}{near_names(model, MODELS)}"
         )
     given = dict(model_args)
-    own = {key: given.pop(key) for key in _MODEL_KEYS if key in given}
+    own = {key: given.pop(key) for key in MODEL_KEYS if key in given}
     _check_names(model_args)
     if own.get("pretrained") in (None, ""):
         raise DistillensError(

@@ -16,10 +16,12 @@ from eval_harness.errors import DistillensError
 RECIPE_FLAG = "--trust-recipe"
 MODEL_FLAG = "--trust_remote_code"
 
-# vLLM's engine arguments that hold a plain value which vLLM itself gives a meaning. All others name
-# classes, modules, files or addresses, or hold settings in which such names can hide.
+# Our own arguments for vLLM, and those of its engine that hold a plain value with a meaning of
+# vLLM's. All others name classes, modules, files or addresses, or hold settings in which such names
+# can hide.
 _PLAIN_ENGINE_ARGUMENTS = """
-    async_scheduling attention_backend batch_size block_size cpu_offload_gb data_parallel_size
+    pretrained revision tokenizer peft max_length add_bos_token trust_remote_code batch_size
+    async_scheduling attention_backend block_size cpu_offload_gb data_parallel_size
     decode_context_parallel_size device disable_cascade_attn disable_custom_all_reduce
     disable_hybrid_kv_cache_manager disable_log_stats disable_sliding_window
     distributed_executor_backend dtype enable_chunked_prefill enable_expert_parallel
@@ -110,12 +112,9 @@ def check_model_args(
             refuse(f"{where} {key}", repr(model_args[key]), "loads code from the Hub", flag)
     if model != "vllm":
         return
-    own = ("pretrained", "revision", "tokenizer", "peft", "max_length", "trust_remote_code")
     for key, value in model_args.items():
-        if key in own or key in ("attn_implementation", "experts_implementation"):
-            continue
         if key not in PLAIN_ENGINE_ARGUMENTS:
-            effect = "is not among the engine arguments that cannot run code"
+            effect = "is for an argument that can run code (or is not known not to)"
             refuse(f"{where} {key}", repr(value), effect, flag)
         words = _WORDS.get(key)
         plain = value is None or isinstance(value, bool | int | float | str)

@@ -47,6 +47,7 @@ def check_evaluation(study: Study) -> None:
     if spec is None:
         return
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
+    from eval_harness.engine import MODEL_KEYS
     from eval_harness.protocols import make_protocol
     from eval_harness.templates import check_template
 
@@ -56,6 +57,12 @@ def check_evaluation(study: Study) -> None:
         except DistillensError as error:
             raise DistillensError(f"{study.where('evaluation', key)}: {error}") from None
 
+    if spec.model == "hf":
+        from eval_harness.backends.transformers import arguments
+
+        given = {key: value for key, value in spec.model_args.items() if key not in MODEL_KEYS}
+        given.pop("trust_remote_code", None)
+        checked("model_args", lambda: arguments(given))
     checked(
         "tasks",
         lambda: select_benchmarks(",".join(spec.tasks), find_benchmarks(), _data_entries(spec)),
