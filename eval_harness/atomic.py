@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the check that they can be written."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -63,6 +64,24 @@ def encode_json(value: object, *, where: str) -> str:
         raise RunFailure(f"{where}: {error}; JSON has no NaN and no infinity") from error
 
 
+def check_can_be_made(folder: str | os.PathLike[str]) -> None:
+    """As `check_writable`, but a folder that had to be made is gone again: for what may yet be
+    refused.
+    """
+    missing = [path for path in _with_parents(folder) if not os.path.lexists(path)]
+    try:
+        check_writable(folder)
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _with_parents(folder: str | os.PathLike[str]) -> list[Path]:
+    path = Path(os.path.abspath(folder))
+    return [path, *path.parents]
+
+
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Refuses an output folder that cannot be written, before any work is done.
 
@@ -75,7 +94,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DistillensError(
-            f"{os.fspath(folder)}: cannot be written ({error.strerror}); give another output path"
+            f"{os.fspath(folder)}: cannot be written ({reason}); give another output path"
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.answers import cut_answer
+from eval_harness.atomic import check_can_be_made
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.engine import Engine, choose_engine
 from eval_harness.errors import RunFailure
@@ -49,7 +50,7 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
         (benchmark, *limited_rows(benchmark, settings.limit))
         for benchmark in newlines_read(settings)
     ]
-    check_writable(settings.output_path)
+    check_can_be_made(settings.output_path)
     engine = choose_engine(
         settings.model,
         settings.model_args,

@@ -10,6 +10,7 @@ from typing import Any
 
 from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
 from eval_harness.engine import Engine
+from eval_harness.file_models import AnswerRow, LikelihoodRow
 from eval_harness.loglikelihood import LikelihoodTask
 from eval_harness.model_files import ModelFacts
 from eval_harness.prompts import Prompts, fit_to_model, prepare_prompts
@@ -167,7 +168,7 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
     if task.stop_token_ids:
         depends_on["stop_token_ids"] = list(task.stop_token_ids)
     name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
-    task.store = AnswerStore(folder / f"answers_{name}", depends_on)
+    task.store = AnswerStore(folder / f"answers_{name}", depends_on, AnswerRow)
     finished = sum(
         task.key(row, seed) in task.store.rows
         for row in range(len(task.rows))
@@ -181,7 +182,7 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
             prompts=task.prompts.token_ids,
             facts=engine.facts,
             encoder=task.prompts.encoder,
-            store=AnswerStore(folder / f"likelihoods_{name}", depends_on),
+            store=AnswerStore(folder / f"likelihoods_{name}", depends_on, LikelihoodRow),
         )
 
 

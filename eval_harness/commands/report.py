@@ -22,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report and prints its paths. Returns 0."""
-    from eval_harness.atomic import check_writable
+    from eval_harness.atomic import check_can_be_made
     from eval_harness.errors import DistillensError
     from eval_harness.plots import require_matplotlib
     from eval_harness.systems import load_systems
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     require_matplotlib()
     if args.num_rows < 0:
         raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
-    check_writable(args.output_path)
+    check_can_be_made(args.output_path)
     systems = load_systems(args.systems, references=args.references)
 
     from eval_harness.report import write_report

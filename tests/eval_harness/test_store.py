@@ -1,10 +1,12 @@
 """The answer store survives kills and torn lines."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.file_models import AnswerRow
 from eval_harness.store import AnswerStore
 
 SETTINGS = {"model": "m", "sampling": {"temperature": 1.0}}
@@ -16,15 +18,19 @@ def path(tmp_path):
     return tmp_path / "answers.jsonl"
 
 
+def answer(text):
+    return {"text": text, "num_tokens": 1, "finish_reason": "stop"}
+
+
 def filled(path, texts=TEXTS):
-    store = AnswerStore(path, SETTINGS)
+    store = AnswerStore(path, SETTINGS, AnswerRow)
     for number, text in enumerate(texts):
-        store.add((str(number), "10"), {"text": text})
+        store.add((str(number), "10"), answer(text))
     store.close()
 
 
 def reopened(path) -> AnswerStore:
-    store = AnswerStore(path, SETTINGS)
+    store = AnswerStore(path, SETTINGS, AnswerRow)
     store.close()
     return store
 
@@ -49,9 +55,9 @@ def test_appending_after_a_torn_line_gives_the_uninterrupted_file(path):
     filled(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
-    store = AnswerStore(path, SETTINGS)
+    store = AnswerStore(path, SETTINGS, AnswerRow)
     assert store.num_torn_bytes > 0
-    store.add((str(len(TEXTS) - 1), "10"), {"text": TEXTS[-1]})
+    store.add((str(len(TEXTS) - 1), "10"), answer(TEXTS[-1]))
     store.close()
     assert path.read_bytes() == whole
 
@@ -61,7 +67,7 @@ def test_other_settings_are_refused(path):
     with pytest.raises(
         DistillensError, match=r"answers.jsonl:1: made under .* give another output"
     ):
-        AnswerStore(path, {**SETTINGS, "model": "other"})
+        AnswerStore(path, {**SETTINGS, "model": "other"}, AnswerRow)
 
 
 def test_a_broken_line_in_the_middle_is_named(path):
@@ -70,24 +76,54 @@ def test_a_broken_line_in_the_middle_is_named(path):
     lines[2] = b"{broken"
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(DistillensError, match=r"answers.jsonl:3:2: not JSON"):
-        AnswerStore(path, SETTINGS)
+        AnswerStore(path, SETTINGS, AnswerRow)
 
 
 def test_a_line_without_a_key_is_named(path):
     filled(path)
     path.write_bytes(path.read_bytes() + b'{"text": "x"}\n')
     with pytest.raises(DistillensError, match=r"answers.jsonl:7: no key"):
-        AnswerStore(path, SETTINGS)
+        AnswerStore(path, SETTINGS, AnswerRow)
 
 
 def test_a_key_is_written_once(path):
-    store = AnswerStore(path, SETTINGS)
-    store.add(("a",), {"text": "x"})
+    store = AnswerStore(path, SETTINGS, AnswerRow)
+    store.add(("a",), answer("x"))
     with pytest.raises(ValueError, match="already"):
-        store.add(("a",), {"text": "y"})
+        store.add(("a",), answer("y"))
     store.close()
 
 
 def test_a_full_disk_is_a_failure_of_the_run():
     with pytest.raises(RunFailure, match="/dev/full: cannot be"):
-        AnswerStore(Path("/dev/full"), SETTINGS).add(("a",), {"text": "x"})
+        AnswerStore(Path("/dev/full"), SETTINGS, AnswerRow).add(("a",), answer("x"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"text": 3}, r":3: text = 3: it should be a valid string"),
+        ({"num_tokens": "1"}, r":3: num_tokens = '1': it should be a valid integer"),
+        ({"num_tokens": -1}, r":3: num_tokens = -1"),
+        ({"finish_reason": "eos"}, r":3: finish_reason = 'eos': it should be 'stop' or 'length'"),
+        ({"key": "0"}, r":3: no key"),
+        ({"key": ["0", "10"]}, r":3: the key \['0', '10'\] stands on line 2 already"),
+    ],
+)
+def test_a_row_of_other_form_is_named(path, line, message):
+    filled(path)
+    lines = path.read_text().split("\n")
+    lines[2] = json.dumps({**json.loads(lines[2]), **line})
+    path.write_text("\n".join(lines))
+    with pytest.raises(DistillensError, match=message):
+        AnswerStore(path, SETTINGS, AnswerRow)
+
+
+@pytest.mark.parametrize(
+    "content", [b"years of work", b"a,b\n1,2", b'{"a": 1}\nx', b"\x00\xff", b"\n\n{}", b"[]\n"]
+)
+def test_a_file_that_is_not_ours_is_refused_and_left_as_it_was(path, content):
+    path.write_bytes(content)
+    with pytest.raises(DistillensError, match=r"answers\.jsonl:[123]:"):
+        AnswerStore(path, SETTINGS, AnswerRow)
+    assert path.read_bytes() == content
