@@ -27,6 +27,8 @@ from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.on_policy import OnPolicyLoader
 from distillens_plugin.positions import num_positions
+from distillens_plugin.rouge_check import check_rouge_words
+from distillens_plugin.run_length import check_steps
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_terms import OWN_TERMS
@@ -121,6 +123,10 @@ def load_data(
             where=recipe.where("datasets.validation"),
             default_split="validation",
         )
+        if recipe.train.best_by == "rougeL":
+            references = (row.references for row in validation.rows)
+            note = check_rouge_words(references, recipe.where("datasets.validation"))
+            validation.notes += (note,) if note is not None else ()
     return tokenizer, train, validation
 
 
@@ -161,6 +167,7 @@ def build_experiment(
     steps_per_epoch = _steps_per_epoch(
         full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
     )
+    check_steps(recipe, len(train), steps_per_epoch)
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=steps_per_epoch)
     _check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])

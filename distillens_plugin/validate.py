@@ -11,7 +11,9 @@ from distillens_plugin.facts import ModelFacts
 from distillens_plugin.full_form import full_form, to_yaml
 from distillens_plugin.hub import Hub, UnreachableError, is_path
 from distillens_plugin.output import check_free
+from distillens_plugin.rouge_check import check_rouge_words
 from distillens_plugin.rows import read_rows
+from distillens_plugin.run_length import check_enough_rows
 from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_base import did_you_mean
 from distillens_plugin.schema_criterion import OWN_SUM
@@ -153,13 +155,20 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     where = recipe.where(f"{key}.path")
     if spec.generated:
         num_rows = check_generated(spec.path, where)
+        _check_length(recipe, key, min(num_rows, spec.num_rows or num_rows))
         return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):
         split = key.rpartition(".")[2]
-        num_rows = sum(1 for _ in read_rows(spec, where=recipe.where(key), default_split=split))
-        if num_rows == 0:
+        references = [
+            row.references for row in read_rows(spec, where=recipe.where(key), default_split=split)
+        ]
+        if not references:
             raise DistillensError(f"{where}: {spec.path} holds no rows")
-        return f"ok {key}: {spec.path}, {num_rows} rows"
+        _check_length(recipe, key, len(references))
+        note = None
+        if split == "validation" and recipe.train.best_by == "rougeL":
+            note = check_rouge_words(references, recipe.where(key))
+        return f"ok {key}: {spec.path}, {len(references)} rows" + (f"; {note}" if note else "")
     if is_path(spec.path) or os.path.splitext(spec.path)[1] in _DATA_FILES:
         raise DistillensError(
             f"{where}: there is no file {spec.path}; expected a JSON Lines file or a data set's "
@@ -170,3 +179,10 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     except UnreachableError as error:
         return f"skipped {key}, {spec.path}, because {error}"
     return f"ok {key}: {spec.path} is on the Hub"
+
+
+def _check_length(recipe: Recipe, key: str, num_rows: int) -> None:
+    """Rows may yet be dropped, but too few are too few; launchers tell of several processes."""
+    if key == "datasets.train":
+        world_size = os.environ.get("WORLD_SIZE", "1")
+        check_enough_rows(recipe, num_rows, int(world_size) if world_size.isdigit() else 1)
