@@ -85,11 +85,12 @@ def read(kind: type[_Kind], answer: Any, where: str) -> _Kind:
         return kind.model_validate({} if answer is None else answer)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        found = "nothing" if first["type"] == "missing" else _shown(first["input"])
-        raise RunFailure(
-            f"{where}: {_path(first['loc'])}: found {found}; expected otherwise: "
-            f"{first['msg'][:1].lower()}{first['msg'][1:]}"
-        ) from error
+        if first["type"] == "missing":
+            problem = "found nothing, expected this field"
+        else:
+            expected = first["msg"].removeprefix("Input should be ")
+            problem = f"found {_shown(first['input'])}, expected: {expected}"
+        raise RunFailure(f"{where}: {_path(first['loc'])}: {problem}") from error
 
 
 def _path(places: tuple[int | str, ...]) -> str:
