@@ -160,7 +160,7 @@ def test_a_message_is_found_where_its_frame_changes_with_it():
     assert (message, after[:10]) == ("a" * 12, "<|im_end|>")
     shouting = changing.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
     with pytest.raises(DistillensError, match="changes a message"):
-        chat_prompt("say", tokenizer_with(shouting))
+        chat_prompt("say it", tokenizer_with(shouting))
 
 
 def test_the_text_of_a_template_is_its_data_and_its_strings():
