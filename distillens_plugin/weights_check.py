@@ -48,6 +48,8 @@ class WeightsCheck:
         """
         given = torch.tensor(found)
         error = _distance(given, expected)
+        if len(found) >= _FEWEST_TOKENS and error >= _ROUNDING:
+            self._refuse_earlier(given, error)
         if not error < _TOLERATED * self.apart:
             raise RunFailure(
                 f"{self._base_url}: does not take the student's weights: log-probabilities are "
@@ -55,8 +57,8 @@ class WeightsCheck:
                 "serving this student, without quantization? (vLLM's CPU build keeps the old "
                 "unembedding where it is tied to the embedding)"
             )
-        if len(found) < _FEWEST_TOKENS or error < _ROUNDING:
-            return
+
+    def _refuse_earlier(self, given: Tensor, error: float) -> None:
         for earlier in self._earlier:
             if _distance(given, earlier) < _NEARER * error:
                 raise RunFailure(
