@@ -12,6 +12,7 @@ from typing import Any
 from distillens_plugin.row_files import READERS
 from eval_harness.answers import read_newlines, without_empty
 from eval_harness.errors import DistillensError
+from eval_harness.json_files import names, shown
 from eval_harness.jsonl import replace_lone_surrogates
 
 _SUFFIXES = (*READERS, ".parquet")
@@ -91,10 +92,9 @@ def _placed_rows(spec: Any, where: str, default_split: str) -> Iterator[tuple[st
 def _checked(row: dict[str, Any], *, place: str, default_id: str, newline: str | None) -> RawRow:
     task = "instruction" if row.get("instruction") is not None else "prompt"
     if row.get(task) is None or "output" not in row:
-        found = ", ".join(map(str, row)) or "nothing"
         raise DistillensError(
-            f"{place}: found the keys {found}; expected instruction, output and perhaps input, "
-            "or prompt and output"
+            f"{place}: found the keys {names(row)}; expected instruction, output and perhaps "
+            "input, or prompt and output"
         )
     given_id = row.get("id")
     text = read_newlines(_text(row, task, place), newline)
@@ -113,7 +113,7 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DistillensError(f"{place}: {key} is {_shown(value)}, expected a text")
+        raise DistillensError(f"{place}: {key} is {shown(value)}, expected a text")
     return replace_lone_surrogates(value)
 
 
@@ -123,14 +123,9 @@ def _references(output: Any, place: str) -> list[str]:
     texts = list(output) if isinstance(output, list | tuple) else [output]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DistillensError(
-            f"{place}: output is {_shown(output)}, expected a text or a list of texts"
+            f"{place}: output is {shown(output)}, expected a text or a list of texts"
         )
     return without_empty([replace_lone_surrogates(text) for text in texts])
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _refuse_hub_options(spec: Any, where: str, path: Path) -> None:

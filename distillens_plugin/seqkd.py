@@ -13,6 +13,7 @@ from typing import Any
 
 from distillens_plugin.rows import RawRow, read_rows
 from distillens_plugin.schema import Recipe
+from eval_harness.answers import read_newlines
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.jsonl import read_jsonl, write_jsonl
 from eval_harness.trust import RECIPE_FLAG, check_model_args, given_remote_code
@@ -74,7 +75,9 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     except OSError as error:
         raise RunFailure(f"{folder}: cannot be made ({error.strerror})") from error
     samples = _answers(recipe, rows, folder, how)
-    kept = list(_training_rows(samples, rows, teacher.name_or_path or "", how))
+    newline = recipe.datasets.train.newline
+    name = teacher.name_or_path or ""
+    kept = list(_training_rows(samples, rows, name, how, newline=newline))
     if not kept:
         raise RunFailure(
             f"{output}: not one of {len(samples)} prompts has a finished answer; raise "
@@ -181,15 +184,22 @@ def _prompt_row(row: RawRow) -> dict[str, Any]:
 
 
 def _training_rows(
-    samples: Iterable[Any], rows: Sequence[RawRow], teacher: str, how: Generation
+    samples: Iterable[Any],
+    rows: Sequence[RawRow],
+    teacher: str,
+    how: Generation,
+    *,
+    newline: str | None,
 ) -> Iterable[dict[str, Any]]:
     for sample, row in zip(samples, rows, strict=True):
         task = _prompt_row(row)
         several = len(sample.seeds) > 1
-        for text, reason, seed in zip(
-            sample.filtered_resps, sample.finish_reason, sample.seeds, strict=True
+        for raw, text, reason, seed in zip(
+            sample.resps, sample.filtered_resps, sample.finish_reason, sample.seeds, strict=True
         ):
-            if not text or (reason == "length" and not how.keep_unfinished):
+            # An answer that was cut where the teacher goes on with another prompt is whole.
+            unfinished = reason == "length" and read_newlines(raw, newline).strip() == text
+            if not text or (unfinished and not how.keep_unfinished):
                 continue
             row_id = f"{row.id} seed {seed}" if several else row.id
             yield {**task, "id": row_id, "output": text, MARK: teacher}

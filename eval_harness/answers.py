@@ -37,7 +37,8 @@ def cut_answer(
     """
     answer = read_newlines(text, newline)
     for stop in (END_MARK, *until):
-        if not any(stop in reference for reference in references):
+        # The first line of a reference is a line as well.
+        if not any(stop in f"\n{reference}" for reference in references):
             answer = answer.split(stop, 1)[0]
     return answer.strip()
 

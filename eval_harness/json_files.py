@@ -6,7 +6,7 @@ hundreds of digits are refused before a library reads them.
 
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,13 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+
+
+def names(keys: Iterable[str]) -> str:
+    """The first keys of an object as an error shows them; "none" where there are none."""
+    found = [key if len(key) <= 40 else f"{key[:40]}..." for key in keys]
+    rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return ", ".join(found[:8]) + rest if found else "none"
 
 
 def numbers(fields: dict[str, Any]) -> Iterator[tuple[str, str, int | float]]:

@@ -9,6 +9,7 @@ from typing import Any
 from eval_harness.answers import final_answer_score, without_empty
 from eval_harness.errors import DistillensError
 from eval_harness.exact_match import exact_match
+from eval_harness.json_files import names, shown
 from eval_harness.jsonl import read_jsonl
 from eval_harness.result_schema import Sample
 from eval_harness.rouge import rouge_backend, rouge_l, rouge_version
@@ -159,7 +160,7 @@ def read_predictions(path: str | os.PathLike[str], references: References) -> li
         row_id = _new_id(row, where, line, lines)
         text = _key(row, "text", where)
         if not isinstance(text, str):
-            raise DistillensError(f"{where}: text must be a string, found {text!r}")
+            raise DistillensError(f"{where}: text must be a string, found {shown(text)}")
         texts[str(row_id)] = text
     expected = {str(row_id): None for row_id in references.ids}
     extra = [row_id for row_id in texts if row_id not in expected]
@@ -176,18 +177,18 @@ def read_predictions(path: str | os.PathLike[str], references: References) -> li
 
 def named(ids: Sequence[str]) -> str:
     """The first few ids by name and the number of the rest: "ids 'a', 'b' and 3 more"."""
-    shown = ", ".join(repr(row_id) for row_id in ids[:_NUM_NAMED])
+    first = ", ".join(shown(row_id) for row_id in ids[:_NUM_NAMED])
     rest = f" and {len(ids) - _NUM_NAMED} more" if len(ids) > _NUM_NAMED else ""
-    return f"{'id' if len(ids) == 1 else 'ids'} {shown}{rest}"
+    return f"{'id' if len(ids) == 1 else 'ids'} {first}{rest}"
 
 
 def _new_id(row: dict[str, Any], where: str, line: int, lines: dict[str, int]) -> str | int:
     row_id = _key(row, "id", where)
     if isinstance(row_id, bool) or not isinstance(row_id, str | int):
-        raise DistillensError(f"{where}: id must be a string or an integer, found {row_id!r}")
+        raise DistillensError(f"{where}: id must be a string or an integer, found {shown(row_id)}")
     if str(row_id) in lines:
         raise DistillensError(
-            f"{where}: id {row_id!r} again; it stands on line {lines[str(row_id)]} already"
+            f"{where}: id {shown(row_id)} again; it stands on line {lines[str(row_id)]} already"
         )
     lines[str(row_id)] = line
     return row_id
@@ -195,5 +196,5 @@ def _new_id(row: dict[str, Any], where: str, line: int, lines: dict[str, int]) -
 
 def _key(row: dict[str, Any], key: str, where: str) -> Any:
     if key not in row:
-        raise DistillensError(f"{where}: no key {key!r}; found {', '.join(row) or 'none'}")
+        raise DistillensError(f"{where}: no key {key!r}; found {names(row)}")
     return row[key]

@@ -126,6 +126,22 @@ def test_answers_that_reached_the_limit_are_left_out(tmp_path):
     assert not (tmp_path / "a.jsonl").exists()
 
 
+def test_an_answer_that_was_cut_at_the_next_prompt_is_finished(generated, capsys):
+    recipe, output, _ = generated
+    texts = [row["output"] for _, row in read_jsonl(output)]
+    stop = next(text for text in texts if len(text) > 3)[2:]
+    how = Generation("hf", {"device": "cpu"}, {"max_gen_toks": 5, "until": [stop]})
+    # The answers are those of the first call; only their cut is another one.
+    before = output.read_bytes()
+    try:
+        generate(load_recipe(recipe, ROWS), output, how)
+        rows = [row["output"] for _, row in read_jsonl(output)]
+    finally:
+        output.write_bytes(before)
+    assert "tokens/s" not in capsys.readouterr().err
+    assert rows == [text.split(stop)[0] for text in texts if stop in text and text.split(stop)[0]]
+
+
 def test_several_seeds_give_rows_with_ids_of_their_own(tmp_path):
     recipe = load_recipe(tiny_recipe(tmp_path), ROWS)
     sampled = {"max_gen_toks": 4, "temperature": 1.0}

@@ -7,6 +7,7 @@ from typing import Any
 from eval_harness.answers import read_newlines, without_empty
 from eval_harness.benchmarks.definition import Benchmark
 from eval_harness.errors import DistillensError
+from eval_harness.json_files import names, shown
 from eval_harness.jsonl import read_jsonl
 from eval_harness.results import digest
 
@@ -47,7 +48,7 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
         row = _row(benchmark, doc, len(rows), f"{file}:{line}")
         if row.row_id in lines:
             raise DistillensError(
-                f"{file}:{line}: id {row.row_id!r} is also on line {lines[row.row_id]}; "
+                f"{file}:{line}: id {shown(row.row_id)} is also on line {lines[row.row_id]}; "
                 "ids must differ"
             )
         lines[row.row_id] = line
@@ -82,11 +83,11 @@ def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> 
     if instruction is None and prompt is None:
         raise DistillensError(
             f"{where}: neither {benchmark.fields.get('instruction', 'instruction')!r} nor "
-            f"{benchmark.fields.get('prompt', 'prompt')!r}, found the fields {sorted(doc)}"
+            f"{benchmark.fields.get('prompt', 'prompt')!r}, found the fields {names(sorted(doc))}"
         )
     row_id = value("id")
     if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
-        raise DistillensError(f"{where}: id = {row_id!r}, expected a string or an integer")
+        raise DistillensError(f"{where}: id = {shown(row_id)}, expected a string or an integer")
     return Row(
         doc_id=doc_id,
         row_id=str(doc_id if row_id is None else row_id),
@@ -106,7 +107,9 @@ def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> 
 def _references(output: Any, name: str, where: str) -> tuple[str, ...]:
     references = [output] if isinstance(output, str) else output
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
-        raise DistillensError(f"{where}: {name} = {output!r}, expected a string or a list of them")
+        raise DistillensError(
+            f"{where}: {name} = {shown(output)}, expected a string or a list of them"
+        )
     if not references:
         raise DistillensError(f"{where}: {name} is an empty list, expected at least one reference")
     return tuple(references)

@@ -26,14 +26,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Prints one line for each task. Returns 0."""
     from eval_harness.benchmarks import data_digest, find_benchmarks, load_rows, select_benchmarks
+    from eval_harness.rouge_words import num_without_words
 
     for benchmark in select_benchmarks(args.tasks, find_benchmarks(args.include_path), args.data):
         rows = load_rows(benchmark)
         references = sum(len(row.references) for row in rows)
+        wordless = num_without_words(row.references for row in rows)
         with_input = sum(bool(row.input) for row in rows)
         sys.stdout.write(
             f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, {references} "
             f"references, metrics {', '.join(benchmark.metrics)}, data {data_digest(rows)}, "
-            f"from {benchmark.location()}\n"
+            f"from {benchmark.location()}"
+            + (f"; {wordless} rows have no reference with a word of ROUGE-L" if wordless else "")
+            + "\n"
         )
     return 0

@@ -46,12 +46,14 @@ def test_stops_can_be_chosen_and_switched_off():
         "struct Box<n> { a: Array<n> }",
         "A form:\nQuestion: name?\nAnswer: yours",
         "GPT-2 ends a text with <|endoftext|> and goes on.",
+        "Question: how many?",
         "### Instruction:\nwrite\n### Instruction:\nagain",
     ],
 )
 def test_an_answer_that_equals_its_reference_has_full_marks(reference):
-    answer = cut_answer(reference, references=[reference])
-    assert score_rows([answer], [[reference]]) == {"rougeL": [1.0], "exact_match": [1.0]}
+    for text in (reference, f"\n\n{reference}\n"):
+        answer = cut_answer(text, references=[reference])
+        assert score_rows([answer], [[reference]]) == {"rougeL": [1.0], "exact_match": [1.0]}
 
 
 def test_an_answer_that_runs_on_is_scored_by_its_own_part():
