@@ -24,6 +24,7 @@ from distillens_plugin.end_tokens import end_token_ids
 from distillens_plugin.full_form import full_form, total_steps
 from distillens_plugin.hooks import check_paths
 from distillens_plugin.loss_parameters import adopt
+from distillens_plugin.main_process import on_main_process
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.on_policy import OnPolicyLoader
 from distillens_plugin.positions import num_positions
@@ -153,11 +154,15 @@ def build_experiment(
         where=f"models.{recipe.trained_role}",
         end_ids=end_token_ids(tokenizer, train, validation),
     )
-    check_saving(
-        student,
-        tokenizer,
-        where=recipe.where(f"models.{recipe.trained_role}"),
-        trust_remote_code=recipe.models.trained.trust_remote_code,
+    # transformers saves nothing on other processes than the first.
+    on_main_process(
+        accelerator,
+        lambda: check_saving(
+            student,
+            tokenizer,
+            where=recipe.where(f"models.{recipe.trained_role}"),
+            trust_remote_code=recipe.models.trained.trust_remote_code,
+        ),
     )
     student_anatomy = find_anatomy(student)
     teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
