@@ -1,6 +1,8 @@
 """A run that was killed and gone on with ends as one that was not."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +12,16 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from accelerate import Accelerator
+from forked_run import Forked, forked, kill_after_states, quick_recipe, what_it_left
 from run_process import ENVIRONMENT, TWO_PROCESSES, change, distillens, records
-from safetensors.torch import load_file
-from tiny_run import REPO, tiny_recipe
+from tiny_run import REPO
 
+from distillens_plugin import kept_state
 from distillens_plugin.checkpoint import put_back, replace_folder
-from distillens_plugin.kept_state import Standing, save_state
-from eval_harness.errors import RunFailure
+from distillens_plugin.kept_state import Standing, check_can_be_kept, read_standing, save_state
+from eval_harness.errors import DistillensError, RunFailure
 
 TERMS = "train.criterion.kwargs.sub_terms"
 MSE = {
@@ -29,21 +33,90 @@ MSE = {
 }
 
 
-def eventful_recipe(folder):
-    """Dropout, warm-up, a trained projection, and 8 epochs of 6 steps."""
-    path = tiny_recipe(folder)
-    change(path, "train.num_epochs", 8)
-    change(path, "train.train_data_loader.kwargs.batch_size", 2)
-    change(path, "train.optimizer.grad_accum_step", 2)
-    change(path, "train.scheduler.kwargs.warmup_steps", 7)
+def eventful_recipe(folder, **changes):
+    """Dropout, warm-up, a trained projection, windows of two batches, and 3 epochs of 2 steps."""
+    path = quick_recipe(folder, **changes)
+    change(path, "train.train_data_loader.kwargs.batch_size", 1)
+    change(path, "train.optimizer.grad_accum_step", 3)
     change(path, f"{TERMS}.mse", MSE)
-    change(path, "log_every", 4)
-    change(path, "samples.num_rows", 0)
+    change(path, "log_every", 3)
     return path
 
 
-def start_and_kill(path, output, launcher=()):
-    """Kills the run once it has kept the state of its second epoch."""
+def lora(path):
+    change(path, "models.student_model.lora", {"r": 2, "dropout": 0.2})
+
+
+def cached_teacher(path):
+    change(path, "teacher_cache", {"path": str(path.parent / "cache")})
+    change(path, f"{TERMS}.mse", None)
+
+
+def on_policy(path):
+    settings = {"share": 0.5, "schedule": "adaptive", "step": 0.2, "tolerance": 0.0}
+    change(path, "train.on_policy", {**settings, "max_new_tokens": 5})
+
+
+def best_by_rouge(path):
+    change(path, "train.best_by", "rougeL")
+    change(path, "samples.max_new_tokens", 4)
+
+
+def own_sampler(path):
+    text = path.read_text(encoding="utf-8")
+    sampler = "sampler: {class_or_func: !import_get {key: torch.utils.data.RandomSampler}}"
+    text = text.replace("  train_data_loader:\n", f"  train_data_loader:\n    {sampler}\n")
+    assert sampler in text
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [None, lora, cached_teacher, on_policy, best_by_rouge],
+    ids=lambda v: str(v and v.__name__),
+)
+def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, variant):
+    path = eventful_recipe(tmp_path)
+    if variant is not None:
+        variant(path)
+    place = {"output": tmp_path / "out", "log": tmp_path / "log"}
+    done = forked(path, **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = what_it_left(tmp_path / "out")
+    assert not (tmp_path / "out" / "state").exists()
+    for folder in ("out", "cache"):
+        shutil.rmtree(tmp_path / folder, ignore_errors=True)
+    ended = forked(path, **place, before=kill_after_states(1))
+    assert ended.returncode == -9, ended.stderr
+    done = forked(path, "--resume", **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after epoch 1, step 2" in done.stdout
+    assert what_it_left(tmp_path / "out") == whole
+    assert not (tmp_path / "out" / "state").exists()
+    assert not (tmp_path / "out" / "state_before").exists()
+
+
+def test_two_killed_processes_end_with_the_very_weights(tmp_path):
+    # Enough epochs to be killed between the second and the last.
+    path = eventful_recipe(tmp_path, num_epochs=12)
+    change(path, "train.train_data_loader.kwargs.batch_size", 1)
+    out = tmp_path / "out"
+    done = distillens(path, "--output_dir", out, launcher=TWO_PROCESSES)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = what_it_left(out)
+    shutil.rmtree(out)
+    start_and_kill(path, out, TWO_PROCESSES)
+    stood_at = read_standing(out / "state")
+    assert stood_at.num_processes == 2
+    assert "had 2 processes, found 1" in refused(path, "--resume", output=out)
+    done = distillens(path, "--output_dir", out, "--resume", launcher=TWO_PROCESSES)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"going on after epoch {stood_at.epoch}, step {stood_at.step}" in done.stdout
+    assert what_it_left(out) == whole
+
+
+def start_and_kill(path, output, launcher):
+    """Kills all processes once they have kept the state of their second epoch."""
     command = [sys.executable, *launcher, "-m", "distillens_plugin.run", str(path)]
     with subprocess.Popen(
         [*command, "--output_dir", str(output)],
@@ -53,7 +126,7 @@ def start_and_kill(path, output, launcher=()):
         cwd=REPO,
     ) as run:
         deadline = time.monotonic() + 200
-        while standing(output).get("epoch", 0) < 2:
+        while not (output / "state_before").exists():
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -63,134 +136,109 @@ def start_and_kill(path, output, launcher=()):
     assert not (output / "summary.json").exists(), "it was killed too late"
 
 
-def standing(output):
-    try:
-        return json.loads((output / "state" / "standing.json").read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-
-
-@pytest.mark.parametrize("launcher", [(), TWO_PROCESSES], ids=["one process", "two processes"])
-def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, launcher):
-    path = eventful_recipe(tmp_path)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = distillens(path, "--output_dir", whole, launcher=launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
-    start_and_kill(path, cut, launcher)
-    stood_at = standing(cut)["step"]
-    done = distillens(path, "--output_dir", cut, "--resume", launcher=launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"going on after epoch {standing_epoch(stood_at, launcher)}, step {stood_at}" in (
-        done.stdout
-    )
-    for name in ("last", "best"):
-        for file in ("model.safetensors", "loss/parameters.safetensors"):
-            ours, theirs = load_file(whole / name / file), load_file(cut / name / file)
-            assert set(ours) == set(theirs)
-            for key, tensor in ours.items():
-                assert tensor.equal(theirs[key]), (name, key)
-    assert [without_pace(r) for r in records(whole)] == [without_pace(r) for r in records(cut)]
-    one, other = (
-        json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in (whole, cut)
-    )
-    for key in ("validation", "validation_loss_before", "best_step", "best_score", "num_steps"):
-        assert one[key] == other[key]
-    assert other["train_seconds"] > 0
-    assert not (cut / "state").exists()
-    assert not (whole / "state").exists()
-
-
-def standing_epoch(step, launcher):
-    steps_per_epoch = 3 if launcher else 6
-    assert step % steps_per_epoch == 0
-    return step // steps_per_epoch
-
-
-def without_pace(record):
-    return {key: value for key, value in record.items() if key != "tokens_per_s"}
-
-
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory):
-    """A recipe and its killed run."""
+    """A recipe and its run, killed after its second epoch."""
     folder = tmp_path_factory.mktemp("cut")
     path = eventful_recipe(folder)
-    start_and_kill(path, folder / "out")
+    own_sampler(path)
+    ended = forked(path, output=folder / "out", before=kill_after_states(2))
+    assert ended.returncode == -9, ended.stderr
     return path, folder / "out"
 
 
-def refused(path, *arguments):
-    done = distillens(path, *arguments)
+def refused(path, *arguments, output):
+    done = forked(path, *arguments, output=output)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.strip().count("\n") == 0
     return done.stderr
 
 
-def test_another_recipe_or_number_of_processes_is_refused_and_nothing_is_lost(cut_off):
+def test_another_recipe_is_refused_and_nothing_is_lost(cut_off):
     path, output = cut_off
-    before = sorted(file.name for file in (output / "state").iterdir())
-    error = refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5")
+
+    def contents():
+        files = (file for file in output.rglob("*") if file.is_file() and file.name != ".lock")
+        return {file: file.read_bytes() for file in files}
+
+    before = contents()
+    error = refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5", output=output)
     assert "train.optimizer.kwargs.lr was 0.002 and is 0.5" in error
-    assert "log_every was 4 and is 5" in refused(path, "--resume", "--set", "log_every=5")
-    kept = standing(output)
-    text = json.dumps({**kept, "num_processes": 2})
-    (output / "state" / "standing.json").write_text(text, encoding="utf-8")
-    assert "had 2 processes, found 1" in refused(path, "--resume")
-    (output / "state" / "standing.json").write_text("{", encoding="utf-8")
-    assert "train anew with --overwrite" in refused(path, "--resume")
-    (output / "state" / "standing.json").write_text(json.dumps(kept), encoding="utf-8")
-    assert sorted(file.name for file in (output / "state").iterdir()) == before
-    assert "go on with it by --resume" in refused(path)
+    error = refused(path, "--resume", "--set", "log_every=5", output=output)
+    assert "log_every was 3 and is 5" in error
+    assert "go on with it by --resume" in refused(path, output=output)
+    assert contents() == before
 
 
-def test_a_state_that_cannot_be_read_is_one_line(cut_off):
+def test_a_state_that_fits_nothing_is_one_line(cut_off, tmp_path):
     path, output = cut_off
-    weights = output / "state" / "model.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:100])
-    assert f"{output / 'state'}: cannot be read" in refused(path, "--resume")
-    weights.write_bytes(content)
+    shutil.copytree(output, tmp_path / "out")
+    # As another version would name it, and yet whole.
+    shutil.rmtree(tmp_path / "out" / "state_before")
+    state = tmp_path / "out" / "state"
+    kept_state.write_value(state, "model", {"another.weight": torch.zeros(1)})
+    kept_state.write_manifest(state, kept_state.FORM)
+    error = refused(path, "--resume", output=tmp_path / "out")
+    assert f"{state}: does not fit this run" in error
+    kept_state.write_manifest(state, "distillens state 99")
+    error = refused(path, "--resume", output=tmp_path / "out")
+    assert "is of the form 'distillens state 99', expected" in error
 
 
 def test_flags_that_do_not_go_together(cut_off):
-    path, _ = cut_off
+    path, output = cut_off
     for flag in ("--overwrite", "--validate", "--dry-run"):
-        assert "--resume goes with none of" in refused(path, "--resume", flag)
+        error = refused(path, "--resume", flag, output=output)
+        assert "--resume goes with none of" in error
 
 
 def test_resume_starts_a_run_and_leaves_a_finished_one_alone(tmp_path):
-    path = tiny_recipe(tmp_path)
-    change(path, "samples.num_rows", 0)
-    done = distillens(path, "--resume")
+    path = quick_recipe(tmp_path, num_epochs=1)
+    out = tmp_path / "out"
+    done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr
     assert "going on" not in done.stdout
-    summary = tmp_path / "out" / "summary.json"
-    written = summary.stat().st_mtime_ns
-    again = distillens(path, "--resume")
+    assert "starting anew" not in done.stdout
+    assert "cut off before its end, it would start anew" in done.stdout
+    written = what_it_left(out)
+    again = forked(path, "--resume", output=out)
     assert again.returncode == 0, again.stderr
     assert "this run is finished" in again.stdout
-    assert summary.stat().st_mtime_ns == written
-    assert "lr was 0.002" in refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5")
+    assert what_it_left(out) == written
+    error = refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5", output=out)
+    assert "lr was 0.002" in error
 
 
-def test_without_resumable_nothing_is_kept_and_resume_starts_anew(tmp_path):
-    path = eventful_recipe(tmp_path)
-    change(path, "resumable", False)
-    command = [sys.executable, "-m", "distillens_plugin.run", str(path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd=REPO
-    ) as run:
-        while not (tmp_path / "out" / "last").exists():
-            assert run.poll() is None
-            time.sleep(0.005)
-        time.sleep(0.2)
-        assert not (tmp_path / "out" / "state").exists()
-        run.send_signal(signal.SIGKILL)
-    assert not (tmp_path / "out" / "summary.json").exists()
-    done = distillens(path, "--resume")
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_a_run_that_kept_nothing_starts_anew_and_says_so(tmp_path, num_epochs):
+    path = quick_recipe(tmp_path, num_epochs=num_epochs)
+    out = tmp_path / "out"
+    if num_epochs > 1:
+        change(path, "resumable", False)
+
+    def kill_while_training():
+        from distillens_plugin.trainer import Trainer
+
+        step = Trainer.step
+
+        def killed_in_the_last_step(self, window):
+            if self.step_number == 2 * num_epochs - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, window)
+
+        Trainer.step = killed_in_the_last_step
+
+    run = Forked(path, output=out, before=kill_while_training)
+    ended = run.wait()
+    assert ended.returncode == -9
+    assert not (out / "state").exists()
+    assert ("it would start anew" in ended.stdout) == (num_epochs == 1)
+    done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr
     assert "going on" not in done.stdout
-    steps = [record["step"] for record in records(tmp_path / "out") if "loss" in record]
+    assert "was cut off before it kept a state" in done.stdout
+    assert "starting anew from step 0" in done.stdout
+    steps = [record["step"] for record in records(out) if "loss" in record]
     assert steps == sorted(set(steps))
 
 
@@ -211,19 +259,91 @@ def test_a_folder_that_lies_aside_comes_back(tmp_path):
     assert (folder / "a").read_text(encoding="utf-8") == "new"
 
 
-def test_a_state_that_cannot_be_kept_ends_the_run_and_the_one_before_stays(tmp_path, monkeypatch):
-    accelerator = Accelerator(cpu=True)
-    box = SimpleNamespace(lr_scheduler=None, criterion=SimpleNamespace(term_dict={}))
-    standing = Standing(3, 1, {}, {}, {}, 1.0, None, None, 0, 1)
+@pytest.fixture
+def trained():
+    """An accelerator, a box as far as states go, and a standing."""
+    model = torch.nn.Linear(2, 2)
+    box = SimpleNamespace(
+        student_model=model,
+        optimizer=torch.optim.AdamW(model.parameters()),
+        lr_scheduler=None,
+        criterion=SimpleNamespace(term_dict={}),
+    )
+    standing = Standing(3, 1, {}, {}, {}, 1.0, None, None, 1, "", {})
+    return Accelerator(cpu=True), box, standing
+
+
+def test_a_state_that_cannot_be_kept_ends_the_run_and_the_one_before_stays(
+    tmp_path, monkeypatch, trained
+):
+    accelerator, box, standing = trained
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     save_state(tmp_path, accelerator, box, standing)
 
-    def full(folder):
+    def full(folder, name, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(accelerator, "save_state", full)
-    with pytest.raises(RunFailure, match="No space left on device"):
-        save_state(tmp_path, accelerator, box, replace(standing, step=6))
-    assert json.loads((tmp_path / "state" / "standing.json").read_text())["step"] == 3
-    (tmp_path / ".state.partial").rename(tmp_path / "other")
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_state, "write_value", full)
+        with pytest.raises(RunFailure, match="No space left on device"):
+            save_state(tmp_path, accelerator, box, replace(standing, step=6))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "state"]
+    assert read_standing(tmp_path / "state").step == 3
+    save_state(tmp_path, accelerator, box, replace(standing, step=9))
+    assert read_standing(tmp_path / "state").step == 9
+    assert read_standing(tmp_path / "state_before").step == 3
     with pytest.raises(RunFailure, match="cannot keep the state"):
         save_state(tmp_path / "state" / "standing.json", accelerator, box, standing)
+
+
+def test_a_full_disk_ends_the_run_and_the_state_before_stays(tmp_path):
+    """A limit on the size of files, as a disk without room for the weights."""
+    import resource
+
+    path = eventful_recipe(tmp_path)
+    out = tmp_path / "out"
+    ended = forked(path, output=out, before=kill_after_states(1))
+    assert ended.returncode == -9
+    kept = {file: file.read_bytes() for file in (out / "state").iterdir()}
+
+    def no_room():
+        from distillens_plugin.trainer import Trainer
+
+        step = Trainer.step
+
+        def step_and_fill(self, window):
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            return step(self, window)
+
+        Trainer.step = step_and_fill
+
+    done = forked(path, "--resume", output=out, before=no_room)
+    assert done.returncode == 1, done.stderr[-3000:]
+    line = done.stderr.strip().split("\n")[-1]
+    assert "cannot keep the state" in line
+    assert "File too large" in line
+    assert {file: file.read_bytes() for file in (out / "state").iterdir()} == kept
+    done = forked(path, "--resume", output=out)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_an_optimiser_whose_state_cannot_be_kept_is_refused_before_training(trained):
+    accelerator, box, _ = trained
+    check_can_be_kept(accelerator, box)
+    box.optimizer.param_groups[0]["callback"] = print
+    with pytest.raises(DistillensError, match="optimizer/param_groups/0/callback is a builtins"):
+        check_can_be_kept(accelerator, box)
+    box.optimizer.param_groups[0].pop("callback")
+    box.lr_scheduler = SimpleNamespace(state_dict=lambda: {"when": object()})
+    with pytest.raises(DistillensError, match="resumable: false"):
+        check_can_be_kept(accelerator, box)
+
+
+def test_nothing_that_can_run_code_is_in_a_state(cut_off):
+    _, output = cut_off
+    for state in ("state", "state_before"):
+        for file in (output / state).iterdir():
+            assert file.suffix in (".json", ".jsonl", ".safetensors")
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))

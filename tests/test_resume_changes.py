@@ -1,4 +1,4 @@
-"""A run is not gone on with when its data, teacher or other files have changed under their paths."""
+"""A run is not gone on with when what it learns from has changed under the same paths."""
 
 import json
 import shutil
