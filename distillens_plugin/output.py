@@ -12,7 +12,7 @@ from typing import Any
 
 from eval_harness.atomic import write_text
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.exchange import recover
+from eval_harness.exchange import recover, remove
 from eval_harness.lock import LOCK_NAME
 
 # What a run writes; `--overwrite` removes these and nothing else.
@@ -144,6 +144,12 @@ def tidy(folder: Path) -> list[str]:
     return [
         f"{folder / name}: had been set aside by a run that was killed; put back" for name in back
     ]
+
+
+def remove_states(folder: Path) -> None:
+    """A finished run keeps none."""
+    for state in (STATE, STATE_BEFORE):
+        remove(folder / state)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

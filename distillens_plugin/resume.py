@@ -1,5 +1,4 @@
-"""Whether there is a run to go on with, whether it is this one, and which of its states is whole.
-"""
+"""Whether there is a run to go on with, whether it is this one, and which of its states is whole."""
 
 import json
 from dataclasses import dataclass
@@ -54,6 +53,8 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     if (folder / output.SUMMARY).is_file():
         _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
         fingerprint = _read_fingerprint(folder)
+        # It was killed when all was done but this.
+        output.remove_states(folder)
         lines.append(f"{folder}: this run is finished; there is nothing to go on with")
         return Kept(None, None, True, fingerprint, lines)
     state = _whole_state(folder, lines)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -236,8 +235,7 @@ class TrainingRun:
         }
         on_main_process(accelerator, lambda: output.write_summary(self.folder, summary))
         if accelerator.is_main_process:
-            for state in (output.STATE, output.STATE_BEFORE):
-                shutil.rmtree(self.folder / state, ignore_errors=True)
+            output.remove_states(self.folder)
         if not accelerator.is_main_process:
             return
         for answer in self._samples():

@@ -98,7 +98,7 @@ def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, variant):
 
 def test_two_killed_processes_end_with_the_very_weights(tmp_path):
     # Enough epochs to be killed between the second and the last.
-    path = eventful_recipe(tmp_path, num_epochs=12)
+    path = eventful_recipe(tmp_path, num_epochs=6)
     change(path, "train.train_data_loader.kwargs.batch_size", 1)
     out = tmp_path / "out"
     done = distillens(path, "--output_dir", out, launcher=TWO_PROCESSES)
