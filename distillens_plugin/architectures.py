@@ -252,6 +252,11 @@ def _reconstruction_error(
 def _check(
     plain: nn.Module, anatomy: Anatomy, last_hidden: Tensor, head: Call, own_logits: Tensor
 ) -> None:
+    if not own_logits.isfinite().all():
+        raise DistillensError(
+            f"{type(plain).__name__}: its logits on a few tokens are not finite; its weights or "
+            "config are damaged, or its dtype is too narrow"
+        )
     error = _reconstruction_error(plain, anatomy, last_hidden, own_logits)
     # Under autocast the head computes in a lower precision than its weight has.
     used = head.hidden.dtype if head.hidden is not None else anatomy.dtype

@@ -24,9 +24,14 @@ def _hooks(arguments: argparse.Namespace) -> None:
     from distillens_plugin.hooks import describe_hooks
     from distillens_plugin.models import load_pretrained
     from distillens_plugin.schema_models import TeacherSpec
+    from eval_harness.errors import DistillensError
 
     spec = TeacherSpec(name_or_path=arguments.model, revision=arguments.revision)
-    print(describe_hooks(load_pretrained(spec, where="MODEL")))
+    model = load_pretrained(spec, where="MODEL")
+    try:
+        print(describe_hooks(model))
+    except DistillensError as error:
+        raise DistillensError(f"MODEL {arguments.model}: {error}") from error
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

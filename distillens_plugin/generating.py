@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from distillens_plugin.positions import num_positions
 from distillens_plugin.probe import plain_model, undisturbed
-from eval_harness.backends.padding import respects_left_padding
+from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.errors import RunFailure
 
 
@@ -75,12 +75,10 @@ def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -
     """
     with generating(model) as plain:
         limits = [n for n in (decoding.max_length, num_positions(plain.config)) if n is not None]
-        if len({len(prompt) for prompt in prompts}) == 1 or respects_left_padding(plain):
-            return _generate(plain, prompts, decoding, min(limits, default=None))
-        # Padding would be read as text: only prompts of one length go together.
+        lengths = [len(prompt) for prompt in prompts]
+        batching = batching_of(plain) if len(prompts) > 1 else Batching.ALONE
         answers: dict[int, list[int]] = {}
-        for length in sorted({len(prompt) for prompt in prompts}):
-            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        for rows in split(lengths, batching):
             group = [prompts[row] for row in rows]
             found = _generate(plain, group, decoding, min(limits, default=None))
             answers |= dict(zip(rows, found, strict=True))

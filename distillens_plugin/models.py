@@ -16,7 +16,8 @@ from distillens_plugin.end_tokens import set_special_tokens
 from distillens_plugin.pretrained import DTYPES, load_pretrained
 from eval_harness.config_files import check_config
 from eval_harness.errors import DistillensError
-from eval_harness.model_shapes import check_memory, empty_model, foreign_errors
+from eval_harness.foreign_errors import foreign_errors
+from eval_harness.model_shapes import check_memory, empty_model
 
 
 def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> PreTrainedModel:

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eval_harness.errors import DistillensError
+from eval_harness.foreign_errors import foreign_errors
 from eval_harness.loaded_weights import check_loaded
 from eval_harness.model_checks import check_model_folder
 from eval_harness.model_files import model_folder
-from eval_harness.model_shapes import foreign_errors
 from eval_harness.trust import RECIPE_FLAG, check_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

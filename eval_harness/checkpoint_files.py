@@ -78,8 +78,12 @@ def check_pickle(path: Path) -> None:
 
 
 def _sharded(index: Path) -> dict[str, StoredTensor] | None:
-    placed = read_json_object(index, max_bytes=_MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
+    fields = read_json_object(index, max_bytes=_MAX_INDEX_BYTES)
+    for key in ("metadata", "weight_map"):
+        if not isinstance(fields.get(key, {}), dict):
+            raise DistillensError(f"{index}: {key} = {shown(fields[key])}, expected an object")
+    placed = fields.get("weight_map")
+    if not placed:
         raise DistillensError(f"{index}: weight_map = {shown(placed)}, expected an object")
     shards: dict[str, set[str]] = {}
     for name, shard in placed.items():

@@ -11,13 +11,9 @@ from typing import Any
 from eval_harness.checkpoint_files import check_pickle, stored_tensors
 from eval_harness.config_files import read_config, read_generation_config
 from eval_harness.errors import DistillensError
+from eval_harness.foreign_errors import foreign_errors
 from eval_harness.json_files import numbers, read_json_object, shown
-from eval_harness.model_shapes import (
-    check_shapes,
-    empty_model,
-    foreign_errors,
-    vocabulary_rows,
-)
+from eval_harness.model_shapes import check_shapes, empty_model, vocabulary_rows
 from eval_harness.safetensors_header import read_header
 
 _MAX_ADAPTER_CONFIG_BYTES = 10_000_000

@@ -1,39 +1,13 @@
 """The model that a config makes, built without weights, against the shapes of the stored ones."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eval_harness.checkpoint_files import StoredTensor
 from eval_harness.errors import DistillensError
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something, shortened."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
-    return text if len(text) <= 300 else text[:300] + "..."
-
-
-@contextlib.contextmanager
-def foreign_errors(message: str) -> Iterator[None]:
-    """Turns what other libraries raise at a broken file into `message (Type: reason)`.
-
-    Raises:
-        DistillensError: another exception was raised inside.
-    """
-    try:
-        yield
-    except DistillensError:
-        raise
-    except Exception as error:
-        raise DistillensError(f"{message} ({type(error).__name__}: {one_line(error)})") from error
-    except BaseException as error:
-        # What a panic in a Rust extension becomes is no Exception.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise DistillensError(f"{message} ({type(error).__name__}: {one_line(error)})") from error
+from eval_harness.foreign_errors import foreign_errors
 
 
 def empty_model(config: Any) -> Any:

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from eval_harness.errors import DistillensError
 from eval_harness.json_files import regular_size, shown
@@ -67,12 +67,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             )
         content = file.read(length)
     try:
-        header = json.loads(content.decode("utf-8"))
+        header = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DistillensError(f"{path}: its header is not JSON; {_AGAIN}") from error
     if not isinstance(header, dict):
         raise DistillensError(f"{path}: its header is no JSON object; {_AGAIN}")
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", None) or {}
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise DistillensError(f"{path}: its header's __metadata__ is no object of texts; {_AGAIN}")
     places = []
     tensors = {}
     for name, entry in header.items():
@@ -101,6 +103,10 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[StoredTensor, tuple[int,
             f"{shown(bits // 8)} bytes, but its header gives it {shown(place[1] - place[0])}"
         )
     return StoredTensor(dtype, tuple(shape), path), (place[0], place[1])
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _is_sizes(value: Any) -> bool:

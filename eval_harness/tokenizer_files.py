@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.foreign_errors import foreign_errors
 from eval_harness.json_files import (
     json_type,
     read_json_object,
@@ -11,7 +12,6 @@ from eval_harness.json_files import (
     regular_size,
     shown,
 )
-from eval_harness.model_shapes import foreign_errors
 
 # The largest that are known have 33 MB (tokenizer.json) and 1.5 MB (the others).
 _MAX_BYTES = {

@@ -3,10 +3,9 @@
 What does not change an answer: the order in which requests are given, and an interruption (batches
 are planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the
 other rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
-Models that read padding as text (RWKV) get only prompts of one length in a batch; see `padding`.
+Models whose answers depend on their neighbours (RWKV) get smaller batches; see `batching`.
 """
 
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,12 +23,12 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
-from eval_harness.backends.padding import respects_left_padding
+from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.backends.sampling import TokenStreams
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.foreign_errors import foreign_errors
 from eval_harness.loaded_weights import check_loaded
 from eval_harness.model_files import ModelFacts
-from eval_harness.model_shapes import foreign_errors
 from eval_harness.ngrams import NgramHistory
 
 # --model_args beside those that `model_files.read_model` takes.
@@ -110,25 +109,14 @@ class TransformersBackend(Backend):
 
     def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
         order = plan_order(requests)
-
-        def length(index: int) -> int:
-            return len(requests[index].prompt_ids)
-
-        groups = [order]
-        if (
-            self.batch_size > 1
-            and len({*map(length, order)}) > 1
-            and not respects_left_padding(self.plain_model)
-        ):
-            print(
-                f"{type(self.plain_model).__name__} reads padding as text: only prompts of one "
-                "length share a batch, which is slower",
-                file=sys.stderr,
-            )
-            groups = [list(group) for _, group in itertools.groupby(order, key=length)]
+        batching = batching_of(self.plain_model) if self.batch_size > 1 else Batching.ALONE
+        if self.batch_size > 1 and batching is not Batching.ANY:
+            name = type(self.plain_model).__name__
+            print(f"{name} {batching.value}, which is slower", file=sys.stderr)
+        lengths = [len(requests[index].prompt_ids) for index in order]
         return [
-            group[start : start + self.batch_size]
-            for group in groups
+            [order[place] for place in group[start : start + self.batch_size]]
+            for group in split(lengths, batching)
             for start in range(0, len(group), self.batch_size)
         ]
 
