@@ -6,6 +6,7 @@ from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.near import near_names
+from eval_harness.strict_yaml import read_mapping
 from eval_harness.templates import check_template
 
 METRICS = ("rougeL", "exact_match", "final_answer")
@@ -92,7 +93,7 @@ def load_benchmark(source: Path) -> Benchmark:
     Raises:
         DistillensError: not YAML, an unknown key (with near names), a wrong value, or no location.
     """
-    content = _read_yaml(source)
+    content, _ = read_mapping(str(source), what="benchmark", keys=f"{_KEYS[0]}: and path:")
     for key in content:
         if key not in _KEYS:
             raise DistillensError(
@@ -126,22 +127,6 @@ def load_benchmark(source: Path) -> Benchmark:
     if benchmark.hub is None and benchmark.path is None:
         raise DistillensError(f"{source}: neither path nor hub, so there are no rows; give one")
     return benchmark
-
-
-def _read_yaml(source: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DistillensError(f"{source}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DistillensError(f"{source}: not UTF-8: {error.reason}") from error
-    except yaml.YAMLError as error:
-        raise DistillensError(f"{source}: not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise DistillensError(f"{source}: expected a mapping with the keys {', '.join(_KEYS)}")
-    return content
 
 
 def _typed(source: Path, content: dict[str, Any], key: str, kind: type, default: Any) -> Any:
