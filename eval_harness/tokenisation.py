@@ -5,7 +5,7 @@ A prompt is tokenised as one text. It begins with what the tokenizer itself puts
 ends with the end token, in `chat` with what ends an assistant's turn in the tokenizer's template.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -75,9 +75,11 @@ class TextEncoder:
             frame = literal_text(chat_template_of(tokenizer))
         elif "{" not in template:
             frame = _named_template(template)
-        self._control = control_tokens(tokenizer, frame)
+        every = control_tokens(tokenizer, frame)
+        # A token of one character cannot be told from that character, and does no harm as such.
+        self._control = {index: text for index, text in every.items() if len(text) > 1}
         self._pattern = pattern_of(self._control.values())
-        self.end_ids = self._end_ids()
+        self.end_ids = self._end_ids(every)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -203,14 +205,14 @@ class TextEncoder:
         prefix = list(self.prefix_ids)
         return ids if ids[: len(prefix)] == prefix else prefix + ids
 
-    def _end_ids(self) -> tuple[int, ...]:
+    def _end_ids(self, control: Mapping[int, str]) -> tuple[int, ...]:
         eos = self.tokenizer.eos_token_id
         usual = () if eos is None else (eos,)
         if self.template != "chat":
             return usual
         (found,) = self._encode([[Part(turn_end_text(self.tokenizer), from_row=False)]])
         for position, index in enumerate(found.ids):
-            if index in self._control:
+            if index in control:
                 return tuple(found.ids[: position + 1])
         # An end in plain words stops nothing, so the end token has to.
         return usual

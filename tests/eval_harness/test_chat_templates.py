@@ -3,10 +3,10 @@
 import datetime
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import transformers.utils.chat_template_utils as library
+from small_tokenizers import CHATML, byte_level
 
 from eval_harness.chat_templates import (
     TEMPLATE_DATE,
@@ -17,9 +17,6 @@ from eval_harness.chat_templates import (
 )
 from eval_harness.errors import DistillensError
 from eval_harness.tokenisation import TextEncoder
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from small_tokenizers import CHATML, byte_level
 
 QUESTION = [{"role": "user", "content": "say"}]
 # As Llama 3.2's: the caller's date, else the clock's, else its own.
