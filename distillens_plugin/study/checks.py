@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 from distillens_plugin.study.compute import extended_methods
 from distillens_plugin.study.evaluation import evaluation_folder, is_evaluated
+from distillens_plugin.study.generated import generated_file
 from distillens_plugin.study.jobs import duration, environments, import_paths
-from distillens_plugin.study.plan import Run, generated_file, num_steps_or_epochs
+from distillens_plugin.study.plan import Run, num_steps_or_epochs
+from distillens_plugin.study.records import read_json
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, num_stages, search_so_far, stage_runs
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import DONE, is_trained, read_json, summary
+from distillens_plugin.study.state import DONE, is_trained, summary
 from eval_harness.errors import DistillensError
 
 _ESTIMATE = re.compile(r"about (\d+(?:\.\d+)?) (s|min|h) for (\d+) steps")

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillens_plugin.study.plan import Run, Settings, make_run
+from distillens_plugin.study.plan import Run, make_run
+from distillens_plugin.study.records import EXPECTED, StepsFile, read_json
+from distillens_plugin.study.short_keys import Settings
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import is_trained, read_json, summary
+from distillens_plugin.study.state import is_trained, summary
 from eval_harness.atomic import write_json
+from eval_harness.file_models import check
 from eval_harness.result_schema import digest
 
 FILE = "equal_compute.json"
@@ -39,7 +42,7 @@ def equal_compute_steps(study: Study, main: Mapping[str, Sequence[Run]]) -> dict
     if spec is None:
         return {}
     path = Path(study.output_dir) / FILE
-    kept = read_json(path)
+    kept = read_steps(study)
     clock = _seconds_per_step(main.get(spec.clock, []))
     steps: dict[str, int] = {}
     for name in extended_methods(study, main):
@@ -59,6 +62,18 @@ def equal_compute_steps(study: Study, main: Mapping[str, Sequence[Run]]) -> dict
             write_json(path, kept)
         steps[name] = kept[name]["num_steps"]
     return steps
+
+
+def read_steps(study: Study) -> dict[str, dict[str, Any]]:
+    """What equal_compute.json holds, by method; empty where there is none.
+
+    Raises:
+        DistillensError: it is damaged; names file and key.
+    """
+    path = Path(study.output_dir) / FILE
+    kept = read_json(path)
+    check(StepsFile, {"methods": kept}, str(path), expected=EXPECTED)
+    return kept
 
 
 def compute_runs_of(

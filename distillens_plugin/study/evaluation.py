@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from distillens_plugin import output
+from distillens_plugin.study.digests import content_digest
 from distillens_plugin.study.jobs import Command
-from distillens_plugin.study.plan import Run, content_digest
+from distillens_plugin.study.plan import Run
+from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
 from distillens_plugin.study.spec import Evaluation, Study
-from distillens_plugin.study.state import DONE, LOG, read_json
+from distillens_plugin.study.state import DONE, LOG
 from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError
+from eval_harness.file_models import check
 from eval_harness.key_values import format_key_values
 from eval_harness.result_schema import Sample, digest, metric_names
 from eval_harness.results import load_results
@@ -96,8 +100,11 @@ def is_evaluated(run: Run, protocol: str, *, overwrite: bool) -> bool:
     done = evaluation_folder(run, protocol) / DONE
     if not done.is_file():
         return False
-    if read_json(done).get("fingerprint") == _fingerprint(run, protocol):
-        return True
+    stored = read_json(done)
+    check(DoneFile, stored, str(done), expected=EXPECTED)
+    if stored["fingerprint"] == _fingerprint(run, protocol):
+        # A run that was trained again since, by hand in its folder, has another summary.
+        return stored.get("trained") in (None, _summary_digest(run))
     if overwrite:
         return False
     raise DistillensError(
@@ -120,7 +127,8 @@ def evaluation_command(run: Run, protocol: str) -> Command:
         (folder / DONE).unlink(missing_ok=True)
 
     def after(seconds: float) -> None:
-        write_json(folder / DONE, {"fingerprint": fingerprint, "seconds": round(seconds, 1)})
+        done = {"fingerprint": fingerprint, "trained": _summary_digest(run)}
+        write_json(folder / DONE, {**done, "seconds": round(seconds, 1)})
 
     return Command(
         evaluation_arguments(run, protocol),
@@ -167,9 +175,9 @@ def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
     found: dict[tuple[str, str, str], RowScores] = {}
     spec = run.study.evaluation
     for protocol in spec.protocols if spec is not None else []:
-        folder = evaluation_folder(run, protocol)
-        if not (folder / DONE).is_file():
+        if not is_evaluated(run, protocol, overwrite=True):
             continue
+        folder = evaluation_folder(run, protocol)
         for task, result in load_results(folder).tasks.items():
             for metric, scores in _row_scores(result.samples).items():
                 found[task, protocol, metric] = scores
@@ -187,6 +195,10 @@ def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
     if tokens.sum() > 0:
         scores[NLL] = RowScores(ids, nll * len(samples) / tokens.sum())
     return scores
+
+
+def _summary_digest(run: Run) -> str:
+    return content_digest(str(run.train_folder / output.SUMMARY))
 
 
 def _spec(run: Run) -> Evaluation:

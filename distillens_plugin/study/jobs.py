@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import eval_harness
-from distillens_plugin.study.state import last_line
 from eval_harness.errors import DistillensError
 
 _POLL_S = 0.1
@@ -222,3 +221,13 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def last_line(log: Path) -> str:
+    """What a failed command said last."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "it left no log"
+    said = [line.rpartition("\r")[2].strip() for line in lines]
+    return next((line for line in reversed(said) if line), "it said nothing")

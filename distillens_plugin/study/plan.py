@@ -1,9 +1,7 @@
 """From a study to its runs: the recipe, command line, folder and fingerprint of each."""
 
-import hashlib
 import itertools
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -14,13 +12,15 @@ from typing import Any, Literal
 
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.schema import Recipe
-from distillens_plugin.study.spec import SHORT_KEYS, Study
+from distillens_plugin.study.digests import resolved_keys
+from distillens_plugin.study.generated import answers_depend_on, generated_file
+from distillens_plugin.study.short_keys import Settings, expand
+from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
 from eval_harness.result_schema import digest
 from eval_harness.trust import RECIPE_FLAG
 
 Kind = Literal["tune", "main", "compute"]
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,11 @@ class Run:
         Where the study lies does not change it, what a file holds does. A file that the study
         itself is yet to make is left out.
         """
-        plain = {k: v for k, v in self.recipe.to_plain().items() if k != "output_dir"}
-        return dict(_leaves(plain, ""))
+        found = resolved_keys(self.recipe)
+        if self.study.methods[self.method].generate is not None:
+            # Not their content alone: answers of another teacher would be made anew.
+            found["generated"] = digest(answers_depend_on(self.study, self.method))
+        return found
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,16 +137,6 @@ def make_run(
     )
 
 
-def expand(values: Mapping[str, Any]) -> Settings:
-    """Short names as recipe keys; a number of steps takes the place of epochs."""
-    expanded: Settings = {}
-    for key, value in values.items():
-        expanded[SHORT_KEYS.get(key, key)] = value
-        if key == "steps":
-            expanded["train.num_epochs"] = None
-    return expanded
-
-
 def grid(values: Mapping[str, list[Any]]) -> list[Settings]:
     """All combinations, the first key changing slowest."""
     return [
@@ -165,51 +158,8 @@ def slug(settings: Mapping[str, Any]) -> str:
     return f"{plain[:60]}-{digest(dict(settings))[:8]}"
 
 
-def generated_file(study: Study, method: str) -> Path:
-    """Where SeqKD's answers of the teacher are written."""
-    return Path(study.output_dir) / "generated" / f"{method}.jsonl"
-
-
 def num_steps_or_epochs(recipe: Recipe) -> tuple[str, int]:
     """The length of training as the recipe gives it: ("steps" or "epochs", how many)."""
     if recipe.train.num_steps is not None:
         return "steps", recipe.train.num_steps
     return "epochs", recipe.train.num_epochs or 1
-
-
-def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        return [
-            leaf
-            for key, value in node.items()
-            for leaf in _leaves(value, f"{path}.{key}" if path else str(key))
-        ]
-    return [(path, _with_digests(node))]
-
-
-def _with_digests(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_with_digests(entry) for entry in value]
-    # A word without a slash, such as a template's name, is no path even where a file has its name.
-    if isinstance(value, str) and "/" in value and os.path.exists(value):
-        return content_digest(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return repr(value)
-
-
-_DIGESTS: dict[tuple[str, int, int], str] = {}
-
-
-def content_digest(path: str) -> str:
-    """Of a file, or of all files below a folder."""
-    if os.path.isdir(path):
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        parts = [[str(file.relative_to(path)), content_digest(str(file))] for file in files]
-        return f"content {digest(parts)}"
-    status = os.stat(path)
-    key = (path, status.st_mtime_ns, status.st_size)
-    if key not in _DIGESTS:
-        with open(path, "rb") as file:
-            _DIGESTS[key] = f"content {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
-    return _DIGESTS[key]

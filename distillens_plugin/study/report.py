@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from distillens_plugin.study import words
-from distillens_plugin.study.compute import FILE
+from distillens_plugin.study.compute import read_steps
 from distillens_plugin.study.csv_table import csv_table
 from distillens_plugin.study.results import COMPUTE, Results, collect
 from distillens_plugin.study.runner import describe
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import read_json
 from distillens_plugin.study.table import Metric, Table
 from eval_harness.atomic import write_bytes, write_text
 from eval_harness.compare import NO_DIFFERENCE
@@ -123,7 +122,7 @@ def _difference_grid(results: Results, table: Table) -> Grid:
 def _cost_grid(results: Results, budget: str) -> Grid:
     header = ["method", "runs", "steps", "s of training", "s in all", "peak MiB"]
     clock = results.study.budget.equal_compute
-    paces = read_json(Path(results.study.output_dir) / FILE) if budget == COMPUTE else {}
+    paces = read_steps(results.study) if budget == COMPUTE else {}
     if paces and clock is not None:
         header.append(f"s per step (clock: {results.study.label(clock.clock)})")
     rows = []

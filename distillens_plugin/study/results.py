@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from distillens_plugin.study.compute import FILE, compute_runs_of, extended_methods
+from distillens_plugin.study.compute import compute_runs_of, extended_methods, read_steps
 from distillens_plugin.study.evaluation import RowScores, read_scores
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, search_so_far
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import is_trained, metrics, read_json, summary, validation_nll
+from distillens_plugin.study.state import is_trained, metrics, summary, validation_nll
 from distillens_plugin.study.table import MethodScores, Metric, Table, make_table
 
 STEPS, COMPUTE = "equal steps", "equal compute"
@@ -89,7 +88,7 @@ def _add_equal_compute(
     study = results.study
     steps = {
         name: entry["num_steps"]
-        for name, entry in read_json(Path(study.output_dir) / FILE).items()
+        for name, entry in read_steps(study).items()
         if name in extended_methods(study, main)
     }
     runs = compute_runs_of(study, {n: c.settings for n, c in results.choices.items()}, steps)

@@ -1,18 +1,16 @@
 """Carries a study out: teacher's answers, search, final runs, evaluation, equal compute."""
 
-import json
-import sys
 from pathlib import Path
 
 from distillens_plugin.study import state
 from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
+from distillens_plugin.study.generated import are_generated, generation_command
 from distillens_plugin.study.jobs import Command, Job, environments, import_paths, run_jobs
-from distillens_plugin.study.plan import Run, expand, generated_file, make_run
+from distillens_plugin.study.plan import Run, make_run
 from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
 from distillens_plugin.study.spec import Study
 from eval_harness.lock import FolderLock
-from eval_harness.trust import RECIPE_FLAG
 
 
 def say(text: str) -> None:
@@ -96,22 +94,12 @@ class Runner:
         return choices
 
     def _generate(self) -> None:
-        jobs = []
-        for name, method in self.study.methods.items():
-            path = generated_file(self.study, name)
-            if method.generate is None or path.is_file():
-                continue
-            command = [sys.executable, "-m", "distillens_plugin.cli", "generate"]
-            command += [self.study.recipe, "--output", str(path), "--model", method.generate.model]
-            # The study's keys may name the teacher; a method's own are about its training.
-            for key, value in expand(self.study.set).items():
-                command += ["--set", f"{key}={json.dumps(value)}"]
-            for flag in ("model_args", "gen_kwargs"):
-                given = getattr(method.generate, flag)
-                command += [f"--{flag}={given}"] if given else []
-            if self.study.is_trusted:
-                command.append(RECIPE_FLAG)
-            jobs.append(Job(f"generate/{name}", [Command(command, path.with_suffix(".log"))]))
+        jobs = [
+            Job(f"generate/{name}", [generation_command(self.study, name)])
+            for name, method in self.study.methods.items()
+            if method.generate is not None
+            and not are_generated(self.study, name, overwrite=self.overwrite)
+        ]
         self._run_jobs("the teacher's answers", jobs)
 
     def _train(self, phase: str, runs: list[Run]) -> None:

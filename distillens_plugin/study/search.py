@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from distillens_plugin.study.plan import Run, Settings, grid, make_run, slug
+from distillens_plugin.study.plan import Run, grid, make_run, slug
+from distillens_plugin.study.short_keys import Settings
 from distillens_plugin.study.spec import Study
 from distillens_plugin.study.state import is_trained, validation_nll
 

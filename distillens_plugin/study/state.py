@@ -7,15 +7,22 @@
 <run>/log.txt       what the commands printed
 """
 
-import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 from distillens_plugin import output
 from distillens_plugin.study.plan import Run
+from distillens_plugin.study.records import (
+    EXPECTED,
+    MetricsRecord,
+    SummaryFile,
+    first_difference,
+    read_json,
+)
 from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.file_models import check
+from eval_harness.jsonl import read_jsonl
 
 RUN, LOG, DONE = "run.json", "log.txt", "done.json"
 
@@ -35,8 +42,9 @@ def is_trained(run: Run, *, overwrite: bool) -> bool:
         return True
     if overwrite:
         return False
+    differing = first_difference(stored.get("resolved"), run.resolved)
     raise DistillensError(
-        f"{run.folder}: done under another recipe ({_difference(stored, run)}); "
+        f"{run.folder}: done under another recipe ({differing}); "
         "put the study back, name another folder with --output_dir, or train what has changed "
         "again with --overwrite"
     )
@@ -60,14 +68,29 @@ def start(run: Run) -> None:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The summary of a trained run."""
-    return read_json(run.train_folder / output.SUMMARY)
+    """The summary of a trained run.
+
+    Raises:
+        DistillensError: it is damaged; names file and key.
+    """
+    path = run.train_folder / output.SUMMARY
+    content = read_json(path)
+    check(SummaryFile, content, str(path), expected=EXPECTED)
+    return content
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    """The records of a trained run's metrics.jsonl."""
-    text = (run.train_folder / output.METRICS).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    """The records of a trained run's metrics.jsonl.
+
+    Raises:
+        DistillensError: it is missing or damaged; names file and line.
+    """
+    path = run.train_folder / output.METRICS
+    found = []
+    for line, record in read_jsonl(path):
+        check(MetricsRecord, record, f"{path}:{line}", expected=EXPECTED)
+        found.append(record)
+    return found
 
 
 def validation_nll(run: Run, checkpoint: str = "best") -> float | None:
@@ -77,35 +100,3 @@ def validation_nll(run: Run, checkpoint: str = "best") -> float | None:
         return found["validation_loss_after"]
     steps = {entry["step"]: entry["validation_loss"] for entry in found["validation"]}
     return steps.get(found["best_step"])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that the study wrote; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DistillensError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DistillensError(f"{path}: expected a JSON object")
-    return content
-
-
-def last_line(log: Path) -> str:
-    """What a failed command said last."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return "it left no log"
-    said = [line.rpartition("\r")[2].strip() for line in lines]
-    return next((line for line in reversed(said) if line), "it said nothing")
-
-
-def _difference(stored: dict[str, Any], run: Run) -> str:
-    before = stored.get("resolved", {})
-    for key in [*run.resolved, *before]:
-        old, new = before.get(key, "not there"), run.resolved.get(key, "not there")
-        if old != new:
-            return f"{key} was {json.dumps(old)} and is {json.dumps(new)}"
-    return "its run.json is missing or older"

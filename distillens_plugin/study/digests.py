@@ -1,0 +1,59 @@
+"""A recipe as flat keys whose local files count by content, so that a study knows what changed."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin.schema import Recipe
+from eval_harness.result_schema import digest
+
+# Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
+# no path even where a file has its name.
+_FILE_KEYS = ("name_or_path", "tokenizer", "adapter", "path", "teacher", "teacher_translators")
+# Where things lie: it changes no result (a cache's content says again what its teacher says).
+_LEFT_OUT = ("output_dir", "teacher_cache.path")
+
+
+def resolved_keys(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's keys by dotted path, local files and folders as digests of their content."""
+    return {key: value for key, value in leaves(recipe.to_plain()) if key not in _LEFT_OUT}
+
+
+def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """(dotted path, value) of all that is no mapping."""
+    if isinstance(node, dict) and node:
+        return [
+            leaf
+            for key, value in node.items()
+            for leaf in leaves(value, f"{path}.{key}" if path else str(key))
+        ]
+    return [(path, with_digests(node, path.rpartition(".")[2]))]
+
+
+def with_digests(value: Any, key: str) -> Any:
+    """The value of a key, with digests in place of paths that are there."""
+    if isinstance(value, list):
+        return [with_digests(entry, key) for entry in value]
+    if isinstance(value, str) and ("/" in value or key in _FILE_KEYS) and os.path.exists(value):
+        return content_digest(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return repr(value)
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def content_digest(path: str) -> str:
+    """Of a file, or of all files below a folder."""
+    if os.path.isdir(path):
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        parts = [[str(file.relative_to(path)), content_digest(str(file))] for file in files]
+        return f"content {digest(parts)}"
+    status = os.stat(path)
+    key = (path, status.st_mtime_ns, status.st_size)
+    if key not in _DIGESTS:
+        with open(path, "rb") as file:
+            _DIGESTS[key] = f"content {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return _DIGESTS[key]
