@@ -1,0 +1,71 @@
+"""A run with `template: chat`: the same on every day, ending turns as the tokenizer's template."""
+
+import json
+
+import pytest
+from run_process import change, distillens
+from small_tokenizers import CHATML, SIGNS, with_first_token
+from tiny_run import save_tiny_model, tiny_recipe
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from distillens_plugin.recipe import load_recipe
+from distillens_plugin.validate import validate_without_weights
+from eval_harness.errors import DistillensError
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A tiny pair whose tokenizer has a dated chat template and a first token of its own."""
+    folder = tmp_path_factory.mktemp("chat")
+    teacher = save_tiny_model(folder / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    tokenizer.add_tokens(SIGNS, special_tokens=True)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    with_first_token(tokenizer).save_pretrained(teacher)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(teacher)
+    path = tiny_recipe(folder)
+    change(path, "datasets.train.template", "chat")
+    change(path, "datasets.train.max_prompt_length", 250)
+    change(path, "models.student_model.tokenizer", str(teacher))
+    return path
+
+
+def test_a_chat_run_says_what_is_unusual_and_saves_what_ends_an_answer(recipe):
+    done = distillens(recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("prompts begin with '<s>'") == 2  # training and validation data
+    assert "responses end with '<|im_end|>'" in done.stdout
+    assert "the chat template's date is always 26 Jul 2024" in done.stdout
+    assert "26 Jul 2024\n" in done.stdout.partition("prompt:")[2]
+    best = recipe.parent / "out" / "best"
+    tokenizer = AutoTokenizer.from_pretrained(best)
+    settings = json.loads((best / "generation_config.json").read_text(encoding="utf-8"))
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert sorted(settings["eos_token_id"]) == sorted(ends)
+    note = json.loads((best / "distillens.json").read_text(encoding="utf-8"))
+    assert note == {"format": 1, "template": "chat", "add_bos_token": True}
+
+
+def test_validate_tells_the_same_without_weights(recipe):
+    change(recipe, "output_dir", str(recipe.parent / "other"))
+    lines = validate_without_weights(load_recipe(recipe))
+    assert (
+        "ok datasets.train: prompts begin with '<s>'; responses end with '<|im_end|>'; the chat "
+        "template's date is always 26 Jul 2024"
+    ) in lines
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("template", "chat", r"datasets.train.template: template 'chat' needs a tokenizer with a"),
+        ("add_bos_token", True, r"datasets.train.add_bos_token: add_bos_token = true, but"),
+    ],
+)
+def test_validate_refuses_what_the_tokenizer_lacks(tmp_path, key, value, words):
+    path = tiny_recipe(tmp_path)
+    change(path, f"datasets.train.{key}", value)
+    with pytest.raises(DistillensError, match=words):
+        validate_without_weights(load_recipe(path))
