@@ -1,7 +1,10 @@
 """Writes benchmarks as task files of lm-evaluation-harness.
 
 A task `distillens_<name>` has our prompts, cut and scores, so lm-eval reports the same numbers.
-What lm-eval does its own way: it does not cut prompts to 256 tokens, and samples with one seed.
+Both begin a prompt as the tokenizer begins a text; where that is not wanted (the protocol `minillm`
+does not), lm-eval has to be told: --model_args add_bos_token=False. What lm-eval does its own way:
+it does not cut prompts to 256 tokens, samples with one seed, reads <|endoftext|> in a row's text as
+the special token, and lets a chat template read the clock.
 """
 
 import os

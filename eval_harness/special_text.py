@@ -34,7 +34,8 @@ def control_tokens(tokenizer: Any, template_text: str = "") -> dict[int, str]:
     """
     special = {token for name, token in _named_special_tokens(tokenizer) if name != "unk_token"}
     found = {}
-    for index, token in tokenizer.added_tokens_decoder.items():
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    for index, token in added.items():
         content = str(token)
         is_unknown = content == tokenizer.unk_token and content not in special
         is_meant = (
