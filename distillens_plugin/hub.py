@@ -49,7 +49,7 @@ class Hub:
             ) from error
         except (RepositoryNotFoundError, HFValidationError) as error:
             raise DistillensError(
-                f"{where}: there is no folder {name!r} here and no such {kind} on the Hub (or it "
+                f"{where}: there is no folder {name[:100]!r} here and no such {kind} on the Hub (or it "
                 "is private: hf auth login)"
             ) from error
         except Exception as error:
@@ -74,10 +74,12 @@ class Hub:
         except (OSError, ValueError):
             # transformers retries for half a minute where nothing answers, so ask first.
             self.require("model", spec.name_or_path, spec.revision, where)
+        except Exception as error:  # config classes validate with exceptions of their own
+            raise DistillensError(f"{where}: {_reason(error)}") from error
         try:
             return AutoConfig.from_pretrained(spec.name_or_path, **options)
-        except (OSError, ValueError) as error:
-            raise DistillensError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+        except Exception as error:
+            raise DistillensError(f"{where}: {_reason(error)}") from error
 
     def require_tokenizer(self, name: str, revision: str | None, where: str) -> None:
         """Makes sure that loading a tokenizer will not wait for a Hub that does not answer.
@@ -87,7 +89,18 @@ class Hub:
             UnreachableError: the Hub does not answer, and the cache alone may not be used.
         """
         from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = try_to_load_from_cache(name, "tokenizer_config.json", revision=revision)
+        try:
+            cached = try_to_load_from_cache(name, "tokenizer_config.json", revision=revision)
+        except HFValidationError as error:
+            raise DistillensError(
+                f"{where}: there is no folder {name[:100]!r} here, and the Hub has no such names"
+            ) from error
         if not (constants.HF_HUB_OFFLINE and isinstance(cached, str)):
             self.require("model", name, revision, where)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an exception's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

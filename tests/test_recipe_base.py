@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from recipe_text import DISTILLATION, FINE_TUNING, write_recipe
 
 from distillens_plugin.recipe import load_recipe
+from distillens_plugin.recipe_base import read_composed
 from eval_harness.errors import DistillensError
 
 KD = "train.criterion.kwargs.sub_terms.kd.criterion.kwargs"
@@ -180,3 +182,35 @@ def test_validate_print_shows_the_recipe_resolved(tmp_path, repo):
     assert list(form["train"]["criterion"]["kwargs"]["sub_terms"]) == ["ce"]
     assert "base" not in form
     assert not Path(tmp_path / "run").exists()
+
+
+def test_each_base_is_read_once_however_often_it_is_named(tmp_path, monkeypatch):
+    for level in range(25):
+        names = f"[level{level + 1}.yaml, level{level + 1}.yaml]"
+        write_recipe(tmp_path, f"base: {names}\nlog_every: {level + 1}\n", f"level{level}.yaml")
+    write_recipe(tmp_path, DISTILLATION, "level25.yaml")
+    started = time.process_time()
+    recipe = load_recipe(str(tmp_path / "level0.yaml"))
+    assert time.process_time() - started < 5
+    assert recipe.log_every == 1
+    assert recipe.where("log_every").startswith(f"{tmp_path}/level0.yaml:2")
+    assert recipe.where("train.num_epochs").startswith(f"{tmp_path}/level25.yaml:7")
+
+
+def test_a_recipe_of_too_many_files_is_refused(tmp_path):
+    for level in range(60):
+        write_recipe(tmp_path, f"base: level{level + 1}.yaml\n", f"level{level}.yaml")
+    write_recipe(tmp_path, DISTILLATION, "level60.yaml")
+    with pytest.raises(DistillensError, match="made of more than 50 files"):
+        load_recipe(str(tmp_path / "level0.yaml"))
+
+
+def test_later_bases_keep_the_places_of_what_they_change(tmp_path):
+    """A list that replaces a mapping leaves none of its places behind."""
+    write_recipe(tmp_path, DISTILLATION, "one.yaml")
+    write_recipe(tmp_path, "train: [1]\n", "two.yaml")
+    derived = write_recipe(tmp_path, "base: [one.yaml, two.yaml]\n", "derived.yaml")
+    with pytest.raises(DistillensError, match=f"{tmp_path}/two.yaml:1: train: found"):
+        load_recipe(derived)
+    composed = read_composed(derived)
+    assert [at for at in composed.origins if at[:1] == ("train",)] == [("train",), ("train", 0)]

@@ -101,9 +101,10 @@ def load_benchmark(source: Path) -> Benchmark:
                 f"{near_names(str(key), _KEYS)}"
             )
     task = _typed(source, content, "task", str, None)
-    if not task or any(character in task for character in " ,/\\"):
+    if not task or len(task) > 100 or not task.isprintable() or set(task) & set(" ,/\\"):
         raise DistillensError(
-            f"{source}: task = {task!r}, expected a name without space, comma or /"
+            f"{source}: task = {str(task)[:100]!r}, expected a name of at most 100 characters "
+            "without space, comma or /"
         )
     template = _typed(source, content, "template", str, None)
     if template is not None:
