@@ -169,9 +169,13 @@ def build_experiment(
     _check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
     for role, model in (("student", student), ("teacher", teacher)):
         _check_positions(role, model, train, validation, recipe)
-    steps_per_epoch = _steps_per_epoch(
-        full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
-    )
+    try:
+        steps_per_epoch = _steps_per_epoch(
+            full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
+        )
+    except (TypeError, ValueError) as error:
+        where = recipe.where("train.train_data_loader")
+        raise DistillensError(f"{where}: cannot be built ({error})") from error
     check_steps(recipe, len(train), steps_per_epoch)
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=steps_per_epoch)
     _check_hooks(form["train"], student, teacher, recipe)
