@@ -50,8 +50,9 @@ def test_too_few_rows_for_a_whole_batch(recipe, mode):
 
 def test_rows_that_are_dropped_count_too(recipe):
     # Six rows make a batch of six, but only two of them have short prompts.
-    changes = ("long_prompts=drop", "max_prompt_length=110")
-    arguments = [part for text in changes for part in ("--set", f"datasets.train.{text}")]
+    changes = ("train.long_prompts=drop", "train.max_prompt_length=110")
+    changes += ("validation.long_prompts=cut", "validation.max_prompt_length=80")
+    arguments = [part for text in changes for part in ("--set", f"datasets.{text}")]
     arguments += ["--set", "train.train_data_loader.kwargs.drop_last=true"]
     arguments += ["--set", "train.train_data_loader.kwargs.batch_size=6"]
     assert forked(recipe, *arguments, "--validate", output=recipe.parent / "out").returncode == 0
