@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from eval_harness.errors import DistillensError
 from eval_harness.foreign_errors import foreign_errors
@@ -35,7 +35,9 @@ def load_pretrained(spec: Any, *, where: str) -> PreTrainedModel:
     folder = _folder(name, spec.revision, key)
     check_folder(folder, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)
     try:
-        check_model_folder(folder, trust_remote_code=spec.trust_remote_code)
+        checked = check_model_folder(folder, trust_remote_code=spec.trust_remote_code)
+        with foreign_errors(f"{folder / 'generation_config.json'}: cannot be read"):
+            GenerationConfig.from_dict(checked.generation)
         with foreign_errors(f"{folder}: the model does not load"):
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(folder),

@@ -1,11 +1,14 @@
 """Loading tokenizers, and whether teacher and student share one vocabulary."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from eval_harness.errors import DistillensError
 from eval_harness.tokenisation import TextEncoder
+from eval_harness.tokenizer_files import check_tokenizer_files
 
 _NUM_NAMED = 3
 
@@ -22,6 +25,8 @@ def load_tokenizer(
     Raises:
         DistillensError: it cannot be loaded, gives no tokens, or has no end-of-text token.
     """
+    if os.path.isdir(path):
+        check_tokenizer_files(Path(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code

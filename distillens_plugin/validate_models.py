@@ -1,6 +1,5 @@
 """`--validate`, part two: models' configs, and layers, vocabularies and adapters against them."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from distillens_plugin.schema_models import ModelSpec
 from distillens_plugin.schema_terms import LensKwargs
 from distillens_plugin.translators import read_info
 from eval_harness.errors import DistillensError
+from eval_harness.model_checks import check_model_folder
 
 
 def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
@@ -80,18 +80,13 @@ def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
     """Layers, width and vocabulary from config.json: of a folder, the local cache, or the Hub."""
     name = spec.name_or_path
     if os.path.isdir(name):
-        path = Path(name) / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DistillensError(
-                f"{where}: {path} cannot be read ({error}); expected a folder that "
-                "save_pretrained wrote"
-            ) from error
-        if spec.trust_remote_code:
-            from transformers import AutoConfig
-
-            config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+            folder = check_model_folder(
+                Path(name), trust_remote_code=spec.trust_remote_code, must_have_weights=False
+            )
+        except DistillensError as error:
+            raise DistillensError(f"{where}: {error}") from error
+        config = folder.config
     else:
         if is_path(name):
             raise DistillensError(

@@ -47,6 +47,11 @@ def weights_file(folder: Path, named: Any = None) -> Path:
     )
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a file that transformers would read weights from."""
+    return any((folder / name).exists() for name in _WEIGHTS)
+
+
 def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor] | None:
     """What the weights' files hold, by name; None where only a pickle knows (.bin files).
 
@@ -80,9 +85,9 @@ def check_pickle(path: Path) -> None:
 def _sharded(index: Path) -> dict[str, StoredTensor] | None:
     fields = read_json_object(index, max_bytes=_MAX_INDEX_BYTES)
     for key in ("metadata", "weight_map"):
-        if not isinstance(fields.get(key, {}), dict):
-            raise DistillensError(f"{index}: {key} = {shown(fields[key])}, expected an object")
-    placed = fields.get("weight_map")
+        if not isinstance(fields.get(key), dict):
+            raise DistillensError(f"{index}: {key} = {shown(fields.get(key))}, expected an object")
+    placed = fields["weight_map"]
     if not placed:
         raise DistillensError(f"{index}: weight_map = {shown(placed)}, expected an object")
     shards: dict[str, set[str]] = {}

@@ -30,7 +30,7 @@ def regular_size(path: Path) -> int:
         with open(path, "rb") as file:
             start = file.read(len(_LFS_POINTER))
     except OSError as error:
-        raise DistillensError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DistillensError(f"{path} cannot be read ({error.strerror})") from error
     if not start:
         raise DistillensError(f"{path}: the file is empty; copy or download it again")
     if start == _LFS_POINTER:

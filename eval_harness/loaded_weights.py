@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval_harness.checkpoint_files import weights_file
 from eval_harness.errors import DistillensError
 
 
@@ -26,8 +27,8 @@ def check_loaded(model: Any, report: Mapping[str, Any], folder: Path | str) -> N
         )
     if missing := sorted(report["missing_keys"]):
         raise DistillensError(
-            f"{folder}: lacks {len(missing)} parameters of {name}, the first is {missing[0]}; they "
-            "would be left random"
+            f"{weights_file(Path(folder))}: lacks {len(missing)} parameters of {name}, the first "
+            f"is {missing[0]}; they would be left random"
         )
     if unused := sorted(report.get("unexpected_keys") or []):
         print(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.checkpoint_files import check_pickle, stored_tensors
+from eval_harness.checkpoint_files import check_pickle, has_weights, stored_tensors
 from eval_harness.config_files import read_config, read_generation_config
 from eval_harness.errors import DistillensError
 from eval_harness.foreign_errors import foreign_errors
@@ -43,6 +43,7 @@ def check_model_folder(
     adapter: Path | None = None,
     trust_remote_code: bool = False,
     must_build: bool = True,
+    must_have_weights: bool = True,
 ) -> CheckedFolder:
     """Reads a folder's config and the headers of its weights, and compares them.
 
@@ -51,6 +52,7 @@ def check_model_folder(
         adapter: a peft adapter's folder.
         trust_remote_code: the model's own code may run; its shapes are then not compared.
         must_build: refuse what transformers cannot build (vLLM has models of its own).
+        must_have_weights: refuse a folder without; those that are there are looked at either way.
     Raises:
         DistillensError: one line that names the file, what is wrong and what was expected.
     """
@@ -58,7 +60,8 @@ def check_model_folder(
 
     fields = read_config(folder)
     generation = read_generation_config(folder)
-    stored = stored_tensors(folder, fields.get("transformers_weights"))
+    named = fields.get("transformers_weights")
+    stored = stored_tensors(folder, named) if must_have_weights or has_weights(folder) else None
     with foreign_errors(f"{folder / 'config.json'}: the configuration cannot be read"):
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     own_code = trust_remote_code and "auto_map" in fields

@@ -77,6 +77,7 @@ class TransformersBackend(Backend):
                     trust_remote_code=trust_remote_code,
                     output_loading_info=True,
                     weights_only=True,
+                    generation_config=GenerationConfig(),
                 )
                 check_loaded(model, report, facts.folder)
                 if facts.adapter is not None:
