@@ -49,7 +49,7 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
         if row.row_id in lines:
             raise DistillensError(
                 f"{file}:{line}: id {shown(row.row_id)} is also on line {lines[row.row_id]}; "
-                "ids must differ"
+                "ids must differ (a row without one goes by its index, from 0)"
             )
         lines[row.row_id] = line
         rows.append(row)
