@@ -110,10 +110,10 @@ def prepare_task(
     """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
     protocol = settings.protocol
     template = settings.template or benchmark.template or protocol.template
-    add_bos_token = check_add_bos_token(
-        settings.model_args.get("add_bos_token", protocol.add_bos_token),
-        "--model_args add_bos_token",
-    )
+    add_bos_token = settings.model_args.get("add_bos_token")
+    if add_bos_token is None:
+        add_bos_token = protocol.add_bos_token
+    add_bos_token = check_add_bos_token(add_bos_token, "--model_args add_bos_token")
     protocol = dataclasses.replace(
         protocol, template=template, newline=benchmark.newline, add_bos_token=add_bos_token
     )

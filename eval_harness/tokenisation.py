@@ -27,6 +27,8 @@ from eval_harness.special_text import Part, control_tokens, pattern_of, text_tok
 # Words of a prompt's frame that a reader of the text takes for signs: <|user|>, [INST].
 _BRACKETS = {"<": ">", "[": "]"}
 _SHORTEST_SIGN = 4
+# Some vocabularies lack a letter, and give nothing for it.
+_PROBES = ("a", "the", "1")
 
 
 class Outcome(Enum):
@@ -248,11 +250,14 @@ def _prefix_ids(tokenizer: Any, add_bos_token: bool | str) -> tuple[int, ...]:
 
 def _own_prefix(tokenizer: Any) -> tuple[int, ...]:
     """What the tokenizer puts before a text; what it puts after one is the template's affair."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return tuple(whole[:start])
+    whole: list[int] = []
+    for text in _PROBES:
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(text)["input_ids"]
+        # A text that has no token of its own could stand anywhere.
+        for start in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start])
     return (whole[0],) if whole[:1] == [tokenizer.bos_token_id] else ()
 
 

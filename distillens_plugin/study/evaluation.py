@@ -54,6 +54,7 @@ def check_evaluation(study: Study) -> None:
     from eval_harness.engine import MODEL_KEYS
     from eval_harness.protocols import make_protocol
     from eval_harness.templates import check_template
+    from eval_harness.tokenisation import check_add_bos_token
 
     def checked(key: str, check: Any) -> Any:
         try:
@@ -61,6 +62,9 @@ def check_evaluation(study: Study) -> None:
         except DistillensError as error:
             raise DistillensError(f"{study.where('evaluation', key)}: {error}") from None
 
+    choice = spec.model_args.get("add_bos_token")
+    if choice is not None:
+        checked("model_args", lambda: check_add_bos_token(choice, "add_bos_token"))
     if spec.model == "hf":
         from eval_harness.backends.transformers import arguments
 

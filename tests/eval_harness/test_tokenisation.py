@@ -11,7 +11,8 @@ from small_tokenizers import (
     sentence_pieces,
     with_first_token,
 )
-from transformers import AutoTokenizer, ByT5Tokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from eval_harness.errors import DistillensError
 from eval_harness.special_text import MarkedTokenizer, Part, control_tokens, text_tokenizer
@@ -183,6 +184,12 @@ def test_prompts_begin_as_the_tokenizer_begins_a_text_and_get_no_end(ends_too):
         plain = tokenizer(render_prompt("alpaca", "say"), add_special_tokens=False)["input_ids"]
         assert ids == [*expected, *plain]
         assert encoder.responses(["a"])[0].ids == tokenizer("a", add_special_tokens=False).input_ids
+
+
+def test_the_first_token_is_found_where_a_vocabulary_lacks_letters():
+    backend = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "t": 2, "h": 3, "e": 4}, []))
+    letters = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    assert TextEncoder(with_first_token(letters, ends_too=True)).prefix_ids == (0,)
 
 
 def test_a_template_that_brings_the_first_token_gets_no_second_one():
