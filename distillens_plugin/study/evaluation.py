@@ -165,7 +165,7 @@ def evaluation_arguments(run: Run, protocol: str) -> list[str]:
     if spec.seeds is not None and not _is_greedy(protocol):
         arguments += ["--seed", ",".join(map(str, spec.seeds))]
     if spec.limit is not None:
-        arguments += ["--limit", f"{spec.limit:g}"]
+        arguments += ["--limit", f"{spec.limit:.15g}"]
     if spec.batch_size is not None:
         arguments += ["--batch_size", str(spec.batch_size)]
     if spec.max_prompt_tokens is not None:
