@@ -25,7 +25,7 @@ def valid_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[s
         return settings, []
     kept, dropped = GenerationConfig(), []
     given = {name: value for name, value in vars(settings).items() if value is not None}
-    for name in sorted(given, key=lambda name: (name not in _SWITCHES, name)):
+    for name in [name for name in _SWITCHES if name in given] + sorted(set(given) - set(_SWITCHES)):
         setattr(kept, name, given[name])
         if not _is_valid(kept):
             setattr(kept, name, None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
-from distillens_plugin.adapters import first_line, has_base
+from distillens_plugin.adapters import has_base
 from distillens_plugin.probe import plain_model
 from distillens_plugin.tokenizers import load_tokenizer
 from eval_harness.errors import DistillensError
@@ -53,9 +53,14 @@ def check_saving(
                 step()
             except Exception as error:  # whatever a configuration or tokenizer class raises
                 raise DistillensError(
-                    f"{where}: {what} could not be saved after training ({first_line(error)}); "
+                    f"{where}: {what} could not be saved after training ({_one_line(error)}); "
                     "mend the files of the model that it starts from"
                 ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def _stand_ins(plain: nn.Module) -> dict[str, Tensor]:

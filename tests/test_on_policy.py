@@ -13,6 +13,7 @@ from distillens_plugin.on_policy import OnPolicyLoader, Share
 from distillens_plugin.recipe import load_recipe
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.window import windows
+from eval_harness.backends.batching import batching_of
 from eval_harness.errors import DistillensError
 from eval_harness.jsonl import write_jsonl
 
@@ -114,6 +115,7 @@ def test_answers_end_with_their_end_token_and_stay_within_max_length(tmp_path, m
     eos, prompts = experiment.tokenizer.eos_token_id, prompts_of(batch, targets)
     loader.max_length = max(map(len, prompts)) + 5
     asked = []
+    batching_of(experiment.student.eval())  # tried once, by generate itself
 
     def generate(input_ids, attention_mask, generation_config, logits_processor):
         asked.append(input_ids.shape[1] + generation_config.max_new_tokens)
@@ -158,6 +160,53 @@ def test_rows_of_one_id_with_two_prompts_are_refused(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DistillensError, match="two rows have the id 'a' and different prompts"):
         build(tmp_path, f"datasets.train.path={tmp_path / 'rows.jsonl'}")
+
+
+def test_rows_without_a_prompt_are_sampled_from_the_first_token_on(tmp_path):
+    texts = ["Say two.", ""] * 4
+    rows = [{"id": str(n), "prompt": text, "output": "Two."} for n, text in enumerate(texts)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    path = f"datasets.train.path={tmp_path / 'rows.jsonl'}"
+    experiment, loader, batch, targets = build(tmp_path, path)
+    new_batch, new_targets = loader.with_samples(batch, targets)
+    assert loader.num_sampled == 8
+    first = experiment.tokenizer.bos_token_id
+    first = experiment.tokenizer.eos_token_id if first is None else first
+    for row_id, prompt in zip(targets["row_ids"], prompts_of(new_batch, new_targets), strict=True):
+        assert (prompt == [first]) == (int(row_id) % 2 == 1)
+    assert all(1 <= len(answer) <= 6 for answer in answers_of(new_batch, new_targets))
+    write_jsonl(tmp_path / "rows.jsonl", rows[1::2])
+    _, loader, batch, targets = build(tmp_path, path)
+    loader.with_samples(batch, targets)
+    assert loader.num_sampled == 4
+
+
+def test_answers_hold_no_id_that_only_the_student_has(tmp_path):
+    """The teacher has no row for an id of the student's padding, and would fail on it."""
+    changes = ["train.on_policy.temperature=20.0", "train.criterion.kwargs.sub_terms.lens=null"]
+    changes.append("models.student_model.init.config.vocab_size=40960")
+    experiment, loader, _, _ = build(tmp_path, *changes)
+    experiment.box.pre_epoch_process(epoch=0)
+    window = next(windows(loader, 1, experiment.accelerator))
+    ((batch, _),) = window.batches
+    assert loader.num_sampled == len(batch["input_ids"])
+    assert batch["input_ids"].max() < len(experiment.tokenizer)
+    result = Trainer(experiment.box, experiment.accelerator).step(window)
+    assert result.loss == result.loss
+
+
+def test_what_ends_an_answer_and_how_it_is_sampled_is_not_the_models_files(tmp_path):
+    experiment, loader, batch, targets = build(tmp_path)
+    expected = answers_of(*loader.with_samples(batch, targets))
+    for name, value in {
+        "eos_token_id": list(range(2, 900)),
+        "min_p": 0.99,
+        "suppress_tokens": list(range(100)),
+        "repetition_penalty": 9.0,
+        "top_h": 0.1,
+    }.items():
+        setattr(experiment.student.generation_config, name, value)
+    assert answers_of(*loader.with_samples(batch, targets)) == expected
 
 
 def test_both_models_score_the_samples(tmp_path):

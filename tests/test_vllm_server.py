@@ -1,5 +1,6 @@
 """On-policy answers from a real vLLM server, in an environment of its own (.ci/make_vllm_env)."""
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,17 @@ MAX_LENGTH = 256
 STUDENT = "models.student_model.init.config"
 # The CPU build's attention takes heads of 32; its head keeps old weights where it is tied.
 CHANGES = [f"{STUDENT}.n_embd=64", f"{STUDENT}.tie_word_embeddings=false", "log_every=1"]
+# More ids than the tokenizer has: padding that must not be sampled.
+CHANGES += [f"{STUDENT}.vocab_size=2304"]
+# Nothing of this may change an answer.
+HOSTILE = {
+    "do_sample": True,
+    "temperature": 3.0,
+    "min_p": 0.9,
+    "repetition_penalty": 5.0,
+    "max_new_tokens": 2,
+    "eos_token_id": list(range(5, 1500)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +54,7 @@ def serve(tmp_path_factory):
         student = folder / "served"
         experiment.student.save_pretrained(student)
         experiment.tokenizer.save_pretrained(student)
+        (student / "generation_config.json").write_text(json.dumps(HOSTILE), encoding="utf-8")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -49,6 +62,7 @@ def serve(tmp_path_factory):
         command += ["--dtype", "float32", "--max-model-len", str(max_length), "--enforce-eager"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--max-num-seqs", "16"]
         command += ["--no-enable-chunked-prefill", "--kv-cache-memory-bytes", str(2**26)]
+        command += ["--generation-config", "vllm"]
         log = (folder / "server.log").open("w")
         server = subprocess.Popen(
             command,
@@ -96,10 +110,10 @@ def on_policy(url, **server):
 def greedy(experiment, prompt):
     """What is sampled where only the likeliest token fits in the nucleus."""
     ids, eos = list(prompt), experiment.tokenizer.eos_token_id
-    student = experiment.student.eval()
+    student, num_ids = experiment.student.eval(), len(experiment.tokenizer)
     while len(ids) < len(prompt) + 8 and ids[len(prompt) :][-1:] != [eos]:
         with torch.no_grad():
-            ids.append(int(student(torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(int(student(torch.tensor([ids])).logits[0, -1, :num_ids].argmax()))
     return ids[len(prompt) :]
 
 
@@ -177,6 +191,34 @@ def test_log_probabilities_are_the_students(url, tmp_path):
         scores = experiment.student.eval()(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     expected = scores[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
     assert (found - expected).abs().max() < 1e-4
+
+
+def test_ids_that_belong_to_no_token_are_not_sampled(url, tmp_path):
+    experiment = build(tmp_path, *CHANGES, on_policy(url))
+    loader = experiment.box.train_data_loader
+    sampler, num_ids = loader._sampler, len(experiment.tokenizer)
+    with torch.no_grad():  # the student would say nothing else
+        experiment.student.lm_head.weight[num_ids:] *= 0
+        experiment.student.transformer.ln_f.bias.fill_(1.0)
+        experiment.student.lm_head.weight[num_ids:] += 0.5
+    sampler.start_step(0)
+    prompts = list(loader._prompts.values())[:4]
+    answers = sampler.sample(prompts, list("abcd"), epoch=0, max_length=MAX_LENGTH)
+    assert answers == [greedy(experiment, prompt) for prompt in prompts]
+    prompt = torch.tensor([prompts[0]])
+    assert int(experiment.student(prompt).logits[0, -1].argmax()) >= num_ids
+
+
+def test_the_answers_end_tokens_are_those_asked_for(url, tmp_path):
+    experiment = build(tmp_path, *CHANGES, on_policy(url))
+    loader = experiment.box.train_data_loader
+    prompt = next(iter(loader._prompts.values()))
+    loader._sampler.start_step(0)
+    whole = greedy(experiment, prompt)
+    assert len(whole) > 2
+    loader._sampler._end_ids = (whole[1],)
+    (answer,) = loader._sampler.sample([prompt], ["a"], epoch=0, max_length=MAX_LENGTH)
+    assert answer == whole[: whole.index(whole[1]) + 1]
 
 
 @pytest.mark.parametrize("launcher", [(), TWO_PROCESSES], ids=["one process", "two processes"])

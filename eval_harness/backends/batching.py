@@ -58,7 +58,10 @@ def split(lengths: Sequence[int], batching: Batching) -> list[list[int]]:
 @torch.no_grad()
 def _try(model: Any) -> Batching:
     num_ids = len(model.get_input_embeddings().weight)
-    tolerance = _TOLERANCES.get(model.dtype, 2e-3)
+    kind = model.get_input_embeddings().weight.device.type
+    # Under autocast the products are rounded to another type than the weights have.
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    tolerance = _TOLERANCES.get(dtype, 2e-3)
     first, second = ([(3 + 7 * i + j) % num_ids for i in range(_NUM_PROMPT)] for j in (0, 29))
     alone = [*_steps(model, [first]), *_steps(model, [second])]
     try:
