@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -45,6 +46,19 @@ class Metrics:
             raise RunFailure(f"{self._file.name}: cannot write metrics ({error})") from error
         numbers = {k: v for k, v in _flatten(record) if isinstance(v, (int, float))}
         self.accelerator.log(numbers, step=record.get("step"))
+
+    def sync(self) -> None:
+        """Makes what was written durable, before a state takes it over.
+
+        Raises:
+            RunFailure: the disk does not take it.
+        """
+        if self._file is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunFailure(f"{self._file.name}: cannot write metrics ({error})") from error
 
     def close(self) -> None:
         if self._file is not None:

@@ -72,6 +72,9 @@ class TrainingRun:
         else:
             metrics = self._go_on(standing, state)
 
+        def keep(end: EpochEnd) -> None:
+            self._keep(end, metrics)
+
         try:
             history = self.trainer.fit(
                 num_steps=experiment.num_steps,
@@ -81,7 +84,7 @@ class TrainingRun:
                 score_name="rougeL" if self.by_rouge else "validation_loss",
                 higher_is_better=self.by_rouge,
                 save=self._save,
-                keep=self._keep if experiment.recipe.resumable else None,
+                keep=keep if experiment.recipe.resumable else None,
                 resumed=standing,
             )
             self._close(history, history.last_loss)
@@ -114,7 +117,8 @@ class TrainingRun:
         path, accelerator = self.folder / output.METRICS, self.experiment.accelerator
         return Metrics(path, accelerator, keep_bytes=metrics_bytes(state))
 
-    def _keep(self, end: EpochEnd) -> None:
+    def _keep(self, end: EpochEnd, metrics: Metrics) -> None:
+        metrics.sync()
         accelerator, share = self.experiment.accelerator, on_policy_share(self.experiment)
         standing = Standing(
             step=self.trainer.step_number,
