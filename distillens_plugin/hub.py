@@ -49,8 +49,8 @@ class Hub:
             ) from error
         except (RepositoryNotFoundError, HFValidationError) as error:
             raise DistillensError(
-                f"{where}: there is no folder {name[:100]!r} here and no such {kind} on the Hub (or it "
-                "is private: hf auth login)"
+                f"{where}: there is no folder {name[:100]!r} here and no such {kind} on the Hub "
+                "(or it is private: hf auth login)"
             ) from error
         except Exception as error:
             # Offline mode, no network and a broken proxy each raise another library's exception.
