@@ -1,6 +1,8 @@
 """A row's text is text, prompts begin as the tokenizer says, and responses end as its turns do."""
 
 import copy
+import random
+import re
 
 import pytest
 from small_tokenizers import (
@@ -263,3 +265,20 @@ def test_the_description_tells_what_is_unusual():
         "the chat template's date is always 26 Jul 2024",
     ]
     assert TextEncoder(byte_level(), template="alpaca").describe() == []
+
+
+def test_control_tokens_come_from_the_template_alone(tokenizer):
+    """Rows made of pieces of special tokens, with a fixed seed."""
+    random_rows = random.Random(1)
+    pieces = [*SIGNS, tokenizer.eos_token, "<s>", "<|", "|>", "im_end", "<|im_", "|im_end|>"]
+    pieces += ["end|>", "say", " a", " ", "\n", "é", "\ue000", "\ue001"]
+    for template in ("chat", "qwen", "<|im_start|>{instruction}|im_end|>{input}<|im_end|>"):
+        encoder = TextEncoder(tokenizer, template=template, add_bos_token=False)
+        signs = control_tokens(tokenizer)
+        for _ in range(60):
+            texts = ["".join(random_rows.choices(pieces, k=size)) for size in (7, 2)]
+            parts = parts_of(template, *texts, tokenizer)
+            found = [signs[token] for token in encoder.prompt(parts).ids if token in signs]
+            frame = "".join(part.text for part in parts if not part.from_row)
+            # The frame of each of these templates holds no other signs.
+            assert found == re.findall("|".join(map(re.escape, SIGNS)), frame)
