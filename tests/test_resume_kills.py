@@ -13,7 +13,7 @@ import pytest
 from forked_run import Forked, forked, kill_after_states, quick_recipe, what_it_left
 from safetensors import safe_open
 
-NUM_KILLS = int(os.environ.get("DISTILLENS_KILLS", "3"))
+NUM_KILLS = int(os.environ.get("DISTILLENS_KILLS", "2"))
 
 
 @pytest.fixture(scope="module")

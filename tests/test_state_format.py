@@ -110,6 +110,9 @@ def test_the_state_of_every_kind_of_optimiser_and_schedule_can_be_kept(tmp_path)
         before = schedule.state_dict()
         write_value(tmp_path, "schedule", before)
         assert same(before, read_value(tmp_path, "schedule")), type(schedule)
+    before = torch.amp.GradScaler("cpu").state_dict()
+    write_value(tmp_path, "scaler", before)
+    assert same(before, read_value(tmp_path, "scaler"))
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path):
