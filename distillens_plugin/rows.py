@@ -18,6 +18,8 @@ from eval_harness.jsonl import replace_lone_surrogates
 _SUFFIXES = (*READERS, ".parquet")
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d{0,18}):(-?\d{0,18})\])?")
 _MINILLM_NEWLINE = "<n>"
+# Names by which `datasets` means itself and not the Hub: pickled tables, and Python's own objects.
+_CODE_FORMATS = ("pandas", "generator", "spark", "sql", "cache")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ class RawRow:
     references: list[str]
 
 
-def read_rows(spec: Any, *, where: str, default_split: str = "train") -> Iterator[RawRow]:
+def read_rows(
+    spec: Any, *, where: str, default_split: str = "train", cache_dir: str | None = None
+) -> Iterator[RawRow]:
     """The rows that a recipe's data set section names, read one by one.
 
     Args:
         spec: a `DatasetSpec` (or the recipe's section with the same fields).
         where: the section's YAML path, for errors.
         default_split: for Hub data sets and folders, where the section names none.
+        cache_dir: where the `datasets` library may write; its own cache if None.
     Raises:
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
@@ -54,7 +59,7 @@ def read_rows(spec: Any, *, where: str, default_split: str = "train") -> Iterato
     unit = "line" if spec.path.endswith(".jsonl") and Path(spec.path).is_file() else "row"
     first = 1 if unit == "line" else 0
     num_marks = 0
-    placed = _placed_rows(spec, where, default_split)
+    placed = _placed_rows(spec, where, default_split, cache_dir)
     for number, (place, row) in enumerate(islice(placed, spec.num_rows), start=first):
         if unit == "line":
             number = int(place.rpartition(":")[2])
@@ -70,7 +75,9 @@ def read_rows(spec: Any, *, where: str, default_split: str = "train") -> Iterato
         )
 
 
-def _placed_rows(spec: Any, where: str, default_split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _placed_rows(
+    spec: Any, where: str, default_split: str, cache_dir: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(spec.path)
     if path.suffix == ".jsonl" and not path.is_dir():
         _refuse_hub_options(spec, where, path)
@@ -86,7 +93,7 @@ def _placed_rows(spec: Any, where: str, default_split: str) -> Iterator[tuple[st
             )
         if path.suffix in READERS:
             return READERS[path.suffix](path)
-    return _load_with_datasets(spec, where, default_split)
+    return _load_with_datasets(spec, where, default_split, cache_dir)
 
 
 def _checked(row: dict[str, Any], *, place: str, default_id: str, newline: str | None) -> RawRow:
@@ -137,10 +144,15 @@ def _refuse_hub_options(spec: Any, where: str, path: Path) -> None:
 
 
 def _load_with_datasets(
-    spec: Any, where: str, default_split: str
+    spec: Any, where: str, default_split: str, cache_dir: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A data set of the `datasets` library: the Hub's, a local folder's, or another file format."""
     path = Path(spec.path)
+    if spec.path in _CODE_FORMATS and not path.exists():
+        raise DistillensError(
+            f"{where}.path: found {spec.path!r}, a file format that can run code; expected a file, "
+            "a folder, or a data set on the Hub"
+        )
     # Imported here: it takes a second that a plain file should not cost.
     import datasets
 
@@ -149,13 +161,17 @@ def _load_with_datasets(
     split = spec.split or ("train" if data_files or path.is_file() else default_split)
     try:
         if path.is_file():
-            rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+            rows = datasets.load_dataset(
+                "parquet", data_files=str(path), split="train", cache_dir=cache_dir
+            )
         elif (path / "dataset_dict.json").exists():
             rows = datasets.load_from_disk(str(path))[split]
         elif (path / "state.json").exists():
             rows = datasets.load_from_disk(str(path))
         else:
-            builder = datasets.load_dataset_builder(spec.path, spec.name, data_files=data_files)
+            builder = datasets.load_dataset_builder(
+                spec.path, spec.name, data_files=data_files, cache_dir=cache_dir
+            )
             files = _own_files(builder, split) if path.is_dir() else None
             if files is not None:
                 return files
@@ -163,7 +179,12 @@ def _load_with_datasets(
             texts = {"keep_default_na": False, "na_filter": False}
             options = texts if builder.name == "csv" else {}
             rows = datasets.load_dataset(
-                spec.path, spec.name, data_files=data_files, split=split, **options
+                spec.path,
+                spec.name,
+                data_files=data_files,
+                split=split,
+                cache_dir=cache_dir,
+                **options,
             )
     except DistillensError:
         raise

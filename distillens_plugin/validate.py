@@ -5,6 +5,7 @@ Each check prints one line, `ok ...` or `skipped ... because ...`; the first mis
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from distillens_plugin.facts import ModelFacts
@@ -122,6 +123,7 @@ def _check_losses(recipe: Recipe) -> str:
 
 def _known(key: str, registry: dict[str, Any], where: str) -> None:
     if key not in registry:
+        key = key if len(key) <= 60 else f"{key[:57]}..."
         hint = did_you_mean(key, registry) or "name the module that registers it under dependencies"
         raise DistillensError(f"{where}: found {key!r}, which torchdistill does not know; {hint}")
 
@@ -159,9 +161,12 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
         return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):
         split = key.rpartition(".")[2]
-        references = [
-            row.references for row in read_rows(spec, where=recipe.where(key), default_split=split)
-        ]
+        # The `datasets` library cannot read a folder without writing a cache.
+        with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
+            rows = read_rows(
+                spec, where=recipe.where(key), default_split=split, cache_dir=cache_dir
+            )
+            references = [row.references for row in rows]
         if not references:
             raise DistillensError(f"{where}: {spec.path} holds no rows")
         _check_length(recipe, key, len(references))

@@ -82,7 +82,8 @@ def _record(event: str, arguments: tuple[Any, ...]) -> None:
 def _is_harmless(path: Any) -> bool:
     """Python's own compiled modules, and where nothing is kept."""
     text = os.fsdecode(path) if isinstance(path, str | bytes) else str(path)
-    return "__pycache__" in text or text == os.devnull
+    # `datasets` cannot read a folder without one to write to, which --validate takes away again.
+    return "__pycache__" in text or "distillens-validate-" in text or text == os.devnull
 
 
 @contextlib.contextmanager
