@@ -14,7 +14,9 @@ class Lora(Strict):
     alpha: Positive = Field(default=32, description="scale is alpha / r")
     dropout: BelowOne = Field(default=0.1, description="dropout before the adapter")
     target_modules: list[str] | str | None = Field(
-        default=None, description="names of the modules to adapt; null: peft's choice for the model"
+        default=None,
+        description="names of the modules to adapt; null: peft's choice for the model. On one of "
+        "two tied modules: they are saved untied",
     )
 
 

@@ -235,7 +235,9 @@ class VllmServer(Strict):
         description="folder through which the weights go, under one path here and at the server; "
         "null: the system's temporary folder",
     )
-    timeout_s: Positive = Field(default=600.0, description="longest wait for one answer, seconds")
+    timeout_s: Positive = Field(
+        default=600.0, description="longest wait for one answer, repeated tries included, seconds"
+    )
 
     @field_validator("base_url")
     @classmethod
