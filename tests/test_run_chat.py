@@ -6,11 +6,18 @@ import pytest
 from run_process import change, distillens
 from small_tokenizers import CHATML, SIGNS, with_first_token
 from tiny_run import save_tiny_model, tiny_recipe
+from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distillens_plugin.data import load_examples
 from distillens_plugin.recipe import load_recipe
+from distillens_plugin.seqkd import Generation, generate
+from distillens_plugin.study.evaluation import check_evaluation, evaluation_arguments
+from distillens_plugin.study.load import load_study
+from distillens_plugin.study.plan import make_run
 from distillens_plugin.validate import validate_without_weights
 from eval_harness.errors import DistillensError
+from eval_harness.results import load_results
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,37 @@ def test_validate_tells_the_same_without_weights(recipe):
         "ok datasets.train: prompts begin with '<s>'; responses end with '<|im_end|>'; the chat "
         "template's date is always 26 Jul 2024"
     ) in lines
+
+
+def test_generated_answers_come_from_the_prompts_of_training(recipe):
+    settings = load_recipe(recipe, ["datasets.train.add_bos_token=false"])
+    output = recipe.parent / "answers.jsonl"
+    how = Generation(
+        backend="hf",
+        model_args={"device": "cpu"},
+        gen_kwargs={"max_gen_toks": 4},
+        keep_unfinished=True,
+    )
+    generate(settings, output, how)
+    (task,) = load_results(output.with_suffix(".answers")).tasks.values()
+    protocol = task.fingerprint.protocol
+    assert (protocol["template"], protocol["add_bos_token"]) == ("chat", False)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.parent / "teacher")
+    data = load_examples(settings.datasets.train, tokenizer, where="datasets.train")
+    lengths = [sample.arguments["prompt_tokens"] for sample in task.samples]
+    assert lengths == [len(row.prompt_ids) for row in data.rows]
+
+
+def test_a_study_evaluates_as_its_recipe_begins_prompts(tmp_path):
+    evaluation = {"tasks": ["gsm8k"]}
+    for value, told in (("auto", False), (True, True)):
+        path = tiny_study(tmp_path, evaluation=evaluation)
+        change(path, "set", {"datasets.train.add_bos_token": value})
+        arguments = evaluation_arguments(make_run(load_study(path), "main", "lens", 1), "greedy")
+        assert any("add_bos_token" in argument for argument in arguments) is told
+    change(path, "evaluation.model_args", {"add_bos_token": "yes"})
+    with pytest.raises(DistillensError, match=r"add_bos_token = 'yes', expected auto, true or f"):
+        check_evaluation(load_study(path))
 
 
 @pytest.mark.parametrize(
