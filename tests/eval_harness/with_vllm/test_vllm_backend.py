@@ -45,6 +45,14 @@ def test_float32_greedy_equals_transformers_token_for_token_on_64_prompts(vllm_b
     assert {reason for _, reason in found.values()} == {"stop", "length"}
 
 
+def test_settings_and_tokenizer_of_the_folder_do_not_reach_the_answers(vllm_backend, hf_backend):
+    """The folder's tokenizer would end the first answer at once, its settings would change all."""
+    request = Request((5, 6, 7), 1)
+    found = answers(vllm_backend, [request], GREEDY)
+    assert found == answers(hf_backend, [request], GREEDY)
+    assert len(found[0][0]) > 1
+
+
 def test_request_seeds_repeat_whatever_the_order_and_the_batch(vllm_backend):
     requests = make_requests(32)
     found = answers(vllm_backend, requests, SAMPLED)
