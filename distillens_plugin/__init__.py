@@ -5,9 +5,9 @@ registers its losses; our own commands do it when they start. Without torchdisti
 still imports, for people on other trainers: `from distillens_plugin import lens_divergence`.
 """
 
+import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _is_our_command() -> bool:
     if sys.argv[:1] == ["-m"]:  # what it is until the module to be run has been found
         ours = ("distillens_plugin.run", "distillens_plugin.cli")
         return any(argument.removeprefix("-m") in ours for argument in sys.orig_argv)
-    return bool(sys.argv) and Path(sys.argv[0]).stem == "distillens"
+    return bool(sys.argv) and os.path.splitext(os.path.basename(sys.argv[0]))[0] == "distillens"
 
 
 if not _is_our_command():

@@ -13,10 +13,8 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.one_line import one_line
@@ -38,8 +36,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)} (--help shows the options)\n")
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(NamedTuple):
     """What a command line asks for.
 
     Attributes:
@@ -150,6 +147,8 @@ class _Ending:
     def _report(self, message: str, code: int) -> int:
         try:
             if self._debug:
+                import traceback
+
                 traceback.print_exc()
             print(f"{self._program}: {one_line(message)}", file=sys.stderr, flush=True)
         except OSError:  # nobody reads it; the exit code still tells

@@ -22,6 +22,13 @@ ENDING_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signa
 _PATIENCE_S = 10.0
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT. A class of its own: where KeyboardInterrupt itself passes through code that C has
+    Python run, as in the imports of extension modules, the interpreter ends by SIGINT in the end
+    whatever exit code it is given.
+    """
+
+
 class Terminated(BaseException):
     """A signal other than SIGINT, raised where the program stands.
 
@@ -153,7 +160,7 @@ class SignalGuard:
             os._exit(self._exit_code)
         if self._exit_code is None:
             if number == signal.SIGINT:
-                raise KeyboardInterrupt
+                raise Interrupted
             raise Terminated(number)
 
     def redeliver(self) -> None:

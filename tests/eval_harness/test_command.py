@@ -1,6 +1,8 @@
 """What a command raises, as one line and an exit code; signals among it."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -50,6 +52,25 @@ def test_an_exception_that_the_signal_became_is_still_the_signal(capsys):
 
     assert run_command(command, program="p") == 143
     assert capsys.readouterr().err == "p: terminated\n"
+
+
+def test_a_signal_within_code_that_c_runs_ends_with_the_exit_code_too(tmp_path):
+    (tmp_path / "own_program.py").write_text(
+        "import ctypes, signal, sys\n"
+        "from eval_harness.command import Invocation, run_program\n"
+        "run = ctypes.pythonapi.PyRun_String\n"
+        "run.restype = ctypes.py_object\n"
+        "run.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.py_object, ctypes.py_object]\n"
+        "def command():\n"
+        "    text = b'import signal; signal.raise_signal(signal.SIGINT)'\n"
+        "    run(text, 257, globals(), globals())\n"
+        "call = Invocation(command, 'p')\n"
+        "sys.exit(run_program(lambda: call, program='p', ends_process=True))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "own_program"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "p: interrupted\n")
 
 
 def test_a_signal_that_a_destructor_swallowed_comes_again(capsys):
