@@ -8,6 +8,7 @@ Source: Belrose et al. 2023, arXiv 2303.08112, eq. 4 (there A_k includes the ide
 Legend: N rows, D width, L blocks.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.result_schema import digest
 
 _FORMAT = "distillens.translators"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class TranslatorInfo:
     Attributes:
         num_layers, width: of the teacher that they were trained for.
         layers: for which there is one; k is the residual stream after k blocks.
+        weights: digest of that teacher's weights; None where it is not known.
     """
 
     num_layers: int
     width: int
     layers: tuple[int, ...]
+    weights: str | None = None
 
     def check(self, layers: Sequence[Any], num_layers: int, width: int, where: str) -> None:
         """Refuses another teacher, or layers without a translator.
@@ -56,6 +61,31 @@ class TranslatorInfo:
                 f"there are: {', '.join(map(str, self.layers))}); train one or choose other layers"
             )
 
+    def check_weights(self, teacher: str | os.PathLike[str], where: str) -> None:
+        """Refuses a teacher in a local folder that has been trained again since.
+
+        Its sizes are still the same, but what its layers say has moved.
+        """
+        found = weights_digest(teacher)
+        if None not in (self.weights, found) and found != self.weights:
+            raise DistillensError(
+                f"{where}: these translators were trained on other weights than those in "
+                f"{os.fspath(teacher)}; train them again with `distillens tune-lens`"
+            )
+
+
+def weights_digest(teacher: str | os.PathLike[str]) -> str | None:
+    """Sixteen hexadecimal digits over the weights in a local folder; None where there are none."""
+    folder = os.fspath(teacher)
+    files = sorted(p for p in Path(folder).glob("*") if folder and p.suffix in _WEIGHTS)
+    if not files:
+        return None
+    hashes = []
+    for path in files:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(hashes)
+
 
 def read_info(path: str | os.PathLike[str], where: str) -> TranslatorInfo:
     """Reads a file's header.
@@ -67,8 +97,13 @@ def read_info(path: str | os.PathLike[str], where: str) -> TranslatorInfo:
         with safe_open(path, framework="pt") as file:
             info = (file.metadata() or {}).get(_FORMAT)
         fields = json.loads(info) if info is not None else {}
-        return TranslatorInfo(fields["num_layers"], fields["width"], tuple(fields["layers"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        return TranslatorInfo(
+            fields["num_layers"],
+            fields["width"],
+            tuple(fields["layers"]),
+            fields.get("notes", {}).get("teacher_weights"),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = "there is no such file" if not Path(path).is_file() else "it holds none"
         raise DistillensError(
             f"{where}: no translators can be read from {os.fspath(path)}: {reason}; expected a "

@@ -28,7 +28,7 @@ from distillens_plugin.models import load_teacher
 from distillens_plugin.streams import recorded_streams
 from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.tokenizers import load_tokenizer
-from distillens_plugin.translators import save_translators
+from distillens_plugin.translators import save_translators, weights_digest
 from eval_harness.errors import DistillensError, RunFailure
 
 _HELD_OUT = 0.1
@@ -107,6 +107,7 @@ def tune_lens(
     maps = {layer: _parameters(translators[str(layer)]) for layer in layers}
     notes = {
         "teacher": teacher.name_or_path,
+        "teacher_weights": weights_digest(teacher.name_or_path or ""),
         "data": examples.describe(),
         "settings": {**asdict(settings), "layers": layers},
         "held_out_kl": [asdict(result) for result in results],

@@ -12,6 +12,7 @@ from distillens_plugin.schema import Recipe
 from distillens_plugin.schema_models import ModelSpec
 from distillens_plugin.schema_terms import LensKwargs
 from distillens_plugin.translators import read_info
+from distillens_plugin.validate_adapters import check_adapter_folder
 from eval_harness.errors import DistillensError
 from eval_harness.model_checks import check_model_folder
 
@@ -103,10 +104,7 @@ def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
 def _check_adapter(adapter: str, key: str, where: str, hub: Hub) -> str:
     folder = Path(adapter)
     if folder.is_dir():
-        if not (folder / "adapter_config.json").is_file():
-            raise DistillensError(
-                f"{where}: {adapter} has no adapter_config.json; expected a folder that peft wrote"
-            )
+        check_adapter_folder(folder, where)
         return f"ok {key}.adapter: {adapter}"
     if is_path(adapter):
         raise DistillensError(
@@ -146,6 +144,9 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
             where = recipe.where(key.removesuffix("layers") + "teacher_translators")
             layers = [layer for _, layer in pairs]
             lines.append(_check_translators(paired.teacher_translators, layers, facts, where))
+            spec = recipe.models.teacher_model
+            if spec is not None and spec.adapter is None and spec.name_or_path is not None:
+                read_info(paired.teacher_translators, where).check_weights(spec.name_or_path, where)
     return lines
 
 

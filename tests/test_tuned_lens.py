@@ -14,7 +14,12 @@ from transformers import AutoModelForCausalLM
 from distillens_plugin.cli import main
 from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
 from distillens_plugin.recipe import load_recipe
-from distillens_plugin.translators import Translators, read_info, save_translators
+from distillens_plugin.translators import (
+    Translators,
+    read_info,
+    save_translators,
+    weights_digest,
+)
 from distillens_plugin.validate import validate_without_weights
 from eval_harness.errors import DistillensError
 
@@ -130,6 +135,7 @@ def test_training_lowers_the_kl_to_the_final_distribution_on_held_out_rows(tmp_p
     assert done.returncode == 0, done.stderr
     info = read_info(output, "x")
     assert (info.num_layers, info.width, info.layers) == (4, 32, (1, 3))
+    assert info.weights == weights_digest(teacher) is not None
     with safe_open(output, framework="pt") as file:
         weight = file.get_tensor("layers.3.weight")
     assert weight.abs().max() > 0
@@ -187,6 +193,24 @@ def test_a_file_of_another_teacher_or_of_something_else_is_refused(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(DistillensError, match="it holds none; expected a file that"):
         read_info(tmp_path / "text", "x")
+
+
+def test_translators_of_a_teacher_that_was_trained_again_are_refused(tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    teacher, path = tmp_path / "teacher", tmp_path / "own.safetensors"
+    maps = {2: (torch.zeros(32, 32), torch.zeros(32))}
+    notes = {"teacher_weights": weights_digest(teacher)}
+    save_translators(path, maps, num_layers=4, notes=notes)
+    changes = [f"{LENS}.teacher_translators={path}"]
+    assert validate_without_weights(load_recipe(recipe, changes))
+    file = teacher / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DistillensError, match=r"trained on other weights than those in .*teacher"):
+        validate_without_weights(load_recipe(recipe, changes))
+    assert weights_digest("") is None
+    assert weights_digest("org/model") is None
 
 
 def test_validate_checks_the_translators_against_the_teacher(tmp_path):
