@@ -21,10 +21,12 @@ from distillens_plugin.schema_criterion import OWN_SUM
 from distillens_plugin.schema_data import DatasetSpec
 from distillens_plugin.schema_terms import OWN_TERMS
 from distillens_plugin.seqkd import check_generated
+from distillens_plugin.validate_adapters import check_lora
 from distillens_plugin.validate_models import check_layers, check_model, check_vocabularies
 from distillens_plugin.vllm_server import VllmServer
 from eval_harness.errors import DistillensError
 
+_MAX_DATA_FILES = 10_000
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -46,6 +48,7 @@ def validate_without_weights(recipe: Recipe, *, overwrite: bool = False) -> list
     facts: dict[str, ModelFacts] = {}
     for role in ("teacher_model", recipe.trained_role):
         lines += check_model(recipe, role, facts, hub)
+    lines += check_lora(recipe, hub)
     lines += check_layers(recipe, facts)
     lines += check_vocabularies(recipe, facts, hub)
     lines += _check_server(recipe, facts)
@@ -161,6 +164,8 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
         return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):
         split = key.rpartition(".")[2]
+        if os.path.isdir(spec.path):
+            _check_folder_size(spec.path, where)
         # The `datasets` library cannot read a folder without writing a cache.
         with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
             rows = read_rows(
@@ -184,6 +189,18 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     except UnreachableError as error:
         return f"skipped {key}, {spec.path}, because {error}"
     return f"ok {key}: {spec.path} is on the Hub"
+
+
+def _check_folder_size(folder: str, where: str) -> None:
+    """A folder that is no data set, such as /, would be searched for hours."""
+    num_files = 0
+    for _, _, files in os.walk(folder):
+        num_files += len(files)
+        if num_files > _MAX_DATA_FILES:
+            raise DistillensError(
+                f"{where}: {folder} holds more than {_MAX_DATA_FILES} files; expected a folder of "
+                "data files alone"
+            )
 
 
 def _check_length(recipe: Recipe, key: str, num_rows: int) -> None:

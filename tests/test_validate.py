@@ -178,7 +178,8 @@ def test_an_adapter_must_be_one(tmp_path):
     (tmp_path / "adapter").mkdir()
     given = f"models.teacher_model.adapter={tmp_path / 'adapter'}"
     assert "has no adapter_config.json" in refusal(local_recipe(tmp_path, given))
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
     lines = validate_without_weights(local_recipe(tmp_path, given))
     assert f"ok models.teacher_model.adapter: {tmp_path / 'adapter'}" in lines
     missing = f"models.teacher_model.adapter={tmp_path / 'none'}"
@@ -261,3 +262,14 @@ def test_a_repository_that_is_not_there_is_an_error_and_no_skip(monkeypatch):
 )
 def test_only_what_no_hub_name_can_be_is_a_path(name, expected):
     assert is_path(name) == expected
+
+
+def test_a_folder_of_more_files_than_data_sets_have_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("distillens_plugin.validate._MAX_DATA_FILES", 3)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    found = refusal(local_recipe(tmp_path, f"datasets.train.path={folder}"))
+    assert "datasets.train.path: " in found
+    assert "more than 3 files" in found
