@@ -63,7 +63,7 @@ def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) ->
         DistillensError: the config has no known `model_type`, numbers beyond every real model, or
             no causal LM can be built from it.
     """
-    config = _config_from_fields(config) if isinstance(config, Mapping) else _checked(config)
+    config = read_config(config) if isinstance(config, Mapping) else _checked(config)
     model = empty_model(config)
     blocks = block_lists(model)
     text = config.get_text_config()
@@ -83,7 +83,12 @@ def _checked(config: Any) -> Any:
     return config
 
 
-def _config_from_fields(fields: Mapping[str, Any]) -> Any:
+def read_config(fields: Mapping[str, Any]) -> Any:
+    """A transformers config from the content of a config.json.
+
+    Raises:
+        DistillensError: no known `model_type`, or values that its config class refuses.
+    """
     from transformers import CONFIG_MAPPING
 
     model_type = fields.get("model_type")
