@@ -26,6 +26,7 @@ from distillens_plugin.probe import (
     undisturbed,
     unwrap,
 )
+from eval_harness.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.errors import DistillensError
 
 __all__ = [
@@ -97,6 +98,9 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         dtype=weight.dtype,
     )
     _check(plain, anatomy, hidden, head_call, trace.logits)
+    with undisturbed(plain):
+        if reads_later_tokens(plain):
+            raise DistillensError(f"{name}: {NOT_CAUSAL}")
     return anatomy
 
 

@@ -72,7 +72,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise DistillensError(f"{path}: its header is not JSON; {_AGAIN}") from error
     if not isinstance(header, dict):
         raise DistillensError(f"{path}: its header is no JSON object; {_AGAIN}")
-    notes = header.pop("__metadata__", None) or {}
+    notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         raise DistillensError(f"{path}: its header's __metadata__ is no object of texts; {_AGAIN}")
     places = []

@@ -10,7 +10,13 @@ from small_models import ARCHITECTURES, WITH_HEAD_BIAS, small_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchdistill.core.forward_hook import ForwardHookManager
-from transformers import AutoModel, AutoModelForSequenceClassification, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaForCausalLM,
+)
 
 from distillens_plugin.architectures import (
     Lens,
@@ -19,6 +25,7 @@ from distillens_plugin.architectures import (
     supports_headless,
     unwrap,
 )
+from eval_harness.causality import reads_later_tokens
 from eval_harness.errors import DistillensError
 
 BLOCKS = {
@@ -249,6 +256,30 @@ def test_models_without_a_language_modelling_head_are_refused():
         nn.Linear(2, 2),
     ):
         assert f"{type(model).__name__} has no output embeddings" in refusal(model)
+
+
+def test_encoders_that_load_as_language_models_are_refused():
+    fields = {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+        "hidden_act": "gelu",
+    }
+    for kind in ("bert", "roberta"):
+        models = []
+        for is_decoder in (False, True):
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(kind, **fields, is_decoder=is_decoder)
+            models.append(AutoModelForCausalLM.from_config(config).eval())
+        assert [reads_later_tokens(model) for model in models] == [True, False]
+        with pytest.raises(DistillensError):
+            find_anatomy(models[0])
+    model = small_model("llama")
+    # A block that looks ahead.
+    model.model.layers[0].register_forward_hook(lambda _, args, output: output + output[:, -1:])
+    assert "depend on the tokens after it" in refusal(model)
 
 
 def test_blocks_that_do_not_chain_are_refused():

@@ -25,6 +25,7 @@ from eval_harness.backends.base import (
 )
 from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.backends.sampling import TokenStreams
+from eval_harness.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.foreign_errors import foreign_errors
 from eval_harness.loaded_weights import check_loaded
@@ -91,6 +92,8 @@ class TransformersBackend(Backend):
             eos_token_id=list(self.stop_token_ids) or None,
         )
         self.model: Any = model.to(self.device).eval()
+        if reads_later_tokens(self.plain_model):
+            raise DistillensError(f"{facts.name}: {NOT_CAUSAL}")
         self.model.generation_config = self.plain_model.generation_config = settings
 
     @property

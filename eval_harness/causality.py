@@ -1,0 +1,34 @@
+"""Whether a language model is causal: tried out, since encoders load as one without a word."""
+
+from typing import Any
+
+import torch
+
+_NUM_TOKENS = 6
+# Largest |difference| / largest |logit| that rounding explains; causal models give exactly none.
+_TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def reads_later_tokens(model: Any) -> bool:
+    """Whether another last token changes the logits of the tokens before it (BERT, XLM).
+
+    Args:
+        model: a transformers language model in eval mode.
+    """
+    embedding = model.get_input_embeddings().weight
+    ids = torch.arange(3, 3 + _NUM_TOKENS, device=embedding.device)[None] % len(embedding)
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 5) % len(embedding)
+    before, after = (
+        model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, :-1].double()
+        for tokens in (ids, other)
+    )
+    return bool((before - after).abs().max() > _TOLERANCE * before.abs().max())
+
+
+NOT_CAUSAL = (
+    "its logits for a token depend on the tokens after it, so it is no causal language model; "
+    "expected one such as GPT2LMHeadModel (an encoder needs is_decoder: true in its config.json, "
+    "and weights that were trained so)"
+)
