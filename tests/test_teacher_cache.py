@@ -16,7 +16,7 @@ from distillens_plugin.recipe import load_recipe
 from distillens_plugin.run import main
 from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.teacher_cache import attach_teacher_cache
-from distillens_plugin.teacher_cache.plan import Plan
+from distillens_plugin.teacher_cache.plan import Plan, _row_ids
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
 from distillens_plugin.trainer import Trainer
 from distillens_plugin.window import windows
@@ -447,3 +447,8 @@ def test_a_teacher_that_returns_logits_is_refused(tmp_path):
     change(path, "train.teacher", {"forward_proc": "distillens.forward_with_logits"})
     with pytest.raises(DistillensError, match=r"set train\.teacher\.forward_proc"):
         Run(path)
+
+
+def test_rows_without_an_id_are_refused():
+    with pytest.raises(DistillensError, match="r: training row 1 has no id, and the cache finds"):
+        _row_ids([{"id": "a"}, {"input_ids": [1]}], "r")
