@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from distillens_plugin.schema_base import Count, NonNegativeInt, Positive, Strict, complain
+from distillens_plugin.schema_base import (
+    Count,
+    Few,
+    NonNegativeInt,
+    Positive,
+    Seed,
+    Strict,
+    complain,
+)
 from distillens_plugin.schema_data import DataSets
 from distillens_plugin.schema_layers import PairedKwargs
 from distillens_plugin.schema_models import Models
@@ -56,9 +64,7 @@ class Recipe(Strict):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="accelerate's autocast for the student"
     )
-    seed: NonNegativeInt = Field(
-        default=10, description="of data order, dropout and random weights"
-    )
+    seed: Seed = Field(default=10, description="of data order, dropout and random weights")
     output_dir: str | None = Field(
         default=None, description="where everything is written; runs/<recipe's name> if not given"
     )
@@ -73,9 +79,7 @@ class Recipe(Strict):
         description="rows of the vocabulary walk at a time, for all terms; null chooses",
     )
     samples: Samples = Field(default_factory=Samples, description="generated answers")
-    threads: Count | None = Field(
-        default=None, description="CPU threads; null leaves torch's choice"
-    )
+    threads: Few | None = Field(default=None, description="CPU threads; null leaves torch's choice")
     teacher_cache: TeacherCache | None = Field(
         default=None, description="keep the teacher's states on disk"
     )

@@ -72,7 +72,9 @@ class Range:
     open_high: bool = False
 
     def __str__(self) -> str:
-        low, high = f"{self.low:g}", f"{self.high:g}"
+        low, high = (
+            str(end) if isinstance(end, int) else f"{end:g}" for end in (self.low, self.high)
+        )
         if self.high == math.inf:
             return f"above {low}" if self.open_low else f"of at least {low}"
         if self.open_low or self.open_high:
@@ -92,6 +94,11 @@ class Range:
 
 Count = Annotated[int, AfterValidator(Range(1))]
 NonNegativeInt = Annotated[int, AfterValidator(Range(0))]
+# What numpy takes, which accelerate seeds too.
+Seed = Annotated[int, AfterValidator(Range(0, 2**32 - 1))]
+# Processes and threads: a slip of a zero must not bring a machine down.
+FewOrNone = Annotated[int, AfterValidator(Range(0, 1024))]
+Few = Annotated[int, AfterValidator(Range(1, 1024))]
 Positive = Annotated[float, AfterValidator(Range(0, open_low=True))]
 NonNegative = Annotated[float, AfterValidator(Range(0))]
 Fraction = Annotated[float, AfterValidator(Range(0, 1))]

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 from distillens_plugin.schema_base import (
     Count,
     NonNegative,
-    NonNegativeInt,
     Positive,
     Range,
+    Seed,
     Strict,
     complain,
     did_you_mean,
@@ -162,7 +162,7 @@ class ProjectedKwargs(PairedKwargs):
         description="trained affine maps from the student's width to the teacher's: one for each "
         "layer pair, one for all, or none (models of one width)",
     )
-    seed: NonNegativeInt | None = Field(
+    seed: Seed | None = Field(
         default=None, description="of the maps' random start; the recipe's if not given"
     )
 

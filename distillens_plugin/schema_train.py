@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from distillens_plugin.schema_base import (
     BelowOne,
     Count,
+    FewOrNone,
     Fraction,
     NonNegative,
     NonNegativeInt,
@@ -27,7 +28,7 @@ class LoaderKwargs(Strict):
     """Of torch's DataLoader."""
 
     batch_size: Count = Field(description="rows per process and batch")
-    num_workers: NonNegativeInt = Field(default=0, description="loading processes")
+    num_workers: FewOrNone = Field(default=0, description="loading processes")
     pin_memory: bool = Field(default=False, description="faster copies to a GPU")
     drop_last: bool = Field(default=False, description="leave out a last batch that is not full")
 

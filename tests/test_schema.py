@@ -37,7 +37,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{LENS}.bta=0.1", "unknown key; did you mean 'beta'?"),
         ("train.criterion.kwargs.sub_terms.kd.wieght=1", "did you mean 'weight'?"),
         ("models.teacher_model.lora={r: 8}", "unknown key"),
-        ("seed=-1", "found -1, expected a whole number of at least 0"),
+        ("seed=-1", "found -1, expected a whole number from 0 to 4294967295"),
         ("seed=1.5", "found 1.5, expected a whole number"),
         ("seed=true", "found true, expected a whole number"),
         ("train.optimizer.kwargs.lr=0", "expected a number above 0"),
@@ -253,3 +253,15 @@ def test_every_key_has_a_description():
     rows = [line for line in recipe_keys().splitlines() if line.startswith("| `")]
     assert len(rows) > 80
     assert [row for row in rows if row.split(" | ")[-1].strip(" |") == ""] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        (f"seed={2**32}", "expected a whole number from 0 to 4294967295"),
+        ("threads=100000", "expected a whole number from 1 to 1024"),
+        ("train.train_data_loader.kwargs.num_workers=1000000", "from 0 to 1024"),
+    ],
+)
+def test_numbers_that_would_end_in_a_crash_or_a_full_machine_are_refused(tmp_path, override, part):
+    assert part in refusal(tmp_path, override)

@@ -213,12 +213,15 @@ def test_a_study_gives_no_trust_to_its_teachers_answers(tmp_path, marker, model_
     assert "methods.seqkd.generate.model_args" in message
 
 
-@pytest.mark.parametrize("where", ["study", "method"])
+@pytest.mark.parametrize("where", ["study", "method", "tune"])
 def test_a_study_gives_no_trust_to_its_recipes(tmp_path, marker, where):
     keys = {"models.student_model.trust_remote_code": True}
     changes = {"set": {**keys, "models.student_model.tokenizer": "./teacher"}}
     if where == "method":
         changes = {"methods": {"a": {"set": keys}}, "compare_to": []}
+    elif where == "tune":
+        grid = {key: [value] for key, value in keys.items()}
+        changes = {"methods": {"a": {"tune": [grid]}}, "compare_to": [], "tune": {"seeds": [9]}}
     message = refused(cli.main, "study", tiny_study(tmp_path, **changes), "--validate")
     assert RECIPE_FLAG in message
 
