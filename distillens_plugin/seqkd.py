@@ -16,6 +16,7 @@ from distillens_plugin.schema import Recipe
 from eval_harness.answers import read_newlines
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.jsonl import read_jsonl, write_jsonl
+from eval_harness.lock import FolderLock
 from eval_harness.trust import RECIPE_FLAG, check_model_args, given_remote_code
 
 MARK = "generated_by"
@@ -56,7 +57,8 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     Returns:
         One line for people: what was written and what was left out.
     Raises:
-        DistillensError: no teacher, unreadable data, or settings that the backend refuses.
+        DistillensError: no teacher, unreadable data, settings that the backend refuses, or another
+            process writes this file.
         RunFailure: generation or writing failed, or no answer was left.
     """
     teacher = recipe.models.teacher_model
@@ -70,20 +72,17 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     _trusted(recipe, how)
     rows = list(read_rows(recipe.datasets.train, where=recipe.where("datasets.train")))
     folder = output.with_suffix(".answers")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFailure(f"{folder}: cannot be made ({error.strerror})") from error
-    samples = _answers(recipe, rows, folder, how)
-    newline = recipe.datasets.train.newline
-    name = teacher.name_or_path or ""
-    kept = list(_training_rows(samples, rows, name, how, newline=newline))
-    if not kept:
-        raise RunFailure(
-            f"{output}: not one of {len(samples)} prompts has a finished answer; raise "
-            "--gen_kwargs max_gen_toks or pass --keep_unfinished"
-        )
-    write_jsonl(output, kept)
+    with FolderLock(folder, where="--output", remedy="wait for it, or name another file"):
+        samples = _answers(recipe, rows, folder, how)
+        newline = recipe.datasets.train.newline
+        name = teacher.name_or_path or ""
+        kept = list(_training_rows(samples, rows, name, how, newline=newline))
+        if not kept:
+            raise RunFailure(
+                f"{output}: not one of {len(samples)} prompts has a finished answer; raise "
+                "--gen_kwargs max_gen_toks or pass --keep_unfinished"
+            )
+        write_jsonl(output, kept)
     num_answers = sum(len(sample.filtered_resps) for sample in samples)
     return (
         f"{output}: {len(kept)} of {num_answers} answers to {len(rows)} prompts; the others are "

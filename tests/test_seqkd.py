@@ -14,6 +14,7 @@ from distillens_plugin.tokenizers import load_tokenizer
 from distillens_plugin.validate import validate_without_weights
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.jsonl import read_jsonl
+from eval_harness.lock import FolderLock
 
 SEQKD = REPO / "recipes" / "methods" / "seqkd.yaml"
 ROWS = ["datasets.train.num_rows=4"]
@@ -84,6 +85,13 @@ def test_a_second_call_generates_nothing_again(generated, capsys):
     assert stores[0].read_bytes() == before
     assert output.read_bytes() == rows
     assert "tokens/s" not in capsys.readouterr().err
+
+
+def test_a_second_process_is_refused_while_one_writes_the_same_file(tmp_path):
+    recipe, output = load_recipe(tiny_recipe(tmp_path), ROWS), tmp_path / "answers.jsonl"
+    message = f"in use by process {os.getpid()} on "
+    with FolderLock(tmp_path / "answers.answers"), pytest.raises(DistillensError, match=message):
+        generate(recipe, output, Generation("hf", {"device": "cpu"}))
 
 
 def test_the_student_is_trained_on_the_answers(generated):
