@@ -89,14 +89,12 @@ def test_hostile_recipes_end_in_one_line_or_are_fine(folder, quickstart, monkeyp
     assert not faults, f"{len(faults)} of {len(cases)}: {faults[:20]}"
 
 
-def test_validate_as_a_process_writes_nothing(folder, quickstart):
+def test_a_refusal_as_a_process_is_one_line_and_writes_nothing(folder, quickstart):
     (folder / "recipe.yaml").write_text(quickstart, encoding="utf-8")
     with unchanged(folder):
-        fine = distillens(folder / "recipe.yaml", "--validate", cwd=folder)
         wrong = distillens(
             folder / "recipe.yaml", "--validate", "--set", "seed=" + "1" * 400, cwd=folder
         )
-    assert fine.returncode == 0, fine.stderr
     assert wrong.returncode == 2
     assert "beyond 64 bits" in wrong.stderr
     assert wrong.stderr.count("\n") == 1

@@ -16,7 +16,7 @@ import eval_harness.cli
 from distillens_plugin import cli
 from distillens_plugin.study.spec import Study
 
-NUM_CASES = int(os.environ.get("DISTILLENS_HOSTILE_CASES", "150"))
+NUM_CASES = int(os.environ.get("DISTILLENS_HOSTILE_CASES", "120"))
 SEED = 20261127
 
 
