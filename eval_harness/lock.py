@@ -17,6 +17,7 @@ LOCK_NAME = ".lock"
 # What a file system answers that has no locks at all (some network and FUSE file systems).
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _POLL_S = 0.1
+_NUM_TRIES = 100
 
 
 def _say(text: str) -> None:
@@ -126,22 +127,24 @@ class FolderLock:
         self.close()
 
     def _open(self) -> int:
-        while True:
+        for tries_left in reversed(range(_NUM_TRIES)):
             try:
                 self._make_folder()
                 return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:
-                # Another run's end has just removed the folder that it had made.
-                continue
-            except OSError as error:
-                if self._folder.exists() and not self._folder.is_dir():
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+                if isinstance(error, FileNotFoundError) and tries_left:
+                    # Another run's end has just removed the folder that it had made.
+                    continue
+                name = str(self._folder)[:200]
+                if os.path.isfile(self._folder):
                     raise DistillensError(
-                        f"{self._where}{self._folder} is a file; name a folder"
+                        f"{self._where}{name} is a file; name a folder"
                     ) from error
+                reason = error.strerror if isinstance(error, OSError) else error
                 raise DistillensError(
-                    f"{self._where}cannot write to {self._folder} ({error.strerror}); name "
-                    "another folder"
+                    f"{self._where}cannot write to {name} ({reason}); name another folder"
                 ) from error
+        raise AssertionError("the last try returns or raises")
 
     def _make_folder(self) -> None:
         missing = []

@@ -119,6 +119,18 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
             lock.acquire()
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0", "a/" * 3000])
+def test_a_folder_that_cannot_be_is_one_line(tmp_path, name):
+    with pytest.raises(DistillensError, match=r"^output_dir: cannot write to .*name another"):
+        FolderLock(tmp_path / name, where="output_dir").acquire()
+
+
+def test_a_link_to_nowhere_is_one_line(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "where")
+    with pytest.raises(DistillensError, match=r"cannot write to .*link"):
+        FolderLock(tmp_path / "link").acquire()
+
+
 def test_readers_share_once_nothing_is_left_to_write(tmp_path):
     writer = FolderLock(tmp_path)
     writer.acquire(or_share=True)
