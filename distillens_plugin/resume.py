@@ -1,4 +1,4 @@
-"""Whether there is a run to go on with, whether it is this one, and which of its states is whole."""
+"""Whether there is a run to go on with, if it is this one, and which of its states is whole."""
 
 import json
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     lines = output.tidy(folder)
     if (folder / output.SUMMARY).is_file():
         _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
+        _check_summary(folder / output.SUMMARY)
         fingerprint = _read_fingerprint(folder)
         # It was killed when all was done but this.
         output.remove_states(folder)
@@ -166,6 +167,16 @@ def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
 
 
 _Loader.add_multi_constructor("!", _tagged)
+
+
+def _check_summary(path: Path) -> None:
+    try:
+        if isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            return
+        reason = "it is no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
 
 
 def _read_recipe(folder: Path) -> str:

@@ -165,6 +165,26 @@ def test_a_state_of_the_old_form_is_refused_with_its_reason(cut):
     assert "--overwrite" in done.stderr
 
 
+def test_damaged_records_of_a_finished_run_are_refused(cut):
+    path, _, out = cut
+    recipe = to_yaml(load_recipe(path).to_plain())
+    (out / "summary.json").write_text('{"num_steps": 6}', encoding="utf-8")
+    kept = find_kept(out, recipe, 1)
+    assert kept.finished
+    assert kept.fingerprint is not None
+    assert not (out / "state").exists()
+    for name in ("summary.json", "fingerprint.json", "recipe.yaml"):
+        content = (out / name).read_bytes()
+        for damaged in (b"", content[: len(content) // 2], b"[]", b"\xff"):
+            (out / name).write_bytes(damaged)
+            with pytest.raises(DistillensError, match=name) as error:
+                find_kept(out, recipe, 1)
+            assert error.value.exit_code == 2
+        (out / name).write_bytes(content)
+    (out / "fingerprint.json").unlink()
+    assert find_kept(out, recipe, 1).fingerprint is None  # as an older version left it
+
+
 def test_without_a_state_a_damaged_recipe_is_refused(cut):
     path, _, out = cut
     for state in (out / "state", out / "state_before"):
