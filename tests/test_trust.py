@@ -6,6 +6,7 @@ Whatever would run leaves a marker; docs/security.md names the test behind each 
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -492,3 +493,14 @@ def test_validation_of_all_this_writes_nothing(tmp_path, marker, plain_model):
     with unchanged(tmp_path):
         assert call(cli.main, ["run", str(recipe), "--validate"]).fault() == ""
     assert os.listdir(tmp_path).count("runs") == 0
+
+
+def test_the_tests_that_the_document_names_are_there():
+    root = Path(__file__).parent.parent
+    text = (root / "docs" / "security.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"tests/(test_\w+)\.py", text))
+    assert all((root / "tests" / f"{name}.py").is_file() for name in files)
+    names = set(re.findall(r"test_\w+", text)) - files
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert len(names) > 15
+    assert not [name for name in names if f"def {name}(" not in here]
