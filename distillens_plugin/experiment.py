@@ -27,7 +27,7 @@ from distillens_plugin.loss_parameters import adopt
 from distillens_plugin.main_process import on_main_process
 from distillens_plugin.models import load_student, load_teacher
 from distillens_plugin.on_policy import OnPolicyLoader
-from distillens_plugin.positions import num_positions
+from distillens_plugin.positions import check_positions
 from distillens_plugin.rouge_check import check_rouge_words
 from distillens_plugin.run_length import check_steps
 from distillens_plugin.schema import Recipe
@@ -168,7 +168,7 @@ def build_experiment(
     teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
     _check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
     for role, model in (("student", student), ("teacher", teacher)):
-        _check_positions(role, model, train, validation, recipe)
+        check_positions(role, model, train, validation, recipe)
     try:
         steps_per_epoch = _steps_per_epoch(
             full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
@@ -275,27 +275,6 @@ def _check_normalisation(recipe: Recipe, accelerator: Accelerator) -> None:
             f"{foreign[0] if foreign else 'model_term'}, a mean over its own batch, in steps of "
             f"{batches} batches; expected {OWN_SUM}, which weighs it by its supervised tokens"
         )
-
-
-def _check_positions(
-    role: str,
-    model: nn.Module | None,
-    train: InstructionDataset,
-    validation: InstructionDataset | None,
-    recipe: Recipe,
-) -> None:
-    """Learned position embeddings fail with an index error beyond their end; others degrade."""
-    config = getattr(model, "config", None)
-    limit = num_positions(config) if config is not None else None
-    for name, data in (("train", train), ("validation", validation)):
-        longest = max(data.lengths) if data is not None else 0
-        if limit is not None and longest > limit:
-            where = recipe.where(f"datasets.{name}")
-            raise DistillensError(
-                f"{where}: the longest row has {longest} tokens, but the {role} has {limit} "
-                "positions; "
-                f"set max_length to {limit} or less"
-            )
 
 
 def _check_hooks(
