@@ -7,7 +7,7 @@ import pytest
 
 from eval_harness.trust import PLAIN_ENGINE_ARGUMENTS
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 # Texts that vLLM looks up among its own, or that trust.py holds to a few words.
 _WORDS = {"distributed_executor_backend", "load_format", "model_impl", "quantization", "lora_dtype"}
 
