@@ -5,10 +5,11 @@ registers its losses; our own commands do it when they start. Without torchdisti
 still imports, for people on other trainers: `from distillens_plugin import lens_divergence`.
 """
 
-import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from eval_harness.early import end_at_once, is_program
 
 if TYPE_CHECKING:
     from distillens_plugin.fused import lens_divergence
@@ -52,8 +53,10 @@ def _is_our_command() -> bool:
     if sys.argv[:1] == ["-m"]:  # what it is until the module to be run has been found
         ours = ("distillens_plugin.run", "distillens_plugin.cli")
         return any(argument.removeprefix("-m") in ours for argument in sys.orig_argv)
-    return bool(sys.argv) and os.path.splitext(os.path.basename(sys.argv[0]))[0] == "distillens"
+    return is_program("distillens")
 
 
-if not _is_our_command():
+if _is_our_command():
+    end_at_once("distillens")
+else:
     register_keys()

@@ -1,8 +1,12 @@
 """`python -m eval_harness`."""
 
-import sys
-
-from eval_harness.cli import main
+from eval_harness.early import end_at_once
 
 if __name__ == "__main__":
+    import sys
+
+    end_at_once("eval-harness")
+
+    from eval_harness.cli import main
+
     sys.exit(main())

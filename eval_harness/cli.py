@@ -1,5 +1,10 @@
 """The command line: one subcommand for each module of `eval_harness.commands`."""
 
+from eval_harness.early import end_at_once, is_program
+
+if is_program("eval-harness"):
+    end_at_once("eval-harness")
+
 import argparse
 import importlib
 from collections.abc import Sequence

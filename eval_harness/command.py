@@ -16,17 +16,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TextIO
 
+from eval_harness.early import words
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.one_line import one_line
 from eval_harness.signals import SignalGuard, Terminated
 
 _BROKEN_PIPE_CODE = 141  # 128 + SIGPIPE, as a shell reports `yes | head -1`
-_WORDS = {
-    "SIGINT": "interrupted",
-    "SIGTERM": "terminated",
-    "SIGHUP": "ended by SIGHUP: its terminal was closed",
-    "SIGUSR1": "ended by SIGUSR1, which batch systems send before time is up",
-}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -141,8 +136,7 @@ class _Ending:
         return self._report(f"{type(error).__name__}: {error}{hint}", 1)
 
     def _report_signal(self, number: int) -> int:
-        name = signal.Signals(number).name
-        return self._report(_WORDS.get(name, f"ended by {name}"), 128 + number)
+        return self._report(words(number), 128 + number)
 
     def _report(self, message: str, code: int) -> int:
         try:

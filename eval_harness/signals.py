@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-# By name: not every system has all of them.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-ENDING_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+from eval_harness.early import ENDING_SIGNALS
+
 # Signals that follow the first within this time are part of the same wish to end: a launcher
 # passes on what the terminal has sent already. Later ones interrupt an end that takes too long.
 _PATIENCE_S = 10.0

