@@ -56,7 +56,7 @@ def read_rows(
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
     newline = getattr(spec, "newline", None)
-    unit = "line" if spec.path.endswith(".jsonl") and Path(spec.path).is_file() else "row"
+    unit = "line" if spec.path.endswith(".jsonl") and os.path.isfile(spec.path) else "row"
     first = 1 if unit == "line" else 0
     num_marks = 0
     placed = _placed_rows(spec, where, default_split, cache_dir)
@@ -79,12 +79,14 @@ def _placed_rows(
     spec: Any, where: str, default_split: str, cache_dir: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(spec.path)
-    if path.suffix == ".jsonl" and not path.is_dir():
+    if path.suffix == ".jsonl" and not os.path.isdir(path):
         _refuse_hub_options(spec, where, path)
         return READERS[path.suffix](path)
-    if not path.exists() and (path.suffix in _SUFFIXES or spec.path.startswith((".", os.sep, "~"))):
+    if not os.path.exists(path) and (
+        path.suffix in _SUFFIXES or spec.path.startswith((".", os.sep, "~"))
+    ):
         raise DistillensError(f"{where}.path: {spec.path} does not exist")
-    if path.is_file():
+    if os.path.isfile(path):
         _refuse_hub_options(spec, where, path)
         if path.suffix not in _SUFFIXES:
             raise DistillensError(

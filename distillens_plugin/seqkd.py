@@ -6,6 +6,7 @@ on where an interrupted run stopped) and writes rows that `datasets.train.path` 
 Source: Kim and Rush 2016, arXiv 1606.07947.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def check_generated(path: str, where: str) -> int:
         "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
         "datasets.train.path to that file"
     )
-    if not path.endswith(".jsonl") or not Path(path).is_file():
+    if not path.endswith(".jsonl") or not os.path.isfile(path):
         raise DistillensError(
             f"{where}: SeqKD (generated: true) needs a JSON Lines file with the teacher's answers, "
             f"found {path!r}; {todo}"

@@ -104,7 +104,7 @@ def read_info(path: str | os.PathLike[str], where: str) -> TranslatorInfo:
             fields.get("notes", {}).get("teacher_weights"),
         )
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = "there is no such file" if not Path(path).is_file() else "it holds none"
+        reason = "there is no such file" if not os.path.isfile(path) else "it holds none"
         raise DistillensError(
             f"{where}: no translators can be read from {os.fspath(path)}: {reason}; expected a "
             "file that `distillens tune-lens` wrote"

@@ -103,7 +103,7 @@ def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
 
 def _check_adapter(adapter: str, key: str, where: str, hub: Hub) -> str:
     folder = Path(adapter)
-    if folder.is_dir():
+    if os.path.isdir(adapter):
         check_adapter_folder(folder, where)
         return f"ok {key}.adapter: {adapter}"
     if is_path(adapter):

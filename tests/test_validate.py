@@ -273,3 +273,14 @@ def test_a_folder_of_more_files_than_data_sets_have_is_refused(tmp_path, monkeyp
     found = refusal(local_recipe(tmp_path, f"datasets.train.path={folder}"))
     assert "datasets.train.path: " in found
     assert "more than 3 files" in found
+
+
+@pytest.mark.parametrize("key", ["models.teacher_model.adapter", "datasets.train.path"])
+def test_a_name_longer_than_any_file_can_have_is_refused(tmp_path, key):
+    for name in ("x" * 300, "a/" * 2500, "x" * 300 + ".jsonl"):
+        assert key in refusal(local_recipe(tmp_path, f"{key}={name}"))
+
+
+def test_too_long_names_of_generated_answers_are_refused(tmp_path):
+    given = ("datasets.train.generated=true", f"datasets.train.path={'x' * 300}.jsonl")
+    assert "datasets.train.path" in refusal(local_recipe(tmp_path, *given))

@@ -1,5 +1,6 @@
 """Which benchmarks there are: ours, and those of --include_path."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,9 @@ def find_benchmarks(include_path: str | Path | None = None) -> dict[str, Benchma
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DistillensError(f"--include_path {path}: no such file or folder")
     files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
     if not files:
@@ -88,7 +89,7 @@ def select_benchmarks(
 
 
 def _data_file(task: str, path: Path) -> Path:
-    file = path / "valid.jsonl" if path.is_dir() else path
-    if not file.is_file():
+    file = path / "valid.jsonl" if os.path.isdir(path) else path
+    if not os.path.isfile(file):
         raise DistillensError(f"--data {task}={path}: no such file, nor a folder with valid.jsonl")
     return file.resolve()
