@@ -102,9 +102,10 @@ def load_benchmark(source: Path) -> Benchmark:
             )
     task = _typed(source, content, "task", str, None)
     if not task or len(task) > 100 or not task.isprintable() or set(task) & set(" ,/\\"):
+        shown = repr(task) if not task or len(task) <= 60 else f"{task[:60]!r}..."
         raise DistillensError(
-            f"{source}: task = {str(task)[:100]!r}, expected a name of at most 100 characters "
-            "without space, comma or /"
+            f"{source}: task = {shown}, expected a name without space, comma or /, of at most 100 "
+            "characters"
         )
     template = _typed(source, content, "template", str, None)
     if template is not None:
