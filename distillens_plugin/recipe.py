@@ -122,8 +122,8 @@ def load_recipe(
         override = parse_override(text, trust=trust)
         if override.path[0] == BASE:
             raise DistillensError(
-                f"--set {_shown(text)}: a recipe's base is part of its file; put other files over it with "
-                "--with FILE"
+                f"--set {_shown(text)}: a recipe's base is part of its file; put other files over "
+                "it with --with FILE"
             )
         _apply(data, override, source.name)
         source.overrides.append(override)
@@ -167,8 +167,8 @@ def parse_override(text: str, *, trust: bool = False) -> Override:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise DistillensError(
-            f"--set {_shown(text)}: found no key and value, expected a path, = and a value, such as "
-            "train.num_epochs=2"
+            f"--set {_shown(text)}: found no key and value, expected a path, = and a value, such "
+            "as train.num_epochs=2"
         )
     path = tuple(map(_part, parts))
     data, _ = parse_yaml(value, f"--set {_shown(text)}: value", trust=trust)
