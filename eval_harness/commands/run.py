@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="K=V,...",
         help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
         "add_bos_token; with "
-        "vllm any engine argument (tensor_parallel_size, data_parallel_size, ...)",
+        "vllm any engine argument (tensor_parallel_size, ...); some need --trust_remote_code",
     )
     parser.add_argument(
         "--tasks", "-t", required=True, metavar="NAME,...", help="see eval-harness ls"
