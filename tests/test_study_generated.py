@@ -156,6 +156,31 @@ def test_an_evaluation_of_a_run_that_was_trained_again_is_made_again(tmp_path):
     assert evaluation_folder(run, "greedy").is_dir()
 
 
+@pytest.mark.parametrize("changed", ["bench.yaml", "asked.jsonl", "teacher/tokenizer.json"])
+def test_files_that_an_evaluation_reads_count_by_content(tmp_path, monkeypatch, changed):
+    monkeypatch.chdir(tmp_path)
+    row = {"id": "1", "instruction": "q", "input": "", "output": "a"}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "bench.yaml").write_text("task: mine\npath: ./asked.jsonl\n")
+    asked = {"tasks": ["./bench.yaml"], "model_args": {"tokenizer": "./teacher"}}
+    run = make_run(load_study(tiny_study(tmp_path, evaluation=asked)), "main", "sft", 1)
+    fake_run(run.folder, run.fingerprint, losses={3: 4.0})
+    command = evaluation_command(run, "greedy")
+    # It runs in the run's folder.
+    assert f"--tasks={tmp_path / 'bench.yaml'}" in command.arguments
+    assert f"tokenizer={tmp_path / 'teacher'}" in " ".join(command.arguments)
+    assert command.before is not None
+    assert command.after is not None
+    command.before()
+    command.after(2.0)
+    assert is_evaluated(run, "greedy", overwrite=False)
+    with (tmp_path / changed).open("a") as file:
+        file.write("\n")
+    with pytest.raises(DistillensError, match="evaluated with other settings"):
+        is_evaluated(run, "greedy", overwrite=False)
+    assert not is_evaluated(run, "greedy", overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -1,5 +1,6 @@
 """eval-harness on the models of final runs, and what it found, row by row."""
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -150,12 +151,12 @@ def evaluation_arguments(run: Run, protocol: str) -> list[str]:
     model_args: dict[str, Any] = {"pretrained": f"train/{spec.checkpoint}"}
     if data.add_bos_token != "auto":
         model_args["add_bos_token"] = data.add_bos_token
-    model_args |= spec.model_args
+    model_args |= _model_args(spec)
     template = spec.template or data.template
     arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
     # With an equals sign: no text of the study is taken for a flag.
     arguments += [f"--model_args={format_key_values(model_args)}"]
-    arguments += [f"--tasks={','.join(spec.tasks)}", f"--protocol={protocol}"]
+    arguments += [f"--tasks={','.join(map(_task, spec.tasks))}", f"--protocol={protocol}"]
     arguments += [f"--template={template}", f"--output_path=evaluation/{protocol}"]
     arguments += [f"--data={entry}" for entry in _data_entries(spec)]
     if spec.gen_kwargs:
@@ -213,6 +214,11 @@ def _spec(run: Run) -> Evaluation:
 def _fingerprint(run: Run, protocol: str) -> str:
     spec = _spec(run)
     settings = spec.model_dump(exclude={"protocols", "batch_size", "data"})
+    settings["tasks"] = [_task_content(task) for task in spec.tasks]
+    settings["model_args"] = {
+        key: content_digest(value) if _is_place(key, value) else value
+        for key, value in spec.model_args.items()
+    }
     return digest(
         {
             "run": run.fingerprint,
@@ -222,6 +228,36 @@ def _fingerprint(run: Run, protocol: str) -> str:
             **settings,
         }
     )
+
+
+def _task_content(task: str) -> str | list[str]:
+    """A benchmark file counts by its content and that of its rows, which may change under it."""
+    if not _is_benchmark_file(task):
+        return task
+    from eval_harness.benchmarks.definition import load_benchmark
+
+    rows = load_benchmark(Path(task)).path
+    return [content_digest(str(path)) for path in (Path(task), rows) if path and path.exists()]
+
+
+def _task(task: str) -> str:
+    # eval-harness runs in the run's folder.
+    return os.path.abspath(task) if _is_benchmark_file(task) else task
+
+
+def _model_args(spec: Evaluation) -> dict[str, Any]:
+    return {
+        key: os.path.abspath(value) if _is_place(key, value) else value
+        for key, value in spec.model_args.items()
+    }
+
+
+def _is_benchmark_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))
+
+
+def _is_place(key: str, value: object) -> bool:
+    return key in ("tokenizer", "peft") and isinstance(value, str) and os.path.exists(value)
 
 
 def _is_greedy(protocol: str) -> bool:
