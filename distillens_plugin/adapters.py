@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from distillens_plugin.merging import merge, quiet_peft
+from eval_harness.adapter_patterns import check_patterns
 from eval_harness.errors import DistillensError
 from eval_harness.model_checks import check_adapter_fits
 from eval_harness.trust import RECIPE_FLAG, check_adapter
@@ -27,6 +28,8 @@ def add_lora(model: PreTrainedModel, lora: Any, *, where: str) -> Any:
         DistillensError: target_modules match nothing, or modules that peft cannot adapt.
     """
     peft = import_peft()
+    names = [name for name, _ in model.named_modules()]
+    check_patterns({"target_modules": lora.target_modules}, names, where)
     config = peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -85,6 +88,7 @@ def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTraine
         fields = {**config.to_dict(), "peft_type": getattr(config.peft_type, "value", None)}
         known = f"{here} {spec.adapter}"
         check_adapter(fields, known, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)
+        check_patterns(fields, [name for name, _ in model.named_modules()], "adapter_config.json")
         with quiet_peft():
             adapted = peft.PeftModel.from_pretrained(model, spec.adapter, config=config)
         _check_names(adapted, peft.utils.load_peft_weights(spec.adapter, device="cpu"))

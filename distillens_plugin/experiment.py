@@ -161,7 +161,7 @@ def build_experiment(
             student,
             tokenizer,
             where=recipe.where(f"models.{recipe.trained_role}"),
-            trust_remote_code=recipe.models.trained.trust_remote_code,
+            trust_remote_code=recipe.models.trusts_trained_code,
         ),
     )
     student_anatomy = find_anatomy(student)

@@ -52,19 +52,22 @@ def block_lists(model: nn.Module) -> list[str]:
     return sorted(found, key=lambda path: found[path])
 
 
-def facts_from_config(config: Mapping[str, Any] | Any, *, peft: bool = False) -> ModelFacts:
+def facts_from_config(
+    config: Mapping[str, Any] | Any, *, peft: bool = False, trust_remote_code: bool = False
+) -> ModelFacts:
     """Builds the model on the meta device (no memory, no weights) and looks at its shape.
 
     Args:
         config: a transformers config, or the content of a config.json.
         peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then the path
             on that, as `find_anatomy` gives it.
+        trust_remote_code: the model's own code may run.
     Raises:
         DistillensError: the config has no known `model_type`, numbers beyond every real model, or
             no causal LM can be built from it.
     """
     config = read_config(config) if isinstance(config, Mapping) else _checked(config)
-    model = empty_model(config)
+    model = empty_model(config, trust_remote_code=trust_remote_code)
     blocks = block_lists(model)
     text = config.get_text_config()
     head = model.get_output_embeddings()

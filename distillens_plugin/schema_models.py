@@ -179,6 +179,14 @@ class Models(Strict):
         return spec
 
     @property
+    def trusts_trained_code(self) -> bool:
+        """Whether the trained model may run code of its own, or of the teacher it is cut from."""
+        spec, teacher = self.trained, self.teacher_model
+        if spec.init is None or spec.init.config is not None or spec.init.teacher is not None:
+            return spec.trust_remote_code
+        return spec.trust_remote_code or (teacher is not None and teacher.trust_remote_code)
+
+    @property
     def tokenizer_name(self) -> str:
         """Where the tokenizer of the data comes from: the trained model's, else the teacher's."""
         spec = self.trained

@@ -1,6 +1,5 @@
 """`--validate`, adapters: LoRA on an empty model of the student's config, and adapters' files."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from distillens_plugin.facts import read_config
 from distillens_plugin.hub import Hub, UnreachableError
 from distillens_plugin.schema import Recipe
 from eval_harness.errors import DistillensError
+from eval_harness.json_files import read_json_object
 from eval_harness.model_checks import check_model_folder
 from eval_harness.model_shapes import empty_model
 
+_MAX_CONFIG_BYTES = 10_000_000
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -32,7 +33,8 @@ def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
         config = _config(recipe, hub)
     except UnreachableError as error:
         return [f"skipped {key} because {error}"]
-    model = empty_model(config)
+    trusted = recipe.models.trusts_trained_code
+    model = empty_model(config, trust_remote_code=trusted)
     with torch.device("meta"):
         adapted = add_lora(model, spec.lora, where=recipe.where(key))
     num_modules = sum(hasattr(module, "base_layer") for module in adapted.modules())
@@ -69,9 +71,8 @@ def check_adapter_folder(folder: Path, where: str) -> None:
             f"{where}: {folder} has no adapter_config.json; expected a folder that peft wrote"
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        kind = config["peft_type"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        kind = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)["peft_type"]
+    except (DistillensError, KeyError) as error:
         raise DistillensError(
             f"{where}: {file} cannot be read ({first_line(error)}); expected what peft wrote, with "
             "a peft_type such as LORA"

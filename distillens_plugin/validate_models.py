@@ -96,7 +96,9 @@ def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
             )
         config = hub.config(spec, where)
     try:
-        return facts_from_config(config, peft=_wears_lora(spec))
+        return facts_from_config(
+            config, peft=_wears_lora(spec), trust_remote_code=spec.trust_remote_code
+        )
     except DistillensError as error:
         raise DistillensError(f"{where}: {error}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.foreign_errors import foreign_errors
 from eval_harness.json_files import read_json_object, regular_size, shown
 from eval_harness.safetensors_header import StoredTensor, read_header
 
@@ -52,8 +53,8 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in _WEIGHTS)
 
 
-def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor] | None:
-    """What the weights' files hold, by name; None where only a pickle knows (.bin files).
+def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor]:
+    """What the weights' files hold, by name.
 
     Args:
         named: `transformers_weights` of config.json.
@@ -65,24 +66,43 @@ def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor] |
         return _sharded(path)
     if path.suffix == ".safetensors":
         return read_header(path)
-    check_pickle(path)
-    return None
+    return pickled_tensors(path)
 
 
-def check_pickle(path: Path) -> None:
-    """Refuses a .bin file that no torch.save can have written.
+def pickled_tensors(path: Path) -> dict[str, StoredTensor]:
+    """What a .bin file holds, by name; nothing in it but numbers is made.
+
+    Of a zip file, as torch has written since 2020, only the list of tensors is read; older ones
+    can only be read whole.
 
     Raises:
-        DistillensError: it is missing, empty, a git-lfs pointer, or of another format.
+        DistillensError: it is missing, empty, a git-lfs pointer, of another format, cut short,
+            damaged, or holds something else than tensors by name.
     """
     regular_size(path)
     with open(path, "rb") as file:
         start = file.read(len(_ZIP))
     if start != _ZIP and not start.startswith(_PICKLE):
         raise DistillensError(f"{path}: not a file that torch.save wrote; download it again")
+    import torch
+
+    # A memory map of a zip file leaves the numbers on disk.
+    place = {"mmap": True, "map_location": "meta"} if start == _ZIP else {"map_location": "cpu"}
+    with foreign_errors(
+        f"{path}: the weights cannot be read; the file is cut short, damaged, or holds more than "
+        "numbers; download it again"
+    ):
+        held = torch.load(path, weights_only=True, **place)
+    if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
+        raise DistillensError(f"{path}: found a {type(held).__name__}, expected tensors by name")
+    return {
+        name: StoredTensor(str(tensor.dtype), tuple(tensor.shape), path)
+        for name, tensor in held.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
-def _sharded(index: Path) -> dict[str, StoredTensor] | None:
+def _sharded(index: Path) -> dict[str, StoredTensor]:
     fields = read_json_object(index, max_bytes=_MAX_INDEX_BYTES)
     for key in ("metadata", "weight_map"):
         if not isinstance(fields.get(key), dict):
@@ -108,7 +128,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor] | None:
                 "download it"
             )
         if path.suffix != ".safetensors":
-            check_pickle(path)
+            tensors |= pickled_tensors(path)
             continue
         held = read_header(path)
         if lost := sorted(names - held.keys()):
@@ -116,7 +136,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor] | None:
                 f"{path}: has no tensor {shown(lost[0])}, which {index.name} says it holds"
             )
         tensors |= held
-    return tensors or None
+    return tensors
 
 
 def _is_plain(name: str) -> bool:

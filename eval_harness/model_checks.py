@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.checkpoint_files import check_pickle, has_weights, stored_tensors
+from eval_harness.adapter_patterns import check_patterns
+from eval_harness.checkpoint_files import has_weights, pickled_tensors, stored_tensors
 from eval_harness.config_files import read_config, read_generation_config
 from eval_harness.errors import DistillensError
 from eval_harness.foreign_errors import foreign_errors
@@ -109,6 +110,7 @@ def check_adapter_fits(folder: Path, model: Any | None) -> None:
             )
     weights, shapes = _adapter_shapes(folder)
     if model is not None:
+        check_patterns(fields, [name for name, _ in model.named_modules()], str(path))
         _compare_adapter(path, weights, shapes, model)
 
 
@@ -121,12 +123,7 @@ def _adapter_shapes(folder: Path) -> tuple[Path, dict[str, tuple[int, ...]]]:
         raise DistillensError(
             f"{folder}: no adapter_model.safetensors, expected a folder that peft wrote"
         )
-    import torch
-
-    check_pickle(path)
-    with foreign_errors(f"{path}: the adapter's weights cannot be read"):
-        tensors = torch.load(path, map_location="meta", weights_only=True)
-        return path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return path, {name: tensor.shape for name, tensor in pickled_tensors(path).items()}
 
 
 def _compare_adapter(

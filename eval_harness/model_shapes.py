@@ -10,11 +10,12 @@ from eval_harness.errors import DistillensError
 from eval_harness.foreign_errors import foreign_errors
 
 
-def empty_model(config: Any) -> Any:
+def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
     """A causal language model on the meta device: shapes and modules, no memory.
 
     Args:
         config: a transformers config whose numbers `config_files.check_config` has seen.
+        trust_remote_code: the model's own code may run, which some cannot be built without.
     Raises:
         DistillensError: transformers makes no causal language model of it.
     """
@@ -25,7 +26,7 @@ def empty_model(config: Any) -> Any:
     message = f"no causal language model can be built from this {config.model_type!r} config"
     with foreign_errors(message), torch.device("meta"), no_init_weights():
         # Without a word on trust, transformers asks on standard input where a config names code.
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def check_memory(model: Any, bytes_per_number: int) -> None:

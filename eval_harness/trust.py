@@ -6,12 +6,12 @@ line: `--trust-recipe` for recipes and studies, `--trust_remote_code` for models
 give it. docs/security.md says what is refused and what is harmless.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from eval_harness.errors import DistillensError
+from eval_harness.json_files import read_json_object
 
 RECIPE_FLAG = "--trust-recipe"
 MODEL_FLAG = "--trust_remote_code"
@@ -53,6 +53,7 @@ _KERNEL_KEYS = (
 _WEIGHTS_ALONE = """
     ADALORA BOFT C3A DELORA FOURIERFT HRA IA3 LN_TUNING LOHA LOKR LORA MISS OFT RANDLORA SHIRA VERA
 """
+_MAX_CONFIG_BYTES = 10_000_000
 _ADAPTER_TYPES = frozenset(_WEIGHTS_ALONE.split())
 
 
@@ -178,20 +179,18 @@ def check_folder(folder: Path, *, trusted: bool, flag: str) -> None:
     """Refuses a local model or adapter folder whose configuration files ask for foreign code.
 
     transformers loads an adapter that lies in a model's folder by itself, so both files are read
-    wherever they are. Files that are missing or are no JSON are left to whoever needs them.
+    wherever they are. Files that are missing are left to whoever needs them.
 
     Raises:
-        DistillensError: names the file and the key.
+        DistillensError: names the file and the key, or what is wrong with the file.
     """
     if trusted:
         return
     for name, check in (("config.json", check_config), ("adapter_config.json", check_adapter)):
         file = folder / name
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        check(content, str(file), trusted=False, flag=flag)
+        if file.is_file():
+            content = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)
+            check(content, str(file), trusted=False, flag=flag)
 
 
 def _short(text: str) -> str:

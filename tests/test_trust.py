@@ -301,6 +301,30 @@ def test_a_models_own_code_runs_where_the_command_line_says_so(tmp_path, plain_m
     assert marker.exists()
 
 
+def test_a_run_with_a_models_own_code_works_where_the_command_line_says_so(tmp_path, plain_model):
+    """A teacher with code of its own, and a student that is cut from it and wears LoRA."""
+    pytest.importorskip("peft")
+    marker = tmp_path / "MARKER"
+    model = write_own_code(plain_model, tmp_path / "own", marker)
+    student = {"init": {"from_teacher_layers": [0, 2]}, "lora": {"r": 2}}
+    student["lora"]["target_modules"] = ["c_attn"]
+    teacher = {"name_or_path": str(model), "trust_remote_code": True}
+    recipe = tiny_recipe(tmp_path, models={"teacher_model": teacher, "student_model": student})
+    message = refused(cli.main, "run", recipe)
+    assert RECIPE_FLAG in message
+    assert not marker.exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "distillens_plugin.run", str(recipe), RECIPE_FLAG],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert marker.exists()
+    assert (tmp_path / "out" / "best" / "own.py").is_file()
+
+
 def test_code_that_transformers_need_not_run_does_not_run(tmp_path, marker, plain_model):
     """A config of a known type that also names code, a custom_generate, a tokenizer's auto_map."""
     model = write_own_code(plain_model, tmp_path / "own", marker)
@@ -373,6 +397,13 @@ def test_a_config_that_asks_for_code_of_the_hub_needs_trust(tmp_path, key):
     with pytest.raises(DistillensError, match=f"config.json: .*{MODEL_FLAG}"):
         check_folder(tmp_path, trusted=False, flag=MODEL_FLAG)
     check_folder(tmp_path, trusted=True, flag=MODEL_FLAG)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_configs_are_not_read_without_a_limit(tmp_path, name):
+    (tmp_path / name).write_text('{"model_type": "gpt2"}' + " " * 10_000_000)
+    with pytest.raises(DistillensError, match=f"{name}: found 100000.. bytes, expected at most"):
+        check_folder(tmp_path, trusted=False, flag=MODEL_FLAG)
 
 
 # ---- vLLM's engine arguments

@@ -52,11 +52,19 @@ def test_modules_that_are_none_or_cannot_be_adapted_are_refused(path, targets):
     assert "\n" not in str(caught.value)
 
 
+def test_expressions_that_would_take_for_ever_are_refused(path):
+    with pytest.raises(DistillensError) as caught:
+        validate_without_weights(load_recipe(path, [f"{LORA}={{target_modules: '(\\w+\\.?)+#'}}"]))
+    assert f"{LORA}.target_modules: found '(" in str(caught.value)
+    assert "takes more than 1 s" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         (None, "has no adapter_config.json"),
         ("{", "adapter_config.json cannot be read"),
+        ('{"a": 1}' + " " * 10_000_000, "expected at most 10000000"),
         ("[" * 10_000, "adapter_config.json cannot be read"),
         ("[]", "adapter_config.json cannot be read"),
         ("{}", "adapter_config.json cannot be read"),
