@@ -1,6 +1,7 @@
 """The model that a config makes, built without weights, against the shapes of the stored ones."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from eval_harness.checkpoint_files import StoredTensor
 from eval_harness.errors import DistillensError
 from eval_harness.foreign_errors import foreign_errors
+
+# Types by safetensors' names and by torch's.
+_WHOLE_NUMBERS = re.compile(r"BOOL|[IU]\d+|torch\.(bool|u?int\d+)")
 
 
 def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
@@ -56,22 +60,30 @@ def vocabulary_rows(model: Any) -> int | None:
 
 
 def check_shapes(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuses tensors whose shape is not that of the parameter they are for.
+    """Refuses tensors whose shape is not that of the parameter they are for, or whose type.
 
     Only names that both sides have are compared; what transformers renames or packs while loading
     is left to its own report.
 
     Raises:
-        DistillensError: names the tensor, its file and both shapes; the first of them.
+        DistillensError: names the tensor, its file and both shapes or types; the first of them.
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own_tensors = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in own_tensors.items()}
     prefix = f"{model.base_model_prefix}."
     vocabulary = _vocabulary_names(model)
     for name, tensor in stored.items():
         own = _own_name(name, prefix, expected)
-        if own is None or tensor.shape == expected[own]:
+        if own is None:
+            continue
+        if _WHOLE_NUMBERS.fullmatch(tensor.dtype) and own_tensors[own].is_floating_point():
+            raise DistillensError(
+                f"{tensor.file}: {name} has whole numbers ({tensor.dtype}), expected floating "
+                "point ones, since config.json has no quantization_config"
+            )
+        if tensor.shape == expected[own]:
             continue
         # Some checkpoints hold the matrices of their experts the other way round.
         if len(tensor.shape) > 2 and sorted(tensor.shape) == sorted(expected[own]):

@@ -21,6 +21,9 @@ _MAX_BYTES = {
     "added_tokens.json": 20_000_000,
     "vocab.json": 200_000_000,
 }
+# The largest known have some thousands; each is looked at more than once while loading.
+_MAX_ADDED_TOKENS = 100_000
+_ADDED_KEYS = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder"}
 _PLAIN_FILES = ("tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja")
 # transformers writes 10^30 for "no limit".
 _UNLIMITED = frozenset({"model_max_length", "max_length"})
@@ -39,11 +42,20 @@ def check_tokenizer_files(folder: Path) -> None:
             continue
         fields = read_json_object(path, max_bytes=max_bytes)
         refuse_huge_numbers(path, fields, unlimited=_UNLIMITED)
+        added = fields if name == "added_tokens.json" else fields.get(_ADDED_KEYS.get(name, ""))
+        _check_num_added(path, added)
         if name in ("tokenizer_config.json", "special_tokens_map.json"):
             _check_tokens(path, fields)
     for name in _PLAIN_FILES:
         if (folder / name).exists():
             regular_size(folder / name)
+
+
+def _check_num_added(path: Path, added: Any) -> None:
+    if isinstance(added, dict | list) and len(added) > _MAX_ADDED_TOKENS:
+        raise DistillensError(
+            f"{path}: found {len(added)} added tokens, expected at most {_MAX_ADDED_TOKENS}"
+        )
 
 
 def _check_tokens(path: Path, fields: dict[str, Any]) -> None:

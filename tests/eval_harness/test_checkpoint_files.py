@@ -157,6 +157,20 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"tokenizer_config\.json: eos_token = \['a'\], expected a text or null",
     ),
     "tokenizer list": (written("tokenizer.json", b"[]"), r"tokenizer\.json: found a JSON list"),
+    "whole numbers": (
+        tensors(lambda held: held.update({NORM: torch.ones(64, dtype=torch.int64)})),
+        r"model\.safetensors: model\.norm\.weight has whole numbers \(I64\), expected floating",
+    ),
+    "added tokens": (
+        lambda f: edit(f / "tokenizer.json", added_tokens=[{"id": 0, "content": "x"}] * 100_001),
+        r"tokenizer\.json: found 100001 added tokens, expected at most 100000",
+    ),
+    "added tokens decoder": (
+        lambda f: edit(
+            f / "tokenizer_config.json", added_tokens_decoder={str(i): {} for i in range(100_001)}
+        ),
+        r"tokenizer_config\.json: found 100001 added tokens",
+    ),
     "tokenizer empty": (written("tokenizer.json", b"{}"), r"tokenizer\.json: the tokenizer cannot"),
     "adapter": (
         written("adapter_config.json", b"{}"),
