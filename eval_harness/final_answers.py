@@ -10,6 +10,8 @@ _NUMBER = r"(?:(?<![\w.)])-)?(?:\$-?)?(?:\d[\d,]*+(?:\.\d++)?|\.\d++)"
 _NUMBERS = re.compile(_NUMBER)
 # "#### 1. First step" is a heading with a number of its own.
 _MARKED = re.compile(rf"[^\w.$#-]*({_NUMBER})(?![.)]\s+\w)")
+# Minus, en dash and full-width hyphen, which typesetters write for the minus sign.
+_MINUS = re.compile("[\u2212\u2013\uff0d]")
 _SPACE_IN_NUMBER = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 
 
@@ -20,7 +22,7 @@ def final_answer(text: str) -> Decimal | None:
     behind it, then the last number of the text. Dollar and typographic minus signs, thousands
     commas and no-break spaces within a number are read: "$1,234.50" is 1234.5.
     """
-    text = _SPACE_IN_NUMBER.sub("", text.replace("\u2212", "-"))
+    text = _SPACE_IN_NUMBER.sub("", _MINUS.sub("-", text))
     _, *marked = text.split(_MARK)
     for part in marked:
         if found := _MARKED.match(part):
