@@ -13,9 +13,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
 
-# A shell starts background jobs with SIGINT ignored, and commands keep to that; tests send it.
+# A shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and commands keep to that;
+# the tests send both.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -8,6 +8,7 @@ import pytest
 from eval_harness.backends.base import LogLikelihood
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
+from eval_harness.file_models import LikelihoodRow
 from eval_harness.loglikelihood import LikelihoodTask, likelihood_metrics
 from eval_harness.model_files import read_model
 from eval_harness.results import Sample
@@ -36,7 +37,7 @@ def make_task(small_gpt2, tmp_path):
     facts = read_model(str(small_gpt2))
 
     def make(rows, prompt_length=10) -> LikelihoodTask:
-        store = AnswerStore(tmp_path / "likelihoods.jsonl", {})
+        store = AnswerStore(tmp_path / "likelihoods.jsonl", {}, LikelihoodRow)
         return LikelihoodTask(rows, [(5,) * prompt_length] * len(rows), facts, store)
 
     return make
