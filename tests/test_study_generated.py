@@ -10,6 +10,7 @@ from distillens_plugin.study import generated
 from distillens_plugin.study.evaluation import evaluation_command, evaluation_folder, is_evaluated
 from distillens_plugin.study.generated import (
     are_generated,
+    check_generation,
     generated_file,
     generation_command,
 )
@@ -52,6 +53,32 @@ def answered(tmp_path):
     study = study_of(tmp_path)
     answer(study)
     return study
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"model_args": "pretrained=other"},
+            "model_args: pretrained: the recipe's teacher answers",
+        ),
+        ({"model_args": "dtype=float99"}, "dtype = 'float99'"),
+        ({"model_args": "nothing=1"}, "nothing"),
+        ({"gen_kwargs": "trust_remote_code=True"}, "trust_remote_code"),
+        ({"gen_kwargs": "top_p=0.5"}, "top_p"),
+    ],
+)
+def test_settings_that_generation_would_refuse_are_refused_first(tmp_path, settings, words):
+    seqkd = {"fragments": [str(METHODS / "seqkd.yaml")], "generate": {"model": "hf"} | settings}
+    methods = {"sft": [str(METHODS / "sft.yaml")], "seqkd": seqkd}
+    study = load_study(tiny_study(tmp_path, methods=methods, evaluation=None))
+    with pytest.raises(DistillensError, match=r"methods\.seqkd\.generate") as raised:
+        check_generation(study)
+    assert words in str(raised.value)
+
+
+def test_settings_that_generation_takes_pass(tmp_path):
+    check_generation(study_of(tmp_path))
 
 
 def test_answers_under_the_same_settings_are_kept(answered, tmp_path):

@@ -63,10 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise DistillensError(f"--jobs {arguments.jobs}: expected a number of at least 1")
     from distillens_plugin.study.evaluation import check_evaluation
+    from distillens_plugin.study.generated import check_generation
     from distillens_plugin.study.load import load_study
 
     study = load_study(arguments.study, arguments.output_dir, trust=arguments.trust_recipe)
     check_evaluation(study)
+    check_generation(study)
     if arguments.validate:
         from distillens_plugin.study.checks import validate
 

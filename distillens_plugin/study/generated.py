@@ -46,6 +46,39 @@ def answers_depend_on(study: Study, method: str) -> dict[str, Any]:
     }
 
 
+def check_generation(study: Study) -> None:
+    """Refuses backend arguments and sampling settings that `distillens generate` would refuse.
+
+    Raises:
+        DistillensError: names the method and the key.
+    """
+    from eval_harness.engine import MODEL_KEYS
+    from eval_harness.protocols import make_protocol
+
+    for name, method in study.methods.items():
+        how = method.generate
+        if how is None:
+            continue
+        try:
+            key = "model_args"
+            given = parse_key_values(how.model_args, flag=key)
+            if "pretrained" in given:
+                raise DistillensError("pretrained: the recipe's teacher answers; delete it")
+            given = {part: value for part, value in given.items() if part not in MODEL_KEYS}
+            given.pop("trust_remote_code", None)
+            if how.model == "hf":
+                from eval_harness.backends.transformers import arguments
+
+                arguments(given)
+            key = "gen_kwargs"
+            sampling = parse_key_values(how.gen_kwargs, flag=key)
+            greedy = sampling.get("temperature", 0) == 0
+            make_protocol("greedy" if greedy else "default", gen_kwargs=sampling, seeds=(0,))
+        except DistillensError as error:
+            where = study.where("methods", name, "generate", key)
+            raise DistillensError(f"{where}: {error}") from None
+
+
 def are_generated(study: Study, method: str, *, overwrite: bool) -> bool:
     """Whether the answers are there, and made as they would be made now.
 
