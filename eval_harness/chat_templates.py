@@ -109,11 +109,11 @@ def turn_end_text(tokenizer: Any) -> str:
     return after if MARK in text else ""
 
 
-def between_turns(tokenizer: Any) -> str:
-    """What stands between a user's message and the answer to it; "" where that is not known."""
+def around_turns(tokenizer: Any) -> str:
+    """What stands around a message and its answer; "" where that is not known."""
     messages = [_user(MARK), {"role": "assistant", "content": MARK}]
     pieces = render_chat(tokenizer, messages, add_generation_prompt=False).split(MARK)
-    return pieces[1] if len(pieces) == 3 else ""
+    return "\n".join(pieces) if len(pieces) == 3 else ""
 
 
 def literal_text(template: str) -> str:

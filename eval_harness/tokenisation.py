@@ -13,7 +13,7 @@ from typing import Any
 
 from eval_harness.chat_templates import (
     TEMPLATE_DATE,
-    between_turns,
+    around_turns,
     chat_prompt,
     chat_template_of,
     literal_text,
@@ -140,9 +140,9 @@ class TextEncoder:
 
     @cached_property
     def _text_signs(self) -> frozenset[str]:
-        """Bracketed words between two turns that are no tokens of their own."""
+        """Bracketed words around turns that are no tokens of their own."""
         tokens = set(self._control.values())
-        words = self._pattern.sub(" ", between_turns(self.tokenizer)).split()
+        words = self._pattern.sub(" ", around_turns(self.tokenizer)).split()
         return frozenset(
             word
             for word in words

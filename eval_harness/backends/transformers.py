@@ -31,6 +31,7 @@ from eval_harness.foreign_errors import foreign_errors
 from eval_harness.loaded_weights import check_loaded
 from eval_harness.model_files import ModelFacts
 from eval_harness.ngrams import NgramHistory
+from eval_harness.trust import names_hub_code
 
 # --model_args beside those that `model_files.read_model` takes.
 ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")
@@ -274,13 +275,25 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
+def _check_attention(name: Any) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    # One with a slash is the Hub's: whoever may load it has been asked for trust.
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if name is not None and name not in known and not names_hub_code(name):
+        raise DistillensError(
+            f"attn_implementation = {name!r}, expected one of {', '.join(sorted(known))}"
+        )
+
+
 def arguments(given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `TransformersBackend` among --model_args.
 
     Raises:
-        DistillensError: an unknown key, a wrong dtype or device, or a batch size below 1.
+        DistillensError: an unknown key, a wrong dtype, device, attention or batch size.
     """
     check_arguments("hf", given, ARGUMENTS)
+    _check_attention(given.get("attn_implementation"))
     batch_size = given.get("batch_size", DEFAULT_BATCH_SIZE)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise DistillensError(f"batch_size = {batch_size!r}, expected an integer of at least 1")

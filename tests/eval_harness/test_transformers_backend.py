@@ -199,6 +199,7 @@ def test_an_adapter_is_applied(small_llama, tmp_path):
         ({"device": "cuda:99"}, "device = cuda:99: torch cannot use it"),
         ({"batch_size": 0}, "batch_size = 0, expected an integer of at least 1"),
         ({"batch_size": "many"}, "batch_size = 'many'"),
+        ({"attn_implementation": "foo"}, "attn_implementation = 'foo', expected one of eager,"),
     ],
 )
 def test_wrong_arguments_are_refused(given, message):
