@@ -6,6 +6,7 @@ line: `--trust-recipe` for recipes and studies, `--trust_remote_code` for models
 give it. docs/security.md says what is refused and what is harmless.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -188,7 +189,8 @@ def check_folder(folder: Path, *, trusted: bool, flag: str) -> None:
         return
     for name, check in (("config.json", check_config), ("adapter_config.json", check_adapter)):
         file = folder / name
-        if file.is_file():
+        # pathlib's own question raises at a name that no file can have.
+        if os.path.isfile(file):
             content = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)
             check(content, str(file), trusted=False, flag=flag)
 
