@@ -154,7 +154,3 @@ def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
 def num_parameters(model: PreTrainedModel, *, trainable: bool = False) -> int:
     """Parameters of a model, tied ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
