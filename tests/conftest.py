@@ -40,6 +40,11 @@ def shared() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: torch.compile starts threads that no fork survives."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "forked"))
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate_state() -> Iterator[None]:
     """accelerate keeps one precision a process: a test that chose another leaves none behind."""
