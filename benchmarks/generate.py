@@ -25,9 +25,9 @@ from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.backends.vllm import VllmBackend, check_usable
 from eval_harness.benchmarks import find_benchmarks, load_rows
 from eval_harness.errors import DistillensError
-from eval_harness.model_files import ModelFacts, read_model
-from eval_harness.prompts import fit_to_model, prepare_prompts
-from eval_harness.protocols import PROTOCOLS, Protocol, request_seed
+from eval_harness.generation.prompts import fit_to_model, prepare_prompts
+from eval_harness.protocols.protocol import PROTOCOLS, Protocol, request_seed
+from eval_harness.shared.model_folder.identity import ModelFacts, read_model
 
 REPO = Path(__file__).resolve().parent.parent
 PADDED_BATCH, PADDED_WIDTH = 16, 256

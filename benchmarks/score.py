@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from eval_harness.result_schema import Sample
-from eval_harness.score import read_references, score_samples
-from eval_harness.task_metrics import task_metrics
+from eval_harness.results.schema import Sample
+from eval_harness.scoring.score import read_references, score_samples
+from eval_harness.scoring.task_metrics import task_metrics
 
 T = TypeVar("T")
 SHIPPED = Path(__file__).parent.parent / "eval_harness" / "benchmarks" / "data"

@@ -48,7 +48,7 @@ def gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
 
 def quickstart_pair() -> Pair:
     """Models, layer pairs and batch of recipes/quickstart.yaml; its rows have 176 tokens."""
-    from distillens_plugin.recipe import load_recipe
+    from distillens_plugin.recipe.loading import load_recipe
 
     recipe = load_recipe(RECIPES / "quickstart.yaml")
     init = recipe.models.trained.init
@@ -108,9 +108,9 @@ class Step:
         from torchdistill.core.distillation import DistillationBox
 
         import distillens_plugin  # noqa: F401 (registers with torchdistill)
-        from distillens_plugin.architectures import find_anatomy
-        from distillens_plugin.collate import collate
-        from distillens_plugin.pairs import resolve_pairs
+        from distillens_plugin.data.collate import collate
+        from distillens_plugin.lens.discovery import find_anatomy
+        from distillens_plugin.lens.layers import resolve_pairs
 
         torch.manual_seed(0)
         self.student: Any = build_model(pair.student)
@@ -176,7 +176,7 @@ def train_config(
     pair: Pair, pairs: list[tuple[Any, Any]], student_blocks: str, teacher_blocks: str
 ) -> dict[str, Any]:
     """What a torchdistill box takes: KD by FKL and the lens by JSD, each with weight 1."""
-    from distillens_plugin.hooks import forward_hook_config
+    from distillens_plugin.lens.hooks import forward_hook_config
 
     def model(layers: list[int], blocks: str) -> dict[str, Any]:
         hooks = forward_hook_config(layers, blocks)

@@ -45,7 +45,7 @@ def save_random_teacher(folder: Path, pair: dict[str, Any]) -> None:
     """The pair's teacher, with the quickstart's tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from distillens_plugin.tokenizers import load_tokenizer
+    from distillens_plugin.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(str(QUICKSTART / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -94,9 +94,9 @@ class Bench:
     """One experiment, whose box reads its teacher in one way or another."""
 
     def __init__(self, folder: Path, pair: dict[str, Any], teacher: Path | None) -> None:
-        from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-        from distillens_plugin.recipe import load_recipe
-        from distillens_plugin.trainer import Trainer
+        from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+        from distillens_plugin.recipe.loading import load_recipe
+        from distillens_plugin.training.trainer import Trainer
 
         if teacher is None:
             teacher = folder / "teacher"
@@ -121,7 +121,7 @@ class Bench:
 
     def epoch(self, forward_proc: Any) -> float:
         """CPU seconds of an epoch; always the same batches."""
-        from distillens_plugin.window import windows
+        from distillens_plugin.training.window import windows
 
         self.box.teacher_forward_proc = forward_proc
         self.box.pre_epoch_process(epoch=0)
@@ -186,8 +186,8 @@ def run(name: str, folder: Path, repeats: int, teacher: Path | None) -> None:
 @torch.no_grad()
 def print_divergences(bench: Bench, caches: dict[str, Any]) -> None:
     """KL(computed || stored) in nats a token, mean over the first batches, by layer."""
+    from distillens_plugin.data.supervision import supervised_from_targets
     from distillens_plugin.fused import head_logits
-    from distillens_plugin.supervision import supervised_from_targets
 
     layers = [*PAIRS["small"]["layers"]["teacher"], "final"]
     sums: dict[tuple[str, Any], list[float]] = {}

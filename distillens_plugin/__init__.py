@@ -9,21 +9,21 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from eval_harness.early import end_at_once, is_program
+from eval_harness.shared.program.early import end_at_once, is_program
 
 if TYPE_CHECKING:
     from distillens_plugin.fused import lens_divergence
-    from distillens_plugin.loss import CrossEntropy, DistillLensLoss, LogitsKD
-    from distillens_plugin.weighted_sum import WeightedSum
+    from distillens_plugin.losses.lens import CrossEntropy, DistillLensLoss, LogitsKD
+    from distillens_plugin.losses.weighted_sum import WeightedSum
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "lens_divergence": "distillens_plugin.fused",
-    "DistillLensLoss": "distillens_plugin.loss",
-    "LogitsKD": "distillens_plugin.loss",
-    "CrossEntropy": "distillens_plugin.loss",
-    "WeightedSum": "distillens_plugin.weighted_sum",
+    "DistillLensLoss": "distillens_plugin.losses.lens",
+    "LogitsKD": "distillens_plugin.losses.lens",
+    "CrossEntropy": "distillens_plugin.losses.lens",
+    "WeightedSum": "distillens_plugin.losses.weighted_sum",
 }
 __all__ = ["CrossEntropy", "DistillLensLoss", "LogitsKD", "WeightedSum", "lens_divergence"]
 
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
 def register_keys() -> None:
     """Registers this package's keys with torchdistill, where that is installed."""
     if find_spec("torchdistill") is not None:
-        from distillens_plugin.registry import register
+        from distillens_plugin.integrations.torchdistill.registry import register
 
         register()
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from distillens_plugin import register_keys, run
-from eval_harness.command import Invocation, OneLineParser, run_program
-from eval_harness.flag_numbers import count, seeds
+from eval_harness.shared.program.command import Invocation, OneLineParser, run_program
+from eval_harness.shared.program.flag_numbers import count, seeds
 
 
 def _add_hooks(subparsers: argparse._SubParsersAction) -> None:
@@ -21,9 +21,9 @@ def _add_hooks(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _hooks(arguments: argparse.Namespace) -> None:
-    from distillens_plugin.hooks import describe_hooks
-    from distillens_plugin.models import load_pretrained
-    from distillens_plugin.schema_models import TeacherSpec
+    from distillens_plugin.lens.hooks import describe_hooks
+    from distillens_plugin.models.loading import load_pretrained
+    from distillens_plugin.recipe.schema.models import TeacherSpec
     from eval_harness.errors import DistillensError
 
     spec = TeacherSpec(name_or_path=arguments.model, revision=arguments.revision)
@@ -72,9 +72,9 @@ def _add_generate(subparsers: argparse._SubParsersAction) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from distillens_plugin.recipe import load_recipe
-    from distillens_plugin.seqkd import Generation, generate
-    from eval_harness.key_values import parse_key_values
+    from distillens_plugin.prepare.teacher_answers import Generation, generate
+    from distillens_plugin.recipe.loading import load_recipe
+    from eval_harness.shared.program.key_values import parse_key_values
 
     model_args = parse_key_values(arguments.model_args, flag="--model_args")
     if arguments.batch_size is not None:
@@ -122,7 +122,7 @@ def _add_tune_lens(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _tune_lens(arguments: argparse.Namespace) -> None:
-    from distillens_plugin.tune_lens import tune_lens_command
+    from distillens_plugin.prepare.tuned_lens import tune_lens_command
 
     tune_lens_command(arguments)
 
@@ -144,8 +144,8 @@ def _add_lens_report(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _lens_report(arguments: argparse.Namespace) -> None:
-    from distillens_plugin.lens_report import lens_report
-    from distillens_plugin.recipe import load_recipe
+    from distillens_plugin.prepare.lens_report import lens_report
+    from distillens_plugin.recipe.loading import load_recipe
 
     if not arguments.debug:
         run.quiet_transformers()
@@ -154,7 +154,7 @@ def _lens_report(arguments: argparse.Namespace) -> None:
 
 
 def _add_study(subparsers: argparse._SubParsersAction) -> None:
-    from distillens_plugin.study import command
+    from distillens_plugin.commands import study
 
     parser = subparsers.add_parser(
         "study",
@@ -162,8 +162,8 @@ def _add_study(subparsers: argparse._SubParsersAction) -> None:
         description="Trains every method of a study with every seed, evaluates the models with "
         "eval_harness and reports what the numbers support. What is done is skipped.",
     )
-    command.add_arguments(parser)
-    parser.set_defaults(command=command.run)
+    study.add_arguments(parser)
+    parser.set_defaults(command=study.run)
 
 
 def main(argv: list[str] | None = None) -> int:

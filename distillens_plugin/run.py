@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eval_harness.command import Invocation, OneLineParser, run_program
+from eval_harness.shared.program.command import Invocation, OneLineParser, run_program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     from eval_harness.errors import DistillensError
 
     register_keys()
-    from distillens_plugin.recipe import load_recipe
+    from distillens_plugin.recipe.loading import load_recipe
 
     if arguments.print_form and not arguments.validate:
         raise DistillensError("--print goes with --validate")
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         quiet_transformers()
     folder = Path(recipe.output_dir or Path("runs") / Path(arguments.recipe).stem)
     if arguments.validate:
-        from distillens_plugin.validate import print_full_form, validate_without_weights
+        from distillens_plugin.preflight.validate import print_full_form, validate_without_weights
 
         for line in validate_without_weights(recipe, overwrite=arguments.overwrite):
             print(line)
@@ -101,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int | None:
             print_full_form(recipe)
         return 0
     if arguments.dry_run:
-        from distillens_plugin.dry_run import dry_run
+        from distillens_plugin.training.dry_run import dry_run
 
         return dry_run(recipe)
-    from distillens_plugin.training import train
+    from distillens_plugin.training.train import train
 
     return train(recipe, folder, overwrite=arguments.overwrite, resume=arguments.resume)
 

@@ -1,6 +1,6 @@
 """`python -m eval_harness`."""
 
-from eval_harness.early import end_at_once
+from eval_harness.shared.program.early import end_at_once
 
 if __name__ == "__main__":
     import sys

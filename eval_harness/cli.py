@@ -1,6 +1,6 @@
 """The command line: one subcommand for each module of `eval_harness.commands`."""
 
-from eval_harness.early import end_at_once, is_program
+from eval_harness.shared.program.early import end_at_once, is_program
 
 if is_program("eval-harness"):
     end_at_once("eval-harness")
@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from eval_harness.command import Invocation, run_program
+from eval_harness.shared.program.command import Invocation, run_program
 
 PROGRAM = "eval-harness"
 COMMANDS = ("run", "score", "compare", "report", "ls", "validate", "export_lm_eval")

@@ -17,7 +17,7 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 from run_process import ENVIRONMENT, change
 from tiny_run import ASSETS, tiny_recipe
 
-import distillens_plugin.training  # noqa: F401
+import distillens_plugin.training.train  # noqa: F401
 from distillens_plugin import run
 
 # What Python tells of before it does it, and a run does to its output folder.
@@ -65,7 +65,7 @@ class Forked:
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if without_exchange:
-                from eval_harness import exchange
+                from eval_harness.shared.files import exchange
 
                 exchange._renameat2 = lambda: None
             if before is not None:
@@ -154,9 +154,9 @@ def kill_after_states(number):
     """For `before`: ends the child by SIGKILL when it has kept this many states."""
 
     def patch():
-        from distillens_plugin import training_run
+        from distillens_plugin.training.train import lifecycle
 
-        keep, kept = training_run.save_state, []
+        keep, kept = lifecycle.save_state, []
 
         def save_state(*arguments):
             keep(*arguments)
@@ -164,7 +164,7 @@ def kill_after_states(number):
             if len(kept) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        training_run.save_state = save_state
+        lifecycle.save_state = save_state
 
     return patch
 

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from small_models import ARCHITECTURES, token_batch
 from torch import nn
 
-from distillens_plugin.architectures import Lens, hidden_states_of, plain_model
+from distillens_plugin.lens.discovery import Lens, hidden_states_of, plain_model
 
 EVERY = list(itertools.product(ARCHITECTURES, (True, False)))
 

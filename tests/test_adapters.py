@@ -8,11 +8,11 @@ from small_models import small_model
 from tiny_run import ASSETS
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.checkpoint import save_model
-from distillens_plugin.merging import is_tied, merged
-from distillens_plugin.models import load_student, load_teacher
-from distillens_plugin.schema_models import StudentSpec, TeacherSpec
-from distillens_plugin.tokenizers import load_tokenizer
+from distillens_plugin.models.loading import load_student, load_teacher
+from distillens_plugin.models.merging import is_tied, merged
+from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
+from distillens_plugin.storage.model_folder import save_model
 from eval_harness.errors import DistillensError
 
 peft = pytest.importorskip("peft", reason="needs the peft extra")

@@ -18,15 +18,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from distillens_plugin.architectures import (
+from distillens_plugin.lens.discovery import (
     Lens,
     find_anatomy,
     self_check,
     supports_headless,
     unwrap,
 )
-from eval_harness.causality import reads_later_tokens
 from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.causality import reads_later_tokens
 
 BLOCKS = {
     "gpt2": "transformer.h",

@@ -4,8 +4,8 @@ import numpy
 import pytest
 import torch
 
-from distillens_plugin.collate import collate
-from distillens_plugin.supervision import find_supervised
+from distillens_plugin.data.collate import collate
+from distillens_plugin.data.supervision import find_supervised
 from eval_harness.errors import DistillensError
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from distillens_plugin.data import DatasetSpec, load_examples
-from distillens_plugin.rows import read_rows
-from distillens_plugin.tokenizers import load_tokenizer
+from distillens_plugin.data.examples import DatasetSpec, load_examples
+from distillens_plugin.data.rows import read_rows
+from distillens_plugin.models.tokenizers import load_tokenizer
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import write_jsonl
+from eval_harness.shared.files.jsonl import write_jsonl
 
 SHORT = "Question: {instruction}\nAnswer:\n"
 WHERE = "r.yaml: datasets.train"
@@ -250,9 +250,9 @@ def test_missing_and_unknown_files_are_refused(tmp_path, tokenizer):
 
 def test_an_unreachable_hub_gives_one_clear_line():
     code = (
-        "from distillens_plugin.rows import read_rows\n"
-        "from distillens_plugin.data import DatasetSpec\n"
-        "from eval_harness.command import run_command\n"
+        "from distillens_plugin.data.rows import read_rows\n"
+        "from distillens_plugin.data.examples import DatasetSpec\n"
+        "from eval_harness.shared.program.command import run_command\n"
         "raise SystemExit(run_command(lambda: list(read_rows(DatasetSpec('MiniLLM/dolly'), "
         "where='r.yaml: datasets.train')) and None, program='distillens'))"
     )

@@ -3,11 +3,11 @@
 import pytest
 from small_tokenizers import CHATML, SIGNS, WordTokenizer, byte_level, with_first_token
 
-from distillens_plugin.data import DatasetSpec, load_examples
-from distillens_plugin.end_tokens import end_token_ids
-from distillens_plugin.tokenizers import beginnings_differ
+from distillens_plugin.data.examples import DatasetSpec, load_examples
+from distillens_plugin.models.end_tokens import end_token_ids
+from distillens_plugin.models.tokenizers import beginnings_differ
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import write_jsonl
+from eval_harness.shared.files.jsonl import write_jsonl
 
 WHERE = "r.yaml: datasets.train"
 

@@ -7,7 +7,7 @@ import torch
 from small_models import small_model
 from transformers import GenerationConfig
 
-from distillens_plugin.generating import Decoding, answer, begin, generating, num_token_ids
+from distillens_plugin.models.generating import Decoding, answer, begin, generating, num_token_ids
 from eval_harness.errors import RunFailure
 
 END = 2

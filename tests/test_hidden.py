@@ -12,13 +12,13 @@ from hidden_box import LAYERS, box_recipe, rows_of
 from safetensors.torch import load_file
 from tiny_run import REPO, tiny_recipe
 
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.hidden import HiddenCosine, HiddenMSE
-from distillens_plugin.loss_parameters import adopt, loss_parameters
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.similarity import CKA, GramAlignment, inner
-from distillens_plugin.trainer import Trainer
-from distillens_plugin.window import windows
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.losses.hidden import HiddenCosine, HiddenMSE
+from distillens_plugin.losses.similarity import CKA, GramAlignment, inner
+from distillens_plugin.losses.trained_parameters import adopt, loss_parameters
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.trainer import Trainer
+from distillens_plugin.training.window import windows
 from eval_harness.errors import DistillensError
 
 

@@ -10,14 +10,14 @@ from small_models import ARCHITECTURES, small_model, token_batch
 from torch.nn.parallel import DistributedDataParallel
 from torchdistill.core.forward_hook import ForwardHookManager
 
-from distillens_plugin.architectures import (
+from distillens_plugin.lens.discovery import (
     Lens,
     facts_from_config,
     find_anatomy,
     hidden_states_of,
 )
-from distillens_plugin.hooks import check_paths, describe_hooks, forward_hook_config
-from distillens_plugin.pairs import layer_to_hook
+from distillens_plugin.lens.hooks import check_paths, describe_hooks, forward_hook_config
+from distillens_plugin.lens.layers import layer_to_hook
 from eval_harness.errors import DistillensError
 
 

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from distillens_plugin import cli
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.errors import DistillensError
-from eval_harness.model_files import read_model
+from eval_harness.shared.model_folder.identity import read_model
 
 REPO = Path(__file__).resolve().parent.parent
 NUM_CASES = int(os.environ.get("DISTILLENS_HOSTILE_MODELS", "120"))

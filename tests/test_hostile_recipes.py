@@ -13,8 +13,8 @@ from run_process import distillens
 from tiny_run import ASSETS, REPO
 from watched import call, unchanged
 
+from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.run import main
-from distillens_plugin.schema import Recipe
 
 NUM_CASES = int(os.environ.get("DISTILLENS_HOSTILE_CASES", "250"))
 SEED = 20261126

@@ -35,7 +35,7 @@ def test_the_fused_lens_works_without_torchdistill():
         "h = torch.randn(3, 4, requires_grad=True)\n"
         "lens_divergence(h, torch.randn(7, 4), torch.randn(3, 5), torch.randn(7, 5)).backward()\n"
         "assert h.grad.abs().sum() > 0\n"
-        "import distillens_plugin.lens, distillens_plugin.architectures, "
+        "import distillens_plugin.lens.readout, distillens_plugin.lens.discovery, "
         "distillens_plugin.divergences\n"
     )
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import torch
 from lens_reference import EVERY, lens_logits, run, with_lora
 from small_models import small_model
 
-from distillens_plugin.architectures import Lens, find_anatomy
+from distillens_plugin.lens.discovery import Lens, find_anatomy
 
 
 @pytest.mark.parametrize(("name", "tied"), EVERY)

@@ -7,10 +7,10 @@ from tiny_run import save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.cli import main
-from distillens_plugin.collate import collate
+from distillens_plugin.data.collate import collate
+from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.divergences import make_divergence
-from distillens_plugin.lens_readings import Pulls, Streams, radial_share, read_layer
-from distillens_plugin.supervision import supervised_from_targets
+from distillens_plugin.prepare.lens_readings import Pulls, Streams, radial_share, read_layer
 
 
 @pytest.fixture(scope="module")

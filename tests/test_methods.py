@@ -7,14 +7,14 @@ import torch
 from tiny_run import REPO, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.trainer import Trainer
-from distillens_plugin.translators import save_translators
-from distillens_plugin.validate import validate_without_weights
-from distillens_plugin.window import windows
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.lens.translators import save_translators
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.trainer import Trainer
+from distillens_plugin.training.window import windows
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import write_jsonl
+from eval_harness.shared.files.jsonl import write_jsonl
 
 METHODS = sorted(path.stem for path in (REPO / "recipes" / "methods").glob("*.yaml"))
 # What a method needs that no recipe can have ready, as --set.

@@ -5,8 +5,8 @@ import torch
 from boxes import build_box
 from hidden_box import LAYERS, box_recipe, rows_of
 
-from distillens_plugin.hidden import HiddenMSE
-from distillens_plugin.metric import unembedding_metric
+from distillens_plugin.losses.hidden import HiddenMSE
+from distillens_plugin.losses.unembedding_metric import unembedding_metric
 from eval_harness.errors import DistillensError
 
 

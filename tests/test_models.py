@@ -4,10 +4,15 @@ import pytest
 import torch
 from small_models import small_model
 
-from distillens_plugin.architectures import find_anatomy
-from distillens_plugin.models import cut_from_teacher, load_pretrained, load_student, load_teacher
-from distillens_plugin.schema_models import StudentSpec, TeacherSpec
-from distillens_plugin.tokenizers import load_tokenizer
+from distillens_plugin.lens.discovery import find_anatomy
+from distillens_plugin.models.loading import (
+    cut_from_teacher,
+    load_pretrained,
+    load_student,
+    load_teacher,
+)
+from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from eval_harness.errors import DistillensError
 
 REPO_TOKENIZER = "recipes/quickstart/tokenizer"

@@ -8,14 +8,14 @@ import torch
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin import run
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.on_policy import OnPolicyLoader, Share
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.trainer import Trainer
-from distillens_plugin.window import windows
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.on_policy.loader import OnPolicyLoader, Share
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.trainer import Trainer
+from distillens_plugin.training.window import windows
 from eval_harness.backends.batching import batching_of
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import write_jsonl
+from eval_harness.shared.files.jsonl import write_jsonl
 
 ADAPTIVE = SimpleNamespace(share=0.0, schedule="adaptive", step=0.4, tolerance=0.1)
 

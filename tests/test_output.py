@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distillens_plugin import output
+from distillens_plugin.storage import run_folder
 from eval_harness.errors import DistillensError
 
 
@@ -33,7 +33,7 @@ def fill(folder, *names):
 def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path, place, told):
     (tmp_path / "file.txt").write_text("", encoding="utf-8")
     with pytest.raises(DistillensError, match=told) as error:
-        output.check_free(tmp_path / place, overwrite=False)
+        run_folder.check_free(tmp_path / place, overwrite=False)
     assert error.value.exit_code == 2
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path, place, told):
 
 
 def test_checking_makes_nothing(tmp_path):
-    output.check_free(tmp_path / "new" / "folder", overwrite=False)
+    run_folder.check_free(tmp_path / "new" / "folder", overwrite=False)
     assert os.listdir(tmp_path) == []
 
 
@@ -55,7 +55,7 @@ def test_a_folder_that_may_not_be_written():
             try:
                 if os.geteuid() == 0:
                     os.setuid(65534)
-                output.check_free(Path(name) / "out", overwrite=False)
+                run_folder.check_free(Path(name) / "out", overwrite=False)
             except DistillensError as error:
                 code = 0 if "cannot write" in str(error) else 2
             finally:
@@ -72,38 +72,38 @@ def test_a_folder_that_may_not_be_written():
 def test_what_a_run_leaves_is_known_as_a_runs(tmp_path, name):
     fill(tmp_path, name, ".lock")
     with pytest.raises(DistillensError, match="holds a run"):
-        output.check_free(tmp_path, overwrite=False)
-    output.check_free(tmp_path, overwrite=True)
+        run_folder.check_free(tmp_path, overwrite=False)
+    run_folder.check_free(tmp_path, overwrite=True)
 
 
 def test_files_of_others_are_refused_and_never_removed(tmp_path):
     fill(tmp_path, "notes.txt")
     for overwrite in (False, True):
         with pytest.raises(DistillensError, match="no run's, such as notes"):
-            output.check_free(tmp_path, overwrite=overwrite)
+            run_folder.check_free(tmp_path, overwrite=overwrite)
     fill(tmp_path, "best", "recipe.yaml", ".recipe.yaml.k3j", ".last.partial", ".mine.partial")
-    with output.cleared(tmp_path):
-        assert output.is_half_cleared(tmp_path)
+    with run_folder.cleared(tmp_path):
+        assert run_folder.is_half_cleared(tmp_path)
         assert sorted(os.listdir(tmp_path)) == [".clearing", ".mine.partial", "notes.txt"]
     assert sorted(os.listdir(tmp_path)) == [".mine.partial", "notes.txt"]
 
 
 def test_what_ends_within_clearing_stays_known(tmp_path):
     fill(tmp_path, "best", "state")
-    with pytest.raises(KeyboardInterrupt), output.cleared(tmp_path):
+    with pytest.raises(KeyboardInterrupt), run_folder.cleared(tmp_path):
         raise KeyboardInterrupt
-    assert output.is_half_cleared(tmp_path)
-    with output.cleared(tmp_path):
+    assert run_folder.is_half_cleared(tmp_path)
+    with run_folder.cleared(tmp_path):
         pass
-    assert not output.is_half_cleared(tmp_path)
+    assert not run_folder.is_half_cleared(tmp_path)
 
 
 def test_tidying_brings_folders_back_and_removes_what_is_unfinished(tmp_path):
     fill(tmp_path, ".best.replaced", ".best.partial", "last", ".last.replaced", ".summary.json.x")
     fill(tmp_path, "recipe.yaml", "notes.txt")
-    lines = output.tidy(tmp_path)
+    lines = run_folder.tidy(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["best", "last", "notes.txt", "recipe.yaml"]
     (line,) = lines
     assert line.startswith(str(tmp_path / "best"))
-    assert output.tidy(tmp_path) == []
-    assert output.tidy(tmp_path / "missing") == []
+    assert run_folder.tidy(tmp_path) == []
+    assert run_folder.tidy(tmp_path / "missing") == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillens_plugin.pairs import auto_layers, layer_to_hook, resolve_pairs
+from distillens_plugin.lens.layers import auto_layers, layer_to_hook, resolve_pairs
 from eval_harness.errors import DistillensError
 
 # The paper's table: (blocks, layers) of each model.

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 
-from distillens_plugin.recipe import load_recipe, parse_override
-from distillens_plugin.recipe_yaml import ImportedName, Mark, parse_yaml, read_yaml_file
+from distillens_plugin.recipe.loading import load_recipe, parse_override
+from distillens_plugin.recipe.yaml_reader import ImportedName, Mark, parse_yaml, read_yaml_file
 from eval_harness.errors import DistillensError
 
 
@@ -276,7 +276,7 @@ def test_where_names_file_line_and_key(tmp_path):
 
 
 def test_the_plain_form_holds_what_was_given_and_reads_back(tmp_path):
-    from distillens_plugin.full_form import to_yaml
+    from distillens_plugin.recipe.full_form import to_yaml
 
     recipe = load_recipe(write_recipe(tmp_path), ["seed=3"])
     again = load_recipe(write_recipe(tmp_path, to_yaml(recipe.to_plain()), "again.yaml"))
@@ -299,7 +299,7 @@ def test_reading_recipes_needs_no_torch(repo):
         "package = types.ModuleType('distillens_plugin')\n"
         "package.__path__ = ['distillens_plugin']\n"
         "sys.modules['distillens_plugin'] = package\n"
-        "import distillens_plugin.recipe\n"
+        "import distillens_plugin.recipe.loading\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])\n"
     )
     result = subprocess.run(

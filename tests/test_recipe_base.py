@@ -9,8 +9,8 @@ import pytest
 import yaml
 from recipe_text import DISTILLATION, FINE_TUNING, write_recipe
 
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.recipe_base import read_composed
+from distillens_plugin.recipe.composition import read_composed
+from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError
 
 KD = "train.criterion.kwargs.sub_terms.kd.criterion.kwargs"

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.recipe.loading import load_recipe
 
 # What stands in for the Hub's names: the real models' config.json, which the repo carries.
 CONFIGS = {

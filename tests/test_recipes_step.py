@@ -10,7 +10,7 @@ import torch
 from tiny_run import ASSETS, REPO
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distillens_plugin.tokenizers import load_tokenizer
+from distillens_plugin.models.tokenizers import load_tokenizer
 
 CHAT = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
 

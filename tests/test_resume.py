@@ -18,9 +18,14 @@ from forked_run import Forked, forked, kill_after_states, quick_recipe, what_it_
 from run_process import ENVIRONMENT, TWO_PROCESSES, change, distillens, records
 from tiny_run import REPO
 
-from distillens_plugin import kept_state
-from distillens_plugin.checkpoint import put_back, replace_folder
-from distillens_plugin.kept_state import Standing, check_can_be_kept, read_standing, save_state
+from distillens_plugin.storage import kept_state
+from distillens_plugin.storage.kept_state import (
+    Standing,
+    check_can_be_kept,
+    read_standing,
+    save_state,
+)
+from distillens_plugin.storage.model_folder import put_back, replace_folder
 from eval_harness.errors import DistillensError, RunFailure
 
 TERMS = "train.criterion.kwargs.sub_terms"
@@ -217,7 +222,7 @@ def test_a_run_that_kept_nothing_starts_anew_and_says_so(tmp_path, num_epochs):
         change(path, "resumable", False)
 
     def kill_while_training():
-        from distillens_plugin.trainer import Trainer
+        from distillens_plugin.training.trainer import Trainer
 
         step = Trainer.step
 
@@ -307,7 +312,7 @@ def test_a_full_disk_ends_the_run_and_the_state_before_stays(tmp_path):
     kept = {file: file.read_bytes() for file in (out / "state").iterdir()}
 
     def no_room():
-        from distillens_plugin.trainer import Trainer
+        from distillens_plugin.training.trainer import Trainer
 
         step = Trainer.step
 

@@ -117,11 +117,11 @@ def test_other_content_under_a_path_is_refused_and_named(cut, key):
 
 def test_what_only_rounds_otherwise_is_told_and_the_run_goes_on(cut):
     def more_threads_and_another_torch():
-        from distillens_plugin import run_fingerprint
+        from distillens_plugin.storage import fingerprint
 
         torch.set_num_threads(2)
-        known = run_fingerprint.versions
-        run_fingerprint.versions = lambda: {**known(), "torch": "99.0"}
+        known = fingerprint.versions
+        fingerprint.versions = lambda: {**known(), "torch": "99.0"}
 
     done = resumed(cut, before=more_threads_and_another_torch)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from forked_run import forked, kill_after_states, quick_recipe, what_it_left
 
-from distillens_plugin.full_form import to_yaml
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.resume import find_kept
+from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.resume import find_kept
 from eval_harness.errors import DistillensError
 
 
@@ -140,8 +140,8 @@ def test_a_model_that_is_lost_or_lies_aside_is_there_again(cut, name):
 def test_a_best_of_an_earlier_step_that_is_lost_is_refused(cut):
     path, _, out = cut
     # From the newest state alone, as if the first epoch had been the best one.
-    from distillens_plugin.kept_state import FORM
-    from distillens_plugin.manifest import write_manifest
+    from distillens_plugin.storage.kept_state import FORM
+    from distillens_plugin.storage.manifest import write_manifest
 
     standing = json.loads((out / "state" / "standing.json").read_text(encoding="utf-8"))
     standing["history"]["best_step"] = 2

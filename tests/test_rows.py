@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distillens_plugin.data import DatasetSpec
-from distillens_plugin.rows import RawRow, read_rows
+from distillens_plugin.data.examples import DatasetSpec
+from distillens_plugin.data.rows import RawRow, read_rows
 from eval_harness.errors import DistillensError
 
 # What pandas and Arrow take for missing values, numbers, booleans and dates.

@@ -9,15 +9,15 @@ from tiny_run import save_tiny_model, tiny_recipe
 from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distillens_plugin.data import load_examples
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.seqkd import Generation, generate
+from distillens_plugin.data.examples import load_examples
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.prepare.teacher_answers import Generation, generate
+from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.study.evaluation import check_evaluation, evaluation_arguments
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
-from distillens_plugin.validate import validate_without_weights
 from eval_harness.errors import DistillensError
-from eval_harness.results import load_results
+from eval_harness.results.folder import load_results
 
 
 @pytest.fixture(scope="module")

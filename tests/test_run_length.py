@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from tiny_run import save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.kept_state import read_standing
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.run_length import check_enough_rows, check_steps
+from distillens_plugin.preflight.run_length import check_enough_rows, check_steps
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.storage.kept_state import read_standing
 from eval_harness.errors import DistillensError
 
 
@@ -94,7 +94,7 @@ def test_an_epoch_without_batches_and_a_sampler_that_cannot_be_built(recipe):
 
 def test_a_loader_that_gives_nothing_ends_the_run(recipe, tmp_path):
     def nothing():
-        from distillens_plugin import trainer
+        from distillens_plugin.training.train import trainer
 
         trainer.windows = lambda loader, size, accelerator: iter(())
 
@@ -127,8 +127,8 @@ def test_a_validation_loss_that_is_no_number_later_loses_nothing(tmp_path):
     path = quick_recipe(tmp_path)
 
     def diverge():
-        from distillens_plugin.processes import trained_model
-        from distillens_plugin.trainer import Trainer
+        from distillens_plugin.integrations.torchdistill.processes import trained_model
+        from distillens_plugin.training.trainer import Trainer
 
         step = Trainer.step
 

@@ -14,7 +14,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from distillens_plugin.sampler import LengthGroupedBatchSampler
+from distillens_plugin.data.length_batches import LengthGroupedBatchSampler
 from eval_harness.errors import DistillensError
 
 

@@ -8,12 +8,12 @@ from small_models import small_model
 from tiny_run import ASSETS, tiny_recipe
 
 from distillens_plugin import run
-from distillens_plugin.data import DatasetSpec, load_examples
-from distillens_plugin.evaluation import sample_answers, validation_rouge
-from distillens_plugin.experiment import make_accelerator
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.tokenizers import load_tokenizer
-from eval_harness.jsonl import write_jsonl
+from distillens_plugin.data.examples import DatasetSpec, load_examples
+from distillens_plugin.experiment.build import make_accelerator
+from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.validation import sample_answers, validation_rouge
+from eval_harness.shared.files.jsonl import write_jsonl
 
 WORDS = "one two three four five six seven eight nine ten"
 

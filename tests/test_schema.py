@@ -4,9 +4,9 @@ import pytest
 from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 
 from distillens_plugin.divergences import DIVERGENCES, make_divergence
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.schema_docs import DOCUMENT, recipe_keys
-from distillens_plugin.schema_terms import DIVERGENCES as KNOWN
+from distillens_plugin.recipe.keys_document import DOCUMENT, recipe_keys
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.schema.terms import DIVERGENCES as KNOWN
 from eval_harness.errors import DistillensError
 
 KD = "train.criterion.kwargs.sub_terms.kd.criterion.kwargs"
@@ -237,7 +237,7 @@ def test_every_divergence_of_the_loss_is_known_and_no_other():
     ],
 )
 def test_what_the_schema_takes_the_loss_takes(tmp_path, options):
-    from distillens_plugin.loss import LogitsKD
+    from distillens_plugin.losses.lens import LogitsKD
 
     recipe = load_recipe(write_recipe(tmp_path), [f"{KD}={options}"])
     kwargs = recipe.train.criterion.kwargs.sub_terms["kd"].criterion.kwargs
@@ -246,7 +246,7 @@ def test_what_the_schema_takes_the_loss_takes(tmp_path, options):
 
 def test_the_table_of_keys_is_current(repo):
     written = (repo / DOCUMENT).read_text(encoding="utf-8")
-    assert written == recipe_keys(), "run python -m distillens_plugin.schema_docs"
+    assert written == recipe_keys(), "run python -m distillens_plugin.recipe.keys_document"
 
 
 def test_every_key_has_a_description():

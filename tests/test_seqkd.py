@@ -7,14 +7,14 @@ import sys
 import pytest
 from tiny_run import ASSETS, REPO, tiny_recipe
 
-from distillens_plugin.data import load_examples
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.seqkd import Generation, generate
-from distillens_plugin.tokenizers import load_tokenizer
-from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.data.examples import load_examples
+from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.prepare.teacher_answers import Generation, generate
+from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.jsonl import read_jsonl
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.files.lock import FolderLock
 
 SEQKD = REPO / "recipes" / "methods" / "seqkd.yaml"
 ROWS = ["datasets.train.num_rows=4"]
@@ -58,8 +58,8 @@ def test_the_answers_are_those_of_the_models_own_greedy_decoding(generated):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from eval_harness.answers import cut_answer
-    from eval_harness.templates import render_prompt
+    from eval_harness.shared.text.answers import cut_answer
+    from eval_harness.shared.text.templates import render_prompt
 
     recipe, output, _ = generated
     tokenizer = load_tokenizer(str(recipe.parent / "teacher"))

@@ -20,8 +20,8 @@ from fake_server import (
     status,
 )
 
-from distillens_plugin import http_json
-from distillens_plugin.vllm_server import VllmServer
+from distillens_plugin.on_policy.loader import http_json
+from distillens_plugin.on_policy.vllm_client import VllmServer
 from eval_harness.errors import DistillensError, RunFailure
 
 PROBE = [7, 8, 9, 10]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from distillens_plugin.manifest import MANIFEST, find_damage, write_manifest
-from distillens_plugin.random_states import random_states, restore_random_states
-from distillens_plugin.state_format import read_value, write_value
+from distillens_plugin.storage.manifest import MANIFEST, find_damage, write_manifest
+from distillens_plugin.storage.random_states import random_states, restore_random_states
+from distillens_plugin.storage.state_format import read_value, write_value
 
 FORM = "test 1"
 

@@ -16,7 +16,7 @@ from distillens_plugin.study.generated import (
 )
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
-from distillens_plugin.study.results import collect
+from distillens_plugin.study.report.results import collect
 from distillens_plugin.study.state import is_trained
 from eval_harness.errors import DistillensError
 

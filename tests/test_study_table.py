@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distillens_plugin.study.evaluation import NLL, RowScores
-from distillens_plugin.study.table import (
+from distillens_plugin.study.report.table import (
     BETTER,
     VALIDATION_NLL,
     WORSE,
@@ -12,9 +12,9 @@ from distillens_plugin.study.table import (
     Metric,
     make_table,
 )
-from eval_harness.compare import NO_DIFFERENCE
+from eval_harness.comparison.compare import NO_DIFFERENCE
 from eval_harness.errors import DistillensError
-from eval_harness.statistics import bootstrap_interval, compare_paired, holm
+from eval_harness.shared.statistics import bootstrap_interval, compare_paired, holm
 
 ROUGE = Metric("gsm8k", "default", "rougeL")
 LOSS = Metric("gsm8k", "default", NLL)

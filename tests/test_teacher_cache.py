@@ -10,18 +10,18 @@ import torch
 from run_process import TWO_PROCESSES, change, distillens, records
 from tiny_run import save_tiny_model, tiny_recipe
 
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.forward import forward, reader_of
-from distillens_plugin.recipe import load_recipe
+from distillens_plugin.data.supervision import supervised_from_targets
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.lens.forward import forward, reader_of
+from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.run import main
-from distillens_plugin.supervision import supervised_from_targets
 from distillens_plugin.teacher_cache import attach_teacher_cache
 from distillens_plugin.teacher_cache.plan import Plan, _row_ids
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
-from distillens_plugin.trainer import Trainer
-from distillens_plugin.window import windows
+from distillens_plugin.training.trainer import Trainer
+from distillens_plugin.training.window import windows
 from eval_harness.errors import DistillensError
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 
 LENS = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs"
 

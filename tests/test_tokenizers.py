@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distillens_plugin.tokenizers import check_vocabularies, load_tokenizer
+from distillens_plugin.models.tokenizers import check_vocabularies, load_tokenizer
 from eval_harness.errors import DistillensError
-from eval_harness.jsonl import read_jsonl
+from eval_harness.shared.files.jsonl import read_jsonl
 
 
 def words(*names: str, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

@@ -14,8 +14,8 @@ from small_models import small_model, token_batch
 from torch import nn
 from torchdistill.core.training import TrainingBox
 
-from distillens_plugin.collate import collate
-from distillens_plugin.forward import forward, forward_with_logits
+from distillens_plugin.data.collate import collate
+from distillens_plugin.lens.forward import forward, forward_with_logits
 from eval_harness.errors import DistillensError
 
 REPO = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from tiny_run import REPO, tiny_recipe
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.optim import adamw, cosine, linear
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.trainer import Trainer
-from distillens_plugin.weighted_sum import WeightedSum
-from distillens_plugin.window import windows
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.integrations.torchdistill.optim import adamw, cosine, linear
+from distillens_plugin.losses.weighted_sum import WeightedSum
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.trainer import Trainer
+from distillens_plugin.training.window import windows
 from eval_harness.errors import DistillensError
 
 SEQUENTIAL = "sampler: {class_or_func: !import_get {key: torch.utils.data.SequentialSampler}}"

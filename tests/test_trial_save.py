@@ -9,12 +9,12 @@ from tiny_run import ASSETS, tiny_recipe
 from transformers import GenerationConfig
 
 from distillens_plugin import run
-from distillens_plugin.end_tokens import end_token_ids, set_special_tokens
-from distillens_plugin.generation_settings import valid_settings
-from distillens_plugin.models import load_student
-from distillens_plugin.schema_models import StudentSpec
-from distillens_plugin.tokenizers import load_tokenizer
-from distillens_plugin.trial_save import check_saving
+from distillens_plugin.models.end_tokens import end_token_ids, set_special_tokens
+from distillens_plugin.models.generation_settings import valid_settings
+from distillens_plugin.models.loading import load_student
+from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.preflight.trial_save import check_saving
+from distillens_plugin.recipe.schema.models import StudentSpec
 from eval_harness.errors import DistillensError
 
 

@@ -25,7 +25,12 @@ from distillens_plugin.study.jobs import import_paths
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
 from eval_harness.errors import DistillensError
-from eval_harness.trust import MODEL_FLAG, RECIPE_FLAG, check_folder, check_model_args
+from eval_harness.shared.model_folder.trust import (
+    MODEL_FLAG,
+    RECIPE_FLAG,
+    check_folder,
+    check_model_args,
+)
 
 OWN_CODE = """
 from pathlib import Path
@@ -507,8 +512,8 @@ def test_templates_reach_nothing_but_their_fields(tmp_path, marker):
 
 
 def test_a_chat_template_runs_in_a_sandbox(tmp_path, marker, plain_model):
-    from distillens_plugin.tokenizers import load_tokenizer
-    from eval_harness.templates import render_prompt
+    from distillens_plugin.models.tokenizers import load_tokenizer
+    from eval_harness.shared.text.templates import render_prompt
 
     tokenizer = load_tokenizer(str(plain_model))
     tokenizer.chat_template = (

@@ -12,15 +12,15 @@ from tiny_run import ASSETS, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.cli import main
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.translators import (
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.lens.translators import (
     Translators,
     read_info,
     save_translators,
     weights_digest,
 )
-from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError
 
 LENS = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs"
@@ -149,8 +149,8 @@ def test_training_lowers_the_kl_to_the_final_distribution_on_held_out_rows(tmp_p
 
 
 def test_the_kl_before_training_is_that_of_the_logit_lens_in_float64(tmp_path, teacher):
-    from distillens_plugin.data import DatasetSpec, load_examples
-    from distillens_plugin.tokenizers import load_tokenizer
+    from distillens_plugin.data.examples import DatasetSpec, load_examples
+    from distillens_plugin.models.tokenizers import load_tokenizer
 
     output = tmp_path / "t.safetensors"
     assert main(arguments(teacher, output, "--num_steps", "1", "--layers", "0,2")) == 0

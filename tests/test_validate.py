@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 
-from distillens_plugin.hub import Hub, UnreachableError, is_path
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.schema import Recipe
-from distillens_plugin.validate import print_full_form, validate_without_weights
+from distillens_plugin.models.hub import Hub, UnreachableError, is_path
+from distillens_plugin.preflight.validate import print_full_form, validate_without_weights
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -265,7 +265,7 @@ def test_only_what_no_hub_name_can_be_is_a_path(name, expected):
 
 
 def test_a_folder_of_more_files_than_data_sets_have_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("distillens_plugin.validate._MAX_DATA_FILES", 3)
+    monkeypatch.setattr("distillens_plugin.preflight.validate._MAX_DATA_FILES", 3)
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(4):

@@ -5,8 +5,8 @@ import json
 import pytest
 from tiny_run import tiny_recipe
 
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.validate import validate_without_weights
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError
 
 pytest.importorskip("peft", reason="needs the peft extra")

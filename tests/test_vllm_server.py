@@ -13,9 +13,9 @@ import torch
 from run_process import TWO_PROCESSES, distillens
 from tiny_run import tiny_recipe
 
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.vllm_server import VllmServer
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError, RunFailure
 
 MAX_LENGTH = 256

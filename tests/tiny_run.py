@@ -7,7 +7,7 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from distillens_plugin.tokenizers import load_tokenizer
+from distillens_plugin.models.tokenizers import load_tokenizer
 
 REPO = Path(__file__).resolve().parent.parent
 ASSETS = REPO / "recipes" / "quickstart"

@@ -32,7 +32,7 @@ def validate(study: Study) -> Iterator[str]:
     Raises:
         DistillensError: the first mistake; names the method.
     """
-    from distillens_plugin.validate import validate_without_weights
+    from distillens_plugin.preflight.validate import validate_without_weights
 
     told: set[str] = set()
     for name, method in study.methods.items():

@@ -10,9 +10,9 @@ from distillens_plugin.study.records import EXPECTED, StepsFile, read_json
 from distillens_plugin.study.short_keys import Settings
 from distillens_plugin.study.spec import Study
 from distillens_plugin.study.state import is_trained, summary
-from eval_harness.atomic import write_json
-from eval_harness.file_models import check
-from eval_harness.result_schema import digest
+from eval_harness.results.file_models import check
+from eval_harness.results.schema import digest
+from eval_harness.shared.files.atomic import write_json
 
 FILE = "equal_compute.json"
 

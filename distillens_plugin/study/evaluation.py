@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from distillens_plugin import output
+from distillens_plugin.storage import run_folder
 from distillens_plugin.study.digests import content_digest
 from distillens_plugin.study.jobs import Command
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
 from distillens_plugin.study.spec import Evaluation, Study
 from distillens_plugin.study.state import DONE, LOG
-from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError
-from eval_harness.file_models import check
-from eval_harness.key_values import format_key_values
-from eval_harness.result_schema import Sample, digest, metric_names
-from eval_harness.results import load_results
-from eval_harness.statistics import Floats, row_means
-from eval_harness.trust import MODEL_FLAG
+from eval_harness.results.file_models import check
+from eval_harness.results.folder import load_results
+from eval_harness.results.schema import Sample, digest, metric_names
+from eval_harness.shared.files.atomic import write_json
+from eval_harness.shared.model_folder.trust import MODEL_FLAG
+from eval_harness.shared.program.key_values import format_key_values
+from eval_harness.shared.statistics import Floats, row_means
 
 NLL = "nll"
 
@@ -52,10 +52,10 @@ def check_evaluation(study: Study) -> None:
     if spec is None:
         return
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
-    from eval_harness.engine import MODEL_KEYS
-    from eval_harness.protocols import make_protocol
-    from eval_harness.templates import check_template
-    from eval_harness.tokenisation import check_add_bos_token
+    from eval_harness.generation.engine import MODEL_KEYS
+    from eval_harness.protocols.protocol import make_protocol
+    from eval_harness.shared.text.templates import check_template
+    from eval_harness.shared.text.tokenisation import check_add_bos_token
 
     def checked(key: str, check: Any) -> Any:
         try:
@@ -203,7 +203,7 @@ def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
 
 
 def _summary_digest(run: Run) -> str:
-    return content_digest(str(run.train_folder / output.SUMMARY))
+    return content_digest(str(run.train_folder / run_folder.SUMMARY))
 
 
 def _spec(run: Run) -> Evaluation:
@@ -261,7 +261,7 @@ def _is_place(key: str, value: object) -> bool:
 
 
 def _is_greedy(protocol: str) -> bool:
-    from eval_harness.protocols import make_protocol
+    from eval_harness.protocols.protocol import make_protocol
 
     return make_protocol(protocol).greedy
 

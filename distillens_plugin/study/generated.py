@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distillens_plugin.recipe import load_recipe
+from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.study.digests import leaves, resolved_keys
 from distillens_plugin.study.jobs import Command
 from distillens_plugin.study.records import first_difference, read_json
 from distillens_plugin.study.short_keys import expand
 from distillens_plugin.study.spec import Generate, Study
-from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError
-from eval_harness.key_values import parse_key_values
-from eval_harness.result_schema import digest
-from eval_harness.trust import RECIPE_FLAG
+from eval_harness.results.schema import digest
+from eval_harness.shared.files.atomic import write_json
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG
+from eval_harness.shared.program.key_values import parse_key_values
 
 # What `distillens generate` reads of a recipe.
 _SECTIONS = ("models.teacher_model", "datasets.train")
@@ -52,8 +52,8 @@ def check_generation(study: Study) -> None:
     Raises:
         DistillensError: names the method and the key.
     """
-    from eval_harness.engine import MODEL_KEYS
-    from eval_harness.protocols import make_protocol
+    from eval_harness.generation.engine import MODEL_KEYS
+    from eval_harness.protocols.protocol import make_protocol
 
     for name, method in study.methods.items():
         how = method.generate

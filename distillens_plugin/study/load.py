@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distillens_plugin.recipe import Source
-from distillens_plugin.recipe_base import read_composed
-from distillens_plugin.recipe_trust import refuse_study_code
-from distillens_plugin.schema_base import first_problem
+from distillens_plugin.recipe.composition import read_composed
+from distillens_plugin.recipe.loading import Source
+from distillens_plugin.recipe.schema.base import first_problem
+from distillens_plugin.recipe.trust import refuse_study_code
 from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
 

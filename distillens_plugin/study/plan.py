@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.schema import Recipe
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.study.digests import resolved_keys
 from distillens_plugin.study.generated import answers_depend_on, generated_file
 from distillens_plugin.study.short_keys import Settings, expand
 from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
-from eval_harness.result_schema import digest
-from eval_harness.trust import RECIPE_FLAG
+from eval_harness.results.schema import digest
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG
 
 Kind = Literal["tune", "main", "compute"]
 

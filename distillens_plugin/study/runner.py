@@ -10,7 +10,7 @@ from distillens_plugin.study.jobs import Command, Job, environments, import_path
 from distillens_plugin.study.plan import Run, make_run
 from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
 from distillens_plugin.study.spec import Study
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 
 
 def say(text: str) -> None:

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from distillens_plugin.schema import Recipe
-from distillens_plugin.schema_base import (
+from distillens_plugin.recipe.schema.base import (
     Count,
     NonNegativeInt,
     Positive,
@@ -15,6 +14,7 @@ from distillens_plugin.schema_base import (
     did_you_mean,
     problem,
 )
+from distillens_plugin.recipe.schema.recipe import Recipe
 
 # Short names for the recipe keys that studies change most.
 SHORT_KEYS = {

@@ -10,7 +10,7 @@
 import shutil
 from typing import Any
 
-from distillens_plugin import output
+from distillens_plugin.storage import run_folder
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import (
     EXPECTED,
@@ -19,10 +19,10 @@ from distillens_plugin.study.records import (
     first_difference,
     read_json,
 )
-from eval_harness.atomic import write_json
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.file_models import check
-from eval_harness.jsonl import read_jsonl
+from eval_harness.results.file_models import check
+from eval_harness.shared.files.atomic import write_json
+from eval_harness.shared.files.jsonl import read_jsonl
 
 RUN, LOG, DONE = "run.json", "log.txt", "done.json"
 
@@ -35,7 +35,7 @@ def is_trained(run: Run, *, overwrite: bool) -> bool:
     Raises:
         DistillensError: it is there under another recipe; names the first key that differs.
     """
-    if not (run.train_folder / output.SUMMARY).is_file():
+    if not (run.train_folder / run_folder.SUMMARY).is_file():
         return False
     stored = read_json(run.folder / RUN)
     if stored.get("fingerprint") == run.fingerprint:
@@ -73,7 +73,7 @@ def summary(run: Run) -> dict[str, Any]:
     Raises:
         DistillensError: it is damaged; names file and key.
     """
-    path = run.train_folder / output.SUMMARY
+    path = run.train_folder / run_folder.SUMMARY
     content = read_json(path)
     check(SummaryFile, content, str(path), expected=EXPECTED)
     return content
@@ -85,7 +85,7 @@ def metrics(run: Run) -> list[dict[str, Any]]:
     Raises:
         DistillensError: it is missing or damaged; names file and line.
     """
-    path = run.train_folder / output.METRICS
+    path = run.train_folder / run_folder.METRICS
     found = []
     for line, record in read_jsonl(path):
         check(MetricsRecord, record, f"{path}:{line}", expected=EXPECTED)

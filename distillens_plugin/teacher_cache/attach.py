@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillens_plugin.main_process import on_main_process
+from distillens_plugin.storage.main_process import on_main_process
 from distillens_plugin.teacher_cache.fingerprint import (
     Fingerprint,
     hash_config,
@@ -16,10 +16,10 @@ from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, store
 from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
 from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
 from eval_harness.errors import DistillensError
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 
 if TYPE_CHECKING:
-    from distillens_plugin.experiment import Experiment
+    from distillens_plugin.experiment.build import Experiment
 
 FINGERPRINT = "fingerprint.json"
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.forward import LensOutput, LensRows, reader_of, rows_at
-from distillens_plugin.lens import Lens
-from distillens_plugin.pairs import layer_to_hook
-from distillens_plugin.probe import hidden_states_of
-from distillens_plugin.supervision import Supervised, supervised_from_targets
+from distillens_plugin.data.supervision import Supervised, supervised_from_targets
+from distillens_plugin.lens.forward import LensOutput, LensRows, reader_of, rows_at
+from distillens_plugin.lens.layers import layer_to_hook
+from distillens_plugin.lens.probe import hidden_states_of
+from distillens_plugin.lens.readout import Lens
 from distillens_plugin.teacher_cache.store import Store
 from eval_harness.errors import DistillensError, RunFailure
 

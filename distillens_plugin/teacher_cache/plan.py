@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillens_plugin.forward import forward
-from distillens_plugin.hidden import HiddenTerm
-from distillens_plugin.loss import DistillLensLoss, LensTerm
-from distillens_plugin.supervision import IGNORED
+from distillens_plugin.data.supervision import IGNORED
+from distillens_plugin.lens.forward import forward
+from distillens_plugin.losses.hidden import HiddenTerm
+from distillens_plugin.losses.lens import DistillLensLoss, LensTerm
 from distillens_plugin.teacher_cache.codec import bytes_per_row
 from distillens_plugin.teacher_cache.forward import FINAL, state_name
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
-    from distillens_plugin.experiment import Experiment
+    from distillens_plugin.experiment.build import Experiment
 
 _GB = 1e9
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_harness.protocols import Protocol
+from eval_harness.protocols.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def strip_stop(token_ids: Sequence[int], stop_token_ids: Sequence[int]) -> tuple
 def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -> None:
     """Refuses --model_args keys that a backend does not know, with near names."""
     from eval_harness.errors import DistillensError
-    from eval_harness.near import near_names
+    from eval_harness.shared.near import near_names
 
     for key in given:
         if key not in known:

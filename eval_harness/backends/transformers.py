@@ -24,14 +24,14 @@ from eval_harness.backends.base import (
     strip_stop,
 )
 from eval_harness.backends.batching import Batching, batching_of, split
+from eval_harness.backends.ngrams import NgramHistory
 from eval_harness.backends.sampling import TokenStreams
-from eval_harness.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.foreign_errors import foreign_errors
-from eval_harness.loaded_weights import check_loaded
-from eval_harness.model_files import ModelFacts
-from eval_harness.ngrams import NgramHistory
-from eval_harness.trust import names_hub_code
+from eval_harness.shared.model_folder.causality import NOT_CAUSAL, reads_later_tokens
+from eval_harness.shared.model_folder.foreign_errors import foreign_errors
+from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.loaded_weights import check_loaded
+from eval_harness.shared.model_folder.trust import names_hub_code
 
 # --model_args beside those that `model_files.read_model` takes.
 ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")

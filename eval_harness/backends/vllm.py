@@ -25,7 +25,7 @@ from eval_harness.backends.base import (
 )
 from eval_harness.backends.vllm_clients import ParallelClient, StepClient
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.model_files import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFacts
 
 INSTALL = 'pip install "distillens[vllm]"'
 # Set by us from the model and the protocol; what users give instead is named in the refusal.

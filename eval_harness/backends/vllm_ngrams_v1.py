@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from eval_harness.ngrams import NgramHistory
+from eval_harness.backends.ngrams import NgramHistory
 
 
 class NoRepeatNgrams(AdapterLogitsProcessor):

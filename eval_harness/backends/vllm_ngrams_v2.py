@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
-from eval_harness.ngrams import ban_repeats
+from eval_harness.backends.ngrams import ban_repeats
 
 
 class NoRepeatNgrams(LogitsProcessor):

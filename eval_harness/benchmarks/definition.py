@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
-from eval_harness.near import near_names
-from eval_harness.strict_yaml import read_mapping
-from eval_harness.templates import check_template
+from eval_harness.shared.files.strict_yaml import read_mapping
+from eval_harness.shared.near import near_names
+from eval_harness.shared.text.templates import check_template
 
 METRICS = ("rougeL", "exact_match", "final_answer")
 FIELDS = ("id", "instruction", "input", "output", "prompt")

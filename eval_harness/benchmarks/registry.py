@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval_harness.benchmarks.definition import Benchmark, load_benchmark
 from eval_harness.errors import DistillensError
-from eval_harness.near import near_names
+from eval_harness.shared.near import near_names
 
 _FOLDER = Path(__file__).parent
 

@@ -39,10 +39,10 @@ def print_names(text: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0."""
-    from eval_harness.atomic import encode_json
-    from eval_harness.compare import comparison_lines, comparison_result
+    from eval_harness.comparison.compare import comparison_lines, comparison_result
+    from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
-    from eval_harness.systems import load_systems
+    from eval_harness.shared.files.atomic import encode_json
 
     if len(args.systems) < 2:
         raise DistillensError("compare needs at least two systems, found one")

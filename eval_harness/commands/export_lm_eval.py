@@ -28,8 +28,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Writes the files and prints their names. Returns 0."""
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
-    from eval_harness.lm_eval_export import export_tasks
-    from eval_harness.protocols import make_protocol
+    from eval_harness.benchmarks.lm_eval_export import export_tasks
+    from eval_harness.protocols.protocol import make_protocol
 
     known = find_benchmarks(args.include_path)
     benchmarks = select_benchmarks(args.tasks or ",".join(known), known, args.data)

@@ -17,7 +17,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Prints the lists. Returns 0."""
     from eval_harness.benchmarks import find_benchmarks
-    from eval_harness.protocols import PROTOCOLS
+    from eval_harness.protocols.protocol import PROTOCOLS
 
     lines = ["Benchmarks:"]
     for name, benchmark in sorted(find_benchmarks(args.include_path).items()):

@@ -22,10 +22,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report and prints its paths. Returns 0."""
-    from eval_harness.atomic import check_can_be_made
+    from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
-    from eval_harness.plots import require_matplotlib
-    from eval_harness.systems import load_systems
+    from eval_harness.report.plots import require_matplotlib
+    from eval_harness.shared.files.atomic import check_can_be_made
 
     # Before the systems are read and scored, which may take a while.
     require_matplotlib()
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     check_can_be_made(args.output_path)
     systems = load_systems(args.systems, references=args.references)
 
-    from eval_harness.report import write_report
+    from eval_harness.report.page import write_report
 
     page, markdown = write_report(
         systems, args.output_path, all_pairs=args.all_pairs, num_rows=args.num_rows

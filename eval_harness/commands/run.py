@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval_harness.flag_numbers import batch_size, count, limit, seeds
-from eval_harness.rouge_words import without_words_note
+from eval_harness.scoring.rouge_words import without_words_note
+from eval_harness.shared.program.flag_numbers import batch_size, count, limit, seeds
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -84,7 +84,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Runs the evaluation and prints a table. Returns 0."""
-    from eval_harness.run import evaluate
+    from eval_harness.generation.evaluate import evaluate
 
     results, path = evaluate(_settings(args))
     sys.stdout.write(_table(results))
@@ -98,10 +98,10 @@ def run(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> Any:
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
     from eval_harness.errors import DistillensError
-    from eval_harness.key_values import parse_key_values
-    from eval_harness.protocols import make_protocol
-    from eval_harness.task import Settings
-    from eval_harness.templates import check_template
+    from eval_harness.generation.task import Settings
+    from eval_harness.protocols.protocol import make_protocol
+    from eval_harness.shared.program.key_values import parse_key_values
+    from eval_harness.shared.text.templates import check_template
 
     if args.apply_chat_template and args.template not in (None, "chat"):
         raise DistillensError("--apply_chat_template and --template exclude each other; give one")

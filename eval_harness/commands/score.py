@@ -23,9 +23,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores. Returns 0."""
-    from eval_harness.atomic import encode_json
-    from eval_harness.rouge_words import without_words_note
-    from eval_harness.score import score_files
+    from eval_harness.scoring.rouge_words import without_words_note
+    from eval_harness.scoring.score import score_files
+    from eval_harness.shared.files.atomic import encode_json
 
     result = score_files(args.predictions, args.references, backend=args.scorer)
     sys.stdout.write(encode_json(result, where="scores"))

@@ -26,7 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Prints one line for each task. Returns 0."""
     from eval_harness.benchmarks import data_digest, find_benchmarks, load_rows, select_benchmarks
-    from eval_harness.rouge_words import num_without_words
+    from eval_harness.scoring.rouge_words import num_without_words
 
     for benchmark in select_benchmarks(args.tasks, find_benchmarks(args.include_path), args.data):
         rows = load_rows(benchmark)

@@ -10,7 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from eval_harness.jsonl import read_jsonl, write_jsonl
+from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
 
 NUM_VALIDATION_ROWS = 300
 SEED = 10

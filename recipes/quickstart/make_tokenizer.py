@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from eval_harness.jsonl import read_jsonl
+from eval_harness.shared.files.jsonl import read_jsonl
 
 NUM_ENTRIES = 2048
 END = "<|endoftext|>"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from eval_harness.result_schema import Fingerprint, Results, Sample, TaskResult
-from eval_harness.score import score_samples
-from eval_harness.task_metrics import task_metrics
+from eval_harness.results.schema import Fingerprint, Results, Sample, TaskResult
+from eval_harness.scoring.score import score_samples
+from eval_harness.scoring.task_metrics import task_metrics
 
 SEEDS = [10, 20]
 NASTY = "nul \x00 lone \ud800 line\u2028sep\u0085 crlf\r\n 😀 <script>alert(1)</script> | `x` $y$"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from eval_harness.answer_length import answer_statistics, distinct_runs
-from eval_harness.jsonl import read_jsonl
-from eval_harness.result_schema import Sample
+from eval_harness.results.schema import Sample
+from eval_harness.scoring.answer_length import answer_statistics, distinct_runs
+from eval_harness.shared.files.jsonl import read_jsonl
 
 
 def sample(texts: list[str], tokens: list[int] | None = None, reasons: list[str] | None = None):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval_harness.answers import cut_answer, final_answer_score, without_empty
-from eval_harness.score import score_rows
+from eval_harness.scoring.score import score_rows
+from eval_harness.shared.text.answers import cut_answer, final_answer_score, without_empty
 
 QUESTION = ("\nQuestion:",)
 

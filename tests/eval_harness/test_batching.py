@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from eval_harness.backends.base import Continuation, Request, Sampling
 from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.backends.transformers import TransformersBackend
-from eval_harness.model_files import read_model
+from eval_harness.shared.model_folder.identity import read_model
 
 REPO = Path(__file__).resolve().parents[2]
 GREEDY = Sampling(8, 0.0, 1.0, 0, 0)

@@ -8,15 +8,15 @@ import pytest
 import transformers.utils.chat_template_utils as library
 from small_tokenizers import CHATML, byte_level
 
-from eval_harness.chat_templates import (
+from eval_harness.errors import DistillensError
+from eval_harness.shared.text.chat_templates import (
     TEMPLATE_DATE,
     chat_prompt,
     literal_text,
     reads_the_date,
     render_chat,
 )
-from eval_harness.errors import DistillensError
-from eval_harness.tokenisation import TextEncoder
+from eval_harness.shared.text.tokenisation import TextEncoder
 
 QUESTION = [{"role": "user", "content": "say"}]
 # As Llama 3.2's: the caller's date, else the clock's, else its own.
@@ -78,7 +78,7 @@ def test_the_date_does_not_depend_on_the_process(tmp_path):
     code = (
         "import datetime, sys, transformers.utils.chat_template_utils as library\n"
         "from transformers import AutoTokenizer\n"
-        "from eval_harness.templates import render_prompt\n"
+        "from eval_harness.shared.text.templates import render_prompt\n"
         "class Day(datetime.datetime):\n"
         "    @classmethod\n"
         "    def now(cls, tz=None): return datetime.datetime(2026, 11, int(sys.argv[2]))\n"

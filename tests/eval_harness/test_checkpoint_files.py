@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.model_files import read_model
+from eval_harness.shared.model_folder.identity import read_model
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
 

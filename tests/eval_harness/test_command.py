@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from eval_harness.command import run_command
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.signals import ENDING_SIGNALS
+from eval_harness.shared.program.command import run_command
+from eval_harness.shared.program.signals import ENDING_SIGNALS
 
 
 def raising(error):
@@ -57,7 +57,7 @@ def test_an_exception_that_the_signal_became_is_still_the_signal(capsys):
 def test_a_signal_within_code_that_c_runs_ends_with_the_exit_code_too(tmp_path):
     (tmp_path / "own_program.py").write_text(
         "import ctypes, signal, sys\n"
-        "from eval_harness.command import Invocation, run_program\n"
+        "from eval_harness.shared.program.command import Invocation, run_program\n"
         "run = ctypes.pythonapi.PyRun_String\n"
         "run.restype = ctypes.py_object\n"
         "run.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.py_object, ctypes.py_object]\n"

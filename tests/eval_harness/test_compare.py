@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from result_samples import make_results, make_samples, make_task
 
-from eval_harness.compare import (
+from eval_harness.comparison.compare import (
     NO_DIFFERENCE,
     compare_systems,
     comparison_lines,
     comparison_result,
     verdict,
 )
+from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
-from eval_harness.results import load_results, write_results
-from eval_harness.statistics import PairedComparison
-from eval_harness.systems import load_systems
+from eval_harness.results.folder import load_results, write_results
+from eval_harness.shared.statistics import PairedComparison
 
 NUM_ROWS = 40
 REFERENCES = [[f"the answer to number {index} is here"] for index in range(NUM_ROWS)]

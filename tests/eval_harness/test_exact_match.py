@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval_harness.exact_match import exact_match, normalize_answer
+from eval_harness.scoring.exact_match import exact_match, normalize_answer
 
 
 @pytest.mark.parametrize(

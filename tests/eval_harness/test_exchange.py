@@ -6,15 +6,21 @@ import sys
 
 import pytest
 
-from eval_harness import exchange as module
-from eval_harness.exchange import exchange, partial_of, put_back, recover, replace_folder
+from eval_harness.shared.files import exchange as module
+from eval_harness.shared.files.exchange import (
+    exchange,
+    partial_of,
+    put_back,
+    recover,
+    replace_folder,
+)
 
 # Ends itself by a signal before its n-th change on disk; n is counted over every such call.
 ENDS_ITSELF = """
 import os, shutil, signal, sys
 from pathlib import Path
-from eval_harness import exchange
-from eval_harness.signals import SignalGuard
+from eval_harness.shared.files import exchange
+from eval_harness.shared.program.signals import SignalGuard
 
 folder, way, number, point = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 calls = 0

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from eval_harness.benchmarks import find_benchmarks, load_rows
-from eval_harness.final_answers import final_answer, final_answer_score
+from eval_harness.shared.text.final_answers import final_answer, final_answer_score
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from transformers import AutoTokenizer
 from eval_harness.backends.base import Request, Sampling
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.benchmarks import find_benchmarks, select_benchmarks
+from eval_harness.benchmarks.lm_eval_export import export_tasks
+from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
-from eval_harness.lm_eval_export import export_tasks
-from eval_harness.model_files import read_model
-from eval_harness.protocols import make_protocol
-from eval_harness.run import evaluate
-from eval_harness.systems import load_systems
-from eval_harness.task import Settings
-from eval_harness.trained_with import FILE, training_note
+from eval_harness.generation.evaluate import evaluate
+from eval_harness.generation.task import Settings
+from eval_harness.protocols.protocol import make_protocol
+from eval_harness.shared.model_folder.identity import read_model
+from eval_harness.shared.model_folder.trained_with import FILE, training_note
 
 ROWS = 6
 

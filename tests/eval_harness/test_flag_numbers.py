@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.flag_numbers import batch_size, count, limit, seeds
+from eval_harness.shared.program.flag_numbers import batch_size, count, limit, seeds
 
 HUGE = "1" * 5000
 

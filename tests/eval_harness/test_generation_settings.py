@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from eval_harness.backends.base import Request, Sampling
 from eval_harness.backends.transformers import TransformersBackend
-from eval_harness.model_files import read_model
+from eval_harness.shared.model_folder.identity import read_model
 
 REQUESTS = [Request((5, 6, 7, 5, 6), 1), Request((9, 9, 9), 2), Request(tuple(range(40, 60)), 3)]
 # A value that would change answers, or what `generate` does, if it were followed.

@@ -13,9 +13,9 @@ from result_samples import make_results, make_samples, make_task
 
 from eval_harness.cli import main
 from eval_harness.errors import DistillensError
-from eval_harness.file_models import AnswerRow
-from eval_harness.results import write_results
-from eval_harness.store import AnswerStore
+from eval_harness.generation.store import AnswerStore
+from eval_harness.results.file_models import AnswerRow
+from eval_harness.results.folder import write_results
 
 ASKED = os.environ.get("DISTILLENS_HOSTILE_CASES")
 SEED = 20261126

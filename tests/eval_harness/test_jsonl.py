@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.jsonl import encode_row, read_jsonl, replace_lone_surrogates, write_jsonl
+from eval_harness.shared.files.jsonl import (
+    encode_row,
+    read_jsonl,
+    replace_lone_surrogates,
+    write_jsonl,
+)
 
 TRICKY = [
     "a\u2028b\u2029c\x85d",

@@ -3,7 +3,7 @@
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.key_values import NAMES, format_key_values, parse_key_values
+from eval_harness.shared.program.key_values import NAMES, format_key_values, parse_key_values
 
 
 def test_values_get_their_types():

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval_harness.answers import final_answer_score
 from eval_harness.benchmarks import find_benchmarks, load_rows, select_benchmarks
-from eval_harness.lm_eval_export import export_tasks
-from eval_harness.protocols import PROTOCOLS
-from eval_harness.results import load_results
-from eval_harness.score import score_rows
-from eval_harness.templates import render_prompt
+from eval_harness.benchmarks.lm_eval_export import export_tasks
+from eval_harness.protocols.protocol import PROTOCOLS
+from eval_harness.results.folder import load_results
+from eval_harness.scoring.score import score_rows
+from eval_harness.shared.text.answers import final_answer_score
+from eval_harness.shared.text.templates import render_prompt
 
 
 class _TaskLoader(yaml.SafeLoader):

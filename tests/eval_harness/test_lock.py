@@ -12,12 +12,12 @@ import time
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -25,7 +25,7 @@ with FolderLock(Path(sys.argv[1])):
 FORK = """
 import multiprocessing, sys, time
 from pathlib import Path
-from eval_harness.lock import FolderLock
+from eval_harness.shared.files.lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,))
     worker.start()

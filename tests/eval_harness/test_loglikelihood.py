@@ -8,11 +8,11 @@ import pytest
 from eval_harness.backends.base import LogLikelihood
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
-from eval_harness.file_models import LikelihoodRow
-from eval_harness.loglikelihood import LikelihoodTask, likelihood_metrics
-from eval_harness.model_files import read_model
-from eval_harness.results import Sample
-from eval_harness.store import AnswerStore
+from eval_harness.generation.loglikelihood import LikelihoodTask, likelihood_metrics
+from eval_harness.generation.store import AnswerStore
+from eval_harness.results.file_models import LikelihoodRow
+from eval_harness.results.folder import Sample
+from eval_harness.shared.model_folder.identity import read_model
 
 
 @dataclass

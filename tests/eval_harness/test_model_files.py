@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.model_files import files_digest, read_model
+from eval_harness.shared.model_folder.identity import files_digest, read_model
 
 
 @pytest.fixture

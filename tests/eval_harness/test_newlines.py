@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from eval_harness.answers import cut_answer
 from eval_harness.benchmarks import load_benchmark
-from eval_harness.protocols import make_protocol
-from eval_harness.score import score_rows
-from eval_harness.task import Settings, limited_rows, newlines_read
+from eval_harness.generation.task import Settings, limited_rows, newlines_read
+from eval_harness.protocols.protocol import make_protocol
+from eval_harness.scoring.score import score_rows
+from eval_harness.shared.text.answers import cut_answer
 
 
 @pytest.mark.parametrize(

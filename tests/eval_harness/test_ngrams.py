@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, NoRepeatNGramLogitsProcessor
 
-from eval_harness.ngrams import NgramHistory, ban_repeats, first_repeat
-from eval_harness.templates import render_prompt
+from eval_harness.backends.ngrams import NgramHistory, ban_repeats, first_repeat
+from eval_harness.shared.text.templates import render_prompt
 
 
 def sequences(num: int, vocabulary: int, longest: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
 
-from eval_harness.plots import plot_length, plot_scores
+from eval_harness.report.plots import plot_length, plot_scores
 
 NAMES = [r"$\frac$ unbalanced", "a_b^c $", "模型", "\\", "", "e", "f", "g", "h"]
 

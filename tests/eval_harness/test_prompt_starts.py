@@ -2,9 +2,9 @@
 
 import pytest
 
-from eval_harness.answers import cut_answer
-from eval_harness.prompt_starts import NAMED_STARTS, prompt_starts
-from eval_harness.templates import TEMPLATES, render_prompt
+from eval_harness.shared.text.answers import cut_answer
+from eval_harness.shared.text.prompt_starts import NAMED_STARTS, prompt_starts
+from eval_harness.shared.text.templates import TEMPLATES, render_prompt
 
 
 @pytest.mark.parametrize("input", ["", "of Peru"])

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from eval_harness.benchmarks import Row, find_benchmarks, load_rows, select_benchmarks
 from eval_harness.errors import DistillensError
-from eval_harness.prompts import fit_to_model, prepare_prompts
-from eval_harness.protocols import PROTOCOLS
+from eval_harness.generation.prompts import fit_to_model, prepare_prompts
+from eval_harness.protocols.protocol import PROTOCOLS
 
 DEFAULT, MINILLM = PROTOCOLS["default"], PROTOCOLS["minillm"]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.prompt_starts import prompt_starts
-from eval_harness.protocols import PROTOCOLS, make_protocol, request_seed
+from eval_harness.protocols.protocol import PROTOCOLS, make_protocol, request_seed
+from eval_harness.shared.text.prompt_starts import prompt_starts
 
 
 def test_default_is_the_reference_s_sampling_without_its_hidden_ngram_rule():

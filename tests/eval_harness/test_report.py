@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from result_samples import NASTY, make_results, make_samples, make_task
 
+from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
-from eval_harness.report import write_report
-from eval_harness.report_rows import printable, prompt_text, rows_that_differ
-from eval_harness.results import write_results
-from eval_harness.systems import load_systems
+from eval_harness.report.page import write_report
+from eval_harness.report.rows import printable, prompt_text, rows_that_differ
+from eval_harness.results.folder import write_results
 
 pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
 

@@ -8,7 +8,7 @@ import pytest
 from result_samples import NASTY, make_results, make_samples, make_task
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results import (
+from eval_harness.results.folder import (
     NOT_AVAILABLE,
     check_writable,
     load_results,

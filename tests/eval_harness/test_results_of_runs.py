@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from eval_harness.cli import main
-from eval_harness.compare import comparison_result
-from eval_harness.results import load_results
-from eval_harness.systems import load_systems
+from eval_harness.comparison.compare import comparison_result
+from eval_harness.comparison.systems import load_systems
+from eval_harness.results.folder import load_results
 
 GREEDY = ("--protocol", "greedy", "--gen_kwargs", "max_gen_toks=6", "--device", "cpu")
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from eval_harness import rouge_workers
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.jsonl import read_jsonl
-from eval_harness.rouge import rouge_backend, rouge_l, rouge_version
+from eval_harness.scoring import rouge_workers
+from eval_harness.scoring.rouge import rouge_backend, rouge_l, rouge_version
+from eval_harness.shared.files.jsonl import read_jsonl
 
 PREDICTIONS = {
     "self_inst/davinci": 2.8252,

@@ -5,12 +5,12 @@ import json
 import pytest
 from result_samples import make_results, make_samples, make_task
 
-from eval_harness.compare import comparison_result
-from eval_harness.results import load_results, write_results
-from eval_harness.rouge import rouge_l
-from eval_harness.rouge_words import has_rouge_word, num_without_words, without_words_note
-from eval_harness.systems import load_systems
-from eval_harness.task_metrics import task_metrics
+from eval_harness.comparison.compare import comparison_result
+from eval_harness.comparison.systems import load_systems
+from eval_harness.results.folder import load_results, write_results
+from eval_harness.scoring.rouge import rouge_l
+from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words, without_words_note
+from eval_harness.scoring.task_metrics import task_metrics
 
 TEXTS = ["a", "北京", "", "7", "É", "\u0130", "\u212a", "日本 2", "ß", "\uff11", "x\ud800", "-- !"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_harness.results import load_results
+from eval_harness.results.folder import load_results
 
 SHORT = ("--gen_kwargs", "max_gen_toks=12", "--seed", "10,20", "--device", "cpu")
 
@@ -152,8 +152,8 @@ def test_a_changed_model_does_not_go_on_from_the_old_answers(
 def test_a_second_run_into_the_folder_names_the_first_s_pid(
     harness, small_gpt2, small_benchmark, tmp_path
 ):
-    from eval_harness.lock import FolderLock
-    from eval_harness.results import model_folder_name
+    from eval_harness.results.folder import model_folder_name
+    from eval_harness.shared.files.lock import FolderLock
 
     folder = tmp_path / "out" / model_folder_name(str(small_gpt2))
     folder.mkdir(parents=True)

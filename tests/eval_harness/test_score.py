@@ -8,7 +8,7 @@ import pytest
 from result_samples import NASTY, make_samples
 
 from eval_harness.errors import DistillensError
-from eval_harness.score import named, percent, score_files, score_samples
+from eval_harness.scoring.score import named, percent, score_files, score_samples
 
 MEANS = {
     "self_inst/davinci": 2.8252,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from eval_harness.rouge import rouge_backend
+from eval_harness.scoring.rouge import rouge_backend
 
 
 @pytest.mark.skipif(

@@ -5,7 +5,12 @@ import threading
 
 import pytest
 
-from eval_harness.signals import ENDING_SIGNALS, SignalGuard, Terminated, deferred_signals
+from eval_harness.shared.program.signals import (
+    ENDING_SIGNALS,
+    SignalGuard,
+    Terminated,
+    deferred_signals,
+)
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ def test_further_signals_do_not_disturb_the_end(guard):
 def test_a_signal_that_comes_much_later_ends_an_end_that_hangs(guard, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr("eval_harness.signals._PATIENCE_S", 0.0)
+    monkeypatch.setattr("eval_harness.shared.program.signals._PATIENCE_S", 0.0)
     with pytest.raises(Terminated):
         signal.raise_signal(signal.SIGTERM)
     assert guard.first == signal.SIGINT

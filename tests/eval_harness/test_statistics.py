@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval_harness.statistics import (
+from eval_harness.shared.statistics import (
     bootstrap_interval,
     compare_paired,
     correlation,
@@ -157,7 +157,7 @@ def test_same_seed_same_interval_and_memory_blocks_change_nothing_but_the_draw(m
     assert bootstrap_interval(rows, seed=3) == bootstrap_interval(rows, seed=3)
     assert bootstrap_interval(rows, seed=3) != bootstrap_interval(rows, seed=4)
     whole = bootstrap_interval(rows), sign_flip_p_value(rows - 0.25)
-    monkeypatch.setattr("eval_harness.statistics._BLOCK", 50 * 7)
+    monkeypatch.setattr("eval_harness.shared.statistics._BLOCK", 50 * 7)
     blocks = bootstrap_interval(rows), sign_flip_p_value(rows - 0.25)
     assert blocks[0] == pytest.approx(whole[0], abs=0.01)
     assert blocks[1][0] == pytest.approx(whole[1][0], abs=0.02)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.file_models import AnswerRow
-from eval_harness.store import AnswerStore
+from eval_harness.generation.store import AnswerStore
+from eval_harness.results.file_models import AnswerRow
 
 SETTINGS = {"model": "m", "sampling": {"temperature": 1.0}}
 TEXTS = ["a\u2028b\x85c", "nul\x00 and \ud800", "emoji 🙂", "crlf\r\n", ""]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from eval_harness.errors import DistillensError
-from eval_harness.templates import (
+from eval_harness.shared.text.templates import (
     TEMPLATES,
     check_template,
     cut_prompt,
@@ -191,7 +191,8 @@ def test_real_tokenizers_cut_to_the_limit(shared):
 
 def test_import_is_light():
     code = (
-        "import sys, eval_harness.jsonl, eval_harness.templates as t; t.check_template('alpaca');"
+        "import sys, eval_harness.shared.files.jsonl;"
+        "import eval_harness.shared.text.templates as t; t.check_template('alpaca');"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'tokenizers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from eval_harness.backends.base import Continuation, Request, Sampling
+from eval_harness.backends.ngrams import NgramHistory, first_repeat
 from eval_harness.backends.transformers import TransformersBackend, arguments
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.model_files import read_model
-from eval_harness.ngrams import NgramHistory, first_repeat
+from eval_harness.shared.model_folder.identity import read_model
 
 GREEDY = Sampling(24, 0.0, 1.0, 0, 0)
 SAMPLED = replace(GREEDY, temperature=1.0)

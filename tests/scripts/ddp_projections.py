@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from accelerate import Accelerator
 from boxes import build_box, load_box_recipe
 
-from distillens_plugin import processes
-from distillens_plugin.loss_parameters import loss_parameters
+from distillens_plugin.integrations.torchdistill import processes
+from distillens_plugin.losses.trained_parameters import loss_parameters
 
 recipe_path, out = sys.argv[1:]
 accelerator = Accelerator(cpu=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from distillens_plugin import trainer
-from distillens_plugin.architectures import unwrap
-from distillens_plugin.experiment import build_experiment, load_data, make_accelerator
-from distillens_plugin.loss_parameters import loss_parameters
-from distillens_plugin.recipe import load_recipe
-from distillens_plugin.window import windows
+from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.lens.discovery import unwrap
+from distillens_plugin.losses.trained_parameters import loss_parameters
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.train import trainer
+from distillens_plugin.training.window import windows
 
 recipe_path, out = sys.argv[1:]
 recipe = load_recipe(recipe_path)

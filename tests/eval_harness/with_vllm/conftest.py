@@ -66,7 +66,7 @@ def loud_llama(small_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def vllm_backend(usable_vllm: None, small_llama: Path, loud_llama: Path) -> "Iterator[VllmBackend]":
     """The small Llama in vLLM, with the n-gram processor; 256 positions of its 512."""
     from eval_harness.backends.vllm import VllmBackend
-    from eval_harness.model_files import read_model
+    from eval_harness.shared.model_folder.identity import read_model
 
     facts = read_model(str(loud_llama), tokenizer=str(small_llama), max_length=MAX_LENGTH)
     backend = VllmBackend(facts, max_length=MAX_LENGTH, no_repeat_ngrams=True, engine=dict(ENGINE))

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from eval_harness.backends.base import Continuation, Request, Sampling
+from eval_harness.backends.ngrams import first_repeat
 from eval_harness.backends.transformers import TransformersBackend
-from eval_harness.model_files import read_model
-from eval_harness.ngrams import first_repeat
+from eval_harness.shared.model_folder.identity import read_model
 
 pytestmark = pytest.mark.vllm
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval_harness.ngrams import NgramHistory
+from eval_harness.backends.ngrams import NgramHistory
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 

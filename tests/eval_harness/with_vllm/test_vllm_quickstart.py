@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_harness.results import load_results
+from eval_harness.results.folder import load_results
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval_harness.results import load_results
+from eval_harness.results.folder import load_results
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 

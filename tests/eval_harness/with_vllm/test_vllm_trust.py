@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from eval_harness.trust import PLAIN_ENGINE_ARGUMENTS
+from eval_harness.shared.model_folder.trust import PLAIN_ENGINE_ARGUMENTS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 # Texts that vLLM looks up among its own, or that trust.py holds to a few words.

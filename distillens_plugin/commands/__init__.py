@@ -1,0 +1,1 @@
+"""One module for each subcommand of `distillens`: `add_parser` and `run`."""

@@ -1,0 +1,103 @@
+"""`distillens study STUDY.yaml`: plans, trains, evaluates, and reports what the numbers support."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from distillens_plugin.study.spec import Study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `distillens study`."""
+    parser.add_argument(
+        "study", metavar="STUDY", help="YAML file, such as recipes/studies/quickstart.yaml"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="check all recipes and settings without weights"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print all runs and an estimate of the time, from runs that are there and one real "
+        "step of each method that has none",
+    )
+    parser.add_argument(
+        "--report_only", action="store_true", help="remake the report from what is there"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time; default: one for each GPU, one on a CPU (each with one thread)",
+    )
+    parser.add_argument("--output_dir", help="instead of the study's own")
+    parser.add_argument(
+        "--trust-recipe",
+        action="store_true",
+        help="let the study, its recipes and its models run code (docs/security.md)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train and evaluate again what was done under other settings; the rest is kept",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does what the arguments ask for; 1 where a run failed."""
+    chosen = [
+        flag
+        for flag, given in (
+            ("--validate", arguments.validate),
+            ("--dry-run", arguments.dry_run),
+            ("--report_only", arguments.report_only),
+        )
+        if given
+    ]
+    if len(chosen) > 1:
+        raise DistillensError(f"{' and '.join(chosen)} exclude each other; give one")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise DistillensError(f"--jobs {arguments.jobs}: expected a number of at least 1")
+    from distillens_plugin.study.evaluation import check_evaluation
+    from distillens_plugin.study.generated import check_generation
+    from distillens_plugin.study.load import load_study
+
+    study = load_study(arguments.study, arguments.output_dir, trust=arguments.trust_recipe)
+    check_evaluation(study)
+    check_generation(study)
+    if arguments.validate:
+        from distillens_plugin.study.checks import validate
+
+        for line in validate(study):
+            print(line, flush=True)
+        return 0
+    if arguments.dry_run:
+        from distillens_plugin.study.checks import dry_run
+
+        for line in dry_run(study, arguments.jobs):
+            print(line, flush=True)
+        return 0
+    if arguments.report_only:
+        return _report(study)
+    from distillens_plugin.study.report.page import require_matplotlib
+    from distillens_plugin.study.runner import Runner
+
+    # Hours of training must not end in a missing package.
+    require_matplotlib()
+    failed = Runner(study, arguments.jobs, overwrite=arguments.overwrite).run()
+    code = _report(study)
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", flush=True)
+    return 1 if failed else code
+
+
+def _report(study: "Study") -> int:
+    from distillens_plugin.study.report.page import write_report
+
+    for path in write_report(study, Path(study.output_dir)):
+        print(f"written: {path}", flush=True)
+    return 0

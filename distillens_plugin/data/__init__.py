@@ -1,0 +1,1 @@
+"""Instruction data: from rows in a file to batches with supervised tokens."""

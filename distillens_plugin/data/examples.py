@@ -1,0 +1,184 @@
+"""Instruction data: tasks and responses become token ids with the prompt masked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
+from distillens_plugin.data.rows import RawRow, read_rows
+from eval_harness.errors import DistillensError
+from eval_harness.shared.text.special_text import Part
+from eval_harness.shared.text.templates import check_template, cut_body, cut_prompt, prompt_parts
+from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder, check_add_bos_token
+
+__all__ = ["DataCounts", "DatasetSpec", "InstructionDataset", "Row", "load_examples"]
+
+# A ready prompt ends in its own "\n\n### Response:\n"; a longer last paragraph belongs to the task.
+_LONGEST_ENDING = 64
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What to read and how; the recipe's `datasets.train` and `datasets.validation`.
+
+    Attributes:
+        path: a .jsonl file, a folder, or a name on the Hub.
+        name: the configuration of a Hub data set.
+        data_files: one file of a Hub repository or folder.
+        split: of a Hub data set or folder; None leaves it to the caller.
+        newline: what the rows write for a newline, `<n>` in MiniLLM's ready prompts; None: nothing.
+        template: a name of `eval_harness.shared.text.templates` or a format string; not used by
+            rows that bring a ready `prompt`.
+        add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
+            first token; false, nothing that the template does not bring.
+        max_length: prompt, response and end token together, in tokens.
+        max_prompt_length: in tokens, below `max_length`.
+        long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
+        num_rows: only the first rows that are read; None is all.
+        loss_on_prompt: supervise the prompt too.
+    """
+
+    path: str
+    name: str | None = None
+    data_files: str | None = None
+    split: str | None = None
+    newline: str | None = None
+    template: str = "alpaca"
+    add_bos_token: bool | str = "auto"
+    max_length: int = 512
+    max_prompt_length: int = 256
+    long_prompts: str = "drop"
+    num_rows: int | None = None
+    loss_on_prompt: bool = False
+
+
+def load_examples(
+    spec: Any, tokenizer: Any, *, where: str, default_split: str = "train"
+) -> InstructionDataset:
+    """Reads and tokenises a data set.
+
+    Prompt and response are tokenised apart, so that a prompt has the same tokens here and when an
+    answer to it is generated. (The reference tokenises both as one text and cuts that at the
+    prompt's length.)
+
+    Args:
+        spec: a `DatasetSpec`, or the recipe's section with the same fields.
+        tokenizer: with EOS and pad tokens, as `load_tokenizer` gives it.
+        where: the section's YAML path, for errors.
+        default_split: for Hub data sets and folders, where the section names none.
+    Raises:
+        DistillensError: the data cannot be read, a limit leaves no room, or nothing is supervised.
+    """
+    _check(spec, where)
+    counts = DataCounts()
+    kept: list[RawRow] = []
+    for row in read_rows(spec, where=where, default_split=default_split):
+        counts.read += 1
+        if row.references and row.references[0].strip():
+            kept.append(row)
+        else:
+            counts.empty += 1
+    encoder = _encoder(spec, tokenizer, where)
+    prompts = _prompts(kept, encoder, spec.path)
+    responses = encoder.responses([row.references[0] for row in kept])
+    rows = []
+    for raw, prompt, response in zip(kept, prompts, responses, strict=True):
+        prompt_ids = prompt.ids
+        if len(prompt_ids) > spec.max_prompt_length:
+            if spec.long_prompts == "drop":
+                counts.dropped_long_prompts += 1
+                continue
+            prompt_ids = _cut(raw, spec, encoder, where)
+            counts.cut += 1
+        room = spec.max_length - len(prompt_ids)
+        response_ids = [*response.ids, *encoder.end_ids]
+        counts.truncated_responses += len(response_ids) > room
+        outcomes = (prompt.outcome, response.outcome)
+        counts.special += Outcome.SPECIAL in outcomes
+        counts.as_text += Outcome.SPECIAL not in outcomes and Outcome.AS_TEXT in outcomes
+        rows.append(Row(raw.id, prompt_ids, response_ids[:room], raw.references))
+    counts.kept = len(rows)
+    dataset = InstructionDataset(
+        spec,
+        rows,
+        counts,
+        pad_id=tokenizer.pad_token_id,
+        prefix_ids=encoder.prefix_ids,
+        end_ids=encoder.end_ids[-1:],
+        notes=encoder.describe(),
+    )
+    dataset.count_tokens()
+    if counts.supervised_tokens == 0:
+        raise DistillensError(
+            f"{where}: nothing is supervised, so nothing can be learnt: {dataset.describe()}"
+        )
+    return dataset
+
+
+def _check(spec: Any, where: str) -> None:
+    if spec.max_prompt_length >= spec.max_length:
+        raise DistillensError(
+            f"{where}.max_prompt_length = {spec.max_prompt_length}, expected less than max_length "
+            f"({spec.max_length}), or no room is left for the response"
+        )
+    if spec.long_prompts not in ("drop", "cut"):
+        raise DistillensError(f"{where}.long_prompts = {spec.long_prompts!r}, expected drop or cut")
+    try:
+        check_template(spec.template)
+    except DistillensError as error:
+        raise DistillensError(f"{where}.template: {error}") from error
+
+
+def _encoder(spec: Any, tokenizer: Any, where: str) -> TextEncoder:
+    add_bos_token = check_add_bos_token(
+        getattr(spec, "add_bos_token", "auto"), f"{where}.add_bos_token"
+    )
+    try:
+        return TextEncoder(tokenizer, template=spec.template, add_bos_token=add_bos_token)
+    except DistillensError as error:
+        raise DistillensError(f"{where}: {error}") from error
+
+
+def _prompts(rows: Sequence[RawRow], encoder: TextEncoder, path: str) -> list[Encoded]:
+    parts = [_parts(row, encoder) for row in rows]
+    prompts = encoder.prompts(parts)
+    for row, pieces, prompt in zip(rows, parts, prompts, strict=True):
+        encoder.check_turns(pieces, prompt.outcome, f"{path}: row {row.id!r}")
+    return prompts
+
+
+def _parts(row: RawRow, encoder: TextEncoder) -> list[Part]:
+    if row.instruction is None:
+        # Whoever wrote it wrote the template too: its special tokens are meant.
+        return [Part(row.prompt or "", from_row=False)]
+    before, body, after = prompt_parts(
+        encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer
+    )
+    return [*before, body, *after]
+
+
+def _cut(row: RawRow, spec: Any, encoder: TextEncoder, where: str) -> list[int]:
+    limit = spec.max_prompt_length
+    if row.instruction is None:
+        text, ending = _split_ready_prompt(row.prompt or "")
+        parts: tuple[list[Part], Part, list[Part]] = ([], Part(text, False), [Part(ending, False)])
+        ids = cut_body(parts, encoder, limit)
+        # Where its last line alone is too long, there is nothing to keep whole.
+        return (
+            ids if ids is not None else encoder.prompt([Part(row.prompt or "", False)]).ids[:limit]
+        )
+    try:
+        ids, _ = cut_prompt(
+            spec.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
+        )
+    except DistillensError as error:
+        raise DistillensError(f"{where}.max_prompt_length: {error}") from error
+    return ids
+
+
+def _split_ready_prompt(prompt: str) -> tuple[str, str]:
+    """(text, last line) of a ready prompt: what asks for the response must survive the cut."""
+    text, separator, ending = prompt.rpartition("\n\n")
+    if not separator or len(ending) > _LONGEST_ENDING:
+        return prompt, ""
+    return text, separator + ending

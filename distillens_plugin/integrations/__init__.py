@@ -1,0 +1,1 @@
+"""The lens inside other people's trainers."""

@@ -1,0 +1,1 @@
+"""torchdistill: the registry keys, and what its boxes call."""

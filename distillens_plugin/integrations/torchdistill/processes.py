@@ -1,0 +1,119 @@
+"""What torchdistill's boxes call around an epoch and a batch, with their faults mended.
+
+`default_post_forward_process` divides the loss in place, drops the last partial accumulation window
+and clips without accelerate; the default pre-epoch process leaves a teacher in train mode.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchdistill.core.util import clear_io_dict
+
+from distillens_plugin.losses.trained_parameters import adopt, average_gradients
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did."""
+
+    grad_norm: Tensor | None
+    skipped: bool = False
+
+
+def trained_model(box: Any) -> nn.Module:
+    """The (wrapped) model that a DistillationBox or a TrainingBox trains."""
+    return box.student_model if hasattr(box, "student_model") else box.model
+
+
+def pre_epoch(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
+    """`pre_epoch_process: distillens.pre_epoch`: student in train mode, teacher in eval mode, new
+    order; parameters of the loss join the optimizer.
+
+    Args:
+        epoch: number of the epoch, which decides the order of the batches.
+    """
+    for name in ("teacher_io_dict", "student_io_dict", "model_io_dict"):
+        clear_io_dict(getattr(self, name, {}))
+    trained_model(self).train()
+    teacher = getattr(self, "teacher_model", None)
+    if teacher is not None and not self.teacher_updatable:
+        teacher.eval()
+    adopt(self)
+    if epoch is not None:
+        set_epoch(self.train_data_loader, epoch)
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tells every sampler of a (prepared) data loader which epoch it is."""
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    # accelerate shards a batch sampler by wrapping it, and tells only the innermost sampler.
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        for candidate in (sampler, getattr(sampler, "sampler", None)):
+            if candidate is not None and hasattr(candidate, "set_epoch"):
+                candidate.set_epoch(epoch)
+        sampler = getattr(sampler, "batch_sampler", None)
+
+
+def post_forward(self: Any, loss: Tensor, metrics: Any = None, **kwargs: Any) -> StepReport | None:
+    """`post_forward_process: distillens.post_forward`: backward, and a step where a window ends.
+
+    A window is `grad_accum_step` batches, or what is left of them at the end of an epoch. Each loss
+    is a mean over its batch; the window's gradient is the mean of those. Our runner normalises by
+    supervised tokens over the window and all ranks instead.
+
+    Returns:
+        A report where the optimiser stepped, else None.
+    """
+    per_epoch = len(self.train_data_loader)
+    self.stage_grad_count += 1
+    batch = (self.stage_grad_count - 1) % per_epoch + 1
+    window_start = (batch - 1) // self.grad_accum_step * self.grad_accum_step
+    window = min(self.grad_accum_step, per_epoch - window_start)
+    backward(self, loss / window)
+    if batch - window_start == window:
+        return step(self)
+    return None
+
+
+def backward(box: Any, loss: Tensor) -> None:
+    """Backward through accelerate where there is one (it scales the loss in fp16)."""
+    if box.accelerator is None:
+        loss.backward()
+    else:
+        box.accelerator.backward(loss)
+
+
+def step(box: Any) -> StepReport:
+    """Clip, optimiser step, schedule step; gradients are cleared."""
+    average_gradients(box)
+    grad_norm = clip(box)
+    return StepReport(grad_norm, apply_gradients(box))
+
+
+def apply_gradients(box: Any) -> bool:
+    """Optimiser and schedule step; gradients are cleared.
+
+    Returns:
+        Whether the step was skipped: fp16's scaler does so where a gradient overflowed, and then
+        the schedule waits for a real one.
+    """
+    box.optimizer.step()
+    box.optimizer.zero_grad()
+    skipped = box.accelerator is not None and box.accelerator.optimizer_step_was_skipped
+    if box.lr_scheduler is not None and box.scheduling_step > 0 and not skipped:
+        box.lr_scheduler.step()
+    return skipped
+
+
+def clip(box: Any) -> Tensor | None:
+    """Clips the gradient to `max_grad_norm`; returns its norm before, None without a limit."""
+    if box.max_grad_norm is None:
+        return None
+    parameters = [p for group in box.optimizer.param_groups for p in group["params"]]
+    if box.accelerator is None:
+        return torch.nn.utils.clip_grad_norm_(parameters, box.max_grad_norm)
+    return box.accelerator.clip_grad_norm_(parameters, box.max_grad_norm)

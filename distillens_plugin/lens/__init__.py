@@ -1,0 +1,1 @@
+"""Reading a model: its layers, its unembedding, its residual streams."""

@@ -1,0 +1,111 @@
+"""What a model's config alone tells, without weights: layers, width, vocabulary, block path."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from distillens_plugin.lens.positions import num_positions
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.config_files import check_config
+from eval_harness.shared.model_folder.shapes import empty_model
+
+# Where a PeftModel with LoRA keeps the model it wraps.
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """num_layers blocks under the path `blocks` (None: not recognised), width D, vocabulary V,
+    num_positions tokens at the longest (None: the config does not say).
+    """
+
+    num_layers: int
+    width: int
+    vocab_size: int
+    tied: bool
+    blocks: str | None
+    num_positions: int | None
+
+
+def block_lists(model: nn.Module) -> list[str]:
+    """Paths of the module lists that could be the blocks, likeliest first.
+
+    As many modules as the config has layers, not inside another such list; lists of one class
+    before mixed ones (hybrid models have them), then those with the most parameters first.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    num_layers = getattr(text, "num_hidden_layers", None)
+    found: dict[str, tuple[bool, int]] = {}
+    for path, module in model.named_modules():
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) > 0
+            and len(module) == (num_layers or len(module))
+            and not any(path.startswith(f"{outer}.") for outer in found)
+        ):
+            size = sum(parameter.numel() for parameter in module.parameters())
+            found[path] = (len({type(child) for child in module}) > 1, -size)
+    return sorted(found, key=lambda path: found[path])
+
+
+def facts_from_config(
+    config: Mapping[str, Any] | Any, *, peft: bool = False, trust_remote_code: bool = False
+) -> ModelFacts:
+    """Builds the model on the meta device (no memory, no weights) and looks at its shape.
+
+    Args:
+        config: a transformers config, or the content of a config.json.
+        peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then the path
+            on that, as `find_anatomy` gives it.
+        trust_remote_code: the model's own code may run.
+    Raises:
+        DistillensError: the config has no known `model_type`, numbers beyond every real model, or
+            no causal LM can be built from it.
+    """
+    config = read_config(config) if isinstance(config, Mapping) else _checked(config)
+    model = empty_model(config, trust_remote_code=trust_remote_code)
+    blocks = block_lists(model)
+    text = config.get_text_config()
+    head = model.get_output_embeddings()
+    return ModelFacts(
+        num_layers=len(model.get_submodule(blocks[0])) if blocks else text.num_hidden_layers,
+        width=text.hidden_size,
+        vocab_size=len(head.weight) if head is not None else text.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+        blocks=(PEFT_PREFIX if peft else "") + blocks[0] if blocks else None,
+        num_positions=num_positions(config),
+    )
+
+
+def _checked(config: Any) -> Any:
+    check_config(config.to_dict())
+    return config
+
+
+def read_config(fields: Mapping[str, Any]) -> Any:
+    """A transformers config from the content of a config.json.
+
+    Raises:
+        DistillensError: no known `model_type`, or values that its config class refuses.
+    """
+    from transformers import CONFIG_MAPPING
+
+    model_type = fields.get("model_type")
+    if model_type is None:
+        raise DistillensError("the model's config has no model_type, such as gpt2 or llama")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise DistillensError(
+            f"model_type = {model_type!r} is not one that transformers knows, such as gpt2{hint}"
+        )
+    check_config(fields)
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(dict(fields))
+    except Exception as error:  # config classes validate with exceptions of their own
+        reason = " ".join(str(error).split())
+        raise DistillensError(f"the model's config ({model_type}): {reason}") from error

@@ -1,0 +1,46 @@
+"""Whether somebody's hook reads what the unembedding gives: then a model cannot run without it.
+
+Under a headless forward the head sees the rows of no position at all. A loss on its output, such as
+torchdistill's own on `lm_head`, would be the mean over nothing: NaN, without a word.
+"""
+
+from torch import nn
+
+from distillens_plugin.lens.probe import unwrap
+
+
+def head_reader(model: nn.Module, head: nn.Module) -> str | None:
+    """The path of a module whose hook sees the head's rows or the logits; None if there is none.
+
+    These are the head, what is inside it (LoRA), and what it is inside of, up to the wrappers.
+
+    Args:
+        model: as it is called, perhaps in DDP, torch.compile or peft.
+        head: the unembedding.
+    """
+    bare = unwrap(model)
+    for path, module in bare.named_modules():
+        if module is head:
+            return _hooked(path, module) or _hooked_above(model, bare, path)
+    return None
+
+
+def _hooked(path: str, head: nn.Module) -> str | None:
+    for inner, module in head.named_modules(prefix=path):
+        # A hook before the head reads the rows that it is given: none.
+        if module._forward_hooks or module._forward_pre_hooks:
+            return inner
+    return None
+
+
+def _hooked_above(model: nn.Module, bare: nn.Module, path: str) -> str | None:
+    names = path.split(".")[:-1]
+    above = [".".join(names[:length]) for length in range(len(names), -1, -1)]
+    for name in above:
+        if bare.get_submodule(name)._forward_hooks:
+            return name or "."
+    while model is not bare:
+        if model._forward_hooks:
+            return "."
+        model = next(model.children())
+    return None

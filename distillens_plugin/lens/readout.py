@@ -1,0 +1,158 @@
+"""Reads a model's residual stream as next-token logits, through the model's own parameters.
+
+Shapes: N rows, D width of the residual stream, D_head what the unembedding reads, V vocabulary.
+
+The parameters are live: what is read here trains with the model (tied embedding, LoRA).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillens_plugin.fused import Head
+from distillens_plugin.lens.probe import plain_model
+from eval_harness.errors import DistillensError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a causal LM keeps what the lens needs; found by `architectures.find_anatomy`.
+
+    Paths are those of `plain_model(model)`, except for `blocks`, which is for hooks.
+
+    Attributes:
+        blocks: path of the list of blocks on the unwrapped model, as torchdistill's forward_hook
+            takes it (on a PeftModel it starts with `base_model.model.`); layer k is the output of
+            `<blocks>.<k-1>`.
+        num_layers: number of blocks.
+        readout: modules between the last block and the head, in order.
+        norms: those of the readout that are norms.
+        head: path of the unembedding.
+        body: the module whose output's last_hidden_state is exactly what the head reads.
+        scale, softcap: logits = softcap * tanh(scale * head(h) / softcap), no tanh when None.
+        width: D of the residual stream.
+        head_width: D_head, different where the readout projects (OPT).
+        vocab_size: V, rows of the unembedding (padded rows included).
+        tied: the unembedding is the input embedding.
+        bias: the unembedding has a bias.
+        dtype: of the unembedding's weight.
+    """
+
+    blocks: str
+    num_layers: int
+    readout: tuple[str, ...]
+    norms: tuple[str, ...]
+    head: str
+    body: str
+    scale: float
+    softcap: float | None
+    width: int
+    head_width: int
+    vocab_size: int
+    tied: bool
+    bias: bool
+    dtype: torch.dtype
+
+
+def active_adapters(module: nn.Module) -> list[str]:
+    """Names of the peft LoRA adapters that take part in this module's forward now."""
+    if not hasattr(module, "get_delta_weight") or not hasattr(module, "get_base_layer"):
+        return []
+    layer: Any = module
+    if layer.disable_adapters or layer.merged:
+        return []
+    return [name for name in layer.active_adapters if name in layer.lora_A]
+
+
+def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, D_head] and bias [V] of a head, LoRA merged in and differentiable in its factors.
+
+    Raises:
+        DistillensError: the weight is no matrix of floats (quantised).
+    """
+    layer: Any = module
+    base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    weight: Any = getattr(base, "weight", None)
+    bias: Any = getattr(base, "bias", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        found = f"{tuple(weight.shape)} {weight.dtype}" if isinstance(weight, Tensor) else "none"
+        raise DistillensError(
+            f"the unembedding {type(base).__name__} has no plain weight matrix (found: {found}); "
+            "a quantised head cannot be read: load it unquantised (llm_int8_skip_modules)"
+        )
+    for adapter in active_adapters(module):
+        weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
+        extra = layer.lora_B[adapter].bias
+        if extra is not None:
+            extra = extra * layer.scaling[adapter]
+            bias = extra if bias is None else bias + extra
+    return weight, bias
+
+
+class Lens:
+    """A model's readout and head, for hidden states of any layer.
+
+    Args:
+        model: the (wrapped, peft) model; kept alive by the lens.
+        anatomy: what `find_anatomy(model)` found.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
+        plain = plain_model(model)
+        self.anatomy = anatomy
+        self._head = plain.get_submodule(anatomy.head)
+        self._readout = [plain.get_submodule(path) for path in anatomy.readout]
+        self._is_norm = [path in anatomy.norms for path in anatomy.readout]
+
+    @property
+    def blocks_path(self) -> str:
+        return self.anatomy.blocks
+
+    @property
+    def num_layers(self) -> int:
+        return self.anatomy.num_layers
+
+    @property
+    def read_width(self) -> int:
+        """D_head, the width of what `apply_readout` returns."""
+        return self.anatomy.head_width
+
+    def head(self) -> Head:
+        """The unembedding as it is now. Call it once a step: LoRA on the head is merged here.
+
+        (Its dropout, if it has one, is not applied.)
+        """
+        weight, bias = unembedding(self._head)
+        return Head(weight, bias, softcap=self.anatomy.softcap, scale=self.anatomy.scale)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Of the unembedding: its weight and bias, and what LoRA adds."""
+        return list(self._head.parameters())
+
+    def apply_readout(self, hidden: Tensor, *, norm: str = "final") -> Tensor:
+        """Rows of any layer as the unembedding takes them.
+
+        Args:
+            hidden: [..., D], the residual stream.
+            norm: `final` applies the model's final norm (the logit lens as first published);
+                `identity` leaves norms out (the paper's code) but keeps projections, without which
+                widths would not fit.
+        Returns:
+            [..., D_head], in the type of `hidden`.
+        Raises:
+            ValueError: another norm.
+        """
+        if norm not in ("identity", "final"):
+            raise ValueError(f"norm must be 'identity' or 'final', found {norm!r}")
+        rows = hidden
+        for module, is_norm in zip(self._readout, self._is_norm, strict=True):
+            if is_norm and norm == "identity":
+                continue
+            parameter = next(module.parameters(), None)
+            # Under autocast the stream can be bfloat16 while the norm's gain is float32.
+            rows = rows if parameter is None else rows.to(parameter.dtype)
+            # Not module(rows): that would fire hooks on the final norm with the lens's rows.
+            rows = module.forward(rows)
+        return rows.to(hidden.dtype)

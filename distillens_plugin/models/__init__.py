@@ -1,0 +1,1 @@
+"""Teachers, students and their tokenizers: loaded, adapted, sampled from."""

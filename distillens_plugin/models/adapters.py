@@ -1,0 +1,141 @@
+"""peft adapters: those that are trained, and those that come with a model and are merged in."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from distillens_plugin.models.merging import merge, quiet_peft
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.adapter_patterns import check_patterns
+from eval_harness.shared.model_folder.checks import check_adapter_fits
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_adapter
+
+# What the names of an adapter's own weights hold.
+_OWN = ("lora_", "modules_to_save")
+
+
+def add_lora(model: PreTrainedModel, lora: Any, *, where: str) -> Any:
+    """The model as a PeftModel with LoRA, everything else frozen.
+
+    Args:
+        lora: the recipe's section (recipe.schema.models.Lora).
+        where: its YAML path, for errors.
+    Raises:
+        DistillensError: target_modules match nothing, or modules that peft cannot adapt.
+    """
+    peft = import_peft()
+    names = [name for name, _ in model.named_modules()]
+    check_patterns({"target_modules": lora.target_modules}, names, where)
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with quiet_peft():
+            return peft.get_peft_model(model, config)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise DistillensError(
+            f"{where}.target_modules: found {lora.target_modules!r} ({first_line(error)}); "
+            "expected names of this model's linear or embedding modules, such as q_proj, "
+            "all-linear, or a regular expression of module paths"
+        ) from error
+
+
+def name_base(model: Any, spec: Any) -> None:
+    """Lets the trained adapter name the weights that it belongs to, or none.
+
+    An adapter on top of another, or on a student without weights of its own, belongs to weights
+    that are nowhere but in the merged model.
+
+    Args:
+        model: a PeftModel.
+        spec: the student's section (recipe.schema.models.StudentSpec).
+    """
+    config = model.peft_config["default"]
+    named = spec.init is None and spec.adapter is None
+    config.base_model_name_or_path = spec.name_or_path if named else None
+    config.revision = spec.revision if named else None
+
+
+def has_base(model: Any) -> bool:
+    """Whether a PeftModel's adapter names the weights that it belongs to."""
+    return model.peft_config["default"].base_model_name_or_path is not None
+
+
+def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTrainedModel:
+    """The model with the adapter that its section names merged in; trainable as it was before.
+
+    Raises:
+        DistillensError: the adapter is not there, belongs to another model, or cannot be merged.
+    """
+    peft = import_peft()
+    before = {
+        name: (parameter.requires_grad, parameter.dtype)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    here = f"{where}.adapter"
+    try:
+        if os.path.isdir(spec.adapter):
+            check_adapter_fits(Path(spec.adapter), None)
+        config = peft.PeftConfig.from_pretrained(spec.adapter)
+        fields = {**config.to_dict(), "peft_type": getattr(config.peft_type, "value", None)}
+        known = f"{here} {spec.adapter}"
+        check_adapter(fields, known, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)
+        check_patterns(fields, [name for name, _ in model.named_modules()], "adapter_config.json")
+        with quiet_peft():
+            adapted = peft.PeftModel.from_pretrained(model, spec.adapter, config=config)
+        _check_names(adapted, peft.utils.load_peft_weights(spec.adapter, device="cpu"))
+        plain = merge(adapted)
+    except DistillensError as error:
+        raise DistillensError(f"{here}: {spec.adapter!r}: {error}") from error
+    except Exception as error:  # whatever peft raises at files that are not as it wrote them
+        raise DistillensError(
+            f"{here}: cannot load {spec.adapter!r} ({first_line(error)}); expected a folder or a "
+            "Hub name with adapter_config.json, of an adapter of this model"
+        ) from error
+    for name, parameter in plain.named_parameters(remove_duplicate=False):
+        # peft freezes the base, and computes in float32.
+        trainable, dtype = before[name]
+        parameter.requires_grad_(trainable)
+        parameter.data = parameter.data.to(dtype)
+    return plain
+
+
+def _check_names(adapted: Any, given: Mapping[str, Any]) -> None:
+    """Refuses an adapter that has weights for other modules than it is put on."""
+    peft = import_peft()
+    needed = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    missing = sorted(name for name in needed - set(given) if _is_own(name))
+    unused = sorted(name for name in set(given) - needed if _is_own(name))
+    for names, what in ((missing, "lacks"), (unused, "has no place for")):
+        if names:
+            who = "the adapter" if names is missing else "the model"
+            raise DistillensError(
+                f"{who} {what} {len(names)} of the adapter's weights, the first is {names[0]}; is "
+                "it an adapter of another model?"
+            )
+
+
+def _is_own(name: str) -> bool:
+    return any(part in name for part in _OWN)
+
+
+def import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise DistillensError(
+            "the recipe uses LoRA, which needs peft: pip install 'distillens[peft]'"
+        ) from error
+    return peft
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,1 @@
+"""Answers that the student samples while it trains."""

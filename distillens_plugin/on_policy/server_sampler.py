@@ -1,0 +1,168 @@
+"""On-policy answers from a vLLM server that holds the student's weights."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from distillens_plugin.lens.discovery import unwrap
+from distillens_plugin.lens.probe import undisturbed
+from distillens_plugin.models.generating import num_unembedded
+from distillens_plugin.models.merging import merged
+from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.weights_check import WeightsCheck
+from distillens_plugin.recipe.schema.train import OnPolicy
+from distillens_plugin.storage.main_process import on_main_process
+from distillens_plugin.storage.model_folder import replace_folder
+from eval_harness.errors import RunFailure
+from eval_harness.protocols.protocol import request_seed
+
+
+class ServerSampler:
+    """A vLLM server, which gets the student's weights through a folder every `sync_every` steps.
+
+    Steps are counted within their epoch, so that a run that is gone on with from the end of one
+    samples what it would have.
+
+    Before the first step the way of the weights is tried: the server gets a noisy student, whose
+    log-probabilities of one prompt must come back, and then the student again. A server that keeps
+    old weights, or a part of them, would otherwise go unnoticed. Each later step that sends weights
+    asks for that prompt twice: the server must still have had the weights before, and have the new
+    ones after.
+
+    Args:
+        model: the (wrapped) student.
+        probe_ids: tokens of one row, for the trial.
+        end_ids: tokens that end an answer, as `eos_id` does.
+        num_ids: ids from here up are not to be sampled.
+        vocab_size: rows of the student's unembedding.
+    """
+
+    def __init__(
+        self,
+        server: VllmServer,
+        model: nn.Module,
+        settings: OnPolicy,
+        *,
+        probe_ids: list[int],
+        eos_id: int,
+        seed: int,
+        accelerator: Accelerator,
+        end_ids: Sequence[int] = (),
+        num_ids: int | None = None,
+    ) -> None:
+        assert settings.server is not None
+        self._server = server
+        self._model = model
+        self._settings = settings
+        self._sync_every = settings.server.sync_every
+        self._probe_ids = probe_ids
+        self._eos_id, self._end_ids = eos_id, tuple(end_ids)
+        self._num_ids = num_ids
+        self._seed = seed
+        self._accelerator = accelerator
+        # What the weights that the server has give, and how to tell them from others.
+        self._expected = torch.empty(0)
+        self._check: WeightsCheck | None = None
+        # Deleted when the process ends, or with this object.
+        self._parent = (
+            tempfile.TemporaryDirectory(prefix="distillens-", dir=settings.server.weights_dir)
+            if accelerator.is_main_process
+            else None
+        )
+
+    def start_step(self, step: int) -> None:
+        if step % self._sync_every == 0:
+            self._expected, apart = on_main_process(self._accelerator, self._update)
+            if self._check is None:
+                self._check = WeightsCheck(self._server.base_url, apart)
+            self._check.remember(self._expected)
+
+    def sample(
+        self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int
+    ) -> list[list[int]]:
+        longest = self._settings.max_new_tokens or max_length
+        num_retries = self._server.num_retries
+        answers = self._server.sample(
+            prompts,
+            seeds=[request_seed(self._seed, f"epoch {epoch}", row_id) for row_id in row_ids],
+            max_new_tokens=[min(longest, max_length - len(prompt)) for prompt in prompts],
+            temperature=self._settings.temperature,
+            top_p=self._settings.top_p,
+            num_ids=self._num_ids,
+            vocab_size=num_unembedded(unwrap(self._model)),
+            eos_id=self._eos_id,
+            end_ids=self._end_ids,
+        )
+        if self._server.num_retries != num_retries:
+            # It may have been started anew, with the weights that it was started from.
+            self._verify()
+        return answers
+
+    def _verify(self) -> None:
+        if self._check is not None:
+            self._check.check(self._server.log_probabilities(self._probe_ids), self._expected)
+
+    def _update(self) -> tuple[Tensor, float]:
+        """Sends the student; its log-probabilities, and how far apart those of two models are."""
+        # Answers since the last time came from the weights that it had.
+        self._verify()
+        model = merged(unwrap(self._model))
+        plain = dict(model.state_dict())
+        expected = self._log_probabilities(model, plain)
+        check = self._check or self._tried(model, plain, expected)
+        self._send(model, plain)
+        check.check(self._server.log_probabilities(self._probe_ids), expected)
+        return expected, check.apart
+
+    def _tried(self, model: Any, plain: dict[str, Tensor], expected: Tensor) -> WeightsCheck:
+        """Sends a noisy student, which must come back as one."""
+        noisy = _with_noise(model)
+        expected_noisy = self._log_probabilities(model, noisy)
+        apart = (expected - expected_noisy).abs().mean().item()
+        check = WeightsCheck(self._server.base_url, apart)
+        self._send(model, plain)
+        self._server.log_probabilities(self._probe_ids)
+        self._send(model, noisy)
+        check.check(self._server.log_probabilities(self._probe_ids), expected_noisy)
+        return check
+
+    def _send(self, model: Any, weights: dict[str, Tensor]) -> None:
+        assert self._parent is not None
+        folder = Path(self._parent.name).resolve() / "student"
+        partial = folder.with_name("partial")
+        try:
+            # It takes the tensors out of the mapping that it is given.
+            model.save_pretrained(partial, state_dict=dict(weights))
+            replace_folder(partial, folder)
+        except Exception as error:
+            raise RunFailure(f"{folder}: cannot save the student for vLLM: {error}") from error
+        self._server.load_weights(folder)
+
+    def _log_probabilities(self, model: Any, weights: dict[str, Tensor]) -> Tensor:
+        """As the server's, by the model itself; [T - 1], on the host."""
+        ids = torch.tensor([self._probe_ids], device=next(model.parameters()).device)
+        with undisturbed(model), self._accelerator.autocast():
+            logits = functional_call(
+                model, weights, kwargs={"input_ids": ids}, tie_weights=False
+            ).logits
+        scores = logits[0, :-1].float().log_softmax(-1)
+        return scores.gather(-1, ids[0, 1:, None])[:, 0].cpu()
+
+
+def _with_noise(model: nn.Module) -> dict[str, Tensor]:
+    """The state with every parameter 50 % off or so; tied ones stay tied."""
+    generator = torch.Generator().manual_seed(0)
+    noisy = {
+        name: p.detach() * (1 + 0.5 * torch.randn(p.shape, generator=generator)).to(p)
+        for name, p in model.named_parameters(remove_duplicate=True)
+    }
+    names: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        noisy[name] = noisy[names[id(p)]]
+    return {**model.state_dict(), **noisy}

@@ -1,0 +1,1 @@
+"""All that can be checked about a recipe before anything expensive starts."""

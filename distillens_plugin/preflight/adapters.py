@@ -1,0 +1,95 @@
+"""`--validate`, adapters: LoRA on an empty model of the student's config, and adapters' files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin.lens.config_facts import read_config
+from distillens_plugin.models.adapters import add_lora, first_line, import_peft
+from distillens_plugin.models.hub import Hub, UnreachableError
+from distillens_plugin.recipe.schema.recipe import Recipe
+from eval_harness.errors import DistillensError
+from eval_harness.shared.files.json_files import read_json_object
+from eval_harness.shared.model_folder.checks import check_model_folder
+from eval_harness.shared.model_folder.shapes import empty_model
+
+_MAX_CONFIG_BYTES = 10_000_000
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
+    """Whether LoRA finds the modules that it is to be put on; on the meta device.
+
+    Raises:
+        DistillensError: target_modules match nothing, or modules that peft cannot adapt.
+    """
+    import torch
+
+    spec = recipe.models.trained
+    if spec.lora is None:
+        return []
+    key = f"models.{recipe.trained_role}.lora"
+    try:
+        config = _config(recipe, hub)
+    except UnreachableError as error:
+        return [f"skipped {key} because {error}"]
+    trusted = recipe.models.trusts_trained_code
+    model = empty_model(config, trust_remote_code=trusted)
+    with torch.device("meta"):
+        adapted = add_lora(model, spec.lora, where=recipe.where(key))
+    num_modules = sum(hasattr(module, "base_layer") for module in adapted.modules())
+    num_trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return [f"ok {key}: on {num_modules} modules, {num_trained:,} parameters"]
+
+
+def _config(recipe: Recipe, hub: Hub) -> Any:
+    """Of the student; where it is cut from a model that one's, which has the same modules."""
+    spec: Any = recipe.models.trained
+    if spec.init is not None and spec.init.config is not None:
+        return read_config(spec.init.config)
+    if spec.init is not None:
+        spec = spec.cut_source if spec.init.teacher is not None else recipe.models.teacher_model
+    if os.path.isdir(spec.name_or_path):
+        folder = Path(spec.name_or_path)
+        return check_model_folder(
+            folder, trust_remote_code=spec.trust_remote_code, must_have_weights=False
+        ).config
+    return hub.config(spec, recipe.where("models"))
+
+
+def check_adapter_folder(folder: Path, where: str) -> None:
+    """Refuses a folder that holds no adapter, or one that cannot be merged into its model.
+
+    Args:
+        where: the recipe's key, for the line.
+    Raises:
+        DistillensError: names the file.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise DistillensError(
+            f"{where}: {folder} has no adapter_config.json; expected a folder that peft wrote"
+        )
+    try:
+        kind = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)["peft_type"]
+    except (DistillensError, KeyError) as error:
+        raise DistillensError(
+            f"{where}: {file} cannot be read ({first_line(error)}); expected what peft wrote, with "
+            "a peft_type such as LORA"
+        ) from error
+    peft = import_peft()
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {str(name.value): made for name, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if not isinstance(kind, str) or kind not in known:
+        raise DistillensError(
+            f"{where}: {file}: peft_type: found {str(kind)[:60]!r}, which peft does not know; "
+            "expected one such as LORA"
+        )
+    if issubclass(known[kind], peft.PromptLearningConfig):
+        raise DistillensError(
+            f"{where}: {file}: peft_type: found {kind}, which is not part of the weights and so "
+            "cannot be merged in; expected one such as LORA"
+        )
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise DistillensError(f"{where}: {folder} has no {_WEIGHTS[0]}; was it copied whole?")

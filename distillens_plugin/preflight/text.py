@@ -1,0 +1,37 @@
+"""`--validate`, part three: whether the tokenizer can do what templates and prompts ask of it."""
+
+from typing import Any
+
+from distillens_plugin.models.tokenizers import beginnings_differ
+from distillens_plugin.recipe.schema.recipe import Recipe
+from eval_harness.errors import DistillensError
+from eval_harness.shared.text.tokenisation import TextEncoder
+
+
+def check_text(recipe: Recipe, tokenizer: Any, teacher_tokenizer: Any | None) -> list[str]:
+    """Chat templates are rendered, first and end tokens looked up.
+
+    Args:
+        tokenizer: that of the data.
+        teacher_tokenizer: where it is another one.
+    Raises:
+        DistillensError: a data set's template or add_bos_token asks for what the tokenizer lacks.
+    """
+    lines = []
+    for split in ("train", "validation"):
+        spec = getattr(recipe.datasets, split)
+        if spec is None:
+            continue
+        try:
+            encoder = TextEncoder(
+                tokenizer, template=spec.template, add_bos_token=spec.add_bos_token
+            )
+        except DistillensError as error:
+            key = "add_bos_token" if str(error).startswith("add_bos_token") else "template"
+            raise DistillensError(f"{recipe.where(f'datasets.{split}.{key}')}: {error}") from None
+        told = encoder.describe()
+        if teacher_tokenizer is not None and spec.add_bos_token == "auto":
+            told += beginnings_differ(teacher_tokenizer, tokenizer)
+        if told:
+            lines.append(f"ok datasets.{split}: {'; '.join(told)}")
+    return lines

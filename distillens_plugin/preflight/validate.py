@@ -1,0 +1,210 @@
+"""`--validate`: everything about a recipe that can be checked without loading weights.
+
+Each check prints one line, `ok ...` or `skipped ... because ...`; the first mistake is raised.
+"""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from distillens_plugin.data.rows import read_rows
+from distillens_plugin.lens.config_facts import ModelFacts
+from distillens_plugin.models.hub import Hub, UnreachableError, is_path
+from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.preflight.adapters import check_lora
+from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
+from distillens_plugin.preflight.rouge_check import check_rouge_words
+from distillens_plugin.preflight.run_length import check_enough_rows
+from distillens_plugin.prepare.teacher_answers import check_generated
+from distillens_plugin.recipe.full_form import full_form, to_yaml
+from distillens_plugin.recipe.schema.base import did_you_mean
+from distillens_plugin.recipe.schema.criterion import OWN_SUM
+from distillens_plugin.recipe.schema.data import DatasetSpec
+from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.recipe.schema.terms import OWN_TERMS
+from distillens_plugin.storage.run_folder import check_free
+from eval_harness.errors import DistillensError
+
+_MAX_DATA_FILES = 10_000
+_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def validate_without_weights(recipe: Recipe, *, overwrite: bool = False) -> list[str]:
+    """Checks data, templates, model configs, layers, vocabularies, adapters and output folder.
+
+    Args:
+        overwrite: a run in the output folder is no mistake.
+    Returns:
+        One line per check, those skipped with the reason.
+    Raises:
+        DistillensError: the first mistake found.
+    """
+    lines = [f"ok {recipe.path}: keys, types and ranges"]
+    lines.append(_check_losses(recipe))
+    lines.append(_check_output(recipe, overwrite))
+    hub = Hub()
+    lines += _check_data(recipe, hub)
+    facts: dict[str, ModelFacts] = {}
+    for role in ("teacher_model", recipe.trained_role):
+        lines += check_model(recipe, role, facts, hub)
+    lines += check_lora(recipe, hub)
+    lines += check_layers(recipe, facts)
+    lines += check_vocabularies(recipe, facts, hub)
+    lines += _check_server(recipe, facts)
+    return lines
+
+
+def _check_server(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
+    """Asks the vLLM server that on-policy answers come from, if there is one."""
+    server = recipe.train.on_policy.server if recipe.train.on_policy is not None else None
+    if server is None:
+        return []
+    limits = [model.num_positions for model in facts.values() if model.num_positions is not None]
+    max_length = min([recipe.datasets.train.max_length, *limits])
+    try:
+        VllmServer(server.base_url, timeout_s=server.timeout_s).check(max_length=max_length)
+    except DistillensError as error:
+        raise DistillensError(f"{recipe.where('train.on_policy.server')}: {error}") from error
+    return [f"ok train.on_policy.server: {server.base_url} takes weights"]
+
+
+def print_full_form(recipe: Recipe) -> None:
+    """Prints the recipe as torchdistill takes it.
+
+    Raises:
+        DistillensError: a model's config cannot be had, so the block paths are not known.
+    """
+    hub = Hub()
+    facts: dict[str, ModelFacts] = {}
+    for role in ("teacher_model", recipe.trained_role):
+        lines = check_model(recipe, role, facts, hub)
+        if lines and role not in facts:
+            raise DistillensError(
+                f"{recipe.where(f'models.{role}')}: the full form needs the model's config: "
+                f"{lines[0]}"
+            )
+    form = full_form(recipe, facts[recipe.trained_role], facts.get("teacher_model"))
+    if form["train"]["scheduler"]["kwargs"].get("num_steps", 0) is None:
+        print(
+            "# scheduler.kwargs: the number of steps follows from the data; the runner fills it in"
+        )
+    if form["train"]["num_epochs"] is None:
+        print("# train.num_epochs follows from num_steps and the data; the runner fills it in")
+    if recipe.train.on_policy is not None:
+        print("# train.on_policy is the runner's own; a box by itself trains on the references")
+    print(to_yaml(form), end="")
+
+
+def _check_losses(recipe: Recipe) -> str:
+    """Losses that are not ours must be torchdistill's, or of a module under dependencies."""
+    from torchdistill.common.main_util import import_dependencies
+    from torchdistill.losses.registry import (
+        HIGH_LEVEL_LOSS_DICT,
+        LOSS_DICT,
+        LOW_LEVEL_LOSS_DICT,
+        MIDDLE_LEVEL_LOSS_DICT,
+    )
+
+    modules = [dep.model_dump(exclude_none=True) for dep in recipe.dependencies]
+    try:
+        import_dependencies(modules)
+    except ImportError as error:
+        raise DistillensError(
+            f"{recipe.where('dependencies')}: {error}; install it or delete it"
+        ) from error
+    criterion = recipe.train.criterion
+    if criterion.key != OWN_SUM:
+        _known(criterion.key, HIGH_LEVEL_LOSS_DICT, recipe.where("train.criterion.key"))
+    known = {**MIDDLE_LEVEL_LOSS_DICT, **LOSS_DICT, **LOW_LEVEL_LOSS_DICT}
+    for name, term in criterion.kwargs.sub_terms.items():
+        if term.criterion.key not in OWN_TERMS:
+            where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.key")
+            _known(term.criterion.key, known, where)
+    return f"ok train.criterion: {', '.join(criterion.kwargs.sub_terms)}"
+
+
+def _known(key: str, registry: dict[str, Any], where: str) -> None:
+    if key not in registry:
+        key = key if len(key) <= 60 else f"{key[:57]}..."
+        hint = did_you_mean(key, registry) or "name the module that registers it under dependencies"
+        raise DistillensError(f"{where}: found {key!r}, which torchdistill does not know; {hint}")
+
+
+def _check_output(recipe: Recipe, overwrite: bool) -> str:
+    assert recipe.output_dir is not None  # load_recipe
+    check_free(Path(recipe.output_dir), overwrite=overwrite)
+    return f"ok output_dir: {recipe.output_dir} is free"
+
+
+def _check_data(recipe: Recipe, hub: Hub) -> list[str]:
+    from eval_harness.shared.text.templates import check_template
+
+    lines = []
+    for split in ("train", "validation"):
+        spec = getattr(recipe.datasets, split)
+        if spec is None:
+            lines.append(f"skipped datasets.{split} because the recipe has none")
+            continue
+        try:
+            check_template(spec.template)
+        except DistillensError as error:
+            raise DistillensError(
+                f"{recipe.where(f'datasets.{split}.template')}: {error}"
+            ) from None
+        lines.append(_check_source(recipe, spec, f"datasets.{split}", hub))
+    return lines
+
+
+def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
+    where = recipe.where(f"{key}.path")
+    if spec.generated:
+        num_rows = check_generated(spec.path, where)
+        _check_length(recipe, key, min(num_rows, spec.num_rows or num_rows))
+        return f"ok {key}: {spec.path}, {num_rows} generated answers"
+    if os.path.exists(spec.path):
+        split = key.rpartition(".")[2]
+        if os.path.isdir(spec.path):
+            _check_folder_size(spec.path, where)
+        # The `datasets` library cannot read a folder without writing a cache.
+        with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
+            rows = read_rows(
+                spec, where=recipe.where(key), default_split=split, cache_dir=cache_dir
+            )
+            references = [row.references for row in rows]
+        if not references:
+            raise DistillensError(f"{where}: {spec.path} holds no rows")
+        _check_length(recipe, key, len(references))
+        note = None
+        if split == "validation" and recipe.train.best_by == "rougeL":
+            note = check_rouge_words(references, recipe.where(key))
+        return f"ok {key}: {spec.path}, {len(references)} rows" + (f"; {note}" if note else "")
+    if is_path(spec.path) or os.path.splitext(spec.path)[1] in _DATA_FILES:
+        raise DistillensError(
+            f"{where}: there is no file {spec.path}; expected a JSON Lines file or a data set's "
+            "name on the Hub"
+        )
+    try:
+        hub.require("dataset", spec.path, None, where)
+    except UnreachableError as error:
+        return f"skipped {key}, {spec.path}, because {error}"
+    return f"ok {key}: {spec.path} is on the Hub"
+
+
+def _check_folder_size(folder: str, where: str) -> None:
+    """A folder that is no data set, such as /, would be searched for hours."""
+    num_files = 0
+    for _, _, files in os.walk(folder):
+        num_files += len(files)
+        if num_files > _MAX_DATA_FILES:
+            raise DistillensError(
+                f"{where}: {folder} holds more than {_MAX_DATA_FILES} files; expected a folder of "
+                "data files alone"
+            )
+
+
+def _check_length(recipe: Recipe, key: str, num_rows: int) -> None:
+    """Rows may yet be dropped, but too few are too few; launchers tell of several processes."""
+    if key == "datasets.train":
+        world_size = os.environ.get("WORLD_SIZE", "1")
+        check_enough_rows(recipe, num_rows, int(world_size) if world_size.isdigit() else 1)

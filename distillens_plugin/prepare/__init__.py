@@ -1,0 +1,1 @@
+"""What runs before training: the lens report, the teacher's answers, the tuned lens."""

@@ -1,0 +1,176 @@
+"""What the logit lens reads from a model's layers, and how its gradient lies to that of plain KD.
+
+Legend: B rows of a batch, T tokens, N supervised positions, V vocabulary, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillens_plugin.data.supervision import Supervised
+from distillens_plugin.divergences import ForwardKL
+from distillens_plugin.fused import Group, Head, walk
+from distillens_plugin.fused.naive import head_logits
+from distillens_plugin.lens.forward import LensOutput, forward, reader_of, rows_at
+from distillens_plugin.lens.layers import Layer
+from distillens_plugin.lens.streams import recorded_streams
+
+NORMS = ("identity", "final")
+# Whole logits of this many rows at a time.
+_CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class LensReading:
+    """What one lens reads from one layer, means over positions.
+
+    Attributes:
+        logits_std: over the vocabulary.
+        entropy, kl_from_final: in nats.
+    """
+
+    logits_std: float
+    entropy: float
+    kl_from_final: float
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A lens's gradient beside that of forward KL on the final logits.
+
+    Attributes:
+        loss: of the lens, in nats a position.
+        radial: share of the squared gradient at the stream along the stream, 0 to 1.
+        unembedding, others: (ratio of norms, cosine) over these parameters; None where none train.
+    """
+
+    loss: float
+    radial: float
+    unembedding: tuple[float, float] | None
+    others: tuple[float, float] | None
+
+
+class Streams:
+    """The rows of one model's supervised positions.
+
+    Attributes:
+        layers: [N, D] by layer, before any norm.
+        final: [N, D_head], what the head reads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[tuple[dict[str, Tensor], Supervised]],
+        extra_layers: Sequence[Layer] = (),
+    ) -> None:
+        self.model = model
+        rows: dict[Layer, list[Tensor]] = {}
+        final = []
+        for batch, supervised in batches:
+            output, streams = _run(model, batch, extra_layers)
+            self.lens = output.lens
+            final.append(output.final_rows(supervised))
+            for layer, stream in streams.items():
+                rows.setdefault(layer, []).append(rows_at(stream, supervised))
+        self.final = torch.cat(final)
+        self.layers = {layer: torch.cat(parts) for layer, parts in rows.items()}
+
+    def read(self, layer: Layer, norm: str) -> Tensor:
+        """[N, D_head], one layer as the unembedding takes it."""
+        return self.lens.apply_readout(self.layers[layer], norm=norm)
+
+
+def _run(
+    model: nn.Module, batch: dict[str, Tensor], extra: Sequence[Layer]
+) -> tuple[LensOutput, dict[Layer, Tensor]]:
+    lens = reader_of(model).lens
+    layers = [*range(lens.num_layers + 1), *(layer for layer in extra if isinstance(layer, str))]
+    with recorded_streams(model, layers, lens.blocks_path) as seen:
+        return forward(model, batch), {layer: seen[layer] for layer in layers}
+
+
+@torch.no_grad()
+def read_layer(streams: Streams, layer: Layer, norm: str) -> LensReading:
+    """One layer through one lens."""
+    head, rows = streams.lens.head(), streams.read(layer, norm)
+    sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        logits = head_logits(rows[chunk], head)
+        read = logits.log_softmax(-1)
+        final = head_logits(streams.final[chunk], head).log_softmax(-1)
+        sums[0] += logits.std(-1).double().sum()
+        sums[1] -= (read.exp() * read).double().sum()
+        sums[2] += (final.exp() * (final - read)).double().sum()
+    return LensReading(*(sums / len(rows)).tolist())
+
+
+class Pulls:
+    """Compares gradients in one student, whose forward pass must have kept its graph."""
+
+    def __init__(
+        self, student: Streams, teacher: Streams, divergence: Any, temperature: float
+    ) -> None:
+        """Takes the lens's divergence and temperature."""
+        self.student, self.teacher = student, teacher
+        self.divergence, self.temperature = divergence, temperature
+        self.heads = student.lens.head(), teacher.lens.head()
+        self.parameters = [p for p in student.model.parameters() if p.requires_grad]
+        head = {id(p) for p in student.lens.head_parameters()}
+        self._is_head = [id(p) in head for p in self.parameters]
+        loss = self._loss(student.final, teacher.final, ForwardKL())
+        self._reference = self._gradients(loss)
+
+    def of(self, pair: tuple[Layer, Layer], norm: str) -> Pull:
+        """What the lens does at one pair."""
+        a, b = pair
+        loss = self._loss(
+            self.student.read(a, norm),
+            self.teacher.read(b, norm),
+            self.divergence,
+            self.temperature,
+        )
+        rows = self.student.layers[a]
+        (pull,) = torch.autograd.grad(loss, rows, retain_graph=True)
+        unembedding, others = (
+            _compare(own, reference)
+            for own, reference in zip(self._gradients(loss), self._reference, strict=True)
+        )
+        return Pull(loss.item(), radial_share(pull, rows.detach()), unembedding, others)
+
+    def _loss(
+        self, student_rows: Tensor, teacher_rows: Tensor, divergence: Any, temperature: float = 1.0
+    ) -> Tensor:
+        group = Group(
+            "one", student_rows, divergence, teacher_rows.detach(), temperature=temperature
+        )
+        heads: tuple[Head, Head] = self.heads
+        return walk([group], *heads).loss
+
+    def _gradients(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+        parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for parameter, gradient, is_head in zip(self.parameters, found, self._is_head, strict=True):
+            gradient = torch.zeros_like(parameter) if gradient is None else gradient
+            parts[0 if is_head else 1].append(gradient.flatten().float())
+        empty = self.student.final.new_zeros(0)
+        return torch.cat([empty, *parts[0]]), torch.cat([empty, *parts[1]])
+
+
+def radial_share(gradient: Tensor, rows: Tensor) -> float:
+    """Of the squared gradient [N, D], the part along the rows [N, D] themselves; 0 if all is 0."""
+    along = (gradient * F.normalize(rows, dim=-1)).sum(-1).square().sum()
+    total = gradient.square().sum()
+    return (along / total).item() if total > 0 else 0.0
+
+
+def _compare(own: Tensor, reference: Tensor) -> tuple[float, float] | None:
+    if own.numel() == 0:
+        return None
+    cosine = F.cosine_similarity(own, reference, dim=0)
+    return (own.norm() / reference.norm()).item(), cosine.item()

@@ -1,0 +1,205 @@
+"""Sequence-level distillation: the teacher answers the training prompts, the student learns those.
+
+`distillens generate RECIPE --output FILE` lets eval_harness generate (vLLM or transformers, going
+on where an interrupted run stopped) and writes rows that `datasets.train.path` reads.
+
+Source: Kim and Rush 2016, arXiv 1606.07947.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin.data.rows import RawRow, read_rows
+from distillens_plugin.recipe.schema.recipe import Recipe
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
+from eval_harness.shared.files.lock import FolderLock
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_model_args, given_remote_code
+from eval_harness.shared.text.answers import read_newlines
+
+MARK = "generated_by"
+_TASK = "training_prompts"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the teacher answers.
+
+    Attributes:
+        backend: vllm or hf.
+        model_args: for the backend, beside what the recipe says of the teacher.
+        gen_kwargs: temperature, max_gen_toks, ...; greedy where they say nothing.
+        seeds: one answer to each prompt for each; greedy has one.
+        keep_unfinished: keep answers that reached the limit without an end; left out otherwise,
+            since training would end them in mid-sentence.
+        trusted: let arguments and models run code (--trust-recipe).
+    """
+
+    backend: str = "vllm"
+    model_args: dict[str, Any] | None = None
+    gen_kwargs: dict[str, Any] | None = None
+    seeds: Sequence[int] | None = None
+    keep_unfinished: bool = False
+    trusted: bool = False
+
+
+def generate(recipe: Recipe, output: Path, how: Generation) -> str:
+    """Writes the teacher's answers to the recipe's training prompts.
+
+    Beside the file a folder `<name>.answers` keeps prompts, answers and settings, so that an
+    interrupted run goes on.
+
+    Args:
+        recipe: with a teacher_model; its datasets.train says which prompts, template and lengths.
+        output: a .jsonl file; replaced if it is there.
+    Returns:
+        One line for people: what was written and what was left out.
+    Raises:
+        DistillensError: no teacher, unreadable data, settings that the backend refuses, or another
+            process writes this file.
+        RunFailure: generation or writing failed, or no answer was left.
+    """
+    teacher = recipe.models.teacher_model
+    if teacher is None:
+        raise DistillensError(
+            f"{recipe.where('models')}: there is no teacher to answer; give the recipe with "
+            "teacher_model that the SeqKD run starts from"
+        )
+    if output.suffix != ".jsonl":
+        raise DistillensError(f"--output {output}: expected a name that ends in .jsonl")
+    _trusted(recipe, how)
+    rows = list(read_rows(recipe.datasets.train, where=recipe.where("datasets.train")))
+    folder = output.with_suffix(".answers")
+    with FolderLock(folder, where="--output", remedy="wait for it, or name another file"):
+        samples = _answers(recipe, rows, folder, how)
+        newline = recipe.datasets.train.newline
+        name = teacher.name_or_path or ""
+        kept = list(_training_rows(samples, rows, name, how, newline=newline))
+        if not kept:
+            raise RunFailure(
+                f"{output}: not one of {len(samples)} prompts has a finished answer; raise "
+                "--gen_kwargs max_gen_toks or pass --keep_unfinished"
+            )
+        write_jsonl(output, kept)
+    num_answers = sum(len(sample.filtered_resps) for sample in samples)
+    return (
+        f"{output}: {len(kept)} of {num_answers} answers to {len(rows)} prompts; the others are "
+        "empty or reached the limit of tokens"
+    )
+
+
+def check_generated(path: str, where: str) -> int:
+    """How many rows a file of generated answers holds.
+
+    Raises:
+        DistillensError: it is no such file; the line says how to make one.
+    """
+    todo = (
+        "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
+        "datasets.train.path to that file"
+    )
+    if not path.endswith(".jsonl") or not os.path.isfile(path):
+        raise DistillensError(
+            f"{where}: SeqKD (generated: true) needs a JSON Lines file with the teacher's answers, "
+            f"found {path!r}; {todo}"
+        )
+    num_rows = 0
+    for line, row in read_jsonl(path):
+        if MARK not in row:
+            raise DistillensError(
+                f"{where}: {path}:{line} is no generated answer (it has no {MARK!r}), and SeqKD "
+                f"(generated: true) needs the teacher's; {todo}"
+            )
+        num_rows += 1
+    return num_rows
+
+
+def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generation) -> list[Any]:
+    from eval_harness.benchmarks import Benchmark
+    from eval_harness.generation.evaluate import evaluate
+    from eval_harness.generation.task import Settings
+    from eval_harness.protocols.protocol import make_protocol
+
+    data = recipe.datasets.train
+    prompts = folder / "prompts.jsonl"
+    write_jsonl(prompts, (_prompt_row(row) for row in rows))
+    temperature = (how.gen_kwargs or {}).get("temperature", 0)
+    protocol = make_protocol(
+        "greedy" if temperature == 0 else "default",
+        gen_kwargs=how.gen_kwargs,
+        seeds=how.seeds if how.seeds is not None else (0,),
+        max_new_tokens=data.max_length - data.max_prompt_length,
+        template=data.template,
+        add_bos_token=data.add_bos_token,
+        max_prompt_tokens=data.max_prompt_length,
+    )
+    settings = Settings(
+        model=how.backend,
+        model_args=_model_args(recipe, how),
+        benchmarks=[Benchmark(_TASK, prompts, path=prompts.absolute(), newline=data.newline)],
+        protocol=protocol,
+        output_path=folder,
+        template=data.template,
+        predict_only=True,
+        trust_remote_code=_trusted(recipe, how),
+        config={"recipe": recipe.path},
+    )
+    results, _ = evaluate(settings)
+    return list(results.tasks[_TASK].samples)
+
+
+def _trusted(recipe: Recipe, how: Generation) -> bool:
+    """Whether the backend may run code; refuses here what it would refuse under another flag."""
+    teacher = recipe.models.teacher_model
+    assert teacher is not None  # generate() has looked
+    model_args = how.model_args or {}
+    typed = given_remote_code(model_args, "--model_args")
+    trusted = bool(how.trusted or teacher.trust_remote_code) if typed is None else typed
+    check_model_args(
+        how.backend, model_args, trusted=trusted, where="--model_args", flag=RECIPE_FLAG
+    )
+    return trusted
+
+
+def _model_args(recipe: Recipe, how: Generation) -> dict[str, Any]:
+    teacher = recipe.models.teacher_model
+    assert teacher is not None  # generate() has looked
+    given = {
+        "pretrained": teacher.name_or_path,
+        "tokenizer": teacher.tokenizer,
+        "revision": teacher.revision,
+        "dtype": teacher.dtype,
+        "peft": teacher.adapter,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {**chosen, **(how.model_args or {})}
+
+
+def _prompt_row(row: RawRow) -> dict[str, Any]:
+    task = {"prompt": row.prompt} if row.instruction is None else {"instruction": row.instruction}
+    return {"id": row.id, **task, "input": row.input, "output": row.references or [""]}
+
+
+def _training_rows(
+    samples: Iterable[Any],
+    rows: Sequence[RawRow],
+    teacher: str,
+    how: Generation,
+    *,
+    newline: str | None,
+) -> Iterable[dict[str, Any]]:
+    for sample, row in zip(samples, rows, strict=True):
+        task = _prompt_row(row)
+        several = len(sample.seeds) > 1
+        for raw, text, reason, seed in zip(
+            sample.resps, sample.filtered_resps, sample.finish_reason, sample.seeds, strict=True
+        ):
+            # An answer that was cut where the teacher goes on with another prompt is whole.
+            unfinished = reason == "length" and read_newlines(raw, newline).strip() == text
+            if not text or (unfinished and not how.keep_unfinished):
+                continue
+            row_id = f"{row.id} seed {seed}" if several else row.id
+            yield {**task, "id": row_id, "output": text, MARK: teacher}

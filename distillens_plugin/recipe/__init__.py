@@ -1,0 +1,1 @@
+"""Recipe files: read, composed, checked, and written out in full."""

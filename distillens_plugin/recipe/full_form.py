@@ -1,0 +1,272 @@
+"""The full torchdistill configuration that a recipe stands for: what a plain box takes.
+
+A recipe leaves out what can be derived: hooks from layer numbers, samplers, collation and the like.
+"""
+
+import copy
+import math
+from typing import Any
+
+import yaml
+
+from distillens_plugin.lens.hooks import forward_hook_config
+from distillens_plugin.recipe.schema.base import Strict
+from distillens_plugin.recipe.schema.criterion import OWN_SUM
+from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.recipe.schema.terms import OWN_TERMS
+from distillens_plugin.recipe.schema.train import BoxModel, DataLoader, LoaderKwargs
+from distillens_plugin.recipe.yaml_reader import ImportedName
+
+
+def full_form(
+    recipe: Recipe,
+    student_facts: Any,
+    teacher_facts: Any = None,
+    *,
+    steps_per_epoch: int | None = None,
+) -> dict[str, Any]:
+    """The whole recipe as plain data, with a `train` section that torchdistill's boxes take.
+
+    Every call makes new data: a box multiplies the learning rate in place.
+
+    Args:
+        student_facts: of the trained model, with `num_layers` and `blocks` (the block list's path):
+            `architectures.facts_from_config` or `find_anatomy`.
+        teacher_facts: of the teacher; None without one.
+        steps_per_epoch: optimiser steps of one epoch. Without it, what depends on it is None: the
+            schedule's num_steps where the recipe says num_epochs, and num_epochs where it says
+            num_steps.
+
+    Raises:
+        DistillensError: a layer out of range.
+    """
+    num_steps = total_steps(recipe, steps_per_epoch)
+    hooks = _hooks(recipe, student_facts, teacher_facts)
+    train = recipe.train
+    form: dict[str, Any] = {
+        "num_epochs": _num_epochs(recipe, steps_per_epoch),
+        "train_data_loader": _loader(recipe, train.train_data_loader, "train"),
+        "val_data_loader": _validation_loader(recipe),
+    }
+    if recipe.is_distillation:
+        form["teacher"] = _box_model(train.teacher, hooks["teacher"], frozen=True)
+        form["student"] = _box_model(train.student, hooks["student"], frozen=False)
+    else:
+        given = train.model or train.student
+        form["model"] = _box_model(given, hooks["student"], frozen=False)
+    form["optimizer"] = _optimizer(recipe)
+    form["scheduler"] = _scheduler(recipe, num_steps)
+    form["criterion"] = _criterion(recipe)
+    form["pre_epoch_process"] = "distillens.pre_epoch"
+    form["post_forward_process"] = "distillens.post_forward"
+    dependencies = [dep.model_dump(exclude_none=True) for dep in recipe.dependencies]
+    if not any(dep["name"] == "distillens_plugin" for dep in dependencies):
+        dependencies.insert(0, {"name": "distillens_plugin"})
+    models = recipe.models.model_dump(exclude_none=True)
+    if not recipe.is_distillation:
+        models = {"model": models[recipe.trained_role]}
+    return {
+        "dependencies": dependencies,
+        "models": models,
+        "datasets": recipe.datasets.model_dump(exclude_none=True),
+        "train": form,
+    }
+
+
+def total_steps(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
+    """Optimiser steps of the whole run; None where they depend on the data and nothing is known."""
+    if recipe.train.num_steps is not None:
+        return recipe.train.num_steps
+    assert recipe.train.num_epochs is not None  # the schema
+    return None if steps_per_epoch is None else recipe.train.num_epochs * steps_per_epoch
+
+
+def _num_epochs(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
+    if recipe.train.num_epochs is not None:
+        return recipe.train.num_epochs
+    assert recipe.train.num_steps is not None  # the schema
+    return None if steps_per_epoch is None else math.ceil(recipe.train.num_steps / steps_per_epoch)
+
+
+def _hooks(recipe: Recipe, student: Any, teacher: Any) -> dict[str, dict[str, list[str]]]:
+    """Module paths per model, from the layers of all terms that name some."""
+    from distillens_plugin.lens.layers import resolve_pairs
+
+    layers: dict[str, list[int | str]] = {"student": [], "teacher": []}
+    for name, paired in recipe.layer_terms():
+        where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
+        pairs = resolve_pairs(
+            paired.layers.model_dump(exclude_none=True),
+            student.num_layers,
+            teacher.num_layers,
+            where=where,
+        )
+        layers["student"] += [pair[0] for pair in pairs]
+        layers["teacher"] += [pair[1] for pair in pairs]
+    return {
+        role: forward_hook_config(layers[role], facts.blocks)
+        for role, facts in (("student", student), ("teacher", teacher))
+        if facts is not None
+    }
+
+
+def _box_model(
+    given: BoxModel | None, hooks: dict[str, list[str]], *, frozen: bool
+) -> dict[str, Any]:
+    given = given or BoxModel()
+    form: dict[str, Any] = {"forward_proc": given.forward_proc or "distillens.forward"}
+    merged = {}
+    for side in ("input", "output"):
+        own = getattr(given.forward_hook, side) if given.forward_hook else []
+        paths = list(dict.fromkeys([*hooks.get(side, []), *own]))
+        if paths:
+            merged[side] = paths
+    if merged:
+        form["forward_hook"] = merged
+    if frozen or given.requires_grad is not None:
+        form["requires_grad"] = False if given.requires_grad is None else given.requires_grad
+    if given.frozen_modules:
+        form["frozen_modules"] = list(given.frozen_modules)
+    return form
+
+
+def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, Any]:
+    kwargs = loader.kwargs
+    form: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "sampler": {"class_or_func": _sampler("torch.utils.data.SequentialSampler")},
+        "collate_fn": loader.collate_fn,
+        "requires_supp": False,
+        "kwargs": {"num_workers": kwargs.num_workers},
+    }
+    if kwargs.pin_memory:
+        form["kwargs"]["pin_memory"] = True
+    if loader.sampler is not None:
+        form["sampler"] = {
+            "class_or_func": _sampler(loader.sampler.class_or_func),
+            "kwargs": dict(loader.sampler.kwargs),
+        }
+    batches: dict[str, Any] = {"batch_size": kwargs.batch_size}
+    if kwargs.drop_last:
+        batches["drop_last"] = True
+    if loader.batch_sampler is not None:
+        batches.update(loader.batch_sampler.kwargs)
+        form["batch_sampler"] = {"key": loader.batch_sampler.key, "kwargs": batches}
+    elif loader.sampler is None:
+        grouped = {**batches, "seed": recipe.seed}
+        form["batch_sampler"] = {"key": "distillens.length_grouped", "kwargs": grouped}
+    else:
+        form["kwargs"].update(batches)
+    return form
+
+
+def _validation_loader(recipe: Recipe) -> dict[str, Any]:
+    """Like the derived training loader; {} without data, since a box cannot read a null."""
+    if recipe.datasets.validation is None:
+        return {}
+    train = recipe.train
+    batch_size = (
+        train.val_data_loader.kwargs.batch_size or train.train_data_loader.kwargs.batch_size
+    )
+    loader = DataLoader(kwargs=LoaderKwargs(batch_size=batch_size))
+    return _loader(recipe, loader, "validation")
+
+
+def _sampler(named: Any) -> Any:
+    """The class that `!import_get` names; with --trust-recipe it is one already."""
+    if isinstance(named, ImportedName | str):
+        import importlib
+
+        module, _, attribute = (named if isinstance(named, str) else named.key).rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
+    return named
+
+
+def _optimizer(recipe: Recipe) -> dict[str, Any]:
+    optimizer = recipe.train.optimizer
+    form: dict[str, Any] = {
+        "key": "distillens.adamw" if optimizer.is_adamw else optimizer.key,
+        "kwargs": copy.deepcopy(optimizer.kwargs),
+    }
+    if optimizer.is_adamw:
+        # With torchdistill's own filter parameters arrive as one list, without decay groups.
+        form["filters_params"] = False
+    if optimizer.max_grad_norm is not None:
+        form["max_grad_norm"] = optimizer.max_grad_norm
+    form["grad_accum_step"] = optimizer.grad_accum_step
+    return form
+
+
+def _scheduler(recipe: Recipe, num_steps: int | None) -> dict[str, Any]:
+    scheduler = recipe.train.scheduler
+    kwargs = dict(scheduler.kwargs)
+    if not scheduler.is_own:
+        return {"key": scheduler.key, "kwargs": kwargs, "scheduling_step": 1}
+    ratio = kwargs.pop("warmup_ratio", None)
+    kwargs.setdefault("warmup_steps", 0)
+    if ratio is not None:
+        kwargs["warmup_steps"] = None if num_steps is None else round(ratio * num_steps)
+    return {
+        "key": f"distillens.{scheduler.key}",
+        "kwargs": {"num_steps": num_steps, **kwargs},
+        "scheduling_step": 1,
+    }
+
+
+def _criterion(recipe: Recipe) -> dict[str, Any]:
+    criterion = recipe.train.criterion
+    shares_walk = criterion.key == OWN_SUM
+    terms = {}
+    for name, term in criterion.kwargs.sub_terms.items():
+        kwargs = copy.deepcopy(term.criterion.kwargs)
+        model = OWN_TERMS.get(term.criterion.key, Strict)
+        walks = "chunk_rows" in model.model_fields
+        if recipe.chunk_rows is not None and walks and not shares_walk:
+            kwargs.setdefault("chunk_rows", recipe.chunk_rows)
+        if "seed" in model.model_fields:
+            kwargs.setdefault("seed", recipe.seed)
+        entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
+        if term.criterion_wrapper is not None:
+            entry["criterion_wrapper"] = term.criterion_wrapper
+        terms[name] = {**entry, "weight": term.weight}
+    kwargs = {"sub_terms": terms}
+    if criterion.kwargs.model_term is not None:
+        kwargs["model_term"] = criterion.kwargs.model_term
+    if shares_walk and recipe.chunk_rows is not None:
+        kwargs["chunk_rows"] = recipe.chunk_rows
+    return {
+        "key": criterion.key,
+        "kwargs": kwargs,
+        "func2extract_model_loss": criterion.func2extract_model_loss,
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes classes of torch.utils.data as !import_get, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_class(dumper: yaml.SafeDumper, cls: type) -> yaml.Node:
+    module = "torch.utils.data" if cls.__module__.startswith("torch.utils.data") else cls.__module__
+    return dumper.represent_mapping(
+        "!import_get", {"key": f"{module}.{cls.__qualname__}"}, flow_style=True
+    )
+
+
+def _represent_name(dumper: yaml.SafeDumper, name: ImportedName) -> yaml.Node:
+    return dumper.represent_mapping("!import_get", {"key": name.key}, flow_style=True)
+
+
+_Dumper.add_multi_representer(type, _represent_class)
+_Dumper.add_representer(ImportedName, _represent_name)
+
+
+def to_yaml(data: dict[str, Any]) -> str:
+    """YAML that `torchdistill.common.yaml_util.load_yaml_file` reads back to equal data.
+
+    Args:
+        data: a full form, or `recipe.to_plain()`.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

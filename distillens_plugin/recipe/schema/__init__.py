@@ -1,0 +1,1 @@
+"""The keys of a recipe: types, ranges, defaults, descriptions. Loads no torch."""

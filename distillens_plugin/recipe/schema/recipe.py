@@ -1,0 +1,235 @@
+"""The recipe's keys: types, ranges, defaults, and one line of description each.
+
+docs/recipe_keys.md is made from these descriptions. Importing this module loads no torch.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from distillens_plugin.recipe.schema.base import (
+    Count,
+    Few,
+    NonNegativeInt,
+    Positive,
+    Seed,
+    Strict,
+    complain,
+)
+from distillens_plugin.recipe.schema.data import DataSets
+from distillens_plugin.recipe.schema.layers import PairedKwargs
+from distillens_plugin.recipe.schema.models import Models
+from distillens_plugin.recipe.schema.terms import LensKwargs
+from distillens_plugin.recipe.schema.train import Train
+
+
+class Dependency(Strict):
+    """A module that registers with torchdistill when imported."""
+
+    name: str = Field(
+        description="module; only distillens_plugin and torchdistill's without --trust-recipe"
+    )
+    package: str | None = Field(default=None, description="what a relative name starts from")
+
+
+class Samples(Strict):
+    """Answers generated at the end of an epoch, beside their references."""
+
+    num_rows: NonNegativeInt = Field(
+        default=3, description="how many validation rows are answered and shown"
+    )
+    max_new_tokens: Count = Field(default=128, description="longest answer, in tokens")
+
+
+class TeacherCache(Strict):
+    """The teacher's hidden states, kept on disk instead of computed again."""
+
+    path: str = Field(description="folder of the cache")
+    dtype: Literal["bfloat16", "int8"] = Field(
+        default="bfloat16", description="how the states are stored"
+    )
+    max_gb: Positive | None = Field(default=None, description="largest size in GB; null: no limit")
+
+
+class Recipe(Strict):
+    """A whole recipe, checked."""
+
+    dependencies: list[Dependency] = Field(
+        default_factory=lambda: [Dependency(name="distillens_plugin")],
+        description="modules that torchdistill imports first",
+    )
+    models: Models = Field(description="teacher_model and student_model, or model alone")
+    datasets: DataSets = Field(description="the training and validation data")
+    train: Train = Field(description="torchdistill's training configuration")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no", description="accelerate's autocast for the student"
+    )
+    seed: Seed = Field(default=10, description="of data order, dropout and random weights")
+    output_dir: str | None = Field(
+        default=None, description="where everything is written; runs/<recipe's name> if not given"
+    )
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=list, description="experiment trackers beside metrics.jsonl"
+    )
+    log_every: Count = Field(
+        default=10, description="optimiser steps between two lines of metrics.jsonl"
+    )
+    chunk_rows: Count | None = Field(
+        default=None,
+        description="rows of the vocabulary walk at a time, for all terms; null chooses",
+    )
+    samples: Samples = Field(default_factory=Samples, description="generated answers")
+    threads: Few | None = Field(default=None, description="CPU threads; null leaves torch's choice")
+    teacher_cache: TeacherCache | None = Field(
+        default=None, description="keep the teacher's states on disk"
+    )
+    resumable: bool = Field(
+        default=True,
+        description="after each epoch, keep weights and optimiser for --resume; a finished run "
+        "removes them",
+    )
+
+    _source: Any = PrivateAttr(default=None)
+    _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @field_validator("dependencies", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        """torchdistill also takes one name, or names alone."""
+        entries = [value] if isinstance(value, str | dict) else value
+        if not isinstance(entries, list):
+            return entries
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+    @field_validator("trackers")
+    @classmethod
+    def _no_repeats(cls, trackers: list[str]) -> list[str]:
+        if len(set(trackers)) < len(trackers):
+            complain(f"found {trackers}, expected each tracker once")
+        return trackers
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        self._check_teacher()
+        self._check_on_policy()
+        init = self.models.trained.init
+        if init is not None and not self.is_distillation:
+            if init.from_teacher_layers is not None and init.teacher is None:
+                complain(
+                    "there is no teacher to cut the student from; expected init.teacher, or "
+                    "models.teacher_model and models.student_model",
+                    at=("models", self.trained_role, "init", "from_teacher_layers"),
+                )
+            if self.models.trained.tokenizer is None and init.teacher is None:
+                complain(
+                    "missing; a random model without a teacher needs the folder or Hub name of a "
+                    "tokenizer",
+                    at=("models", self.trained_role, "tokenizer"),
+                )
+        if self.datasets.validation is None and self.train.best_by == "rougeL":
+            complain(
+                "found rougeL without datasets.validation, expected data to answer; add it or use "
+                "validation_loss",
+                at=("train", "best_by"),
+            )
+        for role in ("teacher", "student", "model"):
+            given = getattr(self.train, role)
+            if (
+                given is not None
+                and getattr(self.models, f"{role}_model" if role != "model" else role) is None
+            ):
+                trained = self.trained_role.removesuffix("_model")
+                other = f"teacher and train.{trained}" if self.is_distillation else trained
+                complain(
+                    f"the recipe has no such model; expected train.{other}", at=("train", role)
+                )
+        return self
+
+    def _check_teacher(self) -> None:
+        if self.is_distillation:
+            return
+        terms = self.train.criterion.teacher_terms()
+        if terms:
+            key = self.train.criterion.kwargs.sub_terms[terms[0]].criterion.key
+            complain(
+                f"{key} compares with a teacher, and the recipe has none; add models.teacher_model "
+                "(beside models.student_model), or take the term out (null) and use "
+                "distillens.cross_entropy",
+                at=("train", "criterion", "kwargs", "sub_terms", terms[0]),
+            )
+        if self.teacher_cache is not None:
+            complain("there is no teacher whose states to keep; delete it", at=("teacher_cache",))
+
+    def _check_on_policy(self) -> None:
+        settings = self.train.on_policy
+        if settings is None:
+            return
+        at: tuple[str, ...] = ("train", "on_policy")
+        if not self.is_distillation:
+            complain("there is no teacher to score the student's answers; delete it", at=at)
+        for name, term in self.train.criterion.kwargs.sub_terms.items():
+            if term.criterion.key == "distillens.cross_entropy":
+                complain(
+                    "cross-entropy would teach the student its own sampled answers (on_policy); "
+                    "take the term out (null), or delete train.on_policy",
+                    at=("train", "criterion", "kwargs", "sub_terms", name),
+                )
+        if self.teacher_cache is not None:
+            complain(
+                "the teacher's states depend on answers that are sampled anew (on_policy); delete "
+                "it, or delete train.on_policy",
+                at=("teacher_cache",),
+            )
+        if self.train.train_data_loader.collate_fn != "distillens.collate":
+            complain(
+                "on_policy needs distillens.collate; delete it, or delete train.on_policy",
+                at=("train", "train_data_loader", "collate_fn"),
+            )
+        if settings.schedule == "adaptive" and self.datasets.validation is None:
+            complain(
+                "adaptive without datasets.validation, whose loss it follows; add it or use fixed",
+                at=(*at, "schedule"),
+            )
+
+    @property
+    def is_distillation(self) -> bool:
+        """A teacher and a student (torchdistill's DistillationBox), not one model (TrainingBox)."""
+        return self.models.teacher_model is not None
+
+    @property
+    def trained_role(self) -> str:
+        """The YAML name of the model that is trained: student_model or model."""
+        return "model" if self.models.student_model is None else "student_model"
+
+    @property
+    def path(self) -> str:
+        """The recipe file's name as it was given."""
+        return self._source.name if self._source is not None else "recipe"
+
+    def layer_terms(self) -> list[tuple[str, PairedKwargs]]:
+        """Name and parameters of each term that compares layer pairs."""
+        return list(self.train.criterion.layer_terms())
+
+    def lens_terms(self) -> list[tuple[str, LensKwargs]]:
+        """Name and parameters of each DistillLensLoss."""
+        return list(self.train.criterion.lens_terms())
+
+    def where(self, key_path: str) -> str:
+        """`recipes/gpt2.yaml:23: train.criterion.key`, as errors about a key begin.
+
+        Args:
+            key_path: dotted, as for --set.
+        """
+        return self._source.locate(key_path) if self._source is not None else key_path
+
+    def to_plain(self) -> dict[str, Any]:
+        """The recipe's own keys as loaded: overrides in, paths resolved, no defaults."""
+        return self._plain
+
+    def to_torchdistill(
+        self, student_facts: Any, teacher_facts: Any = None, *, steps_per_epoch: int | None = None
+    ) -> dict[str, Any]:
+        """The full torchdistill configuration; see `full_form.full_form`."""
+        from distillens_plugin.recipe.full_form import full_form
+
+        return full_form(self, student_facts, teacher_facts, steps_per_epoch=steps_per_epoch)

@@ -1,0 +1,95 @@
+"""The tags that a recipe may use: some that build text, one that names a sampler.
+
+With trust, torchdistill's other tags work too, and can run any code.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import yaml
+
+from eval_harness.shared.files.yaml_loader import (
+    LimitedComposer,
+    RefusedError,
+    StrictLoader,
+    use_core_rules,
+)
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG, advice
+
+_SAMPLERS = re.compile(r"torch\.utils\.data\.(?:sampler\.|distributed\.)?[A-Za-z]*Sampler")
+
+
+@dataclass(frozen=True)
+class ImportedName:
+    """`!import_get {key: torch.utils.data.SequentialSampler}`: a name; `full_form` imports it."""
+
+    key: str
+
+
+def is_sampler(name: Any) -> bool:
+    """Whether a text names one of torch's own samplers."""
+    return isinstance(name, str) and _SAMPLERS.fullmatch(name) is not None
+
+
+class RecipeLoader(StrictLoader):
+    """The strict loader with three tags that build text or names."""
+
+    safe_tags: ClassVar[tuple[str, ...]] = ("!join", "!pathjoin", "!import_get")
+    tag_advice: ClassVar[str | None] = (
+        "expected only !join, !pathjoin and !import_get of a torch.utils.data sampler; "
+        f"{advice(RECIPE_FLAG)}"
+    )
+
+
+def _construct_join(loader: Any, node: yaml.SequenceNode) -> str:
+    return "".join(str(part) for part in loader.construct_sequence(node, deep=True))
+
+
+def _construct_pathjoin(loader: Any, node: yaml.SequenceNode) -> str:
+    parts = [str(part) for part in loader.construct_sequence(node, deep=True)]
+    return os.path.expanduser(os.path.join(*parts)) if parts else ""
+
+
+def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
+    entry = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
+    key = ".".join(str(entry[part]) for part in ("package", "key") if entry.get(part))
+    if not is_sampler(key) or not set(entry) <= {"key", "package"}:
+        raise RefusedError(
+            problem=f"!import_get found {key or 'no key'}, expected a sampler of torch.utils.data; "
+            f"{advice(RECIPE_FLAG)}",
+            problem_mark=node.start_mark,
+        )
+    return ImportedName(key)
+
+
+RecipeLoader.add_constructor("!join", _construct_join)
+RecipeLoader.add_constructor("!pathjoin", _construct_pathjoin)
+RecipeLoader.add_constructor("!import_get", _construct_import_get)
+
+
+def trusted_loader() -> type[yaml.FullLoader]:
+    """A loader with torchdistill's tags, on a class of its own: yaml.FullLoader keeps none."""
+    from torchdistill.common import yaml_util
+
+    class TrustedLoader(LimitedComposer, yaml.FullLoader):
+        safe_tags: ClassVar[tuple[str, ...]] = ()
+        tag_advice: ClassVar[str | None] = None
+
+    use_core_rules(TrustedLoader)
+    for name in (
+        "join",
+        "pathjoin",
+        "expanduser",
+        "abspath",
+        "import_get",
+        "import_call",
+        "import_call_method",
+        "call_method",
+        "getattr",
+        "setattr",
+        "access_by_index_or_key",
+    ):
+        TrustedLoader.add_constructor(f"!{name}", getattr(yaml_util, f"yaml_{name}"))
+    return TrustedLoader

@@ -1,0 +1,175 @@
+"""What a run learns from, by content: data, models and other files that its recipe only names.
+
+The same paths can hold other rows or another teacher by the time that a run is gone on with. Its
+fingerprint is written when it starts, kept with its state, and compared before it goes on. What
+changes rounding alone (threads, versions, device) is kept too, to be told of.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.recipe.schema.models import ModelSpec
+from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.storage.model_card import versions
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.identity import files_digest
+
+Fingerprint = dict[str, Any]
+
+
+def make_fingerprint(
+    recipe: Recipe,
+    train: InstructionDataset,
+    validation: InstructionDataset | None,
+    device: torch.device,
+) -> Fingerprint:
+    """Plain values, for JSON. Reads every file of local models; of the Hub's, names the commit.
+
+    Args:
+        device: that trains.
+    Raises:
+        DistillensError: a file that the recipe names cannot be read.
+    """
+    return {
+        "data": {
+            "datasets.train": _rows(train),
+            "datasets.validation": None if validation is None else _rows(validation),
+        },
+        "files": {key: _content(key, *place) for key, place in _places(recipe)},
+        "surroundings": {
+            "device": _device_name(device),
+            "threads": torch.get_num_threads(),
+            **versions(),
+        },
+    }
+
+
+def check_same_inputs(before: Fingerprint, now: Fingerprint, folder: Path) -> None:
+    """Refuses to go on with a run whose data, models or files are others now.
+
+    Raises:
+        DistillensError: names everything that has changed.
+    """
+    changes = [
+        f"{key}: {change}"
+        for key, rows in now["data"].items()
+        if (change := _change_of_rows(before["data"].get(key), rows)) is not None
+    ]
+    for key in {**before["files"], **now["files"]}:
+        old, new = before["files"].get(key), now["files"].get(key)
+        # A commit that could not be had offline says nothing.
+        if old != new and None not in (old, new):
+            changes.append(f"{key}: {old} then, {new} now")
+    if changes:
+        raise DistillensError(
+            f"--resume: the run in {folder} was begun with other content ({'; '.join(changes)}); "
+            "put that back, or train anew with --overwrite"
+        )
+
+
+def changed_surroundings(before: Fingerprint, now: Fingerprint) -> str | None:
+    """What may change rounding since the run was begun, in one line; None where nothing has."""
+    old, new = before["surroundings"], now["surroundings"]
+    changes = [
+        f"{name} {old.get(name, 'unknown')} then, {value} now"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
+    if not changes:
+        return None
+    return (
+        f"note: since this run was begun there is {'; '.join(changes)}; numbers may round "
+        "otherwise, so that the weights need not be those of a run in one piece"
+    )
+
+
+def _rows(dataset: InstructionDataset) -> dict[str, Any]:
+    """Hashes over ids, tokens, labels and references; the second one knows no order."""
+    in_order, in_any_order = hashlib.sha256(), 0
+    for index, row in enumerate(dataset.rows):
+        example = dataset[index]
+        digest = hashlib.sha256(f"{row.id}\n{len(example['input_ids'])}\n".encode())
+        digest.update(array("q", example["input_ids"]).tobytes())
+        digest.update(array("q", example["labels"]).tobytes())
+        digest.update(json.dumps(row.references).encode())
+        in_order.update(digest.digest())
+        in_any_order += int.from_bytes(digest.digest(), "big")
+    return {
+        "rows": len(dataset),
+        "in_order": in_order.hexdigest(),
+        "in_any_order": f"{in_any_order % 2**256:064x}",
+    }
+
+
+def _change_of_rows(old: dict[str, Any] | None, new: dict[str, Any] | None) -> str | None:
+    if old is None or new is None:
+        return None if old is new else "it was not there, or is not there any more"
+    if old["rows"] != new["rows"]:
+        return f"{old['rows']:,} rows then, {new['rows']:,} now"
+    if old["in_any_order"] != new["in_any_order"]:
+        return "its rows have other texts or ids"
+    if old["in_order"] != new["in_order"]:
+        return "its rows are in another order"
+    return None
+
+
+def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str | None, str]]]:
+    """Each key that names files: the place, its revision, and a file that the Hub would have."""
+    models = recipe.models
+    for role in ("teacher_model", "student_model", "model"):
+        spec: ModelSpec | None = getattr(models, role)
+        if spec is None:
+            continue
+        init = getattr(spec, "init", None)
+        named = {
+            "name_or_path": (getattr(spec, "name_or_path", None), "config.json"),
+            "adapter": (spec.adapter, "adapter_config.json"),
+            "tokenizer": (spec.tokenizer, "tokenizer_config.json"),
+            "init.teacher": (init.teacher if init is not None else None, "config.json"),
+        }
+        for key, (place, file) in named.items():
+            if place is not None:
+                # peft's adapters are loaded from the main branch.
+                revision = None if key == "adapter" else spec.revision
+                yield f"models.{role}.{key}", (place, revision, file)
+    for name, kwargs in recipe.lens_terms():
+        if kwargs.teacher_translators is not None:
+            key = f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.teacher_translators"
+            yield key, (kwargs.teacher_translators, None, "")
+
+
+def _content(key: str, place: str, revision: str | None, file: str) -> str | None:
+    """A digest of local content, or the commit on the Hub; None where that cannot be had."""
+    path = Path(place)
+    try:
+        if path.is_dir():
+            return f"content {files_digest(path)}"
+        if path.is_file():
+            with path.open("rb") as stream:
+                return f"content {hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+    except OSError as error:
+        raise DistillensError(f"{key}: {place} cannot be read ({error.strerror})") from error
+    return _commit(place, revision, file) if file else None
+
+
+def _commit(name: str, revision: str | None, file: str) -> str | None:
+    """The commit that loading `name` would take now, from the Hub or from its cache."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(name, file, revision=revision))
+    except Exception:  # loading the model says what is wrong with it
+        return None
+    parts = path.parts
+    return f"commit {parts[parts.index('snapshots') + 1][:12]}" if "snapshots" in parts else None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,202 @@
+"""What a run keeps after each epoch, so that `--resume` goes on from there as if nothing had been.
+
+<output_dir>/state/            the newest; there while the run goes on, a finished run has none
+    standing.json              step, epoch, scores, sums of the log, recipe and fingerprint
+    metrics.jsonl              as it was then
+    model, optimizer, scheduler, scaler, loss, random      each as `state_format` writes it
+    manifest.json              sizes and SHA-256 of all these, checked before any is loaded
+<output_dir>/state_before/     the one before, for a newest that is damaged
+
+The order of the batches depends on seed and epoch alone, so that whole epochs need no more. The
+main process writes everything: it gathers what the others have of their own, their random numbers.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from distillens_plugin.integrations.torchdistill.processes import trained_model
+from distillens_plugin.lens.probe import unwrap
+from distillens_plugin.losses.trained_parameters import load_loss_state, loss_state
+from distillens_plugin.storage import run_folder
+from distillens_plugin.storage.main_process import on_main_process
+from distillens_plugin.storage.manifest import find_damage, write_manifest
+from distillens_plugin.storage.random_states import random_states, restore_random_states
+from distillens_plugin.storage.state_format import pack, read_value, write_value
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.exchange import partial_of, remove, replace_folder
+
+FORM = "distillens state 1"
+_STANDING = "standing.json"
+# What states of before this form held; reading them could run code.
+_PICKLES = (".bin", ".pkl", ".pt")
+
+
+@dataclass
+class Standing:
+    """Where a run stands after a whole epoch.
+
+    Attributes:
+        history: of `trainer.History`.
+        averages, progress: sums of the log and of the bar (`metrics.Averages`, `Progress`).
+        seconds: since the run began, without the time it lay still.
+        loss_before: validation loss before training.
+        share: of on-policy rows (`on_policy.Share`); None without.
+        recipe: text of recipe.yaml.
+        fingerprint: of `storage.fingerprint`.
+    """
+
+    step: int
+    epoch: int
+    history: dict[str, Any]
+    averages: dict[str, Any]
+    progress: dict[str, Any]
+    seconds: float
+    loss_before: float | None
+    share: dict[str, Any] | None
+    num_processes: int
+    recipe: str
+    fingerprint: dict[str, Any]
+
+
+def save_state(folder: Path, accelerator: Accelerator, box: Any, standing: Standing) -> None:
+    """Keeps a state as the newest, and the newest so far as the one before it.
+
+    Every process calls it.
+
+    Args:
+        folder: of the run, with its metrics.jsonl.
+    Raises:
+        RunFailure: on every process, where the main process could not write.
+    """
+    states = gather_object([random_states()])
+    state = folder / run_folder.STATE
+
+    def write() -> None:
+        partial = partial_of(state)
+        try:
+            remove(partial)
+            partial.mkdir(parents=True)
+            text = json.dumps(asdict(standing), allow_nan=False)
+            (partial / _STANDING).write_text(text, encoding="utf-8")
+            shutil.copyfile(folder / run_folder.METRICS, partial / run_folder.METRICS)
+            for name, value in {**_parts(accelerator, box), "random": states}.items():
+                write_value(partial, name, value)
+            write_manifest(partial, FORM)
+            replace_folder(partial, state, keep=folder / run_folder.STATE_BEFORE)
+        except BaseException as error:
+            remove(partial)
+            if not isinstance(error, Exception):
+                raise
+            raise RunFailure(
+                f"{state}: cannot keep the state ({error}); make room, or set resumable: false"
+            ) from error
+
+    on_main_process(accelerator, write)
+
+
+def check_can_be_kept(accelerator: Accelerator, box: Any) -> None:
+    """Refuses, before training, an optimiser or schedule whose state could not be kept.
+
+    Raises:
+        DistillensError: names what it holds.
+    """
+    for name in ("optimizer", "scheduler"):
+        try:
+            pack(_parts(accelerator, box)[name], name)
+        except TypeError as error:
+            raise DistillensError(
+                f"train.{name}: its state cannot be kept ({error}, and only tensors and plain "
+                "values can); take another one, or set resumable: false"
+            ) from error
+
+
+def load_state(state: Path, accelerator: Accelerator, box: Any) -> None:
+    """Puts weights, optimiser, schedule and random numbers into what a recipe has just built.
+
+    Args:
+        state: the folder of a state without damage.
+    Raises:
+        DistillensError: the state does not fit, or this process does not see it.
+    """
+    if not state.is_dir():
+        raise DistillensError(
+            f"{state}: process {accelerator.process_index} does not see it, and the first one "
+            "does; name a shared folder with --output_dir"
+        )
+    try:
+        for name, model in _models(box).items():
+            model.load_state_dict(read_value(state, name))
+        loaders: dict[str, Callable[[Any], object]] = {
+            "optimizer": box.optimizer.load_state_dict,
+            "loss": lambda found: load_loss_state(box.criterion, found),
+        }
+        if box.lr_scheduler is not None:
+            loaders["scheduler"] = box.lr_scheduler.load_state_dict
+        if accelerator.scaler is not None:
+            loaders["scaler"] = accelerator.scaler.load_state_dict
+        for name, load in loaders.items():
+            load(read_value(state, name))
+        restore_random_states(read_value(state, "random")[accelerator.process_index])
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DistillensError(
+            f"{state}: does not fit this run ({reason}); was it kept by other versions? Train "
+            "anew with --overwrite"
+        ) from error
+
+
+def damage_of(state: Path) -> str | None:
+    """What is wrong with a state, such as `model.safetensors is missing`; None where nothing is.
+
+    Raises:
+        DistillensError: it is of the old form, which is not read.
+    """
+    pickled = sorted(path.name for path in state.iterdir() if path.suffix in _PICKLES)
+    if pickled and not (state / "manifest.json").exists():
+        raise DistillensError(
+            f"{state}: was kept by an older version, with {pickled[0]}, a pickle: reading it could "
+            "run code, and damage in it would not be noticed; train anew with --overwrite"
+        )
+    return find_damage(state, FORM)
+
+
+def read_standing(state: Path) -> Standing:
+    """The standing of a state without damage.
+
+    Raises:
+        DistillensError: it cannot be read.
+    """
+    path = state / _STANDING
+    try:
+        return Standing(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DistillensError(
+            f"{path}: cannot be read ({error}); train anew with --overwrite"
+        ) from error
+
+
+def _parts(accelerator: Accelerator, box: Any) -> dict[str, Any]:
+    """All that a run trains with, by the name of its files."""
+    return {
+        **{name: model.state_dict() for name, model in _models(box).items()},
+        "optimizer": box.optimizer.state_dict(),
+        "scheduler": box.lr_scheduler.state_dict() if box.lr_scheduler is not None else None,
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+        "loss": loss_state(box.criterion),
+    }
+
+
+def _models(box: Any) -> dict[str, nn.Module]:
+    """What is trained; torchdistill can train a part of the teacher too."""
+    models = {"model": unwrap(trained_model(box))}
+    if getattr(box, "teacher_updatable", False):
+        models["teacher"] = unwrap(box.teacher_model)
+    return models

@@ -1,0 +1,108 @@
+"""The README.md of a saved student: what it is, from what, with which results and versions."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from distillens_plugin.models.merging import is_tied
+
+PACKAGES = ("distillens", "torchdistill", "torch", "transformers", "accelerate")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a run depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def model_card(
+    *,
+    title: str,
+    student: str,
+    teacher: str | None,
+    train_data: str,
+    recipe_yaml: str,
+    results: dict[str, Any],
+) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        student, teacher: how the models are named in the recipe; teacher None for plain training.
+        train_data: one line on the training data and its counts.
+        recipe_yaml: the recipe, overrides included.
+        results: numbers by name, as they stood when the folder was written.
+    """
+    origin = f"distilled from {teacher}" if teacher else "trained without a teacher"
+    rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in results.items())
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [distillens, knowledge-distillation]
+---
+
+# {title}
+
+{student}, {origin} by distillens (the method: [DistillLens](https://arxiv.org/abs/2602.13567)).
+
+Data: {train_data}
+
+| result | value |
+| --- | --- |
+{rows}
+
+Versions: {packages}.
+
+## Recipe
+
+```yaml
+{recipe_yaml.strip()}
+```
+"""
+
+
+def student_name(spec: Any) -> str:
+    """How a card names what the student started from.
+
+    Args:
+        spec: the student's section (recipe.schema.models.StudentSpec).
+    """
+    if spec.name_or_path is None:
+        return "A model without pretrained weights"
+    merged_in = f" with the adapter {spec.adapter} merged in" if spec.adapter else ""
+    return f"{spec.name_or_path}{merged_in}"
+
+
+def adapter_notes(model: Any, plain: Any) -> str:
+    """What a card says of LoRA; nothing where the model was trained whole.
+
+    Args:
+        model: as it was trained, possibly a PeftModel.
+        plain: the same with its adapter merged in.
+    """
+    if plain is model:
+        return ""
+    base = model.peft_config["default"].base_model_name_or_path
+    lines = (
+        [f"`adapter/` holds the trained adapter alone; it belongs to the weights of {base}."]
+        if base is not None
+        else [
+            "The trained adapter is merged in and not kept by itself: the weights that it belongs "
+            "to are in no folder of their own."
+        ]
+    )
+    if is_tied(model) and not is_tied(plain):
+        lines.append(
+            "The embedding and the unembedding of the model that was trained are one weight, and "
+            "the adapter is on one of them only: merged, they are two (`tie_word_embeddings: "
+            "false`)."
+        )
+    return "\n## Adapter\n\n" + " ".join(lines) + "\n"
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

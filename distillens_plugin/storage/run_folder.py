@@ -1,0 +1,157 @@
+"""The output folder of a run: claimed before anything expensive, filled so that nothing is half
+there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.atomic import write_text
+from eval_harness.shared.files.exchange import recover, remove
+from eval_harness.shared.files.lock import LOCK_NAME
+
+# What a run writes; `--overwrite` removes these and nothing else.
+RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS = (
+    "recipe.yaml",
+    "fingerprint.json",
+    "metrics.jsonl",
+    "summary.json",
+    "best",
+    "last",
+    "state",
+    "state_before",
+    "trackers",
+)
+OWN = (RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS)
+_REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
+# There while an earlier run is removed: what lies beside it belongs to no run any more.
+_CLEARING = ".clearing"
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that holds a run, or files that are no run's. Changes nothing.
+
+    Args:
+        overwrite: a run there is no mistake (it is to be replaced, or gone on with).
+
+    Raises:
+        DistillensError: see above, or the path is a file, or nothing can be written there.
+    """
+    existing = _nearest_folder(folder)
+    names = [entry.name for entry in folder.iterdir()] if existing == folder else []
+    entries = sorted(name for name in names if name != LOCK_NAME)
+    own = [name for name in entries if _is_own(name)]
+    if own:
+        if not overwrite:
+            raise DistillensError(
+                f"output_dir: {folder} holds a run ({', '.join(own)}); "
+                "name another folder with --output_dir, go on with it by --resume, or replace it "
+                "with --overwrite"
+            )
+    elif entries:
+        raise DistillensError(
+            f"output_dir: {folder} holds files that are no run's, such as {entries[0]}; "
+            "name an empty or new folder with --output_dir"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise DistillensError(
+            f"output_dir: cannot write to {existing}; name another folder with --output_dir"
+        )
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """The folder itself where it is there, else the nearest one above it that is."""
+    for path in (folder, *folder.absolute().parents):
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            continue
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DistillensError(
+                f"output_dir: cannot use {str(folder)[:200]!r} ({reason}); name another folder "
+                "with --output_dir"
+            ) from error
+        if not path.is_dir():
+            raise DistillensError(f"output_dir: {path} is a file; name a folder")
+        return path
+    raise DistillensError(f"output_dir: {folder} has no folder above it; name another one")
+
+
+def _is_own(name: str) -> bool:
+    """Whether a run writes it, or leaves it when it is killed."""
+    return name in OWN or name == _CLEARING or any(name.startswith(f".{own}.") for own in OWN)
+
+
+@contextmanager
+def cleared(folder: Path) -> Iterator[None]:
+    """Makes the folder and removes an earlier run from it; call it when all else is ready.
+
+    Until the block, which writes the new run's first files, has ended without an error,
+    `is_half_cleared` is true of the folder: a kill within leaves no mixture that could be taken for
+    a run.
+
+    Raises:
+        RunFailure: it cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _CLEARING).touch()
+        for path in list(folder.iterdir()):
+            if not _is_own(path.name) or path.name == _CLEARING:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        yield
+        (folder / _CLEARING).unlink()
+    except OSError as error:
+        raise RunFailure(f"output_dir: cannot prepare {folder} ({error})") from error
+
+
+def is_half_cleared(folder: Path) -> bool:
+    """Whether an earlier run was being removed when the process that did so ended."""
+    return (folder / _CLEARING).exists()
+
+
+def tidy(folder: Path) -> list[str]:
+    """Puts right what a killed run left: folders that lie aside come back, unfinished files go.
+
+    Only for the process that alone may write there.
+
+    Returns:
+        A line for each folder that came back.
+    Raises:
+        RunFailure: it cannot be done.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        back = [name for name in _REPLACED if recover(folder / name)]
+        for path in folder.iterdir():
+            if path.name not in (*OWN, _CLEARING) and _is_own(path.name) and path.is_file():
+                path.unlink()
+    except OSError as error:
+        raise RunFailure(f"output_dir: cannot tidy {folder} ({error})") from error
+    return [
+        f"{folder / name}: had been set aside by a run that was killed; put back" for name in back
+    ]
+
+
+def remove_states(folder: Path) -> None:
+    """A finished run keeps none."""
+    for state in (STATE, STATE_BEFORE):
+        remove(folder / state)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """summary.json: results, settings and versions of a finished run."""
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,271 @@
+"""The study's report: one HTML page, one Markdown file, one CSV, figures as PNG."""
+
+import importlib.resources
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distillens_plugin.study.compute import read_steps
+from distillens_plugin.study.report import words
+from distillens_plugin.study.report.csv_table import csv_table
+from distillens_plugin.study.report.results import COMPUTE, Results, collect
+from distillens_plugin.study.report.table import Metric, Table
+from distillens_plugin.study.runner import describe
+from distillens_plugin.study.spec import Study
+from eval_harness.comparison.compare import NO_DIFFERENCE
+from eval_harness.errors import DistillensError
+from eval_harness.report.page import Plot
+from eval_harness.report.plots import require_matplotlib
+from eval_harness.report.rows import printable
+from eval_harness.shared.files.atomic import write_bytes, write_text
+
+__all__ = ["require_matplotlib", "write_report"]
+
+_FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts; `marked` are the rows that show a difference."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    marked: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """One budget."""
+
+    title: str
+    sentences: list[str]
+    grids: list[Grid]
+    figures: list[Plot]
+
+
+def write_report(study: Study, folder: Path) -> list[Path]:
+    """Writes report.html (all in one file), report.md, table.csv and figures/*.png.
+
+    Raises:
+        DistillensError: no run of the study is there, or matplotlib is missing.
+        RunFailure: a file cannot be written.
+    """
+    require_matplotlib()
+    results = collect(study)
+    if not any(table.cells for table in results.tables.values()):
+        raise DistillensError(
+            f"{folder}: no run of {study.path} is there; run the study, or look at log.txt of a run"
+        )
+    sections = [_section(results, budget) for budget in results.tables]
+    extra = [grid for grid in (_search_grid(results), _paper_grid(results)) if grid is not None]
+    notes = words.notes(results)
+    for section in sections:
+        for figure in section.figures:
+            write_bytes(folder / _FIGURES / figure.name, figure.png)
+    page, markdown, table = (folder / n for n in ("report.html", "report.md", "table.csv"))
+    write_text(markdown, _markdown(study, sections, extra, notes))
+    write_text(table, csv_table(results))
+    write_text(page, _html(study, sections, extra, notes))
+    return [page, markdown, table]
+
+
+def _section(results: Results, budget: str) -> Section:
+    table = results.tables[budget]
+    return Section(
+        title=budget.capitalize(),
+        sentences=[printable(text) for text in words.sentences(results, budget)],
+        grids=[
+            *_score_grids(results, table),
+            _difference_grid(results, table),
+            _cost_grid(results, budget),
+        ],
+        figures=_figures(results, budget),
+    )
+
+
+def _score_grids(results: Results, table: Table) -> list[Grid]:
+    """ROUGE-L and the losses first, the rest in a table of its own: both stay readable."""
+    primary = words.primary_metrics(table)
+    further = [metric for metric in table.metrics() if metric not in primary]
+    grids = [_score_grid(results, table, "Scores", primary)]
+    return grids + ([_score_grid(results, table, "Further scores", further)] if further else [])
+
+
+def _score_grid(results: Results, table: Table, title: str, metrics: list[Metric]) -> Grid:
+    header = ["method"]
+    for metric in metrics:
+        header += [f"{metric.title} [95 %]", "sd of training seeds"]
+    rows = []
+    for name, cells in table.cells.items():
+        line = [printable(results.study.label(name))]
+        for metric in metrics:
+            cell = cells.get(metric)
+            deviation = cell.seed_deviation if cell is not None else None
+            line += [
+                words.score(cell, metric),
+                "N/A" if deviation is None else f"{deviation:.{metric.decimals}f}",
+            ]
+        rows.append(line)
+    return Grid(title, header, rows)
+
+
+def _difference_grid(results: Results, table: Table) -> Grid:
+    rows = [words.difference_line(results, d) for d in table.differences]
+    marked = tuple(i for i, d in enumerate(table.differences) if d.verdict != NO_DIFFERENCE)
+    cells = [[printable(cell) for cell in row] for row in rows]
+    return Grid("Paired differences", words.DIFFERENCE_HEADER, cells, marked)
+
+
+def _cost_grid(results: Results, budget: str) -> Grid:
+    header = ["method", "runs", "steps", "s of training", "s in all", "peak MiB"]
+    clock = results.study.budget.equal_compute
+    paces = read_steps(results.study) if budget == COMPUTE else {}
+    if paces and clock is not None:
+        header.append(f"s per step (clock: {results.study.label(clock.clock)})")
+    rows = []
+    for name, cost in results.costs[budget].items():
+        line = [
+            printable(results.study.label(name)),
+            str(cost.num_runs),
+            f"{cost.num_steps:g}",
+            f"{cost.train_seconds:.1f}",
+            f"{cost.seconds:.1f}",
+            f"{cost.peak_bytes / 2**20:,.0f}",
+        ]
+        if paces:
+            pace = paces.get(name)
+            line.append(
+                f"{pace['seconds_per_step']:.3f} ({pace['clock_seconds_per_step']:.3f})"
+                if pace
+                else "as at equal steps"
+            )
+        rows.append(line)
+    return Grid("Time and memory", header, rows)
+
+
+def _search_grid(results: Results) -> Grid | None:
+    rows: list[list[str]] = []
+    marked: list[int] = []
+    for name, choice in results.choices.items():
+        for entry in choice.tried:
+            loss = "failed or missing"
+            if entry.validation_nll is not None:
+                loss = f"{entry.validation_nll:.4f}"
+            if entry.settings == choice.settings:
+                marked.append(len(rows))
+            settings = printable(describe(entry.settings))
+            rows.append([printable(results.study.label(name)), settings, loss])
+    header = ["method", "settings", "validation NLL"]
+    return Grid("Search (chosen: bold)", header, rows, tuple(marked)) if rows else None
+
+
+def _paper_grid(results: Results) -> Grid | None:
+    paper = results.study.paper
+    if paper is None:
+        return None
+    rows: list[list[str]] = []
+    for name, number in paper.scores.items():
+        line = [printable(results.study.label(name)), f"{number:.2f}"]
+        for table in results.tables.values():
+            line.append(_mean_rouge(results.study, table, name))
+        rows.append(line)
+    if paper.teacher is not None:
+        rows.append(["teacher", f"{paper.teacher:.2f}", *["" for _ in results.tables]])
+    header = ["method", paper.source, *(f"here, {budget}" for budget in results.tables)]
+    return Grid(f"Published numbers: {printable(paper.metric)}", header, rows)
+
+
+def _mean_rouge(study: Study, table: Table, name: str) -> str:
+    """Mean over the tasks under the study's first protocol; empty unless every task is there."""
+    spec = study.evaluation
+    if spec is None:
+        return ""
+    found = [
+        cell.mean
+        for metric, cell in table.cells.get(name, {}).items()
+        if metric.name == words.PRIMARY and metric.protocol == spec.protocols[0]
+    ]
+    return f"{np.mean(found):.2f}" if len(found) == len(spec.tasks) else ""
+
+
+def _figures(results: Results, budget: str) -> list[Plot]:
+    from distillens_plugin.study.report import figures
+
+    study, table = results.study, results.tables[budget]
+    stem = budget.replace(" ", "_")
+    made = []
+    for metric in words.primary_metrics(table):
+        cells = {
+            printable(study.label(n)): c[metric] for n, c in table.cells.items() if metric in c
+        }
+        unit = "nats per token" if metric.is_loss else "score x 100"
+        axis = f"{unit}; line: 95 % interval, rings: training seeds"
+        name = re.sub(r"[^A-Za-z0-9]+", "_", metric.title).strip("_")
+        png = figures.plot_seeds(f"{metric.title}, {budget}", axis, cells)
+        made.append(Plot(f"{stem}_{name}.png", f"{metric.title} of each method, {budget}", png))
+    if budget != COMPUTE and results.curves:
+        curves = {printable(study.label(name)): c for name, c in results.curves.items()}
+        made.append(
+            Plot("curves.png", "Validation loss over training", figures.plot_curves(curves))
+        )
+    costs = {printable(study.label(name)): cost for name, cost in results.costs[budget].items()}
+    made.append(Plot(f"{stem}_costs.png", f"Time and memory, {budget}", figures.plot_costs(costs)))
+    return made
+
+
+def _html(study: Study, sections: list[Section], extra: list[Grid], notes: list[str]) -> str:
+    import jinja2
+
+    source = importlib.resources.files("distillens_plugin").joinpath("study/report/page.html.j2")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    return template.render(
+        title=printable(study.title),
+        about=_about(study),
+        sections=sections,
+        extra=extra,
+        notes=[printable(note) for note in notes],
+    )
+
+
+def _about(study: Study) -> str:
+    return printable(
+        f"{study.path}: {len(study.methods)} methods, training seeds "
+        f"{', '.join(map(str, study.seeds))}, recipe {study.recipe}"
+    )
+
+
+def _markdown(study: Study, sections: list[Section], extra: list[Grid], notes: list[str]) -> str:
+    lines = [f"# {_cell(printable(study.title))}", "", _cell(_about(study)), ""]
+    for section in sections:
+        lines += [f"## {section.title}", ""]
+        lines += [f"- {_cell(text)}" for text in section.sentences] + [""]
+        for grid in section.grids:
+            lines += _markdown_grid(grid)
+        for figure in section.figures:
+            lines += [f"![{_cell(figure.alt)}]({_FIGURES}/{figure.name})", ""]
+    for grid in extra:
+        lines += _markdown_grid(grid)
+    lines += [f"- {_cell(printable(note))}" for note in notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_grid(grid: Grid) -> list[str]:
+    lines = [f"### {_cell(grid.title)}", "", f"| {' | '.join(map(_cell, grid.header))} |"]
+    lines.append(f"|{' --- |' * len(grid.header)}")
+    for index, row in enumerate(grid.rows):
+        cells = [_cell(cell) for cell in row]
+        if index in grid.marked:
+            cells[-1] = f"**{cells[-1]}**"
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))

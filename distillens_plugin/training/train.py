@@ -1,0 +1,186 @@
+"""One whole run: data, models, box and training, with every mistake found before it starts."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.experiment.build import (
+    Experiment,
+    build_experiment,
+    load_data,
+    make_accelerator,
+)
+from distillens_plugin.models.loading import num_parameters
+from distillens_plugin.preflight.run_length import check_enough_rows
+from distillens_plugin.preflight.validate import validate_without_weights
+from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.storage import run_folder
+from distillens_plugin.storage.fingerprint import (
+    Fingerprint,
+    changed_surroundings,
+    check_same_inputs,
+    make_fingerprint,
+)
+from distillens_plugin.storage.kept_state import Standing, check_can_be_kept, load_state
+from distillens_plugin.storage.main_process import on_main_process, say, say_all
+from distillens_plugin.storage.run_lock import locked_output
+from distillens_plugin.training.lifecycle import TrainingRun
+from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
+from eval_harness.shared.files.atomic import write_text
+
+# Tokenizer, training and validation data.
+Data = tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]
+
+
+def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False) -> int:
+    """Trains what the recipe says and fills `folder`.
+
+    Args:
+        overwrite: replace a run that is there.
+        resume: go on with it from its last whole epoch; start where there is none.
+    Raises:
+        DistillensError: a mistake in recipe, data, models or output folder, before training starts.
+        RunFailure: training, saving or writing failed.
+    """
+    accelerator = make_accelerator(recipe, folder / run_folder.TRACKERS)
+    with locked_output(folder, accelerator):
+        return _train_locked(recipe, folder, accelerator, overwrite=overwrite, resume=resume)
+
+
+def _train_locked(
+    recipe: Recipe, folder: Path, accelerator: Accelerator, *, overwrite: bool, resume: bool
+) -> int:
+    on_main_process(accelerator, lambda: _check(recipe, folder, overwrite or resume))
+    recipe_yaml = to_yaml(recipe.to_plain())
+    kept: Kept | None = None
+    if resume:
+        processes = accelerator.num_processes
+        kept = on_main_process(accelerator, lambda: find_kept(folder, recipe_yaml, processes))
+    data = load_and_describe_data(recipe, accelerator)
+    fingerprint = on_main_process(
+        accelerator, lambda: _fingerprint(recipe, data, accelerator, folder, kept)
+    )
+    if kept is not None:
+        say_all(accelerator, kept.lines)
+        if kept.finished:
+            return 0
+    experiment = build_and_describe(recipe, accelerator, data)
+    if recipe.resumable:
+        check_can_be_kept(accelerator, experiment.box)
+    if recipe.teacher_cache is not None:
+        from distillens_plugin.teacher_cache import attach_teacher_cache
+
+        say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
+    standing = _put_back(experiment, folder, kept)
+    # Only now that everything else stands is an earlier run replaced.
+    if standing is None:
+        on_main_process(accelerator, lambda: _prepare(folder, recipe_yaml, fingerprint))
+        say_all(accelerator, _nothing_kept(experiment))
+    if recipe.trackers:
+        accelerator.init_trackers("distillens", config={"recipe": recipe_yaml})
+    run = TrainingRun(experiment, folder, fingerprint)
+    run.train(standing, kept.state if kept is not None else None)
+    return 0
+
+
+def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> Data:
+    """Loads tokenizer and data, and prints the data's counts."""
+    data = load_data(recipe)
+    for dataset in data[1:]:
+        if dataset is not None:
+            say(accelerator, dataset.describe())
+    check_enough_rows(recipe, len(data[1]), accelerator.num_processes)
+    return data
+
+
+def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: Data) -> Experiment:
+    """Loads models, and prints the sizes."""
+    experiment = build_experiment(recipe, accelerator, data)
+    say(accelerator, describe_models(experiment))
+    return experiment
+
+
+def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
+    run_folder.check_free(folder, overwrite=overwrite)
+    validate_without_weights(recipe, overwrite=overwrite)
+
+
+def _fingerprint(
+    recipe: Recipe, data: Data, accelerator: Accelerator, folder: Path, kept: Kept | None
+) -> Fingerprint:
+    """What the run learns from; it must be what an earlier run here was begun with."""
+    fingerprint = make_fingerprint(recipe, data[1], data[2], accelerator.device)
+    if kept is not None and kept.fingerprint is not None:
+        check_same_inputs(kept.fingerprint, fingerprint, folder)
+        told = changed_surroundings(kept.fingerprint, fingerprint)
+        if told is not None and not kept.finished:
+            kept.lines.append(told)
+    return fingerprint
+
+
+def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standing | None:
+    """Loads the state that an earlier run kept, if there is one."""
+    if kept is None or kept.standing is None or kept.state is None:
+        return None
+    accelerator = experiment.accelerator
+    load_state(kept.state, accelerator, experiment.box)
+    say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
+    standing = kept.standing
+    say(accelerator, f"going on after epoch {standing.epoch}, step {standing.step}")
+    return standing
+
+
+def _prepare(folder: Path, recipe_yaml: str, fingerprint: Fingerprint) -> None:
+    with run_folder.cleared(folder):
+        write_text(folder / run_folder.RECIPE, recipe_yaml)
+        write_text(folder / run_folder.FINGERPRINT, encode_fingerprint(fingerprint))
+
+
+def _nothing_kept(experiment: Experiment) -> list[str]:
+    """Says so where a run that is cut off could not be gone on with."""
+    if not experiment.recipe.resumable or experiment.num_steps > experiment.steps_per_epoch:
+        return []
+    return [
+        "note: a state for --resume is kept after each epoch, and this run has one: cut off "
+        "before its end, it would start anew"
+    ]
+
+
+def describe_models(experiment: Experiment) -> str:
+    """Sizes of student and teacher, the layer pairs and the length of the run."""
+    recipe, accelerator = experiment.recipe, experiment.accelerator
+    student = experiment.student
+    lines = [
+        f"student: {num_parameters(student):,} parameters, "
+        f"{num_parameters(student, trainable=True):,} trained, "
+        f"{experiment.student_anatomy.num_layers} layers x {experiment.student_anatomy.width}"
+    ]
+    if experiment.teacher is not None and experiment.teacher_anatomy is not None:
+        lines.append(
+            f"teacher: {num_parameters(experiment.teacher):,} parameters, "
+            f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
+        )
+    for name, (term, weight) in experiment.box.criterion.term_dict.items():
+        if hasattr(term, "pairs") and experiment.teacher_anatomy is not None:
+            pairs = term.pairs(
+                experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers
+            )
+            shown = " ".join(f"{a}-{b}" for a, b in pairs)
+            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
+    if recipe.train.on_policy is not None:
+        settings = recipe.train.on_policy
+        lines.append(
+            f"on-policy: the student answers {settings.share:.0%} of the rows itself "
+            f"({settings.schedule})"
+        )
+    batch = recipe.train.train_data_loader.kwargs.batch_size or 1
+    lines.append(
+        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
+        f"{batch} rows x {accelerator.num_processes} processes x "
+        f"{recipe.train.optimizer.grad_accum_step} batches a step; {accelerator.device}, "
+        f"precision {recipe.mixed_precision}"
+    )
+    return "\n".join(lines)

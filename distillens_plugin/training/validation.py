@@ -1,0 +1,163 @@
+"""Validation loss and sample answers of the student while it trains."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.data.collate import collate
+from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.lens.discovery import unwrap
+from distillens_plugin.lens.forward import forward
+from distillens_plugin.losses.lens import CrossEntropy
+from distillens_plugin.models.end_tokens import end_token_ids
+from distillens_plugin.models.generating import Decoding, answer, begin, num_token_ids
+from eval_harness.errors import RunFailure
+from eval_harness.scoring.rouge import rouge_l
+
+_NUM_NAMED = 8
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Any]:
+    """The bare model in eval mode without gradients; its mode is restored."""
+    bare = unwrap(model)
+    was_training = bare.training
+    bare.eval()
+    try:
+        with torch.no_grad():
+            yield bare
+    finally:
+        bare.train(was_training)
+
+
+def validation_loss(
+    model: nn.Module, dataset: InstructionDataset, *, batch_size: int, accelerator: Accelerator
+) -> float:
+    """Negative log-likelihood per supervised token over the whole data set, in nats.
+
+    Batches hold rows of like length and are dealt out over the ranks; every row counts once.
+
+    Raises:
+        RunFailure: it is NaN or infinite; names the rows of the first such batches.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    # Sums over positions: a count of 1 keeps the loss term from dividing by its own batch.
+    term = CrossEntropy()
+    nll, count = 0.0, 0
+    broken: list[str] = []
+    with evaluating(model) as bare, accelerator.autocast():
+        for indices in mine:
+            batch, targets = collate([dataset[index] for index in indices])
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            output = forward(bare, batch)
+            loss = term({".": {"output": output}}, {}, {**targets, "num_supervised": 1.0}).item()
+            if not math.isfinite(loss):
+                broken += targets["row_ids"]
+            nll += loss
+            count += targets["positions"].numel()
+    sums = gather_object([(nll, count, broken)])
+    rows = [row for *_, part in sums for row in part]
+    if rows:
+        more = f" and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
+        raise RunFailure(
+            f"the validation loss is not finite in rows {', '.join(rows[:_NUM_NAMED])}{more}"
+        )
+    return sum(part for part, *_ in sums) / max(1, sum(part for _, part, _ in sums))
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """One generated answer beside its reference."""
+
+    prompt: str
+    answer: str
+    reference: str
+
+
+def sample_answers(
+    model: nn.Module,
+    dataset: InstructionDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_rows: int,
+    max_new_tokens: int,
+) -> list[SampleAnswer]:
+    """Greedy answers to the first rows of a data set."""
+    decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens)
+    answers = []
+    for row in dataset.rows[:num_rows]:
+        (ids,) = answer(model, [begin(row.prompt_ids, tokenizer)], decoding)
+        answers.append(
+            SampleAnswer(
+                tokenizer.decode(row.prompt_ids), _text(ids, decoding, tokenizer), row.references[0]
+            )
+        )
+    return answers
+
+
+def validation_rouge(
+    model: nn.Module,
+    dataset: InstructionDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    accelerator: Accelerator,
+    batch_size: int = 32,
+) -> float:
+    """Mean ROUGE-L (x 100) of one sampled answer a row, temperature 1, as the paper picks `best`.
+
+    Each batch has a seed of its own, so the score does not depend on the number of processes.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: len(dataset.rows[index].prompt_ids))
+    starts = range(0, len(order), batch_size)
+    mine = list(starts)[accelerator.process_index :: accelerator.num_processes]
+    answers: list[tuple[int, str]] = []
+    decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens, temperature=1.0)
+    with accelerator.autocast(), torch.random.fork_rng():
+        for start in mine:
+            indices = order[start : start + batch_size]
+            prompts = [begin(dataset.rows[i].prompt_ids, tokenizer) for i in indices]
+            torch.manual_seed(seed * 1_000_003 + start)
+            found = answer(model, prompts, decoding)
+            texts = [_text(ids, decoding, tokenizer) for ids in found]
+            answers += zip(indices, texts, strict=True)
+    gathered = gather_object(answers)
+    scores = rouge_l(
+        [text for _, text in gathered], [dataset.rows[index].references for index, _ in gathered]
+    )
+    return 100.0 * sum(scores) / max(1, len(scores))
+
+
+def _decoding(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: InstructionDataset,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+) -> Decoding:
+    return Decoding(
+        end_ids=end_token_ids(tokenizer, dataset),
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=max_new_tokens,
+        num_ids=num_token_ids(tokenizer, model),
+        temperature=temperature,
+    )
+
+
+def _text(answer_ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Without its end token, which need not be one that the tokenizer leaves out."""
+    if answer_ids[-1:] and answer_ids[-1] in decoding.end_ids:
+        answer_ids = answer_ids[:-1]
+    return str(tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()

@@ -1,0 +1,197 @@
+"""Writes benchmarks as task files of lm-evaluation-harness.
+
+A task `distillens_<name>` has our prompts, cut and scores, so lm-eval reports the same numbers.
+Both begin a prompt as the tokenizer begins a text; where that is not wanted (the protocol `minillm`
+does not), lm-eval has to be told: --model_args add_bos_token=False. What lm-eval does its own way:
+it does not cut prompts to 256 tokens, samples with one seed, reads <|endoftext|> in a row's text as
+the special token, and lets a chat template read the clock.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval_harness.benchmarks import Benchmark, load_rows
+from eval_harness.protocols.protocol import Protocol
+from eval_harness.shared.files.atomic import check_writable, write_text
+from eval_harness.shared.files.jsonl import write_jsonl
+from eval_harness.shared.text.answers import END_MARK
+
+_FUNCTIONS = "distillens_functions"
+_MARK = "# Written by eval-harness export-lm-eval; it may be written over."
+
+_MODULE = '''{mark}
+"""Prompts and scores of the tasks beside this file, by eval_harness's own functions."""
+
+from eval_harness.shared.text.answers import (
+    cut_answer,
+    final_answer_score,
+    read_newlines,
+    without_empty,
+)
+from eval_harness.scoring.score import score_rows
+from eval_harness.shared.text.templates import render_prompt
+
+TEMPLATES = {templates!r}
+FIELDS = {fields!r}
+METRICS = {metrics!r}
+UNTIL = {until!r}
+NEWLINES = {newlines!r}
+
+
+def _value(doc, task, name):
+    value = doc.get(FIELDS[task].get(name, name))
+    return read_newlines(value, NEWLINES[task]) if isinstance(value, str) else value
+
+
+def _prompt(doc, task):
+    instruction = _value(doc, task, "instruction")
+    if instruction is None:
+        return _value(doc, task, "prompt")
+    text = _value(doc, task, "input") or ""
+    if TEMPLATES[task] == "chat":
+        # lm-eval puts the chat template around it: --apply_chat_template.
+        return f"{{instruction}}\\n{{text}}" if text else instruction
+    return render_prompt(TEMPLATES[task], instruction, text)
+
+
+def _references(doc, task):
+    output = _value(doc, task, "output")
+    texts = [output] if isinstance(output, str) else without_empty(output)
+    return [read_newlines(text, NEWLINES[task]) for text in texts]
+
+
+def _results(doc, results, task):
+    references = _references(doc, task)
+    answer = cut_answer(
+        results[0], until=UNTIL[task], newline=NEWLINES[task], references=references
+    )
+    scored = score_rows([answer], [references])
+    scores = {{name: 100 * values[0] for name, values in scored.items()}}
+    if "final_answer" in METRICS[task]:
+        scores["final_answer"] = 100 * final_answer_score(answer, references)
+    return scores
+'''
+_TASK_FUNCTIONS = """
+
+def prompt_{name}(doc):
+    return _prompt(doc, {task!r})
+
+
+def target_{name}(doc):
+    return _references(doc, {task!r})[0]
+
+
+def results_{name}(doc, results):
+    return _results(doc, results, {task!r})
+"""
+
+
+def export_tasks(
+    benchmarks: Sequence[Benchmark], protocol: Protocol, folder: str | os.PathLike[str]
+) -> list[Path]:
+    """Writes one YAML file for each benchmark, their functions, and local rows.
+
+    Rows of the Hub stay there; local rows are copied, so the folder's place must not change.
+
+    Args:
+        benchmarks: with local paths where there are local files.
+        protocol: length and temperature of the answers, and the template.
+        folder: made if missing.
+    Returns:
+        The YAML files, for --include_path FOLDER.
+    Raises:
+        DistillensError: the folder cannot be written, or local rows are malformed.
+    """
+    target = Path(folder).resolve()
+    check_writable(target)
+    names = {benchmark.task: _identifier(benchmark.task) for benchmark in benchmarks}
+    module = _MODULE.format(
+        mark=_MARK,
+        templates={item.task: item.template or protocol.template for item in benchmarks},
+        fields={item.task: {} if item.path else item.fields for item in benchmarks},
+        metrics={item.task: item.metrics for item in benchmarks},
+        until={item.task: _stops(item, protocol) for item in benchmarks},
+        newlines={item.task: item.newline or protocol.newline for item in benchmarks},
+    )
+    for task, name in names.items():
+        module += _TASK_FUNCTIONS.format(task=task, name=name)
+    write_text(target / f"{_FUNCTIONS}.py", module)
+    written = []
+    for benchmark in benchmarks:
+        file = target / f"distillens_{benchmark.task}.yaml"
+        write_text(
+            file, _yaml(benchmark, names[benchmark.task], protocol, _data(benchmark, target))
+        )
+        written.append(file)
+    return written
+
+
+def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
+    return replace(protocol, template=benchmark.template or protocol.template).stops
+
+
+def _identifier(task: str) -> str:
+    return "".join(character if character.isalnum() else "_" for character in task)
+
+
+def _data(benchmark: Benchmark, target: Path) -> str:
+    if benchmark.path is None:
+        assert benchmark.hub is not None, "load_benchmark makes sure of path or hub"
+        return str(benchmark.hub)
+    rows = load_rows(benchmark)
+    # One shape for every row: Arrow, under lm-eval's reader, takes no mix of strings and lists.
+    content: list[dict[str, Any]] = [
+        {
+            "id": row.row_id,
+            "instruction": None if row.prompt is not None else row.instruction,
+            "input": row.input,
+            "prompt": row.prompt,
+            "output": list(row.references),
+        }
+        for row in rows
+    ]
+    file = target / "data" / f"{benchmark.task}.jsonl"
+    check_writable(file.parent)
+    write_jsonl(file, content)
+    return str(file)
+
+
+def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str:
+    import yaml
+
+    generation: dict[str, Any] = {
+        "until": [END_MARK, *_stops(benchmark, protocol)],
+        "max_gen_toks": protocol.max_new_tokens,
+        "do_sample": not protocol.greedy,
+        "temperature": protocol.temperature,
+    }
+    if not protocol.greedy:
+        generation |= {"top_p": protocol.top_p, "top_k": protocol.top_k}
+    if protocol.no_repeat_ngram_size:
+        generation["no_repeat_ngram_size"] = protocol.no_repeat_ngram_size
+    task = {
+        "task": f"distillens_{benchmark.task}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": data}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "generation_kwargs": generation,
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in benchmark.metrics
+        ],
+        "metadata": {"version": benchmark.version},
+    }
+    # The tag is lm-eval's own; PyYAML has no way to write it without a class for it.
+    functions = "".join(
+        f"{key}: !function {_FUNCTIONS}.{function}_{name}\n"
+        for key, function in [
+            ("doc_to_text", "prompt"),
+            ("doc_to_target", "target"),
+            ("process_results", "results"),
+        ]
+    )
+    return f"{_MARK}\n{yaml.safe_dump(task, sort_keys=False, width=100)}{functions}"

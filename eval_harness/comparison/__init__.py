@@ -1,0 +1,1 @@
+"""Systems compared row by row."""

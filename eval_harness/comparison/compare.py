@@ -1,0 +1,185 @@
+"""Compares systems row by row, and says what the numbers do and do not show."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eval_harness.comparison.systems import System, version_notes
+from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
+from eval_harness.scoring.rouge_words import num_without_words, without_words_note
+from eval_harness.scoring.task_metrics import task_metrics
+from eval_harness.shared.statistics import PairedComparison, compare_paired, holm, row_means
+
+ALPHA = 0.05
+NO_DIFFERENCE = "no difference shown"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on one task by one metric; differences are a - b, x 100.
+
+    Attributes:
+        adjusted_p: Holm over all comparisons of this metric that were made together.
+        verdict: "<name> scores higher", or "no difference shown".
+    """
+
+    task: str
+    metric: str
+    a: str
+    b: str
+    paired: PairedComparison
+    adjusted_p: float
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, for --json."""
+        return {
+            "task": self.task,
+            "metric": self.metric,
+            "a": self.a,
+            "b": self.b,
+            **asdict(self.paired),
+            "adjusted_p": self.adjusted_p,
+            "verdict": self.verdict,
+        }
+
+
+def compare_systems(systems: Sequence[System], *, all_pairs: bool = False) -> list[Comparison]:
+    """Compares each later system with the first one, or every pair.
+
+    Holm's correction is over all pairs and tasks of a metric, and the smallest detectable
+    difference is at alpha / number of those comparisons: what a first rejection needs.
+
+    Args:
+        systems: at least two, from `load_systems`.
+        all_pairs: compare every pair.
+    """
+    pairs = (
+        list(itertools.combinations(systems, 2))
+        if all_pairs
+        else [(systems[0], other) for other in systems[1:]]
+    )
+    families: dict[str, list[tuple[str, System, System]]] = {}
+    for task in systems[0].samples:
+        common = [metric_names(system.samples[task]) for system in systems]
+        for metric in common[0]:
+            if all(metric in names for names in common):
+                families.setdefault(metric, []).extend((task, a, b) for a, b in pairs)
+    comparisons = []
+    for metric, family in families.items():
+        paired = [
+            compare_paired(
+                _rows(a.samples[task], metric),
+                _rows(b.samples[task], metric),
+                alpha=ALPHA / len(family),
+            )
+            for task, a, b in family
+        ]
+        adjusted = holm([result.p_value for result in paired])
+        comparisons += [
+            Comparison(task, metric, a.name, b.name, result, p, verdict(result, p, a.name, b.name))
+            for (task, a, b), result, p in zip(family, paired, adjusted, strict=True)
+        ]
+    return comparisons
+
+
+def verdict(result: PairedComparison, adjusted_p: float, name_a: str, name_b: str) -> str:
+    """Names the higher system only where the test and the interval agree that there is one."""
+    if adjusted_p >= ALPHA or result.low is None or result.high is None:
+        return NO_DIFFERENCE
+    if result.low > 0:
+        return f"{name_a} scores higher"
+    if result.high < 0:
+        return f"{name_b} scores higher"
+    return NO_DIFFERENCE
+
+
+def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> dict[str, Any]:
+    """Everything that `eval-harness compare` tells, as plain JSON values."""
+    return {
+        "alpha": ALPHA,
+        "systems": {
+            system.name: {
+                "source": system.source,
+                "tasks": {
+                    task: {
+                        "num_rows": len(samples),
+                        **_not_scored(system.metrics.get(task, {})),
+                        **task_metrics(samples),
+                    }
+                    for task, samples in system.samples.items()
+                },
+            }
+            for system in systems
+        },
+        "comparisons": [
+            comparison.to_json() for comparison in compare_systems(systems, all_pairs=all_pairs)
+        ],
+        "notes": [*version_notes(systems), *_word_notes(systems[0])],
+    }
+
+
+def comparison_lines(result: dict[str, Any]) -> list[str]:
+    """The same as text, for a terminal."""
+    lines = []
+    for task in next(iter(result["systems"].values()))["tasks"]:
+        tasks = {name: system["tasks"][task] for name, system in result["systems"].items()}
+        lines.append(f"{task}, {next(iter(tasks.values()))['num_rows']} rows")
+        lines += [f"  {score_line(name, metrics)}" for name, metrics in tasks.items()]
+        for comparison in result["comparisons"]:
+            if comparison["task"] == task:
+                lines.append(f"  {difference_line(comparison)}")
+        lines.append("")
+    lines += [f"note: {note}" for note in result["notes"]]
+    return lines
+
+
+def _word_notes(system: System) -> list[str]:
+    """All systems have the same rows, and so the same references."""
+    notes = []
+    for task, samples in system.samples.items():
+        num_references = num_without_words(sample.target for sample in samples)
+        note = without_words_note(num_references, len(samples))
+        if note is not None:
+            notes.append(f"{task}: {note}")
+    return notes
+
+
+def scored_metrics(metrics: dict[str, Any]) -> list[str]:
+    """The metrics that have an interval over rows, among the keys of `task_metrics`."""
+    suffix = "_ci_low,none"
+    return [key.removesuffix(suffix) for key in metrics if key.endswith(suffix)]
+
+
+def _not_scored(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What a run wrote beside the scores, which are counted anew: likelihoods and the like."""
+    scored = tuple(f"{name}{mark}" for name in scored_metrics(metrics) for mark in ",_")
+    return {key: value for key, value in metrics.items() if not key.startswith(scored)}
+
+
+def score_line(name: str, metrics: dict[str, Any]) -> str:
+    """One system's scores with their intervals."""
+    scores = []
+    for metric in scored_metrics(metrics):
+        low, high = metrics[f"{metric}_ci_low,none"], metrics[f"{metric}_ci_high,none"]
+        interval = f" [{low:.2f}, {high:.2f}]" if low != NOT_AVAILABLE else ""
+        scores.append(f"{metric} {metrics[f'{metric},none']:.2f}{interval}")
+    return f"{name}: {', '.join(scores)}"
+
+
+def difference_line(comparison: dict[str, Any]) -> str:
+    """One comparison in words: difference, interval, p-values, reach and verdict."""
+    low, high = comparison["low"], comparison["high"]
+    interval = f" [{low:+.2f}, {high:+.2f}]" if low is not None else ""
+    reach = comparison["smallest_detectable"]
+    reach_text = f"; smallest detectable {reach:.2f}" if reach is not None else ""
+    return (
+        f"{comparison['metric']}, {comparison['a']} - {comparison['b']}: "
+        f"{comparison['difference']:+.2f}{interval}, p {comparison['p_value']:.4f}, "
+        f"Holm {comparison['adjusted_p']:.4f}{reach_text}: {comparison['verdict']}"
+    )
+
+
+def _rows(samples: Sequence[Sample], metric: str) -> Any:
+    return 100 * row_means([sample.scores[metric] for sample in samples])

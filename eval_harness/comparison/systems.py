@@ -1,0 +1,244 @@
+"""The systems of a comparison: results folders of runs, or bare prediction files."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval_harness.benchmarks.definition import METRICS
+from eval_harness.errors import DistillensError
+from eval_harness.results.folder import load_results
+from eval_harness.results.schema import Fingerprint, Sample, TaskResult, metric_names
+from eval_harness.scoring.score import (
+    DEFAULT_METRICS,
+    References,
+    named,
+    read_predictions,
+    read_references,
+    score_samples,
+)
+from eval_harness.shared.differences import differences
+
+
+@dataclass
+class System:
+    """One model's answers.
+
+    Attributes:
+        name: unique among the systems of a comparison.
+        source: as the user named it.
+        samples: by task, scored; the rows of all systems in the same order.
+        fingerprints: by task; empty for prediction files, whose protocol nobody knows.
+        metrics: by task, as the run wrote them; empty for prediction files.
+    """
+
+    name: str
+    source: str
+    samples: dict[str, list[Sample]]
+    fingerprints: dict[str, Fingerprint]
+    metrics: dict[str, dict[str, Any]]
+
+
+def load_systems(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    references: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+) -> list[System]:
+    """Reads systems that may be compared: the same tasks, rows, protocol and data.
+
+    Args:
+        paths: results files or folders; with `references`, prediction files.
+        references: the references of prediction files.
+        backend: see `rouge.rouge_l`; used where answers have no scores yet.
+    Returns:
+        The systems in the order of `paths`; each has the tasks that all have.
+    Raises:
+        DistillensError: unreadable input, no common task, samples that were not logged, rows or
+            fingerprints that differ. Names what differs.
+    """
+    if references is not None:
+        expected = read_references(references)
+        systems = [_from_predictions(path, expected, backend) for path in paths]
+    else:
+        systems = [_from_results(path, backend) for path in paths]
+    _make_names_unique(systems)
+    _keep_common_tasks(systems)
+    for system in systems[1:]:
+        for task in system.samples:
+            _check_fingerprints(task, systems[0], system)
+            _check_rows(task, systems[0], system)
+    return systems
+
+
+def version_notes(systems: Sequence[System]) -> list[str]:
+    """Differences that do not forbid a comparison, but that its reader should know."""
+    tasks: dict[str, list[str]] = {}
+    for system in systems[1:]:
+        for task, fingerprint in system.fingerprints.items():
+            first = systems[0].fingerprints[task]
+            for key, ours, theirs in differences(first.versions, fingerprint.versions):
+                told = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
+                tasks.setdefault(told, []).append(task)
+    notes = [f"{', '.join(names)}: {told}" for told, names in tasks.items()]
+    notes += _metric_notes(systems)
+    if any(not system.fingerprints for system in systems):
+        notes.append(
+            "prediction files carry no record of how they were made: "
+            "only their rows are known to be the same"
+        )
+    return notes
+
+
+def _metric_notes(systems: Sequence[System]) -> list[str]:
+    """Scores that only some systems have cannot be compared, and would be missed."""
+    notes = []
+    for task in systems[0].samples:
+        having: list[set[str]] = [set(metric_names(system.samples[task])) for system in systems]
+        for metric in sorted(having[0].union(*having) - having[0].intersection(*having)):
+            names = [s.name for s, found in zip(systems, having, strict=True) if metric in found]
+            notes.append(f"{task}: {metric} is not compared, only {', '.join(names)} has it")
+    return notes
+
+
+def _from_predictions(
+    path: str | os.PathLike[str], references: References, backend: str | None
+) -> System:
+    texts = read_predictions(path, references)
+    samples = [
+        Sample(
+            doc_id=index,
+            doc=doc,
+            target=targets,
+            arguments={},
+            resps=[text],
+            filtered_resps=[text],
+            seeds=[0],
+        )
+        for index, (doc, targets, text) in enumerate(
+            zip(references.rows, references.texts, texts, strict=True)
+        )
+    ]
+    score_samples(samples, backend=backend)
+    task = "/".join(Path(references.path).parts[-2:])
+    return System(Path(path).stem, os.fspath(path), {task: samples}, {}, {})
+
+
+def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
+    if Path(path).is_file() and Path(path).suffix == ".jsonl":
+        raise DistillensError(
+            f"{os.fspath(path)}: a .jsonl file; give a results folder, "
+            "or --references for prediction files"
+        )
+    results = load_results(path)
+    if not results.tasks:
+        raise DistillensError(f"{os.fspath(path)}: results of no task")
+    for task in results.tasks.values():
+        if not task.samples:
+            raise DistillensError(
+                f"{task.source}: no samples of {task.task} beside it; run with --log_samples"
+            )
+        _check_seeds(task)
+        _score_where_missing(task, backend)
+    return System(
+        name=results.model_name,
+        source=os.fspath(path),
+        samples={name: task.samples for name, task in results.tasks.items()},
+        fingerprints={name: task.fingerprint for name, task in results.tasks.items()},
+        metrics={name: task.metrics for name, task in results.tasks.items()},
+    )
+
+
+def _check_seeds(task: TaskResult) -> None:
+    first = task.samples[0]
+    for sample in task.samples:
+        if sample.seeds != first.seeds:
+            raise DistillensError(
+                f"{task.source}: {task.task}: row {sample.row_id!r} has seeds {sample.seeds}, "
+                f"but row {first.row_id!r} has {first.seeds}"
+            )
+
+
+def _score_where_missing(task: TaskResult, backend: str | None) -> None:
+    """--predict_only leaves answers without scores; the task says which it is scored by."""
+    listed = task.config.get("metrics")
+    known = [name for name in METRICS if isinstance(listed, list) and name in listed]
+    metrics = [*DEFAULT_METRICS, *(name for name in known if name not in DEFAULT_METRICS)]
+    unscored = [
+        sample for sample in task.samples if any(name not in sample.scores for name in metrics)
+    ]
+    if unscored:
+        score_samples(unscored, backend=backend, metrics=metrics)
+
+
+def _make_names_unique(systems: Sequence[System]) -> None:
+    names = [system.name for system in systems]
+    for system in systems:
+        if names.count(system.name) > 1:
+            system.name = system.source
+    sources = [system.name for system in systems]
+    for name in sources:
+        if sources.count(name) > 1:
+            raise DistillensError(f"{name}: named twice; a system is not compared with itself")
+
+
+def _keep_common_tasks(systems: Sequence[System]) -> None:
+    common = [
+        task for task in systems[0].samples if all(task in system.samples for system in systems)
+    ]
+    if not common:
+        tasks = "; ".join(f"{system.name} has {', '.join(system.samples)}" for system in systems)
+        raise DistillensError(f"no task that all systems have: {tasks}")
+    for system in systems:
+        system.samples = {task: system.samples[task] for task in common}
+        system.fingerprints = {
+            task: system.fingerprints[task] for task in common if task in system.fingerprints
+        }
+
+
+def _check_fingerprints(task: str, first: System, other: System) -> None:
+    if task not in first.fingerprints or task not in other.fingerprints:
+        return
+    ours, theirs = first.fingerprints[task], other.fingerprints[task]
+    differing = differences(ours.protocol, theirs.protocol)
+    if differing:
+        told = ", ".join(f"{key} is {a} and {b}" for key, a, b in differing)
+        raise DistillensError(
+            f"{first.source} and {other.source}: {task} was run under different protocols: {told}; "
+            "run both with the same settings"
+        )
+    if ours.data != theirs.data:
+        _check_rows(task, first, other)
+        raise DistillensError(
+            f"{first.source} and {other.source}: the data of {task} differ "
+            f"({ours.data} and {theirs.data}); run both on the same benchmark files"
+        )
+
+
+def _check_rows(task: str, first: System, other: System) -> None:
+    """Brings the rows of `other` into the order of `first`; refuses other rows or references."""
+    ours = {sample.row_id: sample for sample in first.samples[task]}
+    theirs = {sample.row_id: sample for sample in other.samples[task]}
+    for rows, system in ((ours, first), (theirs, other)):
+        if len(rows) != len(system.samples[task]):
+            raise DistillensError(f"{system.source}: {task} has rows with the same id")
+    only_ours = [row_id for row_id in ours if row_id not in theirs]
+    only_theirs = [row_id for row_id in theirs if row_id not in ours]
+    if only_ours or only_theirs:
+        told = [
+            f"{named(ids)} only in {system.source}"
+            for ids, system in ((only_ours, first), (only_theirs, other))
+            if ids
+        ]
+        raise DistillensError(
+            f"{task}: the systems answered different rows: {'; '.join(told)}; "
+            "run both with the same --limit"
+        )
+    changed = [row_id for row_id, sample in ours.items() if theirs[row_id].target != sample.target]
+    if changed:
+        raise DistillensError(
+            f"{first.source} and {other.source}: {task} has different references in "
+            f"{named(changed)}"
+        )
+    other.samples[task] = [theirs[row_id] for row_id in ours]

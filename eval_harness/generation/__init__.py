@@ -1,0 +1,1 @@
+"""One evaluation: prompts, answers, stored as they finish."""

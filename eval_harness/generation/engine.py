@@ -1,0 +1,161 @@
+"""The chosen backend before its weights are loaded: arguments checked, model identified."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.identity import ModelFacts, read_model
+from eval_harness.shared.model_folder.trust import (
+    MODEL_FLAG,
+    check_folder,
+    check_model_args,
+    given_remote_code,
+)
+from eval_harness.shared.near import near_names
+
+if TYPE_CHECKING:
+    from eval_harness.backends.base import Backend
+
+MODELS = ("vllm", "hf")
+MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_bos_token")
+# How the work is laid out: it changes the last bits at most, never what is computed.
+_LAYOUT = frozenset(
+    {
+        "batch_size",
+        "data_parallel_size",
+        "device",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "tensor_parallel_size",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `run` needs of a backend.
+
+    Attributes:
+        facts: of the model.
+        identity: of the model, for the fingerprint: files, weights' type, arguments that matter.
+        versions: of the packages that answers depend on.
+        load: (max_length=..., no_repeat_ngrams=...) -> a backend with weights.
+    """
+
+    facts: ModelFacts
+    identity: dict[str, Any]
+    versions: dict[str, str]
+    load: "Callable[..., Backend]"
+
+
+def choose_engine(
+    model: str,
+    model_args: dict[str, Any],
+    *,
+    default_dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> Engine:
+    """Checks --model and --model_args and reads everything about the model but its weights.
+
+    Args:
+        model: of `MODELS`.
+        model_args: parsed; its `dtype` and `trust_remote_code` go before the two arguments below.
+        default_dtype: the protocol's.
+        trust_remote_code: allow code that comes with the model, and arguments that can run some.
+    Raises:
+        DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
+            vLLM, or an unreadable model.
+    """
+    if model not in MODELS:
+        raise DistillensError(
+            f"--model {model}: not known, expected {' or '.join(MODELS)}{near_names(model, MODELS)}"
+        )
+    given = dict(model_args)
+    own = {key: given.pop(key) for key in MODEL_KEYS if key in given}
+    _check_names(model_args)
+    if own.get("pretrained") in (None, ""):
+        raise DistillensError(
+            "--model_args: no pretrained=..., expected a model folder or Hub name"
+        )
+    typed = given_remote_code(model_args, "--model_args")
+    trusted = trust_remote_code if typed is None else typed
+    check_model_args(model, model_args, trusted=trusted, where="--model_args", flag=MODEL_FLAG)
+    for name in (own["pretrained"], own.get("peft")):
+        if name is not None:
+            check_folder(Path(str(name)), trusted=trusted, flag=MODEL_FLAG)
+    if model == "vllm":
+        from eval_harness.backends import vllm as backend
+
+        backend.check_usable()
+    else:
+        from eval_harness.backends import transformers as backend  # type: ignore[no-redef]
+    given.pop("trust_remote_code", None)
+    dtype = str(given.pop("dtype", default_dtype or "auto"))
+    arguments = backend.arguments({**given, "dtype": dtype})
+    facts = read_model(
+        str(own["pretrained"]),
+        revision=own.get("revision"),
+        tokenizer=own.get("tokenizer"),
+        adapter=own.get("peft"),
+        max_length=_max_length(own.get("max_length")),
+        trust_remote_code=trusted,
+        must_build=model == "hf",  # vLLM has models that transformers lacks
+    )
+    for folder in filter(None, (facts.folder, facts.adapter)):
+        check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # those that the Hub has given
+    if dtype == "auto":
+        # Spelled out: for vLLM "auto" would turn a float32 checkpoint into half precision.
+        arguments["dtype"] = facts.checkpoint_dtype
+    identity = {
+        **facts.identity,
+        "dtype": arguments["dtype"],
+        "arguments": {key: value for key, value in given.items() if key not in _LAYOUT},
+    }
+    versions = {"backend": model, **backend.versions()}
+    return Engine(facts, identity, versions, _loader(model, facts, arguments, trusted))
+
+
+def _check_names(model_args: dict[str, Any]) -> None:
+    for key in ("pretrained", "revision", "tokenizer", "peft"):
+        value = model_args.get(key)
+        if value is not None and not isinstance(value, str):
+            raise DistillensError(
+                f"--model_args {key} = {value!r} is {type(value).__name__}, expected a text; quote "
+                "it where it was written, or YAML reads a number"
+            )
+
+
+def _max_length(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise DistillensError(f"max_length = {value!r}, expected an integer of at least 2")
+    return value
+
+
+def _loader(
+    model: str, facts: ModelFacts, arguments: dict[str, Any], trust_remote_code: bool
+) -> "Callable[..., Backend]":
+    def load(*, max_length: int, no_repeat_ngrams: bool) -> "Backend":
+        if model == "vllm":
+            from eval_harness.backends.vllm import VllmBackend
+
+            return VllmBackend(
+                facts,
+                max_length=max_length,
+                no_repeat_ngrams=no_repeat_ngrams,
+                engine={**arguments, "trust_remote_code": trust_remote_code},
+            )
+        from eval_harness.backends.transformers import TransformersBackend
+
+        return TransformersBackend(facts, trust_remote_code=trust_remote_code, **arguments)
+
+    return load

@@ -1,0 +1,118 @@
+"""How likely a model finds the reference answers: negative log-likelihood and perplexity."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from eval_harness.backends.base import Backend, Continuation
+from eval_harness.benchmarks import Row
+from eval_harness.errors import RunFailure
+from eval_harness.generation.store import AnswerStore
+from eval_harness.results.folder import NOT_AVAILABLE, Sample, digest
+from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.text.tokenisation import TextEncoder
+
+
+@dataclass
+class LikelihoodTask:
+    """All references of one benchmark after their prompts.
+
+    A reference is its tokens and the end token, tokenised apart from the prompt as in training;
+    only what the model has no positions for is cut (and then the end token is missing too).
+
+    Attributes:
+        encoder: that of the prompts; by default one that ends references with the end token.
+    """
+
+    rows: Sequence[Row]
+    prompts: Sequence[tuple[int, ...]]
+    facts: ModelFacts
+    store: AnswerStore
+    encoder: TextEncoder | None = None
+
+    @cached_property
+    def continuations(self) -> list[tuple[tuple[str, ...], Continuation]]:
+        """(key, prompt and reference) for each reference of each row that has a token."""
+        encoder = self.encoder or TextEncoder(self.facts.tokenizer)
+        found: list[tuple[tuple[str, ...], Continuation]] = []
+        for row, prompt in zip(self.rows, self.prompts, strict=True):
+            for number, reference in enumerate(row.references):
+                token_ids = self._reference_ids(encoder, reference, len(prompt))
+                if token_ids:
+                    key = (row.row_id, str(number), digest([list(prompt), list(token_ids)]))
+                    found.append((key, Continuation(prompt, token_ids)))
+        return found
+
+    def _reference_ids(
+        self, encoder: TextEncoder, text: str, prompt_length: int
+    ) -> tuple[int, ...]:
+        (found,) = encoder.responses([text])
+        ids = [*found.ids, *encoder.end_ids]
+        if self.facts.max_length is not None:
+            # vLLM wants to generate one token after what it scores.
+            ids = ids[: self.facts.max_length - prompt_length - 1]
+        return tuple(ids)
+
+    def missing(self) -> list[int]:
+        """Indices of `continuations` that the store lacks."""
+        return [
+            index for index, (key, _) in enumerate(self.continuations) if key not in self.store.rows
+        ]
+
+    def longest(self) -> int:
+        """Positions that the longest one needs."""
+        lengths = (len(item.prompt_ids) + len(item.token_ids) for _, item in self.continuations)
+        return max(lengths, default=0) + 1
+
+    def fill(self, backend: Backend) -> None:
+        """Computes what the store lacks.
+
+        Raises:
+            RunFailure: a log-likelihood is not finite.
+        """
+        missing = self.missing()
+        asked = [self.continuations[index][1] for index in missing]
+        for result in backend.log_likelihoods(asked):
+            key, item = self.continuations[missing[result.index]]
+            if not math.isfinite(result.total):
+                raise RunFailure(
+                    f"row {key[0]!r}: the log-likelihood of its reference is {result.total}; "
+                    "try dtype=float32"
+                )
+            self.store.add(key, {"nll": -result.total, "num_tokens": len(item.token_ids)})
+
+
+def likelihood_metrics(task: LikelihoodTask, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Per token over the whole benchmark, and per reference in each sample's `extra`.
+
+    Args:
+        task: filled.
+        samples: of the same rows; their `extra` gets "reference_nll" (nats) and "reference_tokens".
+    Returns:
+        "nll,none" (nats per token), "nll_stderr,none" (over rows), "perplexity,none" (its exp).
+    """
+    by_row: dict[str, list[dict[str, Any]]] = {}
+    for key, _ in task.continuations:
+        by_row.setdefault(key[0], []).append(task.store.rows[key])
+    for sample in samples:
+        found = by_row.get(sample.row_id, [])
+        sample.extra["reference_nll"] = [entry["nll"] for entry in found]
+        sample.extra["reference_tokens"] = [entry["num_tokens"] for entry in found]
+    rows = [
+        (sum(entry["nll"] for entry in found), sum(entry["num_tokens"] for entry in found))
+        for found in by_row.values()
+    ]
+    num_tokens = sum(tokens for _, tokens in rows)
+    if num_tokens == 0:
+        return {"nll,none": NOT_AVAILABLE, "perplexity,none": NOT_AVAILABLE}
+    mean = math.fsum(nll for nll, _ in rows) / num_tokens
+    metrics: dict[str, Any] = {"nll,none": mean, "nll_stderr,none": NOT_AVAILABLE}
+    if len(rows) > 1:
+        # A ratio of sums over rows: the error of the linearised ratio.
+        squares = math.fsum((nll - mean * tokens) ** 2 for nll, tokens in rows)
+        metrics["nll_stderr,none"] = math.sqrt(squares * len(rows) / (len(rows) - 1)) / num_tokens
+    # exp overflows above 709 nats per token, which only a broken model reaches.
+    metrics["perplexity,none"] = math.exp(mean) if mean < 700 else NOT_AVAILABLE
+    return metrics

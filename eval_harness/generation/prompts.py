@@ -1,0 +1,137 @@
+"""From benchmark rows to prompt token ids that fit the protocol and the model."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from eval_harness.benchmarks.rows import Row
+from eval_harness.errors import DistillensError
+from eval_harness.protocols.protocol import Protocol
+from eval_harness.shared.text.special_text import Part
+from eval_harness.shared.text.templates import cut_prompt, prompt_parts
+from eval_harness.shared.text.tokenisation import Outcome, TextEncoder
+
+
+@dataclass(frozen=True)
+class PromptCounts:
+    """How many prompts were changed, out of `prompts`.
+
+    Attributes:
+        cut: over the limit, cut by the protocol's rule.
+        empty: without a token; they begin with the tokenizer's first or end token instead.
+        as_text: hold text that looks like special tokens and is none.
+        special: hold special tokens in their text, which the tokenizer cannot tokenise as text.
+    """
+
+    prompts: int
+    cut: int
+    empty: int
+    as_text: int = 0
+    special: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token ids of each row, in the rows' order; texts are what they were made from, uncut.
+
+    Attributes:
+        encoder: what made them; it knows how responses are tokenised and end.
+    """
+
+    token_ids: list[tuple[int, ...]]
+    texts: list[str]
+    counts: PromptCounts
+    encoder: TextEncoder
+
+
+def fit_to_model(protocol: Protocol, max_length: int | None) -> Protocol:
+    """The protocol with token limits that fit a model of `max_length` positions.
+
+    Answers keep at most half of the model, prompts take the rest, and every row gets the same
+    limits, so that no row's score depends on another row's length.
+
+    Raises:
+        DistillensError: the model has fewer than 2 positions.
+    """
+    if max_length is None or protocol.max_prompt_tokens + protocol.max_new_tokens <= max_length:
+        return protocol
+    if max_length < 2:
+        raise DistillensError(f"the model has {max_length} positions, expected at least 2")
+    room = max(max_length // 2, max_length - protocol.max_prompt_tokens)
+    max_new_tokens = min(protocol.max_new_tokens, room)
+    return replace(
+        protocol,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=min(protocol.max_prompt_tokens, max_length - max_new_tokens),
+    )
+
+
+def prepare_prompts(rows: Sequence[Row], protocol: Protocol, tokenizer: Any) -> Prompts:
+    """Prompts of 1 to `protocol.max_prompt_tokens` tokens, tokenised as in training.
+
+    Raises:
+        DistillensError: the template alone is too long or does not work with the tokenizer, a
+            message opens a turn of its own, or a prompt is empty and the tokenizer has no token to
+            begin with.
+    """
+    encoder = TextEncoder(
+        tokenizer, template=protocol.template, add_bos_token=protocol.add_bos_token
+    )
+    prompts = [_parts(row, encoder) for row in rows]
+    token_ids: list[tuple[int, ...]] = []
+    outcomes: list[Outcome] = []
+    num_cut = num_empty = 0
+    for row, parts, encoded in zip(rows, prompts, encoder.prompts(prompts), strict=True):
+        encoder.check_turns(parts, encoded.outcome, f"row {row.row_id!r}")
+        outcomes.append(encoded.outcome)
+        ids = encoded.ids
+        if len(ids) > protocol.max_prompt_tokens:
+            num_cut += 1
+            ids = _cut(row, ids, protocol, encoder)
+        if not ids:
+            num_empty += 1
+            ids = [_first_token(row, tokenizer)]
+        token_ids.append(tuple(ids))
+    counts = PromptCounts(
+        len(rows),
+        num_cut,
+        num_empty,
+        as_text=outcomes.count(Outcome.AS_TEXT),
+        special=outcomes.count(Outcome.SPECIAL),
+    )
+    texts = ["".join(part.text for part in parts) for parts in prompts]
+    return Prompts(token_ids, texts, counts, encoder)
+
+
+def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
+    if row.prompt is not None:
+        # Whoever wrote it wrote the template too: its special tokens are meant.
+        return [Part(row.prompt, from_row=False)]
+    before, body, after = prompt_parts(
+        encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer
+    )
+    return [*before, body, *after]
+
+
+def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> list[int]:
+    if protocol.truncation == "template" and row.prompt is None:
+        limit = protocol.max_prompt_tokens
+        cut, _ = cut_prompt(
+            protocol.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
+        )
+        return cut
+    # A ready prompt has no template to keep whole, so it loses its end under either rule.
+    return ids[: protocol.max_prompt_tokens]
+
+
+def _first_token(row: Row, tokenizer: Any) -> int:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise DistillensError(
+        f"row {row.row_id!r}: its prompt has no token, and the tokenizer has neither a first nor "
+        "an end token to begin with; use a template with some text"
+    )

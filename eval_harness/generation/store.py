@@ -1,0 +1,145 @@
+"""Finished answers on disk, one line each, so that an interrupted run goes on where it stopped.
+
+<output_path>/<model>/answers_<task>_<fingerprint>.jsonl: a first line that says what the answers
+depend on, then one line for each. A line is written with a single system call as soon as its answer
+is finished, so a killed process loses nothing that was finished; a torn last line is dropped.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.results.file_models import check, shown
+from eval_harness.results.folder import digest
+from eval_harness.shared.files.jsonl import encode_row, read_jsonl
+
+
+class AnswerStore:
+    """Append-only rows under keys, all made under one fingerprint.
+
+    Args:
+        path: made if missing; its folder must exist and be locked by the caller.
+        settings: what the rows depend on; a file with other settings is refused.
+        row: what a row must look like beside its key.
+    Raises:
+        DistillensError: it is no file of this store, was made under other settings, or a line in it
+            is malformed. The file is left as it was.
+        RunFailure: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], row: type[BaseModel]) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.num_torn_bytes = 0
+        self._row = row
+        header = {"fingerprint": digest(settings), "settings": settings}
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                self._begin(header)
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+        except OSError as error:
+            raise RunFailure(f"{path}: cannot be used: {error.strerror}") from error
+
+    def add(self, key: tuple[str, ...], row: dict[str, Any]) -> None:
+        """Appends one finished row and hands it to the operating system.
+
+        Raises:
+            RunFailure: it cannot be written (a full disk, for instance).
+        """
+        if key in self.rows:
+            raise ValueError(f"{key} is already in {self.path}")
+        self._write_line({"key": list(key), **row})
+        self.rows[key] = row
+
+    def close(self) -> None:
+        """Makes the rows durable and closes the file."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def _begin(self, header: dict[str, Any]) -> None:
+        """Reads what is there, having made sure that it is ours, or begins the file."""
+        first = _line(header)
+        size, end = self._size_and_end()
+        if end > 0:
+            self._check_header(header)
+        elif not first.startswith(os.pread(self._descriptor, min(size, len(first) + 1), 0)):
+            self._refuse_foreign(1)
+        # What follows the last line feed was being written when its run was killed.
+        if end < size:
+            os.ftruncate(self._descriptor, end)
+            self.num_torn_bytes = size - end
+        if end == 0:
+            self._write_line(header)
+        else:
+            self._read()
+
+    def _size_and_end(self) -> tuple[int, int]:
+        """Bytes of the file, and up to its last line feed."""
+        size = os.fstat(self._descriptor).st_size
+        end, block = size, 1 << 16
+        while end > 0:
+            start = max(0, end - block)
+            position = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            if position >= 0:
+                end = start + position + 1
+                break
+            end = start
+        return size, end
+
+    def _check_header(self, header: dict[str, Any]) -> None:
+        line, found = next(read_jsonl(self.path))
+        fingerprint = found.get("fingerprint")
+        if line != 1 or not isinstance(fingerprint, str):
+            self._refuse_foreign(line)
+        if fingerprint != header["fingerprint"]:
+            raise DistillensError(
+                f"{self.path}:1: made under {shown(fingerprint)}, this run is "
+                f"{header['fingerprint']}; give another output path"
+            )
+
+    def _refuse_foreign(self, line: int) -> NoReturn:
+        raise DistillensError(
+            f"{self.path}:{line}: no fingerprint, so not a file of answers; remove it, or give "
+            "another output path"
+        )
+
+    def _read(self) -> None:
+        lines: dict[tuple[str, ...], int] = {}
+        for line, row in read_jsonl(self.path):
+            if line == 1:
+                continue
+            where = f"{self.path}:{line}"
+            key = row.pop("key", None)
+            if not isinstance(key, list) or not all(isinstance(part, str) for part in key):
+                raise DistillensError(
+                    f"{where}: no key, so not a row of this store; remove the line"
+                )
+            check(self._row, row, where, expected="expected a stored answer; remove the line")
+            known = tuple(key)
+            if known in lines:
+                raise DistillensError(
+                    f"{where}: the key {shown(key)} stands on line {lines[known]} already; remove "
+                    "one of the lines"
+                )
+            lines[known] = line
+            self.rows[known] = row
+
+    def _write_line(self, row: dict[str, Any]) -> None:
+        line = _line(row)
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            raise RunFailure(f"{self.path}: cannot be written: {error.strerror}") from error
+        if written != len(line):
+            # The torn line is dropped by the next run; going on would glue two rows together.
+            raise RunFailure(f"{self.path}: only part of a row could be written; is the disk full?")
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (encode_row(row) + "\n").encode("utf-8")

@@ -1,0 +1,198 @@
+"""What a run is asked for, and each of its benchmarks with prompts and stored answers."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
+from eval_harness.generation.engine import Engine
+from eval_harness.generation.loglikelihood import LikelihoodTask
+from eval_harness.generation.prompts import Prompts, fit_to_model, prepare_prompts
+from eval_harness.generation.store import AnswerStore
+from eval_harness.protocols.protocol import Protocol
+from eval_harness.results.file_models import AnswerRow, LikelihoodRow
+from eval_harness.results.folder import digest
+from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.trained_with import differences
+from eval_harness.shared.text.tokenisation import check_add_bos_token
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command asks for.
+
+    Attributes:
+        model: "vllm" or "hf".
+        model_args: parsed; "pretrained" is required.
+        benchmarks: at least one.
+        protocol: with the user's changes.
+        template: the user's own choice, before a benchmark's; None: the benchmark's, else the
+            protocol's.
+        limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
+        log_samples: write samples files, which compare and report read.
+        predict_only: do not score.
+        loglikelihood: add the log-likelihood of the references.
+        output_path: folder of the results.
+        config: goes into the results file as it is.
+    """
+
+    model: str
+    model_args: dict[str, Any]
+    benchmarks: Sequence[Benchmark]
+    protocol: Protocol
+    output_path: Path
+    template: str | None = None
+    limit: float | None = None
+    log_samples: bool = True
+    predict_only: bool = False
+    loglikelihood: bool = False
+    trust_remote_code: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """One benchmark with its prompts and the answers so far.
+
+    Attributes:
+        stop_token_ids: what ends an answer beside the model's own end tokens: in `chat`, what ends
+            an assistant's turn.
+    """
+
+    benchmark: Benchmark
+    protocol: Protocol
+    num_original: int
+    rows: list[Row]
+    data: str
+    prompts: Prompts
+    stop_token_ids: tuple[int, ...] = ()
+    store: AnswerStore | None = None
+    likelihood: LikelihoodTask | None = None
+
+    def key(self, row: int, seed: int) -> tuple[str, str, str]:
+        """Row, seed and prompt of an answer: another prompt is another answer."""
+        return self.rows[row].row_id, str(seed), self._prompt_digests[row]
+
+    @cached_property
+    def _prompt_digests(self) -> list[str]:
+        return [digest(token_ids) for token_ids in self.prompts.token_ids]
+
+
+def newlines_read(settings: Settings) -> list[Benchmark]:
+    """The benchmarks with the mark for a newline that they, or else the protocol, know."""
+    return [
+        dataclasses.replace(benchmark, newline=benchmark.newline or settings.protocol.newline)
+        for benchmark in settings.benchmarks
+    ]
+
+
+def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
+    """(number of rows in the benchmark, the rows that are run)."""
+    rows = load_rows(benchmark)
+    if limit is None:
+        return len(rows), rows
+    kept = int(limit) if limit >= 1 else max(1, int(limit * len(rows)))
+    return len(rows), rows[:kept]
+
+
+def prepare_task(
+    benchmark: Benchmark,
+    num_original: int,
+    rows: list[Row],
+    *,
+    settings: Settings,
+    facts: ModelFacts,
+) -> Task:
+    """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
+    protocol = settings.protocol
+    template = settings.template or benchmark.template or protocol.template
+    add_bos_token = settings.model_args.get("add_bos_token")
+    if add_bos_token is None:
+        add_bos_token = protocol.add_bos_token
+    add_bos_token = check_add_bos_token(add_bos_token, "--model_args add_bos_token")
+    protocol = dataclasses.replace(
+        protocol, template=template, newline=benchmark.newline, add_bos_token=add_bos_token
+    )
+    protocol = fit_to_model(protocol, facts.max_length)
+    if protocol.max_new_tokens < settings.protocol.max_new_tokens:
+        say(
+            f"{benchmark.task}: the model has {facts.max_length} positions: prompts of at most "
+            f"{protocol.max_prompt_tokens} and answers of at most {protocol.max_new_tokens} tokens"
+        )
+    prompts = prepare_prompts(rows, protocol, facts.tokenizer)
+    counts = prompts.counts
+    for warning in differences(facts.folder, template, bool(prompts.encoder.prefix_ids)):
+        say(f"{benchmark.task}: {warning}")
+    say(
+        f"{benchmark.task}: {counts.prompts} of {num_original} rows from {benchmark.location()}; "
+        f"{counts.cut} prompts cut to {protocol.max_prompt_tokens} tokens ({protocol.truncation})"
+        + (f", {counts.empty} empty" if counts.empty else "")
+        + (f", {counts.as_text} with special tokens read as text" if counts.as_text else "")
+        + "".join(f"; {note}" for note in prompts.encoder.describe())
+    )
+    if counts.special:
+        say(
+            f"{benchmark.task}: WARNING: {counts.special} prompts hold special tokens in their "
+            "text, which this tokenizer cannot tokenise as text"
+        )
+    ends = prompts.encoder.end_ids[-1:] if template == "chat" else ()
+    return Task(
+        benchmark,
+        protocol,
+        num_original,
+        rows,
+        data_digest(rows),
+        prompts,
+        stop_token_ids=tuple(end for end in ends if end not in facts.stop_token_ids),
+    )
+
+
+def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) -> None:
+    """Opens what earlier runs have left in the locked `folder`, or begins it."""
+    protocol = task.protocol.settings()
+    # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
+    # What is cut from an answer is cut when it is scored.
+    depends_on_prompt = ("template", "add_bos_token", "truncation", "max_prompt_tokens")
+    for name in ("seeds", *depends_on_prompt, "until", "newline"):
+        del protocol[name]
+    depends_on: dict[str, Any] = {
+        "task": task.benchmark.task,
+        "sampling": protocol,
+        "model": engine.identity,
+        "versions": engine.versions,
+    }
+    if task.stop_token_ids:
+        depends_on["stop_token_ids"] = list(task.stop_token_ids)
+    name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
+    task.store = AnswerStore(folder / f"answers_{name}", depends_on, AnswerRow)
+    finished = sum(
+        task.key(row, seed) in task.store.rows
+        for row in range(len(task.rows))
+        for seed in task.protocol.seeds
+    )
+    if finished:
+        say(f"{task.benchmark.task}: {finished} answers are there already")
+    if settings.loglikelihood:
+        task.likelihood = LikelihoodTask(
+            rows=task.rows,
+            prompts=task.prompts.token_ids,
+            facts=engine.facts,
+            encoder=task.prompts.encoder,
+            store=AnswerStore(folder / f"likelihoods_{name}", depends_on, LikelihoodRow),
+        )
+
+
+def close_stores(task: Task) -> None:
+    """Closes the stores that are open."""
+    for store in (task.store, task.likelihood.store if task.likelihood else None):
+        if store is not None:
+            store.close()
+
+
+def say(message: str) -> None:
+    """A line on standard error; standard output is for results."""
+    print(f"eval-harness: {message}", file=sys.stderr, flush=True)

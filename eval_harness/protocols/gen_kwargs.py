@@ -1,0 +1,113 @@
+"""--gen_kwargs: the settings of a protocol under lm-eval's and others' names."""
+
+import contextlib
+import json
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.near import near_names
+
+# lm-eval's names first, then the names that transformers and vLLM users know.
+_FIELDS = {
+    "max_gen_toks": "max_new_tokens",
+    "max_new_tokens": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "until": "until",
+    "do_sample": "do_sample",
+}
+# Values that leave the choice of the token alone.
+_OFF = {"top_p": 1, "top_k": 0}
+
+
+def changes_of(gen_kwargs: dict[str, Any], *, protocol: str, greedy: bool) -> dict[str, Any]:
+    """Fields of `Protocol` by their new values.
+
+    Args:
+        gen_kwargs: parsed.
+        protocol: the named protocol that they change, for errors.
+        greedy: whether that protocol is.
+    Raises:
+        DistillensError: an unknown key (with near names), a field set twice, or settings that
+            contradict each other or the protocol.
+    """
+    changes: dict[str, Any] = {}
+    for key, value in gen_kwargs.items():
+        if key not in _FIELDS:
+            raise DistillensError(
+                f"--gen_kwargs {key}: not known, expected {', '.join(_FIELDS)}"
+                f"{near_names(key, _FIELDS)}"
+            )
+        field = _FIELDS[key]
+        if field in changes:
+            raise DistillensError(f"--gen_kwargs {key}: {field} is set twice")
+        changes[field] = _stops(value) if field == "until" else value
+    _check_sampling(changes, protocol, greedy)
+    return changes
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message, shortened."""
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "an integer of over 40 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    """One text or a list of texts; [] turns the protocol's own off."""
+    if isinstance(value, str) and value.startswith("["):
+        with contextlib.suppress(ValueError):  # a stop may begin with a bracket
+            value = json.loads(value)
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
+        raise DistillensError(
+            f"--gen_kwargs until={shown(value)}: expected a text or a list of texts in JSON form"
+        )
+    if "" in stops:
+        raise DistillensError(
+            "--gen_kwargs until: found an empty text, which would end every answer before it "
+            "begins; until=[] turns stops off"
+        )
+    return tuple(dict.fromkeys(stops))
+
+
+def _check_sampling(changes: dict[str, Any], protocol: str, greedy: bool) -> None:
+    """Settles `do_sample` into a temperature; refuses what would be ignored."""
+    given = changes.get("temperature")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        if greedy and given != 0:
+            raise DistillensError(
+                f"--protocol {protocol} --gen_kwargs temperature={shown(given)}: greedy decoding "
+                "has no temperature; choose --protocol default"
+            )
+        greedy = given == 0
+    if "do_sample" in changes:
+        do_sample = changes.pop("do_sample")
+        if not isinstance(do_sample, bool):
+            raise DistillensError(
+                f"--gen_kwargs do_sample={shown(do_sample)}: expected true or false"
+            )
+        if do_sample and greedy:
+            under = "temperature=0" if given is not None else f"--protocol {protocol}"
+            raise DistillensError(
+                f"--gen_kwargs do_sample=true with {under}: greedy decoding samples nothing; give "
+                "one of the two"
+            )
+        if not do_sample and given not in (None, 0):
+            raise DistillensError(
+                f"--gen_kwargs do_sample=false,temperature={shown(given)}: greedy decoding has no "
+                "temperature; give one of the two"
+            )
+        if not do_sample:
+            changes["temperature"], greedy = 0.0, True
+    for field, off in _OFF.items():
+        if greedy and changes.get(field, off) != off:
+            raise DistillensError(
+                f"--gen_kwargs {field}={shown(changes[field])}: greedy decoding takes the most "
+                f"likely token, so {field} would change nothing; drop it, or choose a protocol or "
+                "temperature that samples"
+            )

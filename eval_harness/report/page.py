@@ -1,0 +1,280 @@
+"""One self-contained HTML page and one Markdown file about a set of systems."""
+
+import base64
+import importlib.resources
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_harness.comparison.compare import NO_DIFFERENCE, comparison_result, scored_metrics
+from eval_harness.comparison.systems import System
+from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
+from eval_harness.report.rows import ShownRow, printable, rows_that_differ
+from eval_harness.results.schema import NOT_AVAILABLE
+from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
+from eval_harness.shared.statistics import correlation, row_means
+
+PRIMARY = "rougeL"
+# Metric -> column title and decimals; a column is shown where any system has the metric.
+_COLUMNS = {
+    "length_words": ("words", 1),
+    "length_tokens": ("tokens", 1),
+    "empty": ("empty %", 1),
+    "cut_off": ("cut off %", 1),
+    "distinct_4": ("distinct-4", 1),
+    "nll": ("nats per reference token", 3),
+    "perplexity": ("perplexity", 2),
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A PNG with its file name (for Markdown) and description."""
+
+    name: str
+    alt: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The picture itself as an address, so that the page needs no other file."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """What the report says about one task; every text is ready to show."""
+
+    name: str
+    num_rows: int
+    header: list[str]
+    table: list[list[str]]
+    comparisons: list[dict[str, Any]]
+    plots: list[Plot]
+    rows: list[ShownRow]
+
+
+def write_report(
+    systems: Sequence[System],
+    output_path: str | os.PathLike[str],
+    *,
+    all_pairs: bool = False,
+    num_rows: int = 10,
+) -> tuple[Path, Path]:
+    """Writes report.html, report.md and plots/*.png (which only the Markdown file needs).
+
+    Args:
+        systems: one or more, from `load_systems`.
+        output_path: a folder; made if missing.
+        all_pairs: compare every pair, not only with the first.
+        num_rows: rows shown in full for each task.
+    Returns:
+        Paths of the HTML page and the Markdown file.
+    Raises:
+        DistillensError: matplotlib is missing, or the folder cannot be written.
+    """
+    require_matplotlib()
+    check_writable(output_path)
+    folder = Path(output_path)
+    result = comparison_result(systems, all_pairs=all_pairs)
+    sections = [_section(systems, task, result, num_rows) for task in systems[0].samples]
+    notes = [printable(note) for note in result["notes"]]
+    for plot in (plot for section in sections for plot in section.plots):
+        write_bytes(folder / "plots" / plot.name, plot.png)
+    page, markdown = folder / "report.html", folder / "report.md"
+    write_text(markdown, _markdown(sections, notes))
+    write_text(page, _html(systems, sections, notes))
+    return page, markdown
+
+
+def _section(
+    systems: Sequence[System], task: str, result: dict[str, Any], num_rows: int
+) -> TaskSection:
+    metrics = {name: system["tasks"][task] for name, system in result["systems"].items()}
+    scored = scored_metrics(next(iter(metrics.values())))
+    known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
+    scores = [
+        100 * row_means([sample.scores[PRIMARY] for sample in system.samples[task]])
+        for system in systems
+    ]
+    lengths = [_words(system, task) for system in systems]
+    table = []
+    for index, values in enumerate(metrics.values()):
+        line = [printable(systems[index].name)]
+        for name in scored:
+            line += [score_with_interval(values, name), _seeds(values, name)]
+        line += [
+            _number(values.get(f"{key},none", NOT_AVAILABLE), _COLUMNS[key][1]) for key in known
+        ]
+        related = correlation(lengths[index], scores[index])
+        line.append("N/A" if related is None else f"{related:+.2f}")
+        table.append(line)
+    header = ["system"]
+    for name in scored:
+        header += [f"{name} [95 %]", f"{name} by seed (sampling noise)"]
+    header += [_COLUMNS[key][0] for key in known] + [f"{PRIMARY} ~ words"]
+    return TaskSection(
+        name=printable(task),
+        num_rows=len(systems[0].samples[task]),
+        header=header,
+        table=table,
+        comparisons=[
+            _comparison(comparison)
+            for comparison in result["comparisons"]
+            if comparison["task"] == task
+        ],
+        plots=_plots(task, metrics, scores, lengths),
+        rows=rows_that_differ(systems, task, metric=PRIMARY, num_rows=num_rows),
+    )
+
+
+def _plots(
+    task: str, metrics: dict[str, dict[str, Any]], scores: list[Any], lengths: list[Any]
+) -> list[Plot]:
+    names = [printable(name) for name in metrics]
+    title = f"{printable(task)}: {PRIMARY}"
+    intervals = [
+        None
+        if m[f"{PRIMARY}_ci_low,none"] == NOT_AVAILABLE
+        else (m[f"{PRIMARY}_ci_low,none"], m[f"{PRIMARY}_ci_high,none"])
+        for m in metrics.values()
+    ]
+    means = [m[f"{PRIMARY},none"] for m in metrics.values()]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", task)
+    return [
+        Plot(
+            f"{stem}_scores.png",
+            f"{title}, scores with intervals",
+            plot_scores(title, names, means, intervals),
+        ),
+        Plot(
+            f"{stem}_length.png",
+            f"{title} of each row against the length of its answer",
+            plot_length(f"{title} against length", names, lengths, scores),
+        ),
+    ]
+
+
+def score_with_interval(values: dict[str, Any], metric: str) -> str:
+    """ "33.64 [29.95, 37.39]" without a place to break, or the score alone without an interval."""
+    low, high = values[f"{metric}_ci_low,none"], values[f"{metric}_ci_high,none"]
+    score = f"{values[f'{metric},none']:.2f}"
+    return score if low == NOT_AVAILABLE else f"{score}\u00a0[{low:.2f},\u00a0{high:.2f}]"
+
+
+def _seeds(values: dict[str, Any], metric: str) -> str:
+    deviation = values[f"{metric}_seed_sd,none"]
+    if deviation == NOT_AVAILABLE:
+        return "one seed"
+    scores = ", ".join(f"{score:.2f}" for score in values[f"{metric}_per_seed,none"])
+    return f"{scores} (sd {deviation:.2f})"
+
+
+def _comparison(comparison: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table of comparisons, as text."""
+    low, high, reach = (comparison[key] for key in ("low", "high", "smallest_detectable"))
+    return {
+        "metric": comparison["metric"],
+        "pair": printable(f"{comparison['a']} - {comparison['b']}"),
+        "difference": f"{comparison['difference']:+.2f}",
+        "interval": "N/A" if low is None else f"[{low:+.2f},\u00a0{high:+.2f}]",
+        "p": f"{comparison['p_value']:.4f}",
+        "adjusted": f"{comparison['adjusted_p']:.4f}",
+        "reach": "N/A" if reach is None else f"{reach:.2f}",
+        "verdict": printable(comparison["verdict"]),
+        "shown": comparison["verdict"] != NO_DIFFERENCE,
+        "sentence": printable(_sentence(comparison)),
+    }
+
+
+def _sentence(comparison: dict[str, Any]) -> str:
+    """What a comparison shows, for the top of the page."""
+    reach = comparison["smallest_detectable"]
+    difference = f"{comparison['difference']:+.2f}"
+    if comparison["verdict"] != NO_DIFFERENCE:
+        return f"{comparison['verdict']}: {comparison['a']} - {comparison['b']} is {difference}"
+    needed = f"; these rows can show differences from about {reach:.1f}" if reach else ""
+    pair = f"{comparison['a']} and {comparison['b']}"
+    return f"{NO_DIFFERENCE} between {pair} ({difference}{needed})"
+
+
+def _words(system: System, task: str) -> Any:
+    return np.array(
+        [
+            np.mean([len(text.split()) for text in sample.filtered_resps])
+            for sample in system.samples[task]
+        ]
+    )
+
+
+def _number(value: Any, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if isinstance(value, int | float) else NOT_AVAILABLE
+
+
+def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[str]) -> str:
+    import jinja2
+
+    source = importlib.resources.files("eval_harness").joinpath("report/page.html.j2")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    return template.render(
+        names=[printable(system.name) for system in systems],
+        primary=PRIMARY,
+        sections=sections,
+        notes=notes,
+        fingerprints=_fingerprints(systems),
+    )
+
+
+def _fingerprints(systems: Sequence[System]) -> list[dict[str, str]]:
+    return [
+        {
+            "system": printable(system.name),
+            "task": printable(task),
+            "digest": fingerprint.digest(),
+            "protocol": printable(_settings(fingerprint.protocol)),
+            "model": printable(_settings(fingerprint.model)),
+            "versions": printable(_settings(fingerprint.versions)),
+        }
+        for system in systems
+        for task, fingerprint in system.fingerprints.items()
+    ]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _markdown(sections: list[TaskSection], notes: list[str]) -> str:
+    lines = ["# Evaluation", ""]
+    for section in sections:
+        lines += [f"## {_cell(section.name)}", "", f"{section.num_rows} rows.", ""]
+        lines += _markdown_table(section.header, section.table)
+        if section.comparisons:
+            columns = ("metric", "pair", "difference", "interval", "p", "adjusted", "reach")
+            header = ["metric", "a - b", "difference", "95 %", "p", "Holm", "detectable", "verdict"]
+            rows = [[line[key] for key in (*columns, "verdict")] for line in section.comparisons]
+            lines += ["", *_markdown_table(header, rows)]
+        lines += [""]
+        for plot in section.plots:
+            lines += [f"![{_cell(plot.alt)}](plots/{plot.name})", ""]
+    lines += [f"- {_cell(note)}" for note in notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    escaped = re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", " ".join(text.split()))
+    return "---" if text == "---" else escaped

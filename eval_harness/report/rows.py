@@ -1,0 +1,100 @@
+"""Which rows a report shows in full, and their text made safe to show."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval_harness.comparison.systems import System
+from eval_harness.results.schema import Sample
+from eval_harness.shared.files.jsonl import replace_lone_surrogates
+from eval_harness.shared.statistics import row_means
+
+_MOST_CHARACTERS = 6000
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One system's answer to a row: the text of its first seed, and the scores x 100."""
+
+    system: str
+    text: str
+    seed: int
+    score: float
+    mean: float
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row with every system's answer side by side; all texts are ready to show."""
+
+    row_id: str
+    prompt: str
+    references: list[str]
+    spread: float
+    answers: list[Answer]
+
+
+def rows_that_differ(
+    systems: Sequence[System], task: str, *, metric: str, num_rows: int
+) -> list[ShownRow]:
+    """The rows where the systems' scores lie furthest apart, the furthest first.
+
+    Args:
+        systems: K, with the same rows in the same order. For one system: its lowest rows.
+        metric: the score to go by.
+        num_rows: at most so many; rows without any difference are left out.
+    """
+    means = np.stack(
+        [row_means([sample.scores[metric] for sample in s.samples[task]]) for s in systems]
+    )
+    spread = np.ptp(means, axis=0)
+    order = np.argsort(-spread if len(systems) > 1 else means[0], kind="stable")
+    chosen = [int(row) for row in order if len(systems) == 1 or spread[row] > 0][:num_rows]
+    return [
+        ShownRow(
+            row_id=printable(systems[0].samples[task][row].row_id),
+            prompt=printable(prompt_text(systems[0].samples[task][row].doc)),
+            references=[printable(text) for text in systems[0].samples[task][row].target],
+            spread=100 * float(spread[row]),
+            answers=[
+                _answer(system.name, system.samples[task][row], metric, float(means[index, row]))
+                for index, system in enumerate(systems)
+            ],
+        )
+        for row in chosen
+    ]
+
+
+def prompt_text(doc: dict[str, Any]) -> str:
+    """The question as a reader knows it: instruction and input, or the row's ready prompt."""
+    parts = [str(doc.get(key) or "") for key in ("instruction", "input")]
+    return "\n".join(filter(None, parts)) or str(doc.get("prompt", ""))
+
+
+def printable(text: str) -> str:
+    """The text with characters that a page cannot hold, or that would hide, made visible.
+
+    Control characters become \\x.. escapes, halves of surrogate pairs U+FFFD; line feeds and tabs
+    stay. Texts beyond a few thousand characters are cut, and say so.
+    """
+    cut = text[:_MOST_CHARACTERS].replace("\r\n", "\n")
+    shown = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", cut)
+    rest = len(text) - _MOST_CHARACTERS
+    more = f" [... {rest} more characters]" if rest > 0 else ""
+    return replace_lone_surrogates(shown) + more
+
+
+def _answer(system: str, sample: Sample, metric: str, mean: float) -> Answer:
+    return Answer(
+        system=printable(system),
+        text=printable(sample.filtered_resps[0]),
+        seed=sample.seeds[0],
+        score=100 * sample.scores[metric][0],
+        mean=100 * mean,
+        num_seeds=len(sample.seeds),
+    )

@@ -1,0 +1,1 @@
+"""Results and samples on disk, in lm-eval's layout."""

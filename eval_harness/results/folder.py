@@ -1,0 +1,216 @@
+"""The results of an evaluation on disk, in lm-eval's layout.
+
+<output_path>/<model>/results_<time>.json           metrics, settings, fingerprints of each task
+<output_path>/<model>/samples_<task>_<time>.jsonl   one row of the benchmark on each line
+
+The results file is written last and every file is renamed into place, so a results file that
+exists is complete.
+"""
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.results.file_models import ResultsFile, check, read_object, shown
+from eval_harness.results.schema import (
+    NOT_AVAILABLE,
+    Fingerprint,
+    Results,
+    Sample,
+    TaskResult,
+    digest,
+    metric_names,
+)
+from eval_harness.shared.differences import differences
+from eval_harness.shared.files.atomic import check_writable, write_json
+from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
+
+__all__ = [
+    "NOT_AVAILABLE",
+    "Fingerprint",
+    "Results",
+    "Sample",
+    "TaskResult",
+    "check_writable",
+    "digest",
+    "load_results",
+    "metric_names",
+    "model_folder_name",
+    "read_samples",
+    "write_results",
+]
+
+_EXPECTED = "expected a results file that eval-harness run wrote"
+_TIME_IN_NAME = re.compile(r"results_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})\.json")
+
+
+def model_folder_name(model_name: str) -> str:
+    """The model's name as the name of a folder of its own.
+
+    By lm-eval's rule (`org/model` is `org__model`) where no other name would give the same;
+    else, and where that would be no usable name (`..`, or one of hundreds of characters), a digest
+    follows it.
+    """
+    plain = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model_name)
+    if (
+        plain.strip(".")
+        and plain.replace("__", "/") == model_name
+        and len(os.fsencode(plain)) <= 200
+    ):
+        return plain
+    return f"{plain.strip('.')[:60] or 'model'}-{digest(model_name)[:8]}"
+
+
+def write_results(results: Results, output_path: str | os.PathLike[str]) -> Path:
+    """Writes samples and then the results file under <output_path>/<model>/.
+
+    A task without samples (not logged) gets no samples file.
+
+    Returns:
+        The path of the results file.
+    Raises:
+        RunFailure: NaN in the results, or the folder cannot be written.
+        DistillensError: a sample whose lists do not have one entry for each seed.
+    """
+    folder = Path(output_path) / model_folder_name(results.model_name)
+    moment = datetime.datetime.fromtimestamp(results.date, tz=datetime.UTC)
+    time = moment.strftime("%Y-%m-%dT%H-%M-%S.%f")
+    for task in results.tasks.values():
+        for sample in task.samples:
+            sample.check(f"{folder}: task {task.task}")
+    check_writable(folder)
+    for task in results.tasks.values():
+        if task.samples:
+            path = folder / f"samples_{task.task}_{time}.jsonl"
+            try:
+                write_jsonl(path, (sample.to_json() for sample in task.samples))
+            except ValueError as error:
+                raise RunFailure(f"{path}: {error}; JSON has no NaN and no infinity") from error
+    path = folder / f"results_{time}.json"
+    write_json(path, results.to_json())
+    return path
+
+
+def load_results(path: str | os.PathLike[str], *, samples: bool = True) -> Results:
+    """Reads a results file, a model's folder, or an output path with a single model in it.
+
+    In a folder each task comes from the newest results file that has it, so tasks may have been
+    run one by one.
+
+    Args:
+        path: as given by the user.
+        samples: read the samples files as well, where there are any.
+    Raises:
+        DistillensError: nothing there, several models there (also one that was changed between
+            the tasks), or files that are not ours.
+    """
+    files = _results_files(Path(path))
+    newest, *older = [_read_results_file(file, samples=samples) for file in reversed(files)]
+    for results in older:
+        for name, task in results.tasks.items():
+            newest.tasks.setdefault(name, task)
+    _check_one_model(list(newest.tasks.values()))
+    return newest
+
+
+def _check_one_model(tasks: list[TaskResult]) -> None:
+    """A model keeps its name when it is trained again, but not its fingerprint."""
+    for task in tasks[1:]:
+        first = tasks[0]
+        ours, theirs = first.fingerprint.model, task.fingerprint.model
+        differing = differences(theirs, ours)
+        if differing:
+            key, then, now = differing[0]
+            raise DistillensError(
+                f"{task.source}: {task.task} was answered by another model than {first.task} of "
+                f"{first.source} ({key} is {shown(then)} and {shown(now)}); run {task.task} again, "
+                "or name one of the results files"
+            )
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
+    """Reads a samples file; errors name file and line."""
+    return [Sample.from_json(row, f"{path}:{line}") for line, row in read_jsonl(path)]
+
+
+def _results_files(path: Path) -> list[Path]:
+    """The results files that `path` stands for, oldest first."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DistillensError(f"{path}: no such file or folder")
+    here = sorted(path.glob("results_*.json"))
+    if here:
+        return here
+    below = sorted(path.glob("*/results_*.json"))
+    folders = sorted({file.parent.name for file in below})
+    if not folders:
+        raise DistillensError(f"{path}: no results_*.json in it or in a folder below it")
+    if len(folders) > 1:
+        raise DistillensError(
+            f"{path}: results of several models ({', '.join(folders)}); name one of their folders"
+        )
+    return below
+
+
+def _read_results_file(file: Path, *, samples: bool) -> Results:
+    content = read_object(file, expected=_EXPECTED)
+    known = check(ResultsFile, content, str(file), expected=_EXPECTED)
+    tasks = {name: _task_result(name, known, file) for name in known.results}
+    time = _TIME_IN_NAME.fullmatch(file.name)
+    if samples and time:
+        for task in tasks.values():
+            rows = file.parent / f"samples_{task.task}_{time.group(1)}.jsonl"
+            if rows.exists():
+                task.samples = _samples_of(task, rows)
+    return Results(known.model_name, known.config, tasks, known.date)
+
+
+def _task_result(name: str, known: ResultsFile, file: Path) -> TaskResult:
+    tables: dict[str, Mapping[str, Any]] = {
+        "configs": known.configs,
+        "versions": known.versions,
+        "n-samples": known.num_samples,
+        "fingerprints": known.fingerprints,
+    }
+    for key, table in tables.items():
+        if name not in table:
+            raise DistillensError(f"{file}: no key {key}.{shown(name)}; {_EXPECTED}")
+    fingerprint = known.fingerprints[name]
+    return TaskResult(
+        task=name,
+        metrics={key: value for key, value in known.results[name].items() if key != "alias"},
+        config=known.configs[name],
+        version=known.versions[name],
+        num_original=known.num_samples[name].original,
+        num_effective=known.num_samples[name].effective,
+        fingerprint=Fingerprint(
+            protocol=fingerprint.protocol,
+            data=fingerprint.data,
+            model=fingerprint.model,
+            versions=fingerprint.versions,
+        ),
+        source=str(file),
+    )
+
+
+def _samples_of(task: TaskResult, rows: Path) -> list[Sample]:
+    samples = read_samples(rows)
+    if len(samples) != task.num_effective:
+        raise DistillensError(
+            f"{rows}: {len(samples)} rows, but {task.source} says {task.num_effective}; "
+            "the file is not whole, run the evaluation again"
+        )
+    lines: dict[str, int] = {}
+    for number, sample in enumerate(samples, start=1):
+        if sample.row_id in lines:
+            raise DistillensError(
+                f"{rows}: rows {lines[sample.row_id]} and {number} have the same id "
+                f"{shown(sample.row_id)!r}; run the evaluation again"
+            )
+        lines[sample.row_id] = number
+    return samples

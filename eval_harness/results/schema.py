@@ -1,0 +1,232 @@
+"""What one evaluation knows: the typed form of results and samples, checked when built from JSON.
+
+Metrics are x 100, as they are reported; the scores of a row are fractions in [0, 1].
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval_harness.errors import DistillensError
+
+# lm-eval writes this word where a value does not exist (the standard error of one row).
+NOT_AVAILABLE = "N/A"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a task's result depends on. Results are compared only where protocol and data agree.
+
+    Attributes:
+        protocol: every setting of the protocol in the clear (template, truncation, max_new_tokens,
+            temperature, seeds, ...), so that a refusal can name the one that differs.
+        data: digest of the benchmark's rows.
+        model: what identifies the weights (path or name, digest of the files, adapter).
+        versions: of packages, backend and scorer; differing versions are reported, not refused.
+    """
+
+    protocol: dict[str, Any]
+    data: str
+    model: dict[str, Any]
+    versions: dict[str, Any]
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over all four parts."""
+        return digest(
+            {
+                "protocol": self.protocol,
+                "data": self.data,
+                "model": self.model,
+                "versions": self.versions,
+            }
+        )
+
+
+@dataclass
+class Sample:
+    """One row of a benchmark with its answer for each seed.
+
+    Attributes:
+        doc_id: 0-based index of the row in the benchmark.
+        doc: the row; `doc["id"]` names it in messages and pairs it between systems.
+        target: the references, at least one.
+        arguments: what the backend was asked, in lm-eval's form.
+        resps: the raw text of each seed.
+        filtered_resps: the same after the protocol's cut: what is scored.
+        seeds: one for each answer.
+        num_tokens: generated tokens of each answer, without the end token; None where unknown.
+        finish_reason: "stop" or "length" of each answer; None where unknown.
+        scores: metric name to one fraction in [0, 1] for each seed.
+        extra: anything else worth keeping (log-likelihoods, counts); written beside the rest.
+    """
+
+    doc_id: int
+    doc: dict[str, Any]
+    target: list[str]
+    arguments: dict[str, Any]
+    resps: list[str]
+    filtered_resps: list[str]
+    seeds: list[int]
+    num_tokens: list[int] | None = None
+    finish_reason: list[str] | None = None
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def row_id(self) -> str:
+        """The row's own id, or its index where the benchmark gives none (or null)."""
+        row_id = self.doc.get("id")
+        return str(self.doc_id if row_id is None else row_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is written; lm-eval's keys first, each metric also as its mean."""
+        means = {name: sum(values) / len(values) for name, values in self.scores.items()}
+        return {
+            "doc_id": self.doc_id,
+            "doc": self.doc,
+            "target": self.target[0] if len(self.target) == 1 else self.target,
+            "arguments": self.arguments,
+            "resps": [[text] for text in self.resps],
+            "filtered_resps": self.filtered_resps,
+            "filter": "none",
+            "metrics": list(self.scores),
+            **means,
+            "seeds": self.seeds,
+            "scores": self.scores,
+            "num_tokens": self.num_tokens,
+            "finish_reason": self.finish_reason,
+            **({"extra": self.extra} if self.extra else {}),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], where: str) -> "Sample":
+        """Reads one line of a samples file.
+
+        Raises:
+            DistillensError: a key is missing or wrong, or a list does not have one entry for each
+                seed.
+        """
+        # Imported here: pydantic is for reading only.
+        from eval_harness.results.file_models import SampleRow, check
+
+        expected = "expected a row of a samples file that eval-harness run wrote"
+        known = check(SampleRow, row, where, expected=expected)
+        sample = cls(
+            doc_id=known.doc_id,
+            doc=known.doc,
+            target=known.target,
+            arguments=known.arguments,
+            resps=[texts[0] for texts in known.resps],
+            filtered_resps=known.filtered_resps,
+            seeds=known.seeds,
+            num_tokens=known.num_tokens,
+            finish_reason=known.finish_reason,
+            scores=known.scores,
+            extra=dict(row.get("extra", {})),
+        )
+        sample.check(where)
+        return sample
+
+    def check(self, where: str) -> None:
+        """Raises DistillensError unless every list has one entry for each seed."""
+        if not self.seeds:
+            raise DistillensError(
+                f"{where}: row {self.row_id!r} has no seeds, expected at least one"
+            )
+        if not self.target:
+            raise DistillensError(f"{where}: row {self.row_id!r} has no references")
+        lists: dict[str, list[Any] | None] = {
+            "resps": self.resps,
+            "filtered_resps": self.filtered_resps,
+            "num_tokens": self.num_tokens,
+            "finish_reason": self.finish_reason,
+            **{f"scores.{name}": values for name, values in self.scores.items()},
+        }
+        for name, values in lists.items():
+            if values is not None and len(values) != len(self.seeds):
+                raise DistillensError(
+                    f"{where}: row {self.row_id!r} has {len(values)} entries in {name}, "
+                    f"expected one for each of the {len(self.seeds)} seeds"
+                )
+
+
+@dataclass
+class TaskResult:
+    """Everything about one task of one run; `samples` is empty where they were not logged.
+
+    Attributes:
+        metrics: "rougeL,none", "rougeL_stderr,none", ...: x 100; see score.task_metrics.
+        config: the task as it was run (benchmark file and settings).
+        version: the benchmark's version.
+        num_original: rows of the benchmark; num_effective: rows that were run (--limit).
+        source: the results file it was read from; empty before it is written.
+    """
+
+    task: str
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+    version: int | str
+    num_original: int
+    num_effective: int
+    fingerprint: Fingerprint
+    samples: list[Sample] = field(default_factory=list)
+    source: str = ""
+
+
+@dataclass
+class Results:
+    """One run of one model over some tasks.
+
+    Attributes:
+        model_name: names the folder, and the system in comparisons.
+        config: the settings of the command (model, model_args, batch_size, limit, seeds, ...).
+        tasks: by task name.
+        date: seconds since the epoch.
+    """
+
+    model_name: str
+    config: dict[str, Any]
+    tasks: dict[str, TaskResult]
+    date: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the results file, without the samples."""
+        tasks = self.tasks.values()
+        return {
+            "results": {task.task: {"alias": task.task, **task.metrics} for task in tasks},
+            "configs": {task.task: task.config for task in tasks},
+            "versions": {task.task: task.version for task in tasks},
+            "n-samples": {
+                task.task: {"original": task.num_original, "effective": task.num_effective}
+                for task in tasks
+            },
+            "config": self.config,
+            "fingerprints": {
+                task.task: {
+                    "digest": task.fingerprint.digest(),
+                    "protocol": task.fingerprint.protocol,
+                    "data": task.fingerprint.data,
+                    "model": task.fingerprint.model,
+                    "versions": task.fingerprint.versions,
+                }
+                for task in tasks
+            },
+            "model_name": self.model_name,
+            "date": self.date,
+        }
+
+
+def digest(value: object) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def metric_names(samples: Iterable[Sample]) -> list[str]:
+    """The metrics that every sample has, in the order of the first."""
+    rows = list(samples)
+    if not rows:
+        return []
+    return [name for name in rows[0].scores if all(name in row.scores for row in rows)]

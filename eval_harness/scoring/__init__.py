@@ -1,0 +1,1 @@
+"""Scores of answers, row by row and per task."""

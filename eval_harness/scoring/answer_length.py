@@ -1,0 +1,70 @@
+"""Length, emptiness and repetition of answers: what ROUGE-L alone hides."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from eval_harness.results.schema import Sample
+
+
+@dataclass(frozen=True)
+class AnswerStatistics:
+    """Means over seeds; shares and distinct-4 are x 100.
+
+    Attributes:
+        length_words: mean white-space-separated words of an answer.
+        length_tokens: mean generated tokens; None where the backend did not say.
+        empty: share of answers without a visible character.
+        cut_off: share that ended at the token limit; None where the backend did not say.
+        distinct_4: different runs of four words among all such runs of one seed's answers; low
+            where a model repeats itself. None where no answer has four words.
+    """
+
+    length_words: float
+    length_tokens: float | None
+    empty: float
+    cut_off: float | None
+    distinct_4: float | None
+
+    def as_metrics(self) -> dict[str, float]:
+        """The values that are known, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def answer_statistics(samples: Sequence[Sample]) -> AnswerStatistics:
+    """Statistics of the cut answers (`filtered_resps`) of at least one sample."""
+    texts = [text for sample in samples for text in sample.filtered_resps]
+    tokens: list[int] = []
+    reasons: list[str] = []
+    for sample in samples:
+        tokens += sample.num_tokens or []
+        reasons += sample.finish_reason or []
+    num_seeds = min(len(sample.filtered_resps) for sample in samples)
+    by_seed = [
+        distinct_runs([sample.filtered_resps[seed] for sample in samples])
+        for seed in range(num_seeds)
+    ]
+    known = [value for value in by_seed if value is not None]
+    return AnswerStatistics(
+        length_words=sum(len(text.split()) for text in texts) / len(texts),
+        length_tokens=sum(tokens) / len(tokens) if len(tokens) == len(texts) else None,
+        empty=100 * sum(not text.strip() for text in texts) / len(texts),
+        cut_off=100 * reasons.count("length") / len(reasons) if reasons else None,
+        distinct_4=100 * sum(known) / len(known) if known else None,
+    )
+
+
+def distinct_runs(texts: Sequence[str], *, size: int = 4) -> float | None:
+    """The share of different runs of `size` words among all runs within the texts, in (0, 1].
+
+    Returns:
+        None where no text has `size` words.
+    Source: distinct-n of Li et al. 2016, over the whole set of answers as in MiniLLM.
+    """
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        words = text.split()
+        runs = list(zip(*(words[start:] for start in range(size)), strict=False))
+        seen.update(runs)
+        total += len(runs)
+    return len(seen) / total if total else None

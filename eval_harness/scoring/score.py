@@ -1,0 +1,200 @@
+"""Scores answers: ROUGE-L and exact match per row, then the numbers of a task."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.results.schema import Sample
+from eval_harness.scoring.exact_match import exact_match
+from eval_harness.scoring.rouge import rouge_backend, rouge_l, rouge_version
+from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
+from eval_harness.shared.files.json_files import names, shown
+from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.text.answers import final_answer_score, without_empty
+
+DEFAULT_METRICS = ("rougeL", "exact_match")
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class References:
+    """A file of references: ids in file order, and one non-empty list of texts for each."""
+
+    path: str
+    ids: list[str | int]
+    texts: list[list[str]]
+    rows: list[dict[str, Any]]
+
+
+def score_rows(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    backend: str | None = None,
+    num_workers: int | None = None,
+) -> dict[str, list[float]]:
+    """Scores of each row: {"rougeL": N fractions, "exact_match": N of 0.0 or 1.0}.
+
+    Args:
+        predictions: N texts.
+        references: N non-empty sequences of texts; the best one counts.
+        backend: see `rouge.rouge_l`.
+        num_workers: see `rouge.rouge_l`.
+    """
+    rouge = rouge_l(predictions, references, backend=backend, num_workers=num_workers)
+    exact = [exact_match(text, texts) for text, texts in zip(predictions, references, strict=True)]
+    return {"rougeL": rouge, "exact_match": exact}
+
+
+def score_samples(
+    samples: Sequence[Sample],
+    *,
+    backend: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> str:
+    """Writes the scores of every seed into the samples (`sample.scores`).
+
+    Args:
+        samples: any number, with any number of seeds; `filtered_resps` is what is scored.
+        backend: see `rouge.rouge_l`.
+        metrics: of a benchmark; ROUGE-L and exact match are always among them.
+    Returns:
+        Name and version of the scorer, for the result's fingerprint.
+    """
+    backend = rouge_backend(backend)
+    predictions = [text for sample in samples for text in sample.filtered_resps]
+    references = [sample.target for sample in samples for _ in sample.filtered_resps]
+    for name, values in score_rows(predictions, references, backend=backend).items():
+        start = 0
+        for sample in samples:
+            end = start + len(sample.filtered_resps)
+            sample.scores[name] = values[start:end]
+            start = end
+    if "final_answer" in metrics:
+        for sample in samples:
+            sample.scores["final_answer"] = [
+                final_answer_score(text, sample.target) for text in sample.filtered_resps
+            ]
+    return rouge_version(backend)
+
+
+def percent(values: Sequence[float]) -> float:
+    """The mean of fractions x 100, rounded to 4 decimals as the protocol reports it."""
+    return round(100 * math.fsum(values) / len(values), 4)
+
+
+def score_files(
+    predictions: str | os.PathLike[str],
+    references: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+) -> dict[str, Any]:
+    """What `eval-harness score` prints.
+
+    Args:
+        predictions: JSON Lines of `id` and `text`, in any order.
+        references: JSON Lines of `id` and `output` (a text, or a list of at least one).
+    Returns:
+        rougeL and exact_match (x 100, 4 decimals), num_rows, how many rows have no reference and
+        how many predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
+        references: id, rougeL, exact_match (fractions in [0, 1]).
+    Raises:
+        DistillensError: a malformed row, or ids that are missing, extra or double, by name.
+    """
+    backend = rouge_backend(backend)
+    expected = read_references(references)
+    texts = read_predictions(predictions, expected)
+    scores = score_rows(texts, expected.texts, backend=backend)
+    return {
+        **{name: percent(values) for name, values in scores.items()},
+        "num_rows": len(texts),
+        "num_references_without_words": num_without_words(expected.texts),
+        "num_predictions_without_words": sum(not has_rouge_word(text) for text in texts),
+        "scorer": rouge_version(backend),
+        "rows": [
+            {"id": row_id, **{name: values[row] for name, values in scores.items()}}
+            for row, row_id in enumerate(expected.ids)
+        ],
+    }
+
+
+def read_references(path: str | os.PathLike[str]) -> References:
+    """Reads a benchmark file's references.
+
+    Raises:
+        DistillensError: file:line of a row without `id` or `output`, with an empty list of
+            references, or with an id that an earlier row has.
+    """
+    ids: list[str | int] = []
+    texts: list[list[str]] = []
+    rows: list[dict[str, Any]] = []
+    lines: dict[str, int] = {}
+    for line, row in read_jsonl(path):
+        where = f"{os.fspath(path)}:{line}"
+        ids.append(_new_id(row, where, line, lines))
+        output = _key(row, "output", where)
+        outputs = [output] if isinstance(output, str) else output
+        if not isinstance(outputs, list) or not all(isinstance(text, str) for text in outputs):
+            raise DistillensError(f"{where}: output must be a text or a list of texts")
+        if not outputs:
+            raise DistillensError(f"{where}: output is an empty list; a row needs a reference")
+        texts.append(without_empty(outputs))
+        rows.append(row)
+    return References(path=os.fspath(path), ids=ids, texts=texts, rows=rows)
+
+
+def read_predictions(path: str | os.PathLike[str], references: References) -> list[str]:
+    """Reads a prediction file and brings its texts into the order of the references.
+
+    Raises:
+        DistillensError: file:line of a malformed row; ids that are double, missing or extra.
+    """
+    name = os.fspath(path)
+    texts: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for line, row in read_jsonl(path):
+        where = f"{name}:{line}"
+        row_id = _new_id(row, where, line, lines)
+        text = _key(row, "text", where)
+        if not isinstance(text, str):
+            raise DistillensError(f"{where}: text must be a string, found {shown(text)}")
+        texts[str(row_id)] = text
+    expected = {str(row_id): None for row_id in references.ids}
+    extra = [row_id for row_id in texts if row_id not in expected]
+    missing = [row_id for row_id in expected if row_id not in texts]
+    faults = []
+    if extra:
+        faults.append(f"{named(extra)} (line {lines[extra[0]]}) not in {references.path}")
+    if missing:
+        faults.append(f"{named(missing)} of {references.path} missing")
+    if faults:
+        raise DistillensError(f"{name}: {'; '.join(faults)}")
+    return [texts[str(row_id)] for row_id in references.ids]
+
+
+def named(ids: Sequence[str]) -> str:
+    """The first few ids by name and the number of the rest: "ids 'a', 'b' and 3 more"."""
+    first = ", ".join(shown(row_id) for row_id in ids[:_NUM_NAMED])
+    rest = f" and {len(ids) - _NUM_NAMED} more" if len(ids) > _NUM_NAMED else ""
+    return f"{'id' if len(ids) == 1 else 'ids'} {first}{rest}"
+
+
+def _new_id(row: dict[str, Any], where: str, line: int, lines: dict[str, int]) -> str | int:
+    row_id = _key(row, "id", where)
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int):
+        raise DistillensError(f"{where}: id must be a string or an integer, found {shown(row_id)}")
+    if str(row_id) in lines:
+        raise DistillensError(
+            f"{where}: id {shown(row_id)} again; it stands on line {lines[str(row_id)]} already"
+        )
+    lines[str(row_id)] = line
+    return row_id
+
+
+def _key(row: dict[str, Any], key: str, where: str) -> Any:
+    if key not in row:
+        raise DistillensError(f"{where}: no key {key!r}; found {names(row)}")
+    return row[key]

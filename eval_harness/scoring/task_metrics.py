@@ -1,0 +1,67 @@
+"""The numbers of one task, under lm-eval's names."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
+from eval_harness.scoring.answer_length import answer_statistics
+from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
+from eval_harness.scoring.score import percent
+from eval_harness.shared.statistics import (
+    bootstrap_interval,
+    row_means,
+    seed_deviation,
+    seed_means,
+    standard_error,
+)
+
+Metric = float | int | str | list[float]
+
+
+def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
+    """Metrics of scored samples, x 100 and rounded to 4 decimals.
+
+    For each metric M that every sample has: "M,none" (mean of the rows' seed averages),
+    "M_stderr,none" (over rows), "M_ci_low,none" and "M_ci_high,none" (95 % row bootstrap),
+    "M_per_seed,none", and "M_seed_sd,none" (sampling noise: the spread of the per-seed scores).
+    Beside rougeL how many rows have no reference, and how many answers have no word that it sees.
+    Beside them length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
+    A value that does not exist, such as the error of one row, is "N/A", lm-eval's word for it.
+
+    Args:
+        samples: at least one, all with the same seeds.
+    """
+    metrics: dict[str, Metric] = {}
+    for name in metric_names(samples):
+        scores = [sample.scores[name] for sample in samples]
+        rows = row_means(scores)
+        # Rows that all score the same (exact match 0 everywhere) do not show how they would vary.
+        interval = bootstrap_interval(rows) if np.ptp(rows) > 0 else None
+        metrics[f"{name},none"] = percent(rows.tolist())
+        metrics[f"{name}_stderr,none"] = _times_100(standard_error(rows))
+        metrics[f"{name}_ci_low,none"] = _times_100(interval[0] if interval else None)
+        metrics[f"{name}_ci_high,none"] = _times_100(interval[1] if interval else None)
+        metrics[f"{name}_seed_sd,none"] = _times_100(seed_deviation(scores))
+        metrics[f"{name}_per_seed,none"] = [round(100 * mean, 4) for mean in seed_means(scores)]
+        if name == "rougeL":
+            metrics |= _without_words(samples)
+    for name, value in answer_statistics(samples).as_metrics().items():
+        metrics[f"{name},none"] = round(value, 4)
+    return metrics
+
+
+def _without_words(samples: Sequence[Sample]) -> dict[str, Metric]:
+    return {
+        "num_references_without_words,none": num_without_words(sample.target for sample in samples),
+        "num_answers_without_words,none": sum(
+            not has_rouge_word(text) for sample in samples for text in sample.filtered_resps
+        ),
+    }
+
+
+def _times_100(value: float | None) -> float | str:
+    if value is None or not math.isfinite(value):
+        return NOT_AVAILABLE
+    return round(100 * value, 4)

@@ -1,0 +1,1 @@
+"""The files of a model, checked and identified before any weights are read."""

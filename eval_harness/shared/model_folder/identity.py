@@ -1,0 +1,217 @@
+"""The model's files: found on disk or the Hub, identified by content, read without weights."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.results.folder import digest
+from eval_harness.shared.model_folder.checks import CheckedFolder, check_model_folder
+from eval_harness.shared.model_folder.config_files import token_ids
+from eval_harness.shared.model_folder.tokenizer_files import load_folder_tokenizer, num_token_ids
+
+_WEIGHTS = (".safetensors", ".bin")
+# What a Hub repository may hold beside the files that either backend reads.
+_IGNORED = (
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.gguf",
+    "onnx/*",
+    "original/*",
+    "flax*",
+    "tf_*",
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model before its weights are loaded.
+
+    Attributes:
+        name: as the user gave it, with the adapter's name where there is one.
+        folder: holds configuration and weights.
+        adapter: folder of a peft adapter, or None.
+        tokenizer: a transformers tokenizer.
+        max_length: positions of the model, prompt and answer together; None where unlimited.
+        stop_token_ids: tokens that end an answer, at least one unless the model has none.
+        checkpoint_dtype: type of the weights on disk: float32, bfloat16 or float16.
+        identity: for the fingerprint: names and digests of all files.
+    """
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    tokenizer: Any
+    max_length: int | None
+    stop_token_ids: tuple[int, ...]
+    checkpoint_dtype: str
+    identity: dict[str, Any]
+
+
+def read_model(
+    pretrained: str,
+    *,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    adapter: str | None = None,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    must_build: bool = True,
+) -> ModelFacts:
+    """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
+
+    Args:
+        pretrained: a folder or a Hub name; `revision` is a Hub branch, tag or commit.
+        tokenizer: a folder or Hub name; the model's own where None.
+        adapter: a peft folder or Hub name.
+        max_length: the user's own limit, at most the model's.
+        trust_remote_code: allow code that comes with the model.
+        must_build: refuse an architecture that transformers lacks.
+    Raises:
+        DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
+            that the model lacks, or `max_length` is over the model's.
+    """
+    folder = model_folder(pretrained, revision)
+    tokenizer_folder = model_folder(tokenizer) if tokenizer else folder
+    adapter_folder = model_folder(adapter) if adapter else None
+    if adapter_folder and not (adapter_folder / "adapter_config.json").is_file():
+        raise DistillensError(f"peft={adapter}: no adapter_config.json in {adapter_folder}")
+    checked = check_model_folder(
+        folder,
+        adapter=adapter_folder,
+        trust_remote_code=trust_remote_code,
+        must_build=must_build,
+    )
+    loaded_tokenizer = _load_tokenizer(tokenizer_folder, trust_remote_code)
+    _check_num_ids(folder, tokenizer_folder, checked, loaded_tokenizer)
+    own_limit = _max_length(checked.config)
+    if max_length is not None and own_limit is not None and max_length > own_limit:
+        raise DistillensError(
+            f"max_length = {max_length}, but {pretrained} has {own_limit} positions; lower it"
+        )
+    identity = {"name": pretrained, "files": files_digest(folder)}
+    if tokenizer:
+        identity["tokenizer"] = files_digest(tokenizer_folder)
+    if adapter_folder:
+        identity["adapter"] = files_digest(adapter_folder)
+    return ModelFacts(
+        name=f"{pretrained.rstrip('/')}+{str(adapter).rstrip('/')}" if adapter else pretrained,
+        folder=folder,
+        adapter=adapter_folder,
+        tokenizer=loaded_tokenizer,
+        max_length=max_length if max_length is not None else own_limit,
+        stop_token_ids=_stop_token_ids(folder, checked, loaded_tokenizer),
+        checkpoint_dtype=str(getattr(checked.config, "dtype", None) or "float32").removeprefix(
+            "torch."
+        ),
+        identity=identity,
+    )
+
+
+def model_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a local model, or of a downloaded one.
+
+    Raises:
+        DistillensError: neither a folder nor a repository that can be had.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not list(path.glob("*.json")):
+            raise DistillensError(f"{name}: the folder holds no config.json, so it is no model")
+        return path
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise DistillensError(f"{name}: no such model folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, ignore_patterns=[*_IGNORED, "*.bin"])
+        )
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(
+                snapshot_download(name, revision=revision, ignore_patterns=list(_IGNORED))
+            )
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillensError(
+            f"{name}: no such folder, and the Hub does not give it "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    return folder
+
+
+def files_digest(folder: Path) -> str:
+    """Sixteen hexadecimal digits over names and contents of the files that decide the outputs."""
+    hashes = {}
+    for file in sorted(folder.iterdir()):
+        if (
+            file.suffix in {*_WEIGHTS, ".json", ".model", ".txt", ".jinja", ".py"}
+            and file.is_file()
+        ):
+            with open(file, "rb") as stream:
+                hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest(hashes)
+
+
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    tokenizer = load_folder_tokenizer(folder, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    return tokenizer
+
+
+def _check_num_ids(
+    folder: Path, tokenizer_folder: Path, checked: CheckedFolder, tokenizer: Any
+) -> None:
+    """An id behind the embedding's last row ends in an index error in the middle of a run."""
+    num_ids = num_token_ids(tokenizer)
+    if checked.num_ids is not None and num_ids > checked.num_ids:
+        raise DistillensError(
+            f"{tokenizer_folder}: the tokenizer has {num_ids} ids, but the model {folder} has "
+            f"{checked.num_ids}; use the model's own tokenizer, or resize its embeddings "
+            "(resize_token_embeddings) and train them"
+        )
+
+
+def _max_length(config: Any) -> int | None:
+    text_config = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(text_config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _stop_token_ids(folder: Path, checked: CheckedFolder, tokenizer: Any) -> tuple[int, ...]:
+    """Both backends get the same list, so they stop at the same place.
+
+    Raises:
+        DistillensError: an `eos_token_id` is no id; names the file.
+    """
+    found: set[int] = set()
+    for name, value in (
+        ("config.json", checked.config.get_text_config().eos_token_id),
+        ("generation_config.json", checked.generation.get("eos_token_id")),
+        ("tokenizer_config.json", tokenizer.eos_token_id),
+    ):
+        try:
+            ids = token_ids(value)
+        except ValueError as error:
+            raise DistillensError(f"{folder / name}: eos_token_id = {error}") from error
+        beyond = [
+            token
+            for token in ids
+            if token < 0 or (checked.num_ids is not None and token >= checked.num_ids)
+        ]
+        if beyond:
+            print(
+                f"{folder / name}: eos_token_id = {beyond[0]} is no id of the model, which has "
+                f"{checked.num_ids}; it ends no answer",
+                file=sys.stderr,
+            )
+        found.update(token for token in ids if token not in beyond)
+    return tuple(sorted(found))

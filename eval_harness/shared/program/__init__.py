@@ -1,0 +1,1 @@
+"""A command from its first line to its exit code."""

@@ -1,0 +1,1 @@
+"""From instructions to prompts, from text to tokens, from tokens to answers."""

@@ -1,0 +1,267 @@
+"""From text to token ids, for training and evaluation alike.
+
+A prompt is tokenised as one text. It begins with what the tokenizer itself puts before a text
+(`add_bos_token: auto`), and a row's text is text: <|endoftext|> in it is no end token. A response
+ends with the end token, in `chat` with what ends an assistant's turn in the tokenizer's template.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.files.jsonl import replace_lone_surrogates
+from eval_harness.shared.text.chat_templates import (
+    TEMPLATE_DATE,
+    around_turns,
+    chat_prompt,
+    chat_template_of,
+    literal_text,
+    reads_the_date,
+    turn_end_text,
+)
+from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of, text_tokenizer
+
+# Words of a prompt's frame that a reader of the text takes for signs: <|user|>, [INST].
+_BRACKETS = {"<": ">", "[": "]"}
+_SHORTEST_SIGN = 4
+# Some vocabularies lack a letter, and give nothing for it.
+_PROBES = ("a", "the", "1")
+
+
+class Outcome(Enum):
+    """What became of a text in which something looks like a special token."""
+
+    ORDINARY = "nothing looks like one"
+    AS_TEXT = "tokenised as text"
+    SPECIAL = "still a special token, since the tokenizer knows no other way"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a text, and what became of special tokens in it."""
+
+    ids: list[int]
+    outcome: Outcome
+
+
+class TextEncoder:
+    """A tokenizer with the rules above.
+
+    Args:
+        tokenizer: of transformers.
+        template: of the prompts: a name of `templates.TEMPLATES` or a format string.
+        add_bos_token: "auto" begins prompts as the tokenizer begins a text; True wants a first
+            token, False none. A template that brings it already does not get a second one.
+
+    Attributes:
+        prefix_ids: what prompts begin with; often empty.
+        end_ids: what responses end with; the last one is the token that ends an answer.
+
+    Raises:
+        DistillensError: a first token is wanted and there is none, or the chat template does not
+            work (see `chat_templates`).
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, template: str = "", add_bos_token: bool | str = "auto"
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.prefix_ids = _prefix_ids(tokenizer, add_bos_token)
+        frame = template
+        if template == "chat":
+            chat_prompt("a", tokenizer)
+            frame = literal_text(chat_template_of(tokenizer))
+        elif "{" not in template:
+            frame = _named_template(template)
+        every = control_tokens(tokenizer, frame)
+        # A token of one character cannot be told from that character, and does no harm as such.
+        self._control = {index: text for index, text in every.items() if len(text) > 1}
+        self._pattern = pattern_of(self._control.values())
+        self.end_ids = self._end_ids(every)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the last one of `end_ids`, and the tokenizer's end token."""
+        found = [*self.end_ids[-1:], self.tokenizer.eos_token_id]
+        return tuple(dict.fromkeys(index for index in found if index is not None))
+
+    def prompts(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
+        """Token ids of prompts, with what they begin with."""
+        return [
+            Encoded(self._with_prefix(found.ids), found.outcome) for found in self._encode(prompts)
+        ]
+
+    def prompt(self, parts: Sequence[Part]) -> Encoded:
+        """The same for one prompt."""
+        return self.prompts([parts])[0]
+
+    def responses(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of texts that follow a prompt; `end_ids` are the caller's to append."""
+        return self._encode([[Part(text, from_row=True)] for text in texts])
+
+    def describe(self) -> list[str]:
+        """What a reader of a log should know, as phrases; empty where nothing is unusual."""
+        told = []
+        if self.prefix_ids:
+            told.append(f"prompts begin with {self._shown(self.prefix_ids)}")
+        if self.end_ids[-1:] != (self.tokenizer.eos_token_id,) and self.end_ids:
+            told.append(f"responses end with {self._shown(self.end_ids)}")
+        if self.template == "chat" and reads_the_date(self.tokenizer):
+            told.append(f"the chat template's date is always {TEMPLATE_DATE:%d %b %Y}")
+        return told
+
+    def check_turns(self, parts: Sequence[Part], outcome: Outcome, place: str) -> None:
+        """Refuses a message that opens a turn of its own.
+
+        With most tokenizers none does, since the signs of a turn are tokens, and a row's text
+        becomes none. It does where the signs are plain text, or where the tokenizer cannot help
+        reading them as tokens.
+
+        Raises:
+            DistillensError: names `place` and the sign.
+        """
+        if self.template != "chat":
+            return
+        frame = "".join(part.text for part in parts if not part.from_row)
+        signs = set(self._text_signs)
+        if outcome is Outcome.SPECIAL:
+            signs |= set(self._pattern.findall(frame))
+        for part in parts:
+            if part.from_row and signs and (found := pattern_of(signs).search(part.text)):
+                raise DistillensError(
+                    f"{place}: the message holds {found[0]!r}, with which the chat template opens "
+                    "and ends turns, and this tokenizer cannot tell the two apart; delete it "
+                    "from the row, or use a format string"
+                )
+
+    @cached_property
+    def _text_signs(self) -> frozenset[str]:
+        """Bracketed words around turns that are no tokens of their own."""
+        tokens = set(self._control.values())
+        words = self._pattern.sub(" ", around_turns(self.tokenizer)).split()
+        return frozenset(
+            word
+            for word in words
+            if len(word) >= _SHORTEST_SIGN
+            and word not in tokens
+            and _BRACKETS.get(word[0]) == word[-1]
+        )
+
+    @cached_property
+    def _text_tokenizer(self) -> Any:
+        return text_tokenizer(self.tokenizer, self._control)
+
+    def _encode(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
+        cleaned = [
+            [Part(replace_lone_surrogates(part.text), part.from_row) for part in parts]
+            for parts in prompts
+        ]
+        if not cleaned:
+            return []
+        # One call for all texts: a fast tokenizer works on them in parallel.
+        batch = self.tokenizer(
+            ["".join(part.text for part in parts) for parts in cleaned],
+            add_special_tokens=False,
+            verbose=False,
+        )
+        encodings = batch.encodings or [None] * len(cleaned)
+        return [
+            Encoded(ids, Outcome.ORDINARY)
+            if self._is_ordinary(parts, ids, encoding)
+            else self._encode_as_text(parts, ids)
+            for parts, ids, encoding in zip(cleaned, batch["input_ids"], encodings, strict=True)
+        ]
+
+    def _encode_as_text(self, parts: Sequence[Part], ids: list[int]) -> Encoded:
+        as_text = self._text_tokenizer.encode(parts)
+        if as_text is None:
+            return Encoded(ids, Outcome.SPECIAL)
+        return Encoded(as_text, Outcome.AS_TEXT if as_text != ids else Outcome.ORDINARY)
+
+    def _is_ordinary(self, parts: Sequence[Part], ids: list[int], encoding: Any) -> bool:
+        """Whether no control token comes from a row's text, be it from a part of it alone."""
+        if self._control.keys().isdisjoint(ids):
+            return True
+        text = "".join(part.text for part in parts)
+        if encoding is not None:
+            offsets = zip(ids, encoding.offsets, strict=True)
+            spans = [span for index, span in offsets if index in self._control]
+        else:
+            spans = [match.span() for match in self._pattern.finditer(text)]
+        start = 0
+        for part in parts:
+            end = start + len(part.text)
+            if part.from_row:
+                for first, last in spans:
+                    # Some tokens take the white space beside them in; that is no harm.
+                    if text[max(first, start) : min(last, end)].strip():
+                        return False
+            start = end
+        return True
+
+    def _with_prefix(self, ids: list[int]) -> list[int]:
+        prefix = list(self.prefix_ids)
+        return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+    def _end_ids(self, control: Mapping[int, str]) -> tuple[int, ...]:
+        eos = self.tokenizer.eos_token_id
+        usual = () if eos is None else (eos,)
+        if self.template != "chat":
+            return usual
+        (found,) = self._encode([[Part(turn_end_text(self.tokenizer), from_row=False)]])
+        for position, index in enumerate(found.ids):
+            if index in control:
+                return tuple(found.ids[: position + 1])
+        # An end in plain words stops nothing, so the end token has to.
+        return usual
+
+    def _shown(self, ids: Sequence[int]) -> str:
+        return repr("".join(self.tokenizer.convert_ids_to_tokens(list(ids))))
+
+
+def check_add_bos_token(value: Any, where: str) -> bool | str:
+    """Returns `value` if it is auto, true or false.
+
+    Raises:
+        DistillensError: names `where`.
+    """
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise DistillensError(f"{where} = {value!r}, expected auto, true or false")
+
+
+def _prefix_ids(tokenizer: Any, add_bos_token: bool | str) -> tuple[int, ...]:
+    if add_bos_token is False:
+        return ()
+    own = _own_prefix(tokenizer)
+    if add_bos_token == "auto" or own:
+        return own
+    if tokenizer.bos_token_id is None:
+        raise DistillensError(
+            f"add_bos_token = true, but the tokenizer {tokenizer.name_or_path!r} has no bos_token; "
+            "use auto or false"
+        )
+    return (tokenizer.bos_token_id,)
+
+
+def _own_prefix(tokenizer: Any) -> tuple[int, ...]:
+    """What the tokenizer puts before a text; what it puts after one is the template's affair."""
+    whole: list[int] = []
+    for text in _PROBES:
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(text)["input_ids"]
+        # A text that has no token of its own could stand anywhere.
+        for start in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start])
+    return (whole[0],) if whole[:1] == [tokenizer.bos_token_id] else ()
+
+
+def _named_template(template: str) -> str:
+    from eval_harness.shared.text.templates import TEMPLATES
+
+    return "".join(TEMPLATES.get(template) or ())
