@@ -196,7 +196,9 @@ def test_sharded_weights_are_refused(process_group):
 
 def test_accelerates_bfloat16_wrapper_passes_the_self_check():
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # what other tests have left
     model = Accelerator(mixed_precision="bf16", cpu=True).prepare(small_model("llama"))
     anatomy = find_anatomy(model)
     # Rounded to bfloat16: off by more than float32 would be, and still accepted.
