@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillens_plugin.recipe.composition import BASE, Composed, Origin, merge, read_composed
+from distillens_plugin.recipe.packaged import find_recipe
 from distillens_plugin.recipe.schema.base import did_you_mean, first_problem, show
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.trust import refuse_recipe_code
@@ -104,7 +105,8 @@ def load_recipe(
     """Reads, composes, overrides and checks a recipe.
 
     Args:
-        path: the YAML file; named in errors as it is given. Its `base:` is read first.
+        path: the YAML file, named in errors as it is given, or a packaged name such as quickstart.
+            Its `base:` is read first.
         fragments: files merged over it, in order, such as recipes/methods/sft.yaml; the output
             folder gets their names.
         overrides: `a.b=c` texts; c is read as YAML, a number in the path picks a list's entry.
@@ -115,8 +117,9 @@ def load_recipe(
         DistillensError: one line with file and line (or the --set text), key path, what was found
             and what is expected.
     """
-    source = Source(os.fspath(path))
-    composed, default_output = _compose(source.name, [os.fspath(f) for f in fragments], trust)
+    source = Source(find_recipe(path))
+    files = [find_recipe(fragment) for fragment in fragments]
+    composed, default_output = _compose(source.name, files, trust)
     data, source.origins = composed.data, composed.origins
     for text in overrides:
         override = parse_override(text, trust=trust)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from distillens_plugin.recipe.composition import read_composed
 from distillens_plugin.recipe.loading import Source
+from distillens_plugin.recipe.packaged import STUDIES, find_recipe
 from distillens_plugin.recipe.schema.base import first_problem
 from distillens_plugin.recipe.trust import refuse_study_code
 from distillens_plugin.study.spec import Study
@@ -20,12 +21,13 @@ def load_study(
     """Reads and checks a study; `base:` names studies that it starts from.
 
     Args:
+        path: the YAML file, or a packaged name such as quickstart.
         output_dir: instead of the study's own.
         trust: let the study, its recipes and its models run code; see `recipe.load_recipe`.
     Raises:
         DistillensError: one line with file and line, key path, what was found and expected.
     """
-    source = Source(os.fspath(path))
+    source = Source(find_recipe(path, within=STUDIES))
     composed = read_composed(source.name, trust=trust)
     data, source.origins = composed.data, composed.origins
     if output_dir is not None:
