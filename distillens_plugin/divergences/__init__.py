@@ -1,50 +1,55 @@
 """Divergences between a teacher's and a student's next-token distributions, in nats, per row.
 
-`functions` has them as plain differentiable functions of two logit tensors; `objects` as objects
-that hold their parameters, which the fused walk takes; `make_divergence` makes an object from a
-name.
+`table` has their names and parameters; `make_divergence` makes an object from a name, which the
+fused walk takes; `functions` has them as plain differentiable functions of two logit tensors.
+`register_divergence` adds one of your own. The names and the table load no torch, the rest does.
 """
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from distillens_plugin.divergences.functions import (
-    DEFAULT_ALPHA_BETA,
-    DEFAULT_SKEW,
-    adaptive_kl,
-    alpha_beta,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    reverse_kl,
-    skew_forward_kl,
-    skew_reverse_kl,
-    total_variation,
+from distillens_plugin.divergences.parameters import Parameter
+from distillens_plugin.divergences.table import (
+    DIVERGENCES,
+    divergence_names,
+    make_divergence,
+    register_divergence,
 )
-from distillens_plugin.divergences.objects import (
-    AdaptiveKL,
-    AlphaBeta,
-    Divergence,
-    ForwardKL,
-    FusedDivergence,
-    Jeffreys,
-    JensenShannon,
-    ReverseKL,
-    SkewForwardKL,
-    SkewReverseKL,
-    TotalVariation,
-)
+from distillens_plugin.tables.ranges import Range
 
-DIVERGENCES = (
-    "jsd",
-    "fkl",
-    "rkl",
-    "jeffreys",
-    "skew_fkl",
-    "skew_rkl",
-    "akl",
-    "tvd",
-    "alpha_beta",
-)
+if TYPE_CHECKING:
+    from distillens_plugin.divergences.functions import (
+        adaptive_kl,
+        alpha_beta,
+        forward_kl,
+        jeffreys,
+        jensen_shannon,
+        reverse_kl,
+        skew_forward_kl,
+        skew_reverse_kl,
+        total_variation,
+    )
+    from distillens_plugin.divergences.kl import AdaptiveKL, ForwardKL, Jeffreys, ReverseKL
+    from distillens_plugin.divergences.mixtures import JensenShannon, SkewForwardKL, SkewReverseKL
+    from distillens_plugin.divergences.powers import AlphaBeta, TotalVariation
+    from distillens_plugin.divergences.protocol import Divergence, FusedDivergence
+
+_HOMES = {
+    "functions": (
+        "adaptive_kl",
+        "alpha_beta",
+        "forward_kl",
+        "jeffreys",
+        "jensen_shannon",
+        "reverse_kl",
+        "skew_forward_kl",
+        "skew_reverse_kl",
+        "total_variation",
+    ),
+    "kl": ("AdaptiveKL", "ForwardKL", "Jeffreys", "ReverseKL"),
+    "mixtures": ("JensenShannon", "SkewForwardKL", "SkewReverseKL"),
+    "powers": ("AlphaBeta", "TotalVariation"),
+    "protocol": ("Divergence", "FusedDivergence"),
+}
 
 __all__ = [
     "DIVERGENCES",
@@ -55,16 +60,20 @@ __all__ = [
     "FusedDivergence",
     "Jeffreys",
     "JensenShannon",
+    "Parameter",
+    "Range",
     "ReverseKL",
     "SkewForwardKL",
     "SkewReverseKL",
     "TotalVariation",
     "adaptive_kl",
     "alpha_beta",
+    "divergence_names",
     "forward_kl",
     "jeffreys",
     "jensen_shannon",
     "make_divergence",
+    "register_divergence",
     "reverse_kl",
     "skew_forward_kl",
     "skew_reverse_kl",
@@ -72,46 +81,11 @@ __all__ = [
 ]
 
 
-def make_divergence(
-    name: str,
-    *,
-    beta: float | None = None,
-    alpha: float | None = None,
-    coefficients: tuple[float, float] = (1.0, 1.0),
-    head_mass: float = 0.5,
-) -> Divergence:
-    """A divergence object from its name.
+def __getattr__(name: str) -> Any:
+    """Functions and classes, imported when asked for: they load torch."""
+    from importlib import import_module
 
-    Each name reads only its own parameters, so that one set can be kept while the name is changed.
-
-    Args:
-        name: one of DIVERGENCES; "fkl+rkl" is another name of "jeffreys".
-        beta: jsd, weight of the teacher in [0, 1] (default 0.5; exactly 0 is FKL, exactly 1 is
-            RKL); alpha_beta, exponent of the student (default 0.7).
-        alpha: skew_fkl and skew_rkl, in [0, 1) (default 0.1); alpha_beta, exponent of the teacher
-            (default 0.2).
-        coefficients: jeffreys, of FKL and RKL; >= 0, not both 0.
-        head_mass: akl, in (0, 1).
-    Raises:
-        ValueError: an unknown name, or a parameter of this divergence out of its range.
-    """
-    skew = DEFAULT_SKEW if alpha is None else alpha
-    exponents = (
-        DEFAULT_ALPHA_BETA[0] if alpha is None else alpha,
-        DEFAULT_ALPHA_BETA[1] if beta is None else beta,
-    )
-    makers: dict[str, Callable[[], Divergence]] = {
-        "jsd": lambda: JensenShannon(0.5 if beta is None else beta),
-        "fkl": ForwardKL,
-        "rkl": ReverseKL,
-        "jeffreys": lambda: Jeffreys(*coefficients),
-        "skew_fkl": lambda: SkewForwardKL(skew),
-        "skew_rkl": lambda: SkewReverseKL(skew),
-        "akl": lambda: AdaptiveKL(head_mass),
-        "tvd": TotalVariation,
-        "alpha_beta": lambda: AlphaBeta(*exponents),
-    }
-    maker = makers.get("jeffreys" if name == "fkl+rkl" else name)
-    if maker is None:
-        raise ValueError(f"divergence = {name!r}, expected one of {', '.join(DIVERGENCES)}")
-    return maker()
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

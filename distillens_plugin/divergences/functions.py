@@ -8,19 +8,23 @@ or to a gradient.
 Legend: N rows, V vocabulary.
 """
 
-import math
-
 import torch
 from torch import Tensor
+
+from distillens_plugin.divergences.parameters import (
+    FORWARD_SKEW,
+    HEAD_MASS,
+    JSD_BETA,
+    REVERSE_SKEW,
+    check_alpha_beta,
+    check_coefficients,
+)
 
 # Stands for -inf where inf - inf must not arise; its probability is exactly 0 in either float type.
 _ABSENT = -1e30
 # exp(60) is the largest ratio of probabilities that a mixture is computed from; beyond it the
 # mixture equals its larger part to the last digit, and exp would overflow float32 at 88.
 _MAX_LOG_RATIO = 60.0
-# ABKD's setting for instruction-following language models.
-DEFAULT_ALPHA_BETA = (0.2, 0.7)
-DEFAULT_SKEW = 0.1
 
 
 def forward_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ def jeffreys(
     Raises:
         ValueError: the shapes differ, or a coefficient is out of range.
     """
-    check_coefficients(forward, reverse)
+    check_coefficients((forward, reverse))
     log_p, log_q = _log_probs(teacher_logits, student_logits)
     log_ratio = log_p - log_q
     weight = forward * log_p.exp() - reverse * log_q.exp()
@@ -82,7 +86,7 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, *, beta: floa
         ValueError: the shapes differ, or beta is outside [0, 1].
     Source: Agarwal et al. 2024, arXiv 2306.13649, eq. 1.
     """
-    check_beta(beta)
+    JSD_BETA.check("beta", beta)
     if beta == 0:
         return forward_kl(teacher_logits, student_logits)
     if beta == 1:
@@ -93,7 +97,7 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, *, beta: floa
 
 
 def skew_forward_kl(
-    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = DEFAULT_SKEW
+    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = 0.1
 ) -> Tensor:
     """KL(p||alpha p + (1 - alpha) q) per row, in nats; at most -ln alpha.
 
@@ -106,7 +110,7 @@ def skew_forward_kl(
         ValueError: the shapes differ, or alpha is outside [0, 1).
     Source: Ko et al. 2024 (DistiLLM), arXiv 2402.03898, eq. 4.
     """
-    check_skew(alpha)
+    FORWARD_SKEW.check("alpha", alpha)
     if alpha == 0:
         return forward_kl(teacher_logits, student_logits)
     log_p, log_q = _log_probs(teacher_logits, student_logits)
@@ -114,7 +118,7 @@ def skew_forward_kl(
 
 
 def skew_reverse_kl(
-    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = DEFAULT_SKEW
+    teacher_logits: Tensor, student_logits: Tensor, *, alpha: float = 0.1
 ) -> Tensor:
     """KL(q||(1 - alpha) p + alpha q) per row, in nats; at most -ln alpha.
 
@@ -127,7 +131,7 @@ def skew_reverse_kl(
         ValueError: the shapes differ, or alpha is outside [0, 1).
     Source: Ko et al. 2024 (DistiLLM), arXiv 2402.03898, eq. 5.
     """
-    check_skew(alpha)
+    REVERSE_SKEW.check("alpha", alpha)
     if alpha == 0:
         return reverse_kl(teacher_logits, student_logits)
     log_p, log_q = _log_probs(teacher_logits, student_logits)
@@ -152,7 +156,7 @@ def adaptive_kl(
         ValueError: the shapes differ, or head_mass is outside (0, 1).
     Source: Wu et al. 2024, arXiv 2404.02657, eq. 10 to 12.
     """
-    check_head_mass(head_mass)
+    HEAD_MASS.check("head_mass", head_mass)
     log_p, log_q = _log_probs(teacher_logits, student_logits)
     p, q = log_p.exp(), log_q.exp()
     forward, reverse = head_and_tail_shares(p.detach(), q.detach(), head_mass)
@@ -170,8 +174,8 @@ def alpha_beta(
     teacher_logits: Tensor,
     student_logits: Tensor,
     *,
-    alpha: float = DEFAULT_ALPHA_BETA[0],
-    beta: float = DEFAULT_ALPHA_BETA[1],
+    alpha: float = 0.2,
+    beta: float = 0.7,
 ) -> Tensor:
     """The alpha-beta divergence of ABKD per row.
 
@@ -225,41 +229,6 @@ def head_and_tail_shares(p: Tensor, q: Tensor, head_mass: float) -> tuple[Tensor
     head = gap.mul_(in_head).sum(-1, keepdim=True)
     forward = torch.where(whole > 0, head / whole.clamp_min(torch.finfo(p.dtype).tiny), 0.5)
     return forward, 1 - forward
-
-
-def check_beta(beta: float) -> None:
-    """Raise ValueError unless beta is in [0, 1]."""
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta = {beta}, expected a number in [0, 1] (0 is FKL, 1 is RKL)")
-
-
-def check_skew(alpha: float) -> None:
-    """Raise ValueError unless alpha is in [0, 1)."""
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha = {alpha}, expected a number in [0, 1) (0 is no skew)")
-
-
-def check_head_mass(head_mass: float) -> None:
-    """Raise ValueError unless head_mass is in (0, 1)."""
-    if not 0 < head_mass < 1:
-        raise ValueError(f"head_mass = {head_mass}, expected a number in (0, 1)")
-
-
-def check_coefficients(forward: float, reverse: float) -> None:
-    """Raise ValueError unless both are finite, >= 0 and not both 0."""
-    if not (0 <= forward < math.inf and 0 <= reverse < math.inf and forward + reverse > 0):
-        raise ValueError(
-            f"coefficients = ({forward}, {reverse}), expected two numbers >= 0, not both 0"
-        )
-
-
-def check_alpha_beta(alpha: float, beta: float) -> None:
-    """Raise ValueError unless both are finite and neither they nor their sum is 0."""
-    if not (math.isfinite(alpha) and math.isfinite(beta)) or alpha * beta * (alpha + beta) == 0:
-        raise ValueError(
-            f"alpha = {alpha}, beta = {beta}: expected finite numbers, and neither they nor their "
-            "sum may be 0 (use fkl for (1, 0) and rkl for (0, 1))"
-        )
 
 
 def _log_probs(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,3 +68,9 @@ def log_ratio_(teacher: SoftmaxRows, student: SoftmaxRows) -> Tensor:
     # needs.
     offset = (teacher.total / student.total).log()
     return teacher.shifted.sub_(student.shifted).sub_(offset)
+
+
+def through_softmax_(pull: Tensor, student: SoftmaxRows, scratch: Tensor) -> Tensor:
+    """From dD/dq to dD/dz = q (g - sum q g), over `pull`; `scratch` [r, V] is overwritten."""
+    mean = torch.mul(pull, student.probs, out=scratch).sum(-1, keepdim=True)
+    return pull.sub_(mean).mul_(student.probs)

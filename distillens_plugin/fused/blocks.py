@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distillens_plugin.divergences.objects import Divergence, FusedDivergence
+from distillens_plugin.divergences.protocol import Divergence, FusedDivergence
 from distillens_plugin.divergences.softmax import FLOOR, Allocate, SoftmaxRows, softmax_rows
 
 

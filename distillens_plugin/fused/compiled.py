@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distillens_plugin.divergences.objects import FusedDivergence
+from distillens_plugin.divergences.protocol import FusedDivergence
 from distillens_plugin.fused.blocks import BlockResult, cross_entropy_block, divergence_block
 
 Block = Callable[..., BlockResult]

@@ -6,7 +6,7 @@ Legend: r rows of a block, V vocabulary.
 import torch
 from torch import Tensor
 
-from distillens_plugin.divergences.objects import FusedDivergence
+from distillens_plugin.divergences.protocol import FusedDivergence
 from distillens_plugin.fused.blocks import (
     BlockResult,
     Scratch,

@@ -68,7 +68,7 @@ class Group:
         name: the key of its value in the result; unique in a walk.
         student_rows: [R, D_s], what the student's head reads.
         divergence: an object of `distillens_plugin.divergences`, one of your own (see
-            `divergences.objects`), or CROSS_ENTROPY.
+            `divergences.protocol`), or CROSS_ENTROPY.
         teacher_rows: [R, D_t]; None for cross-entropy. Gets no gradient.
         labels: [R] int64 in [0, V_s), for cross-entropy.
         row_weights: [R] float, or None for ones. Gets no gradient.

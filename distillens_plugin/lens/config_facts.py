@@ -1,6 +1,5 @@
 """What a model's config alone tells, without weights: layers, width, vocabulary, block path."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from torch import nn
 
 from distillens_plugin.lens.positions import num_positions
 from eval_harness.errors import DistillensError
+from eval_harness.shared.near import near_names
 from eval_harness.shared.model_folder.config_files import check_config
 from eval_harness.shared.model_folder.shapes import empty_model
 
@@ -98,8 +98,7 @@ def read_config(fields: Mapping[str, Any]) -> Any:
     if model_type is None:
         raise DistillensError("the model's config has no model_type, such as gpt2 or llama")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = near_names(str(model_type), CONFIG_MAPPING)
         raise DistillensError(
             f"model_type = {model_type!r} is not one that transformers knows, such as gpt2{hint}"
         )

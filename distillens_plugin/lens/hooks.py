@@ -1,6 +1,5 @@
 """Layer numbers as torchdistill's forward hooks, and what a model offers to hook into."""
 
-import difflib
 from collections.abc import Iterable
 
 from torch import nn
@@ -9,6 +8,7 @@ from distillens_plugin.lens.discovery import Anatomy, find_anatomy, self_check, 
 from distillens_plugin.lens.layers import Layer, layer_to_hook
 from distillens_plugin.lens.probe import hook_prefix
 from eval_harness.errors import DistillensError
+from eval_harness.shared.near import nearest
 
 
 def forward_hook_config(layers: Iterable[Layer], blocks_path: str) -> dict[str, list[str]]:
@@ -52,7 +52,7 @@ def _nearest(model: nn.Module, path: str) -> str:
     if prefix and _resolve(model, prefix + path) is not None:
         return f"the model is inside a PeftModel, write {prefix}{path}"
     names = [name for name, _ in model.named_modules() if name]
-    near = difflib.get_close_matches(prefix + path, names, n=3, cutoff=0.5)
+    near = nearest(prefix + path, names)
     return f"nearest: {', '.join(near)}" if near else "distillens hooks MODEL lists them"
 
 

@@ -1,10 +1,10 @@
 """Prompt templates: how an instruction and its input become the text that a model continues."""
 
-import difflib
 import string
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.near import near_names
 from eval_harness.shared.text.chat_templates import chat_prompt
 from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.tokenisation import TextEncoder
@@ -41,8 +41,7 @@ def check_template(template: str) -> None:
     if template in TEMPLATES:
         return
     if "{" not in template:
-        near = difflib.get_close_matches(template, TEMPLATES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = near_names(template, TEMPLATES, most=1)
         raise DistillensError(
             f"template {template!r} is not known; expected {', '.join(TEMPLATES)}, "
             f"or a format string with {{instruction}} and {{input}}{hint}"
