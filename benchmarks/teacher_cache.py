@@ -94,7 +94,9 @@ class Bench:
     """One experiment, whose box reads its teacher in one way or another."""
 
     def __init__(self, folder: Path, pair: dict[str, Any], teacher: Path | None) -> None:
-        from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+        from distillens_plugin.experiment.accelerator import make_accelerator
+        from distillens_plugin.experiment.build import build_experiment
+        from distillens_plugin.experiment.data import load_data
         from distillens_plugin.recipe.loading import load_recipe
         from distillens_plugin.training.trainer import Trainer
 

@@ -154,7 +154,7 @@ def kill_after_states(number):
     """For `before`: ends the child by SIGKILL when it has kept this many states."""
 
     def patch():
-        from distillens_plugin.training.train import lifecycle
+        from distillens_plugin.training import lifecycle
 
         keep, kept = lifecycle.save_state, []
 

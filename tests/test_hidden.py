@@ -12,7 +12,9 @@ from hidden_box import LAYERS, box_recipe, rows_of
 from safetensors.torch import load_file
 from tiny_run import REPO, tiny_recipe
 
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.losses.hidden import HiddenCosine, HiddenMSE
 from distillens_plugin.losses.similarity import CKA, GramAlignment, inner
 from distillens_plugin.losses.trained_parameters import adopt, loss_parameters

@@ -7,7 +7,9 @@ import torch
 from tiny_run import REPO, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.translators import save_translators
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.loading import load_recipe

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from eval_harness.backends.batching import batching_of
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin import run
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.on_policy.loader import OnPolicyLoader, Share
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.window import windows
-from eval_harness.backends.batching import batching_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.jsonl import write_jsonl
 

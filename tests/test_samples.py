@@ -9,7 +9,7 @@ from tiny_run import ASSETS, tiny_recipe
 
 from distillens_plugin import run
 from distillens_plugin.data.examples import DatasetSpec, load_examples
-from distillens_plugin.experiment.build import make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.training.validation import sample_answers, validation_rouge

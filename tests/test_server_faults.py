@@ -20,7 +20,7 @@ from fake_server import (
     status,
 )
 
-from distillens_plugin.on_policy.loader import http_json
+from distillens_plugin.on_policy import http_json
 from distillens_plugin.on_policy.vllm_client import VllmServer
 from eval_harness.errors import DistillensError, RunFailure
 

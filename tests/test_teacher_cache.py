@@ -11,7 +11,9 @@ from run_process import TWO_PROCESSES, change, distillens, records
 from tiny_run import save_tiny_model, tiny_recipe
 
 from distillens_plugin.data.supervision import supervised_from_targets
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.forward import forward, reader_of
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.run import main

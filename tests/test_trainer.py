@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from tiny_run import REPO, tiny_recipe
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.integrations.torchdistill.optim import adamw, cosine, linear
 from distillens_plugin.losses.weighted_sum import WeightedSum
 from distillens_plugin.recipe.loading import load_recipe

@@ -12,7 +12,9 @@ from tiny_run import ASSETS, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.cli import main
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.translators import (
     Translators,
     read_info,

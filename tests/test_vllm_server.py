@@ -13,7 +13,9 @@ import torch
 from run_process import TWO_PROCESSES, distillens
 from tiny_run import tiny_recipe
 
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.on_policy.vllm_client import VllmServer
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError, RunFailure

@@ -7,7 +7,9 @@ from tiny_run import tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin import run
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.on_policy.weights_check import WeightsCheck
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import RunFailure

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
-from distillens_plugin.experiment.build import load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.losses.lens import DistillLensLoss

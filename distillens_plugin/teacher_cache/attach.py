@@ -19,7 +19,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.shared.files.lock import FolderLock
 
 if TYPE_CHECKING:
-    from distillens_plugin.experiment.build import Experiment
+    from distillens_plugin.experiment.experiment import Experiment
 
 FINGERPRINT = "fingerprint.json"
 

@@ -15,7 +15,7 @@ from distillens_plugin.teacher_cache.forward import FINAL, state_name
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
-    from distillens_plugin.experiment.build import Experiment
+    from distillens_plugin.experiment.experiment import Experiment
 
 _GB = 1e9
 

@@ -2,7 +2,8 @@
 
 import time
 
-from distillens_plugin.experiment.build import Experiment, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage.main_process import on_main_process, say

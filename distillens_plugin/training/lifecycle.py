@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distillens_plugin.experiment.build import Experiment
+from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.losses.trained_parameters import loss_state

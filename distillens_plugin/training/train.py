@@ -6,12 +6,10 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset
-from distillens_plugin.experiment.build import (
-    Experiment,
-    build_experiment,
-    load_data,
-    make_accelerator,
-)
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
+from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.models.loading import num_parameters
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.validate import validate_without_weights

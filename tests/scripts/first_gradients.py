@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from distillens_plugin.experiment.build import build_experiment, load_data, make_accelerator
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.losses.trained_parameters import loss_parameters
 from distillens_plugin.recipe.loading import load_recipe
-from distillens_plugin.training.train import trainer
+from distillens_plugin.training import trainer
 from distillens_plugin.training.window import windows
 
 recipe_path, out = sys.argv[1:]

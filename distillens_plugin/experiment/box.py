@@ -1,0 +1,53 @@
+"""torchdistill's box from a full configuration, and how many steps its epochs have."""
+
+import math
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch import nn
+from torchdistill.core.distillation import DistillationBox
+from torchdistill.core.training import TrainingBox
+from torchdistill.datasets.util import build_data_loader
+
+from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.losses.box import Box
+
+
+def build_box(
+    form: dict[str, Any],
+    teacher: nn.Module | None,
+    student: nn.Module,
+    train: InstructionDataset,
+    accelerator: Accelerator,
+) -> Box:
+    """torchdistill's box for a full form; validation is ours, so the box gets no loader for it."""
+    config = {**form["train"], "val_data_loader": {}}
+    shared = {
+        "dataset_dict": {"train": train},
+        "train_config": config,
+        "device": accelerator.device,
+        "device_ids": [accelerator.local_process_index],
+        "distributed": accelerator.num_processes > 1,
+        "lr_factor": 1.0,
+        "accelerator": accelerator,
+    }
+    if teacher is None:
+        return TrainingBox(model=student, **shared)
+    return DistillationBox(teacher_model=teacher, student_model=student, **shared)
+
+
+def steps_per_epoch(
+    form: dict[str, Any], train: InstructionDataset, accelerator: Accelerator
+) -> int:
+    """Optimiser steps of an epoch, as accelerate will deal the batches out over the ranks."""
+    loader = build_data_loader(
+        train, form["train"]["train_data_loader"], accelerator.num_processes > 1, accelerator
+    )
+    dealt = prepare_data_loader(
+        loader,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        put_on_device=False,
+    )
+    return math.ceil(len(dealt) / form["train"]["optimizer"].get("grad_accum_step", 1))

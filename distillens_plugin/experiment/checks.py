@@ -1,0 +1,49 @@
+"""What can be refused only once models are built, before the first step."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.lens.discovery import Anatomy
+from distillens_plugin.lens.hooks import check_paths
+from distillens_plugin.recipe.schema.criterion import OWN_SUM
+from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.recipe.schema.terms import OWN_TERMS
+from eval_harness.errors import DistillensError
+
+
+def check_embeddings(
+    student: Anatomy, teacher: Anatomy | None, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for role, anatomy in (("student", student), ("teacher", teacher)):
+        if anatomy is not None and anatomy.vocab_size < len(tokenizer):
+            raise DistillensError(
+                f"the {role} has an unembedding of {anatomy.vocab_size} tokens, but the tokenizer "
+                f"has {len(tokenizer)}; use the {role}'s own tokenizer or a model that was resized "
+                "for it"
+            )
+
+
+def check_normalisation(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Refuses a mean over a batch where it would be summed over a window as if it were a sum."""
+    criterion = recipe.train.criterion
+    batches = recipe.train.optimizer.grad_accum_step * accelerator.num_processes
+    foreign = [n for n, t in criterion.kwargs.sub_terms.items() if t.criterion.key not in OWN_TERMS]
+    if criterion.key != OWN_SUM and batches > 1 and (foreign or criterion.kwargs.model_term):
+        raise DistillensError(
+            f"{recipe.where('train.criterion.key')}: found {criterion.key} with "
+            f"{foreign[0] if foreign else 'model_term'}, a mean over its own batch, in steps of "
+            f"{batches} batches; expected {OWN_SUM}, which weighs it by its supervised tokens"
+        )
+
+
+def check_hooks(
+    train: dict[str, Any], student: nn.Module, teacher: nn.Module | None, recipe: Recipe
+) -> None:
+    for role, model in (("student", student), ("model", student), ("teacher", teacher)):
+        hooks = train.get(role, {}).get("forward_hook", {})
+        if model is not None:
+            for kind, paths in hooks.items():
+                check_paths(model, paths, where=f"{recipe.path}: train.{role}.forward_hook.{kind}")

@@ -1,0 +1,51 @@
+"""The data of a run, and the tokenizer that made it."""
+
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.data.examples import InstructionDataset, load_examples
+from distillens_plugin.models.tokenizers import (
+    beginnings_differ,
+    check_vocabularies,
+    load_tokenizer,
+)
+from distillens_plugin.preflight.rouge_check import check_rouge_words
+from distillens_plugin.recipe.schema.recipe import Recipe
+
+RunData = tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]
+
+
+def load_data(recipe: Recipe) -> RunData:
+    """Tokenizer, training and validation data; teacher and student must share a vocabulary."""
+    spec = recipe.models.trained
+    tokenizer = load_tokenizer(
+        recipe.models.tokenizer_name,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    teacher = recipe.models.teacher_model
+    notes: list[str] = []
+    if teacher is not None and teacher.tokenizer_name != recipe.models.tokenizer_name:
+        teachers = load_tokenizer(
+            teacher.tokenizer_name,
+            revision=teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
+        )
+        check_vocabularies(teachers, tokenizer)
+        if recipe.datasets.train.add_bos_token == "auto":
+            notes = beginnings_differ(teachers, tokenizer)
+    data = recipe.datasets
+    train = load_examples(data.train, tokenizer, where=recipe.where("datasets.train"))
+    train.notes += tuple(notes)
+    validation = None
+    if data.validation is not None:
+        validation = load_examples(
+            data.validation,
+            tokenizer,
+            where=recipe.where("datasets.validation"),
+            default_split="validation",
+        )
+        if recipe.train.best_by == "rougeL":
+            references = (row.references for row in validation.rows)
+            note = check_rouge_words(references, recipe.where("datasets.validation"))
+            validation.notes += (note,) if note is not None else ()
+    return tokenizer, train, validation

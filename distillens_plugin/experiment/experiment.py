@@ -1,0 +1,38 @@
+"""What a built experiment is."""
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.lens.discovery import Anatomy
+from distillens_plugin.losses.box import Box
+from distillens_plugin.recipe.schema.recipe import Recipe
+
+
+@dataclass
+class Experiment:
+    """All that a run needs, built in the order in which mistakes are cheapest to find.
+
+    Attributes:
+        box: torchdistill's DistillationBox, or its TrainingBox where there is no teacher.
+        teacher_anatomy: None without a teacher.
+        validation: None where the recipe has no validation data.
+        num_steps: optimiser steps of the whole run.
+        steps_per_epoch: optimiser steps of one epoch.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    train: InstructionDataset
+    validation: InstructionDataset | None
+    teacher: nn.Module | None
+    student: nn.Module
+    student_anatomy: Anatomy
+    teacher_anatomy: Anatomy | None
+    box: Box
+    num_steps: int
+    steps_per_epoch: int

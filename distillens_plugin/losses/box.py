@@ -1,0 +1,48 @@
+"""The parts of torchdistill's boxes that we use, as a type: torchdistill itself has none."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class Loader(Protocol):
+    """Batches as `(inputs, targets, *more)`; torch's DataLoader is one."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Box(Protocol):
+    """A DistillationBox, or a TrainingBox: that one has `model` in place of the names below.
+
+    Attributes:
+        criterion: a loss of the high-level registry, ours or somebody else's.
+        student_model, teacher_model, teacher_updatable, teacher_forward_proc: with a teacher only.
+        teacher_io_dict: what the hooks of the teacher's modules recorded, by module path.
+        grad_accum_step: batches of an accumulation window.
+        max_grad_norm: None: gradients are not clipped.
+        scheduling_step: 0: the schedule steps by epoch, and not by step.
+    """
+
+    accelerator: Accelerator | None
+    criterion: Any
+    optimizer: Optimizer
+    lr_scheduler: LRScheduler | None
+    train_data_loader: Loader
+    grad_accum_step: int
+    stage_grad_count: int
+    scheduling_step: int
+    max_grad_norm: float | None
+    pre_epoch_process: Callable[..., None]
+    post_epoch_process: Callable[..., None]
+    forward_process: Callable[..., Tensor]
+    student_model: nn.Module
+    teacher_model: nn.Module
+    teacher_updatable: bool
+    teacher_forward_proc: Callable[..., Any]
+    teacher_io_dict: dict[str, dict[str, Any]]
