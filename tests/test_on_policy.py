@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_harness.backends.batching import batching_of
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin import run
@@ -17,6 +16,7 @@ from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.window import windows
 from eval_harness.errors import DistillensError
+from eval_harness.shared.batching import batching_of
 from eval_harness.shared.files.jsonl import write_jsonl
 
 ADAPTIVE = SimpleNamespace(share=0.0, schedule="adaptive", step=0.4, tolerance=0.1)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results.schema import digest
+from eval_harness.shared.digest import digest
 
 _FORMAT = "distillens.translators"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -18,8 +18,8 @@ from transformers import GenerationConfig
 
 from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.lens.probe import plain_model, undisturbed
-from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.errors import RunFailure
+from eval_harness.shared.batching import Batching, batching_of, split
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from distillens_plugin.study.records import EXPECTED, StepsFile, read_json
 from distillens_plugin.study.short_keys import Settings
 from distillens_plugin.study.spec import Study
 from distillens_plugin.study.state import is_trained, summary
-from eval_harness.results.file_models import check
-from eval_harness.results.schema import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
+from eval_harness.shared.files.typed_json import check
 
 FILE = "equal_compute.json"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.recipe.schema.recipe import Recipe
-from eval_harness.results.schema import digest
+from eval_harness.shared.digest import digest
 
 # Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
 # no path even where a file has its name.

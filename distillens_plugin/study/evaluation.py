@@ -17,10 +17,11 @@ from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
 from distillens_plugin.study.spec import Evaluation, Study
 from distillens_plugin.study.state import DONE, LOG
 from eval_harness.errors import DistillensError
-from eval_harness.results.file_models import check
 from eval_harness.results.folder import load_results
-from eval_harness.results.schema import Sample, digest, metric_names
+from eval_harness.results.schema import Sample, metric_names
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
+from eval_harness.shared.files.typed_json import check
 from eval_harness.shared.model_folder.trust import MODEL_FLAG
 from eval_harness.shared.program.key_values import format_key_values
 from eval_harness.shared.statistics import Floats, row_means

@@ -16,7 +16,7 @@ from distillens_plugin.study.records import first_difference, read_json
 from distillens_plugin.study.short_keys import expand
 from distillens_plugin.study.spec import Generate, Study
 from eval_harness.errors import DistillensError
-from eval_harness.results.schema import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG
 from eval_harness.shared.program.key_values import parse_key_values

@@ -17,7 +17,7 @@ from distillens_plugin.study.generated import answers_depend_on, generated_file
 from distillens_plugin.study.short_keys import Settings, expand
 from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
-from eval_harness.results.schema import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG
 
 Kind = Literal["tune", "main", "compute"]

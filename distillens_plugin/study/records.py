@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval_harness.results.file_models import Count, Number, read_object
+from eval_harness.shared.files.typed_json import Count, Number, read_object
 
 EXPECTED = "expected what a study writes there; remove it, or take it from a copy"
 

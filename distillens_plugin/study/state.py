@@ -20,9 +20,9 @@ from distillens_plugin.study.records import (
     read_json,
 )
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results.file_models import check
 from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.files.typed_json import check
 
 RUN, LOG, DONE = "run.json", "log.txt", "done.json"
 

@@ -23,10 +23,10 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
-from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.backends.ngrams import NgramHistory
 from eval_harness.backends.sampling import TokenStreams
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.model_folder.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.identity import ModelFacts

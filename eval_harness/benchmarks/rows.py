@@ -6,7 +6,7 @@ from typing import Any
 
 from eval_harness.benchmarks.definition import Benchmark
 from eval_harness.errors import DistillensError
-from eval_harness.results.folder import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.text.answers import read_newlines, without_empty

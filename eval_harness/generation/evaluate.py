@@ -23,16 +23,9 @@ from eval_harness.generation.task import (
     say,
 )
 from eval_harness.protocols.protocol import request_seed
-from eval_harness.results.folder import (
-    Fingerprint,
-    Results,
-    Sample,
-    TaskResult,
-    check_writable,
-    model_folder_name,
-    write_results,
-)
-from eval_harness.shared.files.atomic import check_can_be_made
+from eval_harness.results.folder import model_folder_name, write_results
+from eval_harness.results.schema import Fingerprint, Results, Sample, TaskResult
+from eval_harness.shared.files.atomic import check_can_be_made, check_writable
 from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.text.answers import cut_answer
 

@@ -10,7 +10,8 @@ from eval_harness.backends.base import Backend, Continuation
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
 from eval_harness.generation.store import AnswerStore
-from eval_harness.results.folder import NOT_AVAILABLE, Sample, digest
+from eval_harness.results.schema import NOT_AVAILABLE, Sample
+from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFacts
 from eval_harness.shared.text.tokenisation import TextEncoder
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results.file_models import check, shown
-from eval_harness.results.folder import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.jsonl import encode_row, read_jsonl
+from eval_harness.shared.files.typed_json import check, shown
 
 
 class AnswerStore:

@@ -15,7 +15,7 @@ from eval_harness.generation.prompts import Prompts, fit_to_model, prepare_promp
 from eval_harness.generation.store import AnswerStore
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.results.file_models import AnswerRow, LikelihoodRow
-from eval_harness.results.folder import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFacts
 from eval_harness.shared.model_folder.trained_with import differences
 from eval_harness.shared.text.tokenisation import check_add_bos_token

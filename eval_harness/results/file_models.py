@@ -1,26 +1,11 @@
 """What results, samples and stored answers must look like in their files, checked key by key."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from eval_harness.errors import DistillensError
-from eval_harness.shared.files.strict_json import NotJsonError, decode
+from eval_harness.shared.files.typed_json import Count, Number, Strict
 
-_LARGEST = 2**53  # every number up to here is exact in all that reads JSON
-_LONGEST_SHOWN = 60
-
-Count = Annotated[int, Field(ge=0, le=_LARGEST)]
-Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MetricValue = Number | str | list[Number] | None
@@ -56,20 +41,14 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class _Strict(BaseModel):
-    """No conversions (text is no number); keys that are not known may be there."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class SampleExtra(_Strict):
+class SampleExtra(Strict):
     """What `Sample.extra` may hold of ours."""
 
-    reference_nll: list[Number] = []
-    reference_tokens: list[Count] = []
+    reference_nll: list[Number] = Field(default_factory=list)
+    reference_tokens: list[Count] = Field(default_factory=list)
 
 
-class SampleRow(_Strict):
+class SampleRow(Strict):
     """One line of a samples file."""
 
     doc_id: Count
@@ -81,23 +60,23 @@ class SampleRow(_Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     num_tokens: list[Count] | None = None
     finish_reason: list[str] | None = None
-    scores: dict[str, list[Fraction]] = {}
-    extra: SampleExtra = SampleExtra()
+    scores: dict[str, list[Fraction]] = Field(default_factory=dict)
+    extra: SampleExtra = Field(default_factory=SampleExtra)
 
 
-class _RowCounts(_Strict):
+class _RowCounts(Strict):
     original: Count
     effective: Count
 
 
-class _FingerprintEntry(_Strict):
+class _FingerprintEntry(Strict):
     protocol: dict[str, Any]
     data: str
     model: dict[str, Any]
     versions: dict[str, Any]
 
 
-class ResultsFile(_Strict):
+class ResultsFile(Strict):
     """A results file; each task of `results` must be in the other tables."""
 
     results: dict[TaskName, dict[str, MetricValue]]
@@ -110,7 +89,7 @@ class ResultsFile(_Strict):
     date: Annotated[float, Field(ge=0, le=1e11)]
 
 
-class AnswerRow(_Strict):
+class AnswerRow(Strict):
     """A stored answer."""
 
     text: str
@@ -118,74 +97,8 @@ class AnswerRow(_Strict):
     finish_reason: Literal["stop", "length"]
 
 
-class LikelihoodRow(_Strict):
+class LikelihoodRow(Strict):
     """A stored log-likelihood of a reference."""
 
     nll: Number
     num_tokens: Count
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def check(model: type[Model], content: Mapping[str, Any], where: str, *, expected: str) -> Model:
-    """The content as the model's object.
-
-    Args:
-        where: file, or file:line.
-        expected: what the file should be, and what to do.
-    Raises:
-        DistillensError: the first key that is wrong, what was found, and what belongs there.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        # Members of a union are told apart by their types, which are no keys.
-        place = ".".join(shown(part) for part in first["loc"] if not _is_type(part))
-        if first["type"] == "missing":
-            told = f"no key {place}"
-        else:
-            reason = first["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
-            reason = reason.replace("Input should", "it should").replace("List ", "a list ")
-            told = f"{place} = {shown(first['input'], quoted=True)}: {reason}"
-        raise DistillensError(f"{where}: {told}; {expected}") from None
-
-
-def read_object(file: Path, *, expected: str) -> dict[str, Any]:
-    """The one JSON object that a file holds.
-
-    Raises:
-        DistillensError: it cannot be read, or is none; names file, line and column.
-    """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-        content = decode(text)
-    except OSError as error:
-        raise DistillensError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        reason = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
-        raise DistillensError(f"{file}: {reason}; {expected}") from error
-    except NotJsonError as error:
-        _refuse(file, text, error, expected)
-    if not isinstance(content, dict):
-        raise DistillensError(f"{file}: found no JSON object; {expected}")
-    return content
-
-
-def _refuse(file: Path, text: str, error: NotJsonError, expected: str) -> NoReturn:
-    line = text.count("\n", 0, error.position) + 1
-    column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-    raise DistillensError(f"{file}:{line}:{column}: {error.message}; {expected}") from error
-
-
-def shown(value: object, *, quoted: bool = False) -> str:
-    """A value for a message, cut where it is long."""
-    text = value if isinstance(value, str) and not quoted else repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _is_type(part: object) -> bool:
-    return isinstance(part, str) and (
-        part in ("str", "int", "float", "constrained-float") or part.startswith("list[")
-    )

@@ -15,34 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results.file_models import ResultsFile, check, read_object, shown
+from eval_harness.results.file_models import ResultsFile
 from eval_harness.results.schema import (
-    NOT_AVAILABLE,
     Fingerprint,
     Results,
     Sample,
     TaskResult,
-    digest,
-    metric_names,
 )
 from eval_harness.shared.differences import differences
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import check_writable, write_json
 from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
-
-__all__ = [
-    "NOT_AVAILABLE",
-    "Fingerprint",
-    "Results",
-    "Sample",
-    "TaskResult",
-    "check_writable",
-    "digest",
-    "load_results",
-    "metric_names",
-    "model_folder_name",
-    "read_samples",
-    "write_results",
-]
+from eval_harness.shared.files.typed_json import check, read_object, shown
 
 _EXPECTED = "expected a results file that eval-harness run wrote"
 _TIME_IN_NAME = re.compile(r"results_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})\.json")

@@ -3,13 +3,12 @@
 Metrics are x 100, as they are reported; the scores of a row are fractions in [0, 1].
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.digest import digest
 
 # lm-eval writes this word where a value does not exist (the standard error of one row).
 NOT_AVAILABLE = "N/A"
@@ -109,7 +108,8 @@ class Sample:
                 seed.
         """
         # Imported here: pydantic is for reading only.
-        from eval_harness.results.file_models import SampleRow, check
+        from eval_harness.results.file_models import SampleRow
+        from eval_harness.shared.files.typed_json import check
 
         expected = "expected a row of a samples file that eval-harness run wrote"
         known = check(SampleRow, row, where, expected=expected)
@@ -216,12 +216,6 @@ class Results:
             "model_name": self.model_name,
             "date": self.date,
         }
-
-
-def digest(value: object) -> str:
-    """Sixteen hexadecimal digits of SHA-256 over the canonical JSON of `value`."""
-    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def metric_names(samples: Iterable[Sample]) -> list[str]:

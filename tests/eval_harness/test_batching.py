@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from eval_harness.backends.base import Continuation, Request, Sampling
-from eval_harness.backends.batching import Batching, batching_of, split
 from eval_harness.backends.transformers import TransformersBackend
+from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.model_folder.identity import read_model
 
 REPO = Path(__file__).resolve().parents[2]

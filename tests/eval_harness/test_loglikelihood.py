@@ -11,7 +11,7 @@ from eval_harness.errors import RunFailure
 from eval_harness.generation.loglikelihood import LikelihoodTask, likelihood_metrics
 from eval_harness.generation.store import AnswerStore
 from eval_harness.results.file_models import LikelihoodRow
-from eval_harness.results.folder import Sample
+from eval_harness.results.schema import Sample
 from eval_harness.shared.model_folder.identity import read_model
 
 

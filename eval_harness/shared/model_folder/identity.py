@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
-from eval_harness.results.folder import digest
+from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.checks import CheckedFolder, check_model_folder
 from eval_harness.shared.model_folder.config_files import token_ids
 from eval_harness.shared.model_folder.tokenizer_files import load_folder_tokenizer, num_token_ids
