@@ -39,7 +39,7 @@ def typical_error(found: Tensor, truth: Tensor) -> float:
 def test_half_precision_is_no_worse_than_plain_autograd(
     name: str, dtype: torch.dtype, chunk_rows: int | None
 ) -> None:
-    naive = lens_divergence.naive  # type: ignore[attr-defined]
+    naive = lens_divergence.naive
     truth = loss_and_gradients(naive, tensors(torch.float64), divergence=name)
     plain = loss_and_gradients(naive, tensors(dtype), divergence=name)
     fused = loss_and_gradients(
@@ -79,7 +79,7 @@ def test_autocast_decides_the_type_of_the_products(
         monkeypatch.setattr(torch, "mm", watched)
         found = loss_and_gradients(lens_divergence, inputs)
         monkeypatch.undo()
-        naive = loss_and_gradients(lens_divergence.naive, inputs)  # type: ignore[attr-defined]
+        naive = loss_and_gradients(lens_divergence.naive, inputs)
     assert seen == {dtype}
     truth = loss_and_gradients(lens_divergence, tensors(torch.float64))
     assert [tensor.dtype for tensor in found] == [torch.float32] * 3
@@ -92,7 +92,7 @@ def test_models_of_different_types_meet() -> None:
     _, _, teacher, teacher_weight = tensors(torch.bfloat16)
     inputs = [student, weight, teacher, teacher_weight]
     found = loss_and_gradients(lens_divergence, inputs)
-    expected = loss_and_gradients(lens_divergence.naive, inputs)  # type: ignore[attr-defined]
+    expected = loss_and_gradients(lens_divergence.naive, inputs)
     for mine, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-7)
 

@@ -221,7 +221,7 @@ def test_facts_from_a_config_are_those_of_the_model(name):
     ("config", "message"),
     [
         ({"n_layer": 2}, "has no model_type"),
-        ({"model_type": "gpt2x"}, "did you mean gpt2"),
+        ({"model_type": "gpt2x"}, "did you mean 'gpt2'"),
         ({"model_type": "gpt2", "n_embd": 10, "n_head": 3}, "must be divisible by num_heads"),
         ({"model_type": "llama", "hidden_size": "wide"}, "hidden_size"),
         ({"model_type": "vit"}, "no causal language model can be built from this 'vit' config"),

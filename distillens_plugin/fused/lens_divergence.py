@@ -1,7 +1,6 @@
-"""`lens_divergence`: the fused walk for one group of rows, as a plain function."""
+"""`lens_divergence`: the fused walk for one group of rows, called like a plain function."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,79 +11,6 @@ from distillens_plugin.fused.parts import Group, Head, WalkResult
 from distillens_plugin.fused.walk import walk
 
 _REDUCTIONS = ("mean", "sum", "none")
-
-
-def lens_divergence(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    *,
-    divergence: str | Divergence = "jsd",
-    beta: float = 0.5,
-    temperature: float = 1.0,
-    student_bias: Tensor | None = None,
-    teacher_bias: Tensor | None = None,
-    student_softcap: float | None = None,
-    teacher_softcap: float | None = None,
-    row_weights: Tensor | None = None,
-    reduction: str = "mean",
-    chunk_rows: int | None = None,
-) -> Tensor:
-    """Divergence between the next-token distributions that two models read from hidden states, in
-    nats.
-
-    Never holds a [R, V] tensor. `lens_divergence.naive` is the same by plain autograd.
-
-    Args:
-        student_hidden: [R, D_s], rows of all supervised positions of all layer pairs, already
-            normed.
-        student_weight: [V_s, D_s].
-        teacher_hidden: [R, D_t]. The teacher gets no gradient.
-        teacher_weight: [V_t, D_t]; only the ids that both vocabularies have are compared.
-        divergence: jsd, fkl, rkl, jeffreys, skew_fkl, skew_rkl, akl, tvd or alpha_beta, or an
-            object with parameters of its own (`make_divergence`, or yours: see
-            `divergences.protocol`).
-        beta: of jsd given by name, weight of the teacher in [0, 1]; 0 is FKL, 1 is RKL.
-        temperature: divides both models' logits, > 0.
-        student_bias, teacher_bias: [V] or None.
-        student_softcap, teacher_softcap: c in c tanh(logits / c), > 0, or None.
-        row_weights: [R] or None for ones.
-        reduction: "mean" is sum(w l) / sum(w), and 0 for no rows; "sum" is sum(w l); "none" is l
-            itself, [R], forward only.
-        chunk_rows: rows at a time; None chooses from the vocabulary and the device.
-    Returns:
-        0-d (or [R]) float32, float64 for float64 weights.
-    Raises:
-        ValueError: shapes that do not fit, or a parameter out of range.
-        RuntimeError: in the backward of reduction "none", in a second backward without
-            retain_graph=True in the first, and in a double backward.
-    """
-    return _one_group(walk, **locals())
-
-
-def lens_divergence_naive(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    *,
-    divergence: str | Divergence = "jsd",
-    beta: float = 0.5,
-    temperature: float = 1.0,
-    student_bias: Tensor | None = None,
-    teacher_bias: Tensor | None = None,
-    student_softcap: float | None = None,
-    teacher_softcap: float | None = None,
-    row_weights: Tensor | None = None,
-    reduction: str = "mean",
-    chunk_rows: int | None = None,
-) -> Tensor:
-    """`lens_divergence` by plain autograd over whole [R, V] logits; "none" has a backward here."""
-    return _one_group(walk_naive, **locals())
-
-
-lens_divergence.naive = lens_divergence_naive  # type: ignore[attr-defined]
 
 
 class _ForwardOnly(torch.autograd.Function):
@@ -103,47 +29,101 @@ class _ForwardOnly(torch.autograd.Function):
         )
 
 
-def _one_group(
-    walk_groups: Callable[..., WalkResult],
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    *,
-    divergence: str | Divergence,
-    beta: float,
-    temperature: float,
-    student_bias: Tensor | None,
-    teacher_bias: Tensor | None,
-    student_softcap: float | None,
-    teacher_softcap: float | None,
-    row_weights: Tensor | None,
-    reduction: str,
-    chunk_rows: int | None,
-) -> Tensor:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction = {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
-    if isinstance(divergence, str):
-        # beta belongs to jsd here; alpha_beta's exponents are set through make_divergence.
-        divergence = make_divergence(divergence, beta=beta if divergence == "jsd" else None)
-    group = Group(
-        name=divergence.name,
-        student_rows=student_hidden,
-        divergence=divergence,
-        teacher_rows=teacher_hidden,
-        row_weights=row_weights,
-        denominator=1.0 if reduction == "sum" else None,
-        temperature=temperature,
-    )
-    student = Head(student_weight, student_bias, student_softcap)
-    teacher = Head(teacher_weight, teacher_bias, teacher_softcap)
-    fused_rows = reduction == "none" and walk_groups is walk
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not fused_rows):
-        result = walk_groups([group], student, teacher, chunk_rows=chunk_rows)
-    if reduction != "none":
-        return result.loss
-    rows = result.row_losses[group.name]
-    if not fused_rows:
-        return rows
-    leaves = [leaf for leaf in (student_hidden, student_weight, student_bias) if leaf is not None]
-    return _ForwardOnly.apply(rows, *leaves)
+class _Walk(Protocol):
+    def __call__(
+        self, groups: list[Group], student: Head, teacher: Head | None, *, chunk_rows: int | None
+    ) -> WalkResult: ...
+
+
+class LensDivergence:
+    """`lens_divergence` over one of two walks, which take the same arguments.
+
+    Args:
+        walk_groups: `walk`, or its plain form.
+    """
+
+    def __init__(self, walk_groups: _Walk) -> None:
+        self._walk = walk_groups
+
+    @property
+    def naive(self) -> "LensDivergence":
+        """The same by plain autograd over whole [R, V] logits; "none" has a backward there."""
+        return lens_divergence_naive
+
+    def __call__(
+        self,
+        student_hidden: Tensor,
+        student_weight: Tensor,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        *,
+        divergence: str | Divergence = "jsd",
+        beta: float = 0.5,
+        temperature: float = 1.0,
+        student_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+        student_softcap: float | None = None,
+        teacher_softcap: float | None = None,
+        row_weights: Tensor | None = None,
+        reduction: str = "mean",
+        chunk_rows: int | None = None,
+    ) -> Tensor:
+        """Divergence between the next-token distributions that two models read from hidden states.
+
+        In nats. Never holds more of a [R, V] tensor than a chunk of rows. `lens_divergence.naive`
+        is the same by plain autograd.
+
+        Args:
+            student_hidden: [R, D_s], rows of all supervised positions of all layer pairs, already
+                normed.
+            student_weight: [V_s, D_s].
+            teacher_hidden: [R, D_t]. The teacher gets no gradient.
+            teacher_weight: [V_t, D_t]; only the ids that both vocabularies have are compared.
+            divergence: jsd, fkl, rkl, jeffreys, skew_fkl, skew_rkl, akl, tvd or alpha_beta, or an
+                object with parameters of its own (`make_divergence`, or yours: see
+                `divergences.protocol`).
+            beta: of jsd given by name, weight of the teacher in [0, 1]; 0 is FKL, 1 is RKL.
+            temperature: divides both models' logits, > 0.
+            student_bias, teacher_bias: [V] or None.
+            student_softcap, teacher_softcap: c in c tanh(logits / c), > 0, or None.
+            row_weights: [R] or None for ones.
+            reduction: "mean" is sum(w l) / sum(w), and 0 for no rows; "sum" is sum(w l); "none" is
+                l itself, [R], forward only.
+            chunk_rows: rows at a time; None chooses from the vocabulary and the device.
+        Returns:
+            0-d (or [R]) float32, float64 for float64 weights.
+        Raises:
+            ValueError: shapes that do not fit, or a parameter out of range.
+            RuntimeError: in the backward of reduction "none", in a second backward without
+                retain_graph=True in the first, and in a double backward.
+        """
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"reduction = {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
+        if isinstance(divergence, str):
+            # beta belongs to jsd here; alpha_beta's exponents are set through make_divergence.
+            divergence = make_divergence(divergence, beta=beta if divergence == "jsd" else None)
+        group = Group(
+            name=divergence.name,
+            student_rows=student_hidden,
+            divergence=divergence,
+            teacher_rows=teacher_hidden,
+            row_weights=row_weights,
+            denominator=1.0 if reduction == "sum" else None,
+            temperature=temperature,
+        )
+        student = Head(student_weight, student_bias, student_softcap)
+        teacher = Head(teacher_weight, teacher_bias, teacher_softcap)
+        fused_rows = reduction == "none" and self._walk is walk
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not fused_rows):
+            result = self._walk([group], student, teacher, chunk_rows=chunk_rows)
+        if reduction != "none":
+            return result.loss
+        rows = result.row_losses[group.name]
+        if not fused_rows:
+            return rows
+        leaves = (student_hidden, student_weight, student_bias)
+        return _ForwardOnly.apply(rows, *(leaf for leaf in leaves if leaf is not None))
+
+
+lens_divergence = LensDivergence(walk)
+lens_divergence_naive = LensDivergence(walk_naive)

@@ -8,9 +8,9 @@ from torch import nn
 
 from distillens_plugin.lens.positions import num_positions
 from eval_harness.errors import DistillensError
-from eval_harness.shared.near import near_names
 from eval_harness.shared.model_folder.config_files import check_config
 from eval_harness.shared.model_folder.shapes import empty_model
+from eval_harness.shared.near import near_names
 
 # Where a PeftModel with LoRA keeps the model it wraps.
 PEFT_PREFIX = "base_model.model."
