@@ -1,26 +1,17 @@
-"""The command line: one subcommand for each module of `eval_harness.commands`."""
+"""The command `eval-harness`: one subcommand for each module of `eval_harness.commands`."""
 
 from eval_harness.shared.program.early import end_at_once, is_program
 
 if is_program("eval-harness"):
     end_at_once("eval-harness")
 
-import argparse
-import importlib
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from eval_harness.shared.program.command import Invocation, run_program
+from eval_harness.shared.program.subcommands import read_command_line
 
 PROGRAM = "eval-harness"
 COMMANDS = ("run", "score", "compare", "report", "ls", "validate", "export_lm_eval")
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    """Tells a wrong argument in one line, without the usage text, and exits with 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,25 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> Invocation:
-    parser = _OneLineParser(
-        prog=PROGRAM,
+    return read_command_line(
+        argv,
+        program=PROGRAM,
         description="Generate and score instruction-following benchmarks.",
+        package="eval_harness.commands",
+        names=COMMANDS,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module: Any = importlib.import_module(f"eval_harness.commands.{name}")
-        before = set(subparsers.choices)
-        module.add_parser(subparsers)
-        for added in set(subparsers.choices) - before:
-            subparser = subparsers.choices[added]
-            subparser.set_defaults(run=module.run)
-            # After the subcommand too; SUPPRESS keeps it from undoing the one before.
-            subparser.add_argument(
-                "--debug",
-                action="store_true",
-                default=argparse.SUPPRESS,
-                help="show the traceback of an error",
-            )
-    args = parser.parse_args(argv)
-    return Invocation(lambda: args.run(args), f"{PROGRAM} {args.command}", args.debug)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from distillens_plugin.data.generated_rows import check_generated
 from distillens_plugin.data.rows import read_rows
 from distillens_plugin.lens.config_facts import ModelFacts
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
@@ -16,7 +17,6 @@ from distillens_plugin.preflight.adapters import check_lora
 from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
 from distillens_plugin.preflight.rouge_check import check_rouge_words
 from distillens_plugin.preflight.run_length import check_enough_rows
-from distillens_plugin.prepare.teacher_answers import check_generated
 from distillens_plugin.recipe.full_form import full_form, to_yaml
 from distillens_plugin.recipe.schema.base import did_you_mean
 from distillens_plugin.recipe.schema.criterion import OWN_SUM
@@ -138,7 +138,7 @@ def _check_output(recipe: Recipe, overwrite: bool) -> str:
 
 
 def _check_data(recipe: Recipe, hub: Hub) -> list[str]:
-    from eval_harness.shared.text.templates import check_template
+    from eval_harness.shared.text.template_table import check_template
 
     lines = []
     for split in ("train", "validation"):

@@ -55,7 +55,7 @@ def check_evaluation(study: Study) -> None:
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
     from eval_harness.generation.engine import MODEL_KEYS
     from eval_harness.protocols.protocol import make_protocol
-    from eval_harness.shared.text.templates import check_template
+    from eval_harness.shared.text.template_table import check_template
     from eval_harness.shared.text.tokenisation import check_add_bos_token
 
     def checked(key: str, check: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.near import near_names
-from eval_harness.shared.text.templates import check_template
+from eval_harness.shared.text.template_table import check_template
 
 METRICS = ("rougeL", "exact_match", "final_answer")
 FIELDS = ("id", "instruction", "input", "output", "prompt")

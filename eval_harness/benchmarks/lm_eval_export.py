@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.benchmarks import Benchmark, load_rows
+from eval_harness.errors import DistillensError
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.shared.files.atomic import check_writable, write_text
 from eval_harness.shared.files.jsonl import write_jsonl
 from eval_harness.shared.text.answers import END_MARK
+from eval_harness.shared.text.template_table import template_identity
 
 _FUNCTIONS = "distillens_functions"
 _MARK = "# Written by eval-harness export-lm-eval; it may be written over."
@@ -103,9 +105,17 @@ def export_tasks(
     Returns:
         The YAML files, for --include_path FOLDER.
     Raises:
-        DistillensError: the folder cannot be written, or local rows are malformed.
+        DistillensError: the folder cannot be written, local rows are malformed, or a template was
+            registered in this process alone.
     """
     target = Path(folder).resolve()
+    for benchmark in benchmarks:
+        template = benchmark.template or protocol.template
+        if template_identity(template) != template:
+            raise DistillensError(
+                f"{benchmark.task}: lm-eval does not know the template {template!r}, which was "
+                "registered in this process; give its format string instead"
+            )
     check_writable(target)
     names = {benchmark.task: _identifier(benchmark.task) for benchmark in benchmarks}
     module = _MODULE.format(

@@ -101,7 +101,7 @@ def _settings(args: argparse.Namespace) -> Any:
     from eval_harness.generation.task import Settings
     from eval_harness.protocols.protocol import make_protocol
     from eval_harness.shared.program.key_values import parse_key_values
-    from eval_harness.shared.text.templates import check_template
+    from eval_harness.shared.text.template_table import check_template
 
     if args.apply_chat_template and args.template not in (None, "chat"):
         raise DistillensError("--apply_chat_template and --template exclude each other; give one")

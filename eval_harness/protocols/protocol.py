@@ -10,6 +10,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.protocols.gen_kwargs import changes_of, shown
 from eval_harness.shared.near import near_names
 from eval_harness.shared.text.prompt_starts import prompt_starts
+from eval_harness.shared.text.template_table import template_identity
 
 # What every backend can count to.
 _MOST = 2**31 - 1
@@ -68,6 +69,7 @@ class Protocol:
         del settings["dtype"]
         settings["seeds"] = list(self.seeds)
         settings["until"] = list(self.stops)
+        settings["template"] = template_identity(self.template)
         return settings
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from eval_harness.shared.text.answers import cut_answer
-from eval_harness.shared.text.prompt_starts import NAMED_STARTS, prompt_starts
-from eval_harness.shared.text.templates import TEMPLATES, render_prompt
+from eval_harness.shared.text.prompt_starts import named_starts, prompt_starts
+from eval_harness.shared.text.template_table import TEMPLATES
+from eval_harness.shared.text.templates import render_prompt
 
 
 @pytest.mark.parametrize("input", ["", "of Peru"])
@@ -36,7 +37,7 @@ def test_only_what_tells_a_prompt_from_an_answer_is_a_stop(template, starts):
 
 
 def test_the_starts_of_all_names_are_the_default_of_the_cut():
-    assert set(NAMED_STARTS) == {
+    assert set(named_starts()) == {
         start for name in TEMPLATES for start in prompt_starts(name)
     }  # fmt: skip
-    assert "\n### Instruction:" in NAMED_STARTS
+    assert "\n### Instruction:" in named_starts()

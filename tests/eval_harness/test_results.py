@@ -8,13 +8,9 @@ import pytest
 from result_samples import NASTY, make_results, make_samples, make_task
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.results.folder import (
-    NOT_AVAILABLE,
-    check_writable,
-    load_results,
-    model_folder_name,
-    write_results,
-)
+from eval_harness.results.folder import load_results, model_folder_name, write_results
+from eval_harness.results.schema import NOT_AVAILABLE
+from eval_harness.shared.files.atomic import check_writable
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from eval_harness.errors import DistillensError
-from eval_harness.shared.text.templates import (
+from eval_harness.shared.text.prompt_starts import prompt_starts
+from eval_harness.shared.text.template_table import (
     TEMPLATES,
     check_template,
-    cut_prompt,
-    prompt_pieces,
-    render_prompt,
+    register_template,
+    template_identity,
 )
+from eval_harness.shared.text.templates import cut_prompt, prompt_pieces, render_prompt
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
@@ -196,3 +197,47 @@ def test_import_is_light():
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'tokenizers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def own_template():
+    """A name of the user's own, for one test."""
+    register_template("exam", "Q: {instruction}\nA:", "Q: {instruction}\n({input})\nA:")
+    yield "exam"
+    del TEMPLATES["exam"]
+
+
+def test_a_registered_template_is_used_by_its_name(own_template):
+    check_template(own_template)
+    assert render_prompt(own_template, "Add.") == "Q: Add.\nA:"
+    assert render_prompt(own_template, "Add.", "1 2") == "Q: Add.\n(1 2)\nA:"
+    assert prompt_starts(own_template) == ("\nQ:",)
+
+
+def test_an_input_that_a_registered_template_has_no_place_for_follows_the_instruction(own_template):
+    register_template(own_template, "Do: {instruction}\n")
+    assert render_prompt(own_template, "Add.", "1 2") == "Do: Add.\n1 2\n"
+
+
+def test_a_fingerprint_tells_two_templates_of_one_name_apart(own_template):
+    first = template_identity(own_template)
+    register_template(own_template, "Do: {instruction}\n")
+    assert template_identity(own_template) != first
+    assert template_identity("alpaca") == "alpaca"
+    assert template_identity("{instruction}!") == "{instruction}!"
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "reason"),
+    [
+        ("alpaca", "{instruction}", "one of ours"),
+        ("a{b}", "{instruction}", "without braces"),
+        ("mine", "Answer:", "has no {instruction}"),
+        ("mine", "{instruction} {seed}", "has the field {seed}"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(name, form, reason):
+    before = dict(TEMPLATES)
+    with pytest.raises(DistillensError, match=reason):
+        register_template(name, form)
+    assert before == TEMPLATES

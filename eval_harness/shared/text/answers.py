@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval_harness.shared.text.final_answers import final_answer, final_answer_score
-from eval_harness.shared.text.prompt_starts import NAMED_STARTS
+from eval_harness.shared.text.prompt_starts import named_starts
 
 __all__ = [
     "cut_answer",
@@ -19,7 +19,7 @@ END_MARK = "<|endoftext|>"
 def cut_answer(
     text: str,
     *,
-    until: Sequence[str] = NAMED_STARTS,
+    until: Sequence[str] | None = None,
     newline: str | None = None,
     references: Sequence[str] = (),
 ) -> str:
@@ -30,13 +30,13 @@ def cut_answer(
 
     Args:
         text: decoded without special tokens, up to the end token.
-        until: stop strings; by default the starts of every named template. lm-eval's word for them.
+        until: stop strings; None: the starts of every named template. lm-eval's word for them.
         newline: what the data set writes for a newline (`<n>` in MiniLLM's); None: nothing.
         references: of the row, after `read_newlines`.
     Source: MiniLLM's evaluation for the end mark and `<n>`; lm-eval for `until`.
     """
     answer = read_newlines(text, newline)
-    for stop in (END_MARK, *until):
+    for stop in (END_MARK, *(named_starts() if until is None else until)):
         # The first line of a reference is a line as well.
         if not any(stop in f"\n{reference}" for reference in references):
             answer = answer.split(stop, 1)[0]

@@ -3,7 +3,7 @@
 import re
 import string
 
-from eval_harness.shared.text.templates import TEMPLATES
+from eval_harness.shared.text.template_table import TEMPLATES
 
 _MARKER = re.compile(r"<\|[^|<>]*\|>|\[/?INST\]|</?s>")
 _LONG = 40
@@ -46,6 +46,6 @@ def _starts(before: str) -> list[str]:
     return found + markers[:1]
 
 
-NAMED_STARTS: tuple[str, ...] = tuple(
-    dict.fromkeys(start for name in TEMPLATES for start in prompt_starts(name))
-)
+def named_starts() -> tuple[str, ...]:
+    """The stop strings of all templates that have a name."""
+    return tuple(dict.fromkeys(start for name in TEMPLATES for start in prompt_starts(name)))

@@ -1,55 +1,12 @@
 """Prompt templates: how an instruction and its input become the text that a model continues."""
 
-import string
 from typing import Any
 
 from eval_harness.errors import DistillensError
-from eval_harness.shared.near import near_names
 from eval_harness.shared.text.chat_templates import chat_prompt
 from eval_harness.shared.text.special_text import Part
+from eval_harness.shared.text.template_table import TEMPLATES, check_template, parse_form
 from eval_harness.shared.text.tokenisation import TextEncoder
-
-_TASK = "Below is an instruction that describes a task"
-_REQUEST = "Write a response that appropriately completes the request.\n\n"
-_WITHOUT_INPUT = f"{_TASK}. {_REQUEST}### Instruction:\n{{instruction}}\n\n### Response:\n"
-_WITH_INPUT = (
-    f"{_TASK}, paired with an input that provides further context. {_REQUEST}"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
-_QWEN = "<|im_start|>", "<|im_end|><|im_start|>Assistant:"
-
-# name -> format strings (without input, with input); `chat` is the tokenizer's own template.
-TEMPLATES: dict[str, tuple[str, str] | None] = {
-    "alpaca": (_WITHOUT_INPUT, _WITH_INPUT),
-    "qwen": (f"{_QWEN[0]}{_WITHOUT_INPUT}{_QWEN[1]}", f"{_QWEN[0]}{_WITH_INPUT}{_QWEN[1]}"),
-    # Short, for small models; lm-evaluation-harness asks GSM8K in nearly this form.
-    "question": (
-        "Question: {instruction}\nAnswer:\n",
-        "Question: {instruction}\n{input}\nAnswer:\n",
-    ),
-    "chat": None,
-}
-_FIELDS = ("instruction", "input")
-
-
-def check_template(template: str) -> None:
-    """Refuses what is neither a template's name nor a format string with {instruction}.
-
-    Raises:
-        DistillensError: names the nearest template, or the field that cannot be filled.
-    """
-    if template in TEMPLATES:
-        return
-    if "{" not in template:
-        hint = near_names(template, TEMPLATES, most=1)
-        raise DistillensError(
-            f"template {template!r} is not known; expected {', '.join(TEMPLATES)}, "
-            f"or a format string with {{instruction}} and {{input}}{hint}"
-        )
-    if "instruction" not in [field for _, field in _parse(template)]:
-        raise DistillensError(
-            f"template {template!r} has no {{instruction}}, so every prompt would be the same"
-        )
 
 
 def render_prompt(
@@ -92,7 +49,7 @@ def prompt_parts(
         return [Part(prefix, False)], Part(message, True), [Part(suffix, False)]
     check_template(template)
     named = TEMPLATES.get(template)
-    segments = _parse(named[1 if input else 0] if named else template)
+    segments = parse_form(named[1 if input else 0] if named else template)
     if "input" not in [field for _, field in segments]:
         instruction, input = _joined(instruction, input), ""
     body_field = "input" if len(input) > len(instruction) else "instruction"
@@ -189,20 +146,3 @@ def _text(parts: list[Part]) -> str:
 
 def _joined(instruction: str, input: str) -> str:
     return f"{instruction}\n{input}" if input else instruction
-
-
-def _parse(template: str) -> list[tuple[str, str | None]]:
-    """(literal, field) segments of a format string; attribute access and formats are refused."""
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise DistillensError(
-            f"template {template!r} is not a format string: {error}; write a literal brace twice"
-        ) from error
-    for _, field, format_spec, conversion in parsed:
-        if field is not None and (field not in _FIELDS or format_spec or conversion):
-            raise DistillensError(
-                f"template {template!r} has the field {{{field}}}, expected only {{instruction}} "
-                "and {input}; write a literal brace twice"
-            )
-    return [(literal, field) for literal, field, _, _ in parsed]

@@ -23,6 +23,7 @@ from eval_harness.shared.text.chat_templates import (
     turn_end_text,
 )
 from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of, text_tokenizer
+from eval_harness.shared.text.template_table import template_text
 
 # Words of a prompt's frame that a reader of the text takes for signs: <|user|>, [INST].
 _BRACKETS = {"<": ">", "[": "]"}
@@ -52,7 +53,7 @@ class TextEncoder:
 
     Args:
         tokenizer: of transformers.
-        template: of the prompts: a name of `templates.TEMPLATES` or a format string.
+        template: of the prompts: a name of `template_table.TEMPLATES` or a format string.
         add_bos_token: "auto" begins prompts as the tokenizer begins a text; True wants a first
             token, False none. A template that brings it already does not get a second one.
 
@@ -76,7 +77,7 @@ class TextEncoder:
             chat_prompt("a", tokenizer)
             frame = literal_text(chat_template_of(tokenizer))
         elif "{" not in template:
-            frame = _named_template(template)
+            frame = template_text(template)
         every = control_tokens(tokenizer, frame)
         # A token of one character cannot be told from that character, and does no harm as such.
         self._control = {index: text for index, text in every.items() if len(text) > 1}
@@ -259,9 +260,3 @@ def _own_prefix(tokenizer: Any) -> tuple[int, ...]:
             if whole[start : start + len(plain)] == plain:
                 return tuple(whole[:start])
     return (whole[0],) if whole[:1] == [tokenizer.bos_token_id] else ()
-
-
-def _named_template(template: str) -> str:
-    from eval_harness.shared.text.templates import TEMPLATES
-
-    return "".join(TEMPLATES.get(template) or ())
