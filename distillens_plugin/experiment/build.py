@@ -9,11 +9,11 @@ from distillens_plugin.experiment.checks import (
     check_embeddings,
     check_hooks,
     check_normalisation,
+    check_positions,
 )
 from distillens_plugin.experiment.data import RunData
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.lens.discovery import find_anatomy
-from distillens_plugin.lens.positions import check_positions
 from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.loading import load_student, load_teacher

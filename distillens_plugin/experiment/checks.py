@@ -6,8 +6,10 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.lens.discovery import Anatomy
 from distillens_plugin.lens.hooks import check_paths
+from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.recipe.schema.criterion import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import OWN_TERMS
@@ -47,3 +49,22 @@ def check_hooks(
         if model is not None:
             for kind, paths in hooks.items():
                 check_paths(model, paths, where=f"{recipe.path}: train.{role}.forward_hook.{kind}")
+
+
+def check_positions(
+    role: str,
+    model: nn.Module | None,
+    train: InstructionDataset,
+    validation: InstructionDataset | None,
+    recipe: Recipe,
+) -> None:
+    """Learned position embeddings fail with an index error beyond their end; others degrade."""
+    config = getattr(model, "config", None)
+    limit = num_positions(config) if config is not None else None
+    for name, data in (("train", train), ("validation", validation)):
+        longest = max(data.lengths) if data is not None else 0
+        if limit is not None and longest > limit:
+            raise DistillensError(
+                f"{recipe.where(f'datasets.{name}')}: the longest row has {longest} tokens, but "
+                f"the {role} has {limit} positions; set max_length to {limit} or less"
+            )

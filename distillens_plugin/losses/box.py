@@ -46,3 +46,4 @@ class Box(Protocol):
     teacher_updatable: bool
     teacher_forward_proc: Callable[..., Any]
     teacher_io_dict: dict[str, dict[str, Any]]
+    get_teacher_output: Callable[..., Any]

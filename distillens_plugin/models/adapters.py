@@ -4,25 +4,30 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillens_plugin.models.merging import merge, quiet_peft
+from distillens_plugin.recipe.schema.models import Lora, ModelSpec, StudentSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.adapter_patterns import check_patterns
 from eval_harness.shared.model_folder.checks import check_adapter_fits
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_adapter
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 # What the names of an adapter's own weights hold.
 _OWN = ("lora_", "modules_to_save")
 
 
-def add_lora(model: PreTrainedModel, lora: Any, *, where: str) -> Any:
+def add_lora(model: PreTrainedModel, lora: Lora, *, where: str) -> "PeftModel":
     """The model as a PeftModel with LoRA, everything else frozen.
 
     Args:
-        lora: the recipe's section (recipe.schema.models.Lora).
         where: its YAML path, for errors.
     Raises:
         DistillensError: target_modules match nothing, or modules that peft cannot adapt.
@@ -48,15 +53,15 @@ def add_lora(model: PreTrainedModel, lora: Any, *, where: str) -> Any:
         ) from error
 
 
-def name_base(model: Any, spec: Any) -> None:
+def name_base(model: "PeftModel", spec: StudentSpec) -> None:
     """Lets the trained adapter name the weights that it belongs to, or none.
 
     An adapter on top of another, or on a student without weights of its own, belongs to weights
     that are nowhere but in the merged model.
 
     Args:
-        model: a PeftModel.
-        spec: the student's section (recipe.schema.models.StudentSpec).
+        model: as trained.
+        spec: the student's section of the recipe.
     """
     config = model.peft_config["default"]
     named = spec.init is None and spec.adapter is None
@@ -64,12 +69,12 @@ def name_base(model: Any, spec: Any) -> None:
     config.revision = spec.revision if named else None
 
 
-def has_base(model: Any) -> bool:
+def has_base(model: "PeftModel") -> bool:
     """Whether a PeftModel's adapter names the weights that it belongs to."""
     return model.peft_config["default"].base_model_name_or_path is not None
 
 
-def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, spec: ModelSpec, *, where: str) -> PreTrainedModel:
     """The model with the adapter that its section names merged in; trainable as it was before.
 
     Raises:
@@ -81,6 +86,7 @@ def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTraine
         for name, parameter in model.named_parameters(remove_duplicate=False)
     }
     here = f"{where}.adapter"
+    assert spec.adapter is not None  # the caller has looked
     try:
         if os.path.isdir(spec.adapter):
             check_adapter_fits(Path(spec.adapter), None)
@@ -108,7 +114,7 @@ def merge_adapter(model: PreTrainedModel, spec: Any, *, where: str) -> PreTraine
     return plain
 
 
-def _check_names(adapted: Any, given: Mapping[str, Any]) -> None:
+def _check_names(adapted: "PeftModel", given: Mapping[str, Tensor]) -> None:
     """Refuses an adapter that has weights for other modules than it is put on."""
     peft = import_peft()
     needed = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
@@ -127,15 +133,19 @@ def _is_own(name: str) -> bool:
     return any(part in name for part in _OWN)
 
 
-def import_peft() -> Any:
+def import_peft() -> ModuleType:
+    """peft, which is an extra.
+
+    Raises:
+        DistillensError: it is not installed.
+    """
     try:
         import peft
     except ImportError as error:
-        raise DistillensError(
-            "the recipe uses LoRA, which needs peft: pip install 'distillens[peft]'"
-        ) from error
+        raise DistillensError("the recipe uses LoRA, which needs peft: pip install peft") from error
     return peft
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -2,11 +2,17 @@
 
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.lens.probe import plain_model
 from distillens_plugin.models.generation_settings import valid_settings
 
 
-def end_token_ids(tokenizer: Any, *datasets: Any) -> tuple[int, ...]:
+def end_token_ids(
+    tokenizer: PreTrainedTokenizerBase, *datasets: InstructionDataset | None
+) -> tuple[int, ...]:
     """The tokenizer's end token and what else the data sets end a response with, each once.
 
     The model's own files may name others (a base model under its chat version's tokenizer): they
@@ -17,11 +23,13 @@ def end_token_ids(tokenizer: Any, *datasets: Any) -> tuple[int, ...]:
     """
     found = [tokenizer.eos_token_id]
     for dataset in datasets:
-        found += getattr(dataset, "end_ids", None) or []
+        found += dataset.end_ids if dataset is not None else ()
     return tuple(dict.fromkeys(found))
 
 
-def set_special_tokens(model: Any, tokenizer: Any, end_ids: tuple[int, ...] | None = None) -> None:
+def set_special_tokens(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, end_ids: tuple[int, ...] | None = None
+) -> None:
     """Gives configuration and generation settings the tokens that end and pad what is trained.
 
     Generation settings that could then not be saved are left out: see `valid_settings`.

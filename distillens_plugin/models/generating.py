@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.lens.probe import plain_model, undisturbed
@@ -85,7 +85,7 @@ def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -
         return [answers[row] for row in range(len(prompts))]
 
 
-def begin(prompt_ids: list[int], tokenizer: Any) -> list[int]:
+def begin(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The prompt; where it is empty, the tokenizer's first or end token, as eval_harness begins."""
     if prompt_ids:
         return prompt_ids
@@ -93,7 +93,7 @@ def begin(prompt_ids: list[int], tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id if first is None else first]
 
 
-def num_token_ids(tokenizer: Any, *models: nn.Module | None) -> int:
+def num_token_ids(tokenizer: PreTrainedTokenizerBase, *models: nn.Module | None) -> int:
     """How many ids both the tokenizer and every model's unembedding have; those above are padding.
 
     Args:

@@ -1,7 +1,5 @@
 """generation_config.json as it is published, made such that it can be saved again."""
 
-from typing import Any
-
 from transformers import GenerationConfig
 
 # Others are judged by these, so they are taken first.
@@ -33,7 +31,7 @@ def valid_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[s
     return kept, dropped
 
 
-def _is_valid(settings: Any) -> bool:
+def _is_valid(settings: GenerationConfig) -> bool:
     try:
         settings.validate(strict=True)
     except Exception:  # ValueError, or what a value of a foreign type raises

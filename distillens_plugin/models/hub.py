@@ -1,8 +1,12 @@
 """What the Hub can tell before weights are fetched, without long waits if it does not answer."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _TIMEOUT_S = 10
 
@@ -57,7 +61,7 @@ class Hub:
             self._down = f"the Hub cannot be reached ({type(error).__name__})"
             raise UnreachableError(self._down) from error
 
-    def config(self, spec: Any, where: str) -> Any:
+    def config(self, spec: TeacherSpec | StudentSpec, where: str) -> "PretrainedConfig":
         """A model's transformers config, from the local cache or the Hub.
 
         Args:
@@ -68,6 +72,7 @@ class Hub:
         """
         from transformers import AutoConfig
 
+        assert spec.name_or_path is not None  # the caller has looked
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         try:
             return AutoConfig.from_pretrained(spec.name_or_path, local_files_only=True, **options)

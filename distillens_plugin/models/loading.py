@@ -6,6 +6,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -14,13 +15,14 @@ from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.models.adapters import add_lora, merge_adapter, name_base
 from distillens_plugin.models.end_tokens import set_special_tokens
 from distillens_plugin.models.pretrained import DTYPES, load_pretrained
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.config_files import check_config
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.shapes import check_memory, empty_model
 
 
-def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> PreTrainedModel:
+def load_teacher(spec: TeacherSpec, *, where: str = "models.teacher_model") -> PreTrainedModel:
     """The teacher, with its adapter merged in, frozen and in eval mode."""
     model = load_pretrained(spec, where=where)
     if spec.adapter is not None:
@@ -29,16 +31,14 @@ def load_teacher(spec: Any, *, where: str = "models.teacher_model") -> PreTraine
 
 
 def load_student(
-    spec: Any,
+    spec: StudentSpec,
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None,
     where: str = "models.student_model",
     end_ids: tuple[int, ...] | None = None,
 ) -> PreTrainedModel:
-    """The student: pretrained, cut from the teacher, or random from a config; with LoRA if asked
-    for.
-    """
+    """The student: pretrained, cut from the teacher, or random from a config; LoRA if asked for."""
     if spec.init is None:
         model = load_pretrained(spec, where=where)
         if spec.adapter is not None:
@@ -67,7 +67,11 @@ def load_student(
     return model
 
 
-def _from_config(spec: Any, tokenizer: PreTrainedTokenizerBase, *, where: str) -> PreTrainedModel:
+def _from_config(
+    spec: StudentSpec, tokenizer: PreTrainedTokenizerBase, *, where: str
+) -> PreTrainedModel:
+    assert spec.init is not None  # the caller has looked
+    assert spec.init.config is not None
     settings = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -96,8 +100,7 @@ def cut_from_teacher(
     where: str,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """A shallower model with the teacher's own weights: blocks `layers` (0-based), all else as it
-    is.
+    """A shallower model with the teacher's own weights: only the blocks `layers`, all else as is.
 
     Args:
         teacher: a causal LM.
@@ -110,9 +113,8 @@ def cut_from_teacher(
     for index, layer in enumerate(layers):
         if not 0 <= layer < anatomy.num_layers:
             raise DistillensError(
-                f"{where}.init.from_teacher_layers[{index}] = {layer}, but the teacher has "
-                "blocks 0 "
-                f"to {anatomy.num_layers - 1}"
+                f"{where}.init.from_teacher_layers[{index}] = {layer}, but the teacher has blocks "
+                f"0 to {anatomy.num_layers - 1}"
             )
     config = type(teacher.config).from_dict(_shallower(teacher.config, layers))
     student = AutoModelForCausalLM.from_config(
@@ -137,7 +139,7 @@ def cut_from_teacher(
     return student
 
 
-def _shallower(config: Any, layers: list[int]) -> dict[str, Any]:
+def _shallower(config: PretrainedConfig, layers: list[int]) -> dict[str, Any]:
     """A configuration with these blocks only: their number, and lists with one entry a block."""
     num_layers = config.num_hidden_layers
     cut = {

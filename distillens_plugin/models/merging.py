@@ -8,17 +8,21 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distillens_plugin.lens.discovery import TOLERANCES
 from distillens_plugin.lens.probe import logits_of, plain_model, run_probe, undisturbed
 from eval_harness.errors import DistillensError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def merged(model: Any) -> Any:
+
+def merged(model: "PreTrainedModel | PeftModel") -> PreTrainedModel:
     """A plain transformers model with LoRA folded in; the model itself where it has none.
 
     Raises:
@@ -27,7 +31,7 @@ def merged(model: Any) -> Any:
     return merge(copy.deepcopy(model)) if hasattr(model, "merge_and_unload") else model
 
 
-def merge(model: Any) -> Any:
+def merge(model: "PeftModel") -> PreTrainedModel:
     """Folds a PeftModel's adapter into its weights, in place; returns the plain model.
 
     Where the adapter is on one of two tied modules, the two are untied, and the config says so.
@@ -93,7 +97,7 @@ def _untie_adapted(model: nn.Module) -> None:
                 base._parameters[name] = own
 
 
-def _say_untied(plain: Any) -> None:
+def _say_untied(plain: PreTrainedModel) -> None:
     """Makes the config, and what ties weights by it, agree with the weights."""
     if not getattr(plain.config, "tie_word_embeddings", False) or is_tied(plain):
         return

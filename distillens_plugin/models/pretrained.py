@@ -5,11 +5,11 @@ together is refused.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.checks import check_model_folder
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
@@ -20,17 +20,18 @@ from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_pretrained(spec: Any, *, where: str) -> PreTrainedModel:
+def load_pretrained(spec: TeacherSpec | StudentSpec, *, where: str) -> PreTrainedModel:
     """A causal LM from a folder or the Hub; refuses weights that do not fill the architecture.
 
     Args:
-        spec: a model section of the recipe (schema.ModelSpec) with `name_or_path`.
+        spec: a model section of the recipe, with `name_or_path`.
         where: the section's YAML path, for errors.
     Raises:
         DistillensError: not found, broken files, not a causal LM, or parameters are missing from
             the weights; names the file.
     """
     name = spec.name_or_path
+    assert name is not None  # the caller has looked
     key = f"{where}.name_or_path"
     folder = _folder(name, spec.revision, key)
     check_folder(folder, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)

@@ -2,9 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.tokenizer_files import check_tokenizer_files
@@ -15,7 +14,7 @@ _NUM_NAMED = 3
 
 def load_tokenizer(
     path: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> Any:
+) -> PreTrainedTokenizerBase:
     """A tokenizer that can end and pad a text; the pad token is the end token where there is none.
 
     Args:
@@ -52,7 +51,9 @@ def load_tokenizer(
     return tokenizer
 
 
-def beginnings_differ(teacher: Any, student: Any) -> list[str]:
+def beginnings_differ(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> list[str]:
     """A warning where the two tokenizers begin a text differently; the student's makes the data."""
     ids = [TextEncoder(tokenizer).prefix_ids for tokenizer in (teacher, student)]
     if ids[0] == ids[1]:
@@ -67,7 +68,7 @@ def beginnings_differ(teacher: Any, student: Any) -> list[str]:
     ]
 
 
-def check_vocabularies(teacher: Any, student: Any) -> int:
+def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
     """Refuses tokenizers that give one id to different tokens.
 
     Ids that only one of them has (added tokens) are fine, and so are models whose embedding is

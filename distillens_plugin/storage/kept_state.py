@@ -24,6 +24,7 @@ from torch import nn
 
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
+from distillens_plugin.losses.box import Box
 from distillens_plugin.losses.trained_parameters import load_loss_state, loss_state
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.main_process import on_main_process
@@ -44,7 +45,7 @@ class Standing:
     """Where a run stands after a whole epoch.
 
     Attributes:
-        history: of `trainer.History`.
+        history: of `history.History`.
         averages, progress: sums of the log and of the bar (`metrics.Averages`, `Progress`).
         seconds: since the run began, without the time it lay still.
         loss_before: validation loss before training.
@@ -66,7 +67,7 @@ class Standing:
     fingerprint: dict[str, Any]
 
 
-def save_state(folder: Path, accelerator: Accelerator, box: Any, standing: Standing) -> None:
+def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Standing) -> None:
     """Keeps a state as the newest, and the newest so far as the one before it.
 
     Every process calls it.
@@ -102,7 +103,7 @@ def save_state(folder: Path, accelerator: Accelerator, box: Any, standing: Stand
     on_main_process(accelerator, write)
 
 
-def check_can_be_kept(accelerator: Accelerator, box: Any) -> None:
+def check_can_be_kept(accelerator: Accelerator, box: Box) -> None:
     """Refuses, before training, an optimiser or schedule whose state could not be kept.
 
     Raises:
@@ -118,7 +119,7 @@ def check_can_be_kept(accelerator: Accelerator, box: Any) -> None:
             ) from error
 
 
-def load_state(state: Path, accelerator: Accelerator, box: Any) -> None:
+def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
     """Puts weights, optimiser, schedule and random numbers into what a recipe has just built.
 
     Args:
@@ -183,7 +184,7 @@ def read_standing(state: Path) -> Standing:
         ) from error
 
 
-def _parts(accelerator: Accelerator, box: Any) -> dict[str, Any]:
+def _parts(accelerator: Accelerator, box: Box) -> dict[str, Any]:
     """All that a run trains with, by the name of its files."""
     return {
         **{name: model.state_dict() for name, model in _models(box).items()},
@@ -194,7 +195,7 @@ def _parts(accelerator: Accelerator, box: Any) -> dict[str, Any]:
     }
 
 
-def _models(box: Any) -> dict[str, nn.Module]:
+def _models(box: Box) -> dict[str, nn.Module]:
     """What is trained; torchdistill can train a part of the teacher too."""
     models = {"model": unwrap(trained_model(box))}
     if getattr(box, "teacher_updatable", False):

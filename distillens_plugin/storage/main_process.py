@@ -1,7 +1,7 @@
 """What one process does for all of them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -20,7 +20,10 @@ def say_all(accelerator: Accelerator, lines: Sequence[str]) -> None:
         say(accelerator, line)
 
 
-def on_main_process(accelerator: Accelerator, action: Any) -> Any:
+Result = TypeVar("Result")
+
+
+def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
     """Runs `action` on the main process; every process gets what it returns or raises.
 
     Raises:

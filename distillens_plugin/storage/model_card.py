@@ -1,9 +1,15 @@
 """The README.md of a saved student: what it is, from what, with which results and versions."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from distillens_plugin.models.merging import is_tied
+from distillens_plugin.recipe.schema.models import StudentSpec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 PACKAGES = ("distillens", "torchdistill", "torch", "transformers", "accelerate")
 
@@ -26,7 +32,7 @@ def model_card(
     teacher: str | None,
     train_data: str,
     recipe_yaml: str,
-    results: dict[str, Any],
+    results: dict[str, object],
 ) -> str:
     """Markdown with the front matter that model hubs read.
 
@@ -65,19 +71,15 @@ Versions: {packages}.
 """
 
 
-def student_name(spec: Any) -> str:
-    """How a card names what the student started from.
-
-    Args:
-        spec: the student's section (recipe.schema.models.StudentSpec).
-    """
+def student_name(spec: StudentSpec) -> str:
+    """How a card names what the student started from."""
     if spec.name_or_path is None:
         return "A model without pretrained weights"
     merged_in = f" with the adapter {spec.adapter} merged in" if spec.adapter else ""
     return f"{spec.name_or_path}{merged_in}"
 
 
-def adapter_notes(model: Any, plain: Any) -> str:
+def adapter_notes(model: "PreTrainedModel | PeftModel", plain: PreTrainedModel) -> str:
     """What a card says of LoRA; nothing where the model was trained whole.
 
     Args:
@@ -104,5 +106,5 @@ def adapter_notes(model: Any, plain: Any) -> str:
     return "\n## Adapter\n\n" + " ".join(lines) + "\n"
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
