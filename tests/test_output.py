@@ -79,7 +79,7 @@ def test_what_a_run_leaves_is_known_as_a_runs(tmp_path, name):
 def test_files_of_others_are_refused_and_never_removed(tmp_path):
     fill(tmp_path, "notes.txt")
     for overwrite in (False, True):
-        with pytest.raises(DistillensError, match="no run's, such as notes"):
+        with pytest.raises(DistillensError, match="no run wrote, such as notes"):
             run_folder.check_free(tmp_path, overwrite=overwrite)
     fill(tmp_path, "best", "recipe.yaml", ".recipe.yaml.k3j", ".last.partial", ".mine.partial")
     with run_folder.cleared(tmp_path):

@@ -1,4 +1,4 @@
-"""A run that was killed and gone on with ends as one that was not."""
+"""A run that was killed and resumed ends as one that was not."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from distillens_plugin.storage.kept_state import (
     read_standing,
     save_state,
 )
-from distillens_plugin.storage.model_folder import put_back, replace_folder
+from eval_harness.shared.files.exchange import put_back, replace_folder
 from eval_harness.errors import DistillensError, RunFailure
 
 TERMS = "train.criterion.kwargs.sub_terms"
@@ -95,7 +95,7 @@ def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, variant):
     assert ended.returncode == -9, ended.stderr
     done = forked(path, "--resume", **place)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after epoch 1, step 2" in done.stdout
+    assert "resuming after epoch 1, step 2" in done.stdout
     assert what_it_left(tmp_path / "out") == whole
     assert not (tmp_path / "out" / "state").exists()
     assert not (tmp_path / "out" / "state_before").exists()
@@ -113,10 +113,10 @@ def test_two_killed_processes_end_with_the_very_weights(tmp_path):
     start_and_kill(path, out, TWO_PROCESSES)
     stood_at = read_standing(out / "state")
     assert stood_at.num_processes == 2
-    assert "had 2 processes, found 1" in refused(path, "--resume", output=out)
+    assert "used 2 processes, found 1" in refused(path, "--resume", output=out)
     done = distillens(path, "--output_dir", out, "--resume", launcher=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"going on after epoch {stood_at.epoch}, step {stood_at.step}" in done.stdout
+    assert f"resuming after epoch {stood_at.epoch}, step {stood_at.step}" in done.stdout
     assert what_it_left(out) == whole
 
 
@@ -171,7 +171,7 @@ def test_another_recipe_is_refused_and_nothing_is_lost(cut_off):
     assert "train.optimizer.kwargs.lr was 0.002 and is 0.5" in error
     error = refused(path, "--resume", "--set", "log_every=5", output=output)
     assert "log_every was 3 and is 5" in error
-    assert "go on with it by --resume" in refused(path, output=output)
+    assert "continue it with --resume" in refused(path, output=output)
     assert contents() == before
 
 
@@ -187,7 +187,7 @@ def test_a_state_that_fits_nothing_is_one_line(cut_off, tmp_path):
     assert f"{state}: does not fit this run" in error
     kept_state.write_manifest(state, "distillens state 99")
     error = refused(path, "--resume", output=tmp_path / "out")
-    assert "is of the form 'distillens state 99', expected" in error
+    assert "has the form 'distillens state 99', expected" in error
 
 
 def test_flags_that_do_not_go_together(cut_off):
@@ -202,9 +202,9 @@ def test_resume_starts_a_run_and_leaves_a_finished_one_alone(tmp_path):
     out = tmp_path / "out"
     done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr
-    assert "going on" not in done.stdout
-    assert "starting anew" not in done.stdout
-    assert "cut off before its end, it would start anew" in done.stdout
+    assert "resuming" not in done.stdout
+    assert "starting from" not in done.stdout
+    assert "if interrupted, it starts again from step 0" in done.stdout
     written = what_it_left(out)
     again = forked(path, "--resume", output=out)
     assert again.returncode == 0, again.stderr
@@ -240,9 +240,9 @@ def test_a_run_that_kept_nothing_starts_anew_and_says_so(tmp_path, num_epochs):
     assert ("it would start anew" in ended.stdout) == (num_epochs == 1)
     done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr
-    assert "going on" not in done.stdout
-    assert "was cut off before it kept a state" in done.stdout
-    assert "starting anew from step 0" in done.stdout
+    assert "resuming" not in done.stdout
+    assert "was interrupted before it kept a state" in done.stdout
+    assert "starting from step 0" in done.stdout
     steps = [record["step"] for record in records(out) if "loss" in record]
     assert steps == sorted(set(steps))
 

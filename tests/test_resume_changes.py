@@ -1,4 +1,4 @@
-"""A run is not gone on with when what it learns from has changed under the same paths."""
+"""A run does not resume when what it learns from has changed under the same paths."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_changed_rows_are_refused_before_models_load(cut, case):
     done = resumed(cut)
     assert done.returncode == 2, done.stderr[-3000:]
     (line,) = done.stderr.strip().split("\n")
-    assert f"begun with other content (datasets.train: {told})" in line
+    assert f"started with other content (datasets.train: {told})" in line
     assert "--overwrite" in line
     assert "student:" not in done.stdout
     now = {path: path.read_bytes() for path in (cut / "out").rglob("*") if path.is_file()}
@@ -111,7 +111,7 @@ def test_other_content_under_a_path_is_refused_and_named(cut, key):
     done = resumed(cut)
     assert done.returncode == 2, done.stderr[-3000:]
     (line,) = done.stderr.strip().split("\n")
-    assert f"begun with other content ({key}: " in line
+    assert f"started with other content ({key}: " in line
     assert line.count(" then, ") <= 1
 
 
@@ -127,8 +127,8 @@ def test_what_only_rounds_otherwise_is_told_and_the_run_goes_on(cut):
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.split("\n") if line.startswith("note: since")]
     assert "threads 1 then, 2 now" in line
-    assert " then, 99.0 now; numbers may round otherwise" in line
-    assert "going on after epoch 1, step 2" in done.stdout
+    assert " then, 99.0 now; rounding may differ" in line
+    assert "resuming after epoch 1, step 2" in done.stdout
 
 
 def test_what_did_not_change_is_not_told(cut):

@@ -79,7 +79,7 @@ def test_every_damage_to_every_file_is_noticed_and_the_state_before_is_taken(cut
             assert kept.state == out / "state_before"
             (line,) = kept.lines
             assert file.name in line
-            assert "going on from the state before it" in line
+            assert "resuming from the one before" in line
             file.write_bytes(content)
             cases += 1
     assert cases == 3 * len(names) >= 30
@@ -108,7 +108,7 @@ def test_a_run_gone_on_with_from_the_state_before_ends_with_the_very_weights(cut
     done = resumed(path, out)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "model.safetensors has been changed or damaged (its SHA-256 differs)" in done.stdout
-    assert "going on after epoch 1, step 2" in done.stdout
+    assert "resuming after epoch 1, step 2" in done.stdout
     assert what_it_left(out) == whole
 
 
@@ -120,7 +120,7 @@ def test_records_that_were_damaged_are_put_back(cut, name):
         damage(out / name, damaged)
         done = resumed(path, out)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert f"{out / name}: was damaged or missing; put back" in done.stdout
+        assert f"{out / name}: was damaged or missing; restored" in done.stdout
         assert what_it_left(out) == whole
         shutil.rmtree(out)
         shutil.copytree(path.parent / "cut", out)

@@ -1,4 +1,4 @@
-"""A run that is ended at any moment, by any signal, is gone on with to the very same results.
+"""A run that is ended at any moment, by any signal, resumes to the very same results.
 
 DISTILLENS_KILLS=60 tries that many moments of each kind instead of a few; 0 tries all of them.
 """
@@ -121,10 +121,10 @@ def test_an_overwrite_that_is_killed_never_mixes_with_what_it_replaced(whole, pl
         num_cleared += half_cleared
         done = forked(path, "--resume", **place)
         assert done.returncode == 0, (point, done.stderr[-3000:])
-        assert ("was being replaced when that was cut off" in done.stdout) == half_cleared
+        assert ("replacing an earlier run was interrupted" in done.stdout) == half_cleared
         left = what_it_left(out)
         if left.pop("best/mark", None) is not None:
-            assert "going on after epoch 2" in done.stdout
+            assert "resuming after epoch 2" in done.stdout
             assert point <= 3
         assert left == expected, point
     assert num_cleared >= 2
@@ -137,5 +137,5 @@ def test_a_kill_in_the_last_epoch_only_leaves_the_end_to_do(whole, place):
     assert ended.returncode == -9
     done = forked(path, "--resume", **place)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after epoch 2, step 4" in done.stdout
+    assert "resuming after epoch 2, step 4" in done.stdout
     assert what_it_left(place["output"]) == expected

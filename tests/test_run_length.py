@@ -152,7 +152,7 @@ def test_a_validation_loss_that_is_no_number_later_loses_nothing(tmp_path):
         weights = load_file(out / name / "model.safetensors")
         assert all(tensor.isfinite().all() for tensor in weights.values())
     assert not (out / "summary.json").exists()
-    # What is left is a run to be gone on with.
+    # What is left is a run that can be resumed.
     done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after epoch 1, step 2" in done.stdout
+    assert "resuming after epoch 1, step 2" in done.stdout

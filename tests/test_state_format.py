@@ -166,7 +166,7 @@ def test_every_flipped_bit_cut_or_missing_file_is_found_and_named(vouched):
 
 def test_another_form_and_strange_manifests(vouched):
     assert find_damage(vouched, "test 2") == (
-        f"{MANIFEST} is of the form 'test 1', expected 'test 2'"
+        f"{MANIFEST} has the form 'test 1', expected 'test 2'"
     )
     for text in ("", "[]", "null", "3", '{"form": "test 1"}', "[" * 5000, '{"files": 3}'):
         (vouched / MANIFEST).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`distillens study` as a real process: killed, gone on with, reported, skipped, refused."""
+"""`distillens study` as a real process: killed, resumed, reported, skipped, refused."""
 
 import csv
 import json

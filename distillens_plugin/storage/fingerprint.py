@@ -1,8 +1,8 @@
 """What a run learns from, by content: data, models and other files that its recipe only names.
 
-The same paths can hold other rows or another teacher by the time that a run is gone on with. Its
-fingerprint is written when it starts, kept with its state, and compared before it goes on. What
-changes rounding alone (threads, versions, device) is kept too, to be told of.
+The same paths can hold other rows or another teacher by the time a run is resumed. So a
+fingerprint is written when the run starts, kept with its state, and compared on --resume. What
+changes rounding only (threads, versions, device) is kept too, and reported.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ def make_fingerprint(
     validation: InstructionDataset | None,
     device: torch.device,
 ) -> Fingerprint:
-    """Plain values, for JSON. Reads every file of local models; of the Hub's, names the commit.
+    """The fingerprint, as plain values for JSON: hashes of local files, commits on the Hub.
 
     Args:
-        device: that trains.
+        device: the one that trains.
     Raises:
         DistillensError: a file that the recipe names cannot be read.
     """
@@ -52,7 +52,7 @@ def make_fingerprint(
 
 
 def check_same_inputs(before: Fingerprint, now: Fingerprint, folder: Path) -> None:
-    """Refuses to go on with a run whose data, models or files are others now.
+    """Refuses to resume a run whose data, models or files have changed.
 
     Raises:
         DistillensError: names everything that has changed.
@@ -64,18 +64,18 @@ def check_same_inputs(before: Fingerprint, now: Fingerprint, folder: Path) -> No
     ]
     for key in {**before["files"], **now["files"]}:
         old, new = before["files"].get(key), now["files"].get(key)
-        # A commit that could not be had offline says nothing.
+        # A commit that was unknown offline says nothing.
         if old != new and None not in (old, new):
             changes.append(f"{key}: {old} then, {new} now")
     if changes:
         raise DistillensError(
-            f"--resume: the run in {folder} was begun with other content ({'; '.join(changes)}); "
-            "put that back, or train anew with --overwrite"
+            f"--resume: the run in {folder} started with other content ({'; '.join(changes)}); "
+            "restore that, or start over with --overwrite"
         )
 
 
 def changed_surroundings(before: Fingerprint, now: Fingerprint) -> str | None:
-    """What may change rounding since the run was begun, in one line; None where nothing has."""
+    """What has changed since the run started and may change rounding, in one line, or None."""
     old, new = before["surroundings"], now["surroundings"]
     changes = [
         f"{name} {old.get(name, 'unknown')} then, {value} now"
@@ -85,13 +85,13 @@ def changed_surroundings(before: Fingerprint, now: Fingerprint) -> str | None:
     if not changes:
         return None
     return (
-        f"note: since this run was begun there is {'; '.join(changes)}; numbers may round "
-        "otherwise, so that the weights need not be those of a run in one piece"
+        f"note: changed since this run started: {'; '.join(changes)}; rounding may differ, so the "
+        "weights may differ slightly from those of an uninterrupted run"
     )
 
 
 def _rows(dataset: InstructionDataset) -> dict[str, Any]:
-    """Hashes over ids, tokens, labels and references; the second one knows no order."""
+    """Hashes over ids, tokens, labels and references; the second one ignores order."""
     in_order, in_any_order = hashlib.sha256(), 0
     for index, row in enumerate(dataset.rows):
         example = dataset[index]
@@ -110,7 +110,7 @@ def _rows(dataset: InstructionDataset) -> dict[str, Any]:
 
 def _change_of_rows(old: dict[str, Any] | None, new: dict[str, Any] | None) -> str | None:
     if old is None or new is None:
-        return None if old is new else "it was not there, or is not there any more"
+        return None if old is new else "it was added or removed"
     if old["rows"] != new["rows"]:
         return f"{old['rows']:,} rows then, {new['rows']:,} now"
     if old["in_any_order"] != new["in_any_order"]:
@@ -121,7 +121,7 @@ def _change_of_rows(old: dict[str, Any] | None, new: dict[str, Any] | None) -> s
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str | None, str]]]:
-    """Each key that names files: the place, its revision, and a file that the Hub would have."""
+    """Each key that names files: the place, its revision, and a file that a Hub repository has."""
     models = recipe.models
     for role in ("teacher_model", "student_model", "model"):
         spec: ModelSpec | None = getattr(models, role)
@@ -146,7 +146,7 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str | None, str]]]
 
 
 def _content(key: str, place: str, revision: str | None, file: str) -> str | None:
-    """A digest of local content, or the commit on the Hub; None where that cannot be had."""
+    """A digest of local content, or the commit on the Hub; None where that is unknown."""
     path = Path(place)
     try:
         if path.is_dir():
@@ -160,7 +160,7 @@ def _content(key: str, place: str, revision: str | None, file: str) -> str | Non
 
 
 def _commit(name: str, revision: str | None, file: str) -> str | None:
-    """The commit that loading `name` would take now, from the Hub or from its cache."""
+    """The commit that loading `name` would use now, from the Hub or its cache."""
     from huggingface_hub import hf_hub_download
 
     try:

@@ -1,14 +1,14 @@
-"""What a run keeps after each epoch, so that `--resume` goes on from there as if nothing had been.
+"""What a run keeps after each epoch, so that `--resume` continues as if never interrupted.
 
-<output_dir>/state/            the newest; there while the run goes on, a finished run has none
+<output_dir>/state/            the newest; a finished run has none
     standing.json              step, epoch, scores, sums of the log, recipe and fingerprint
-    metrics.jsonl              as it was then
+    metrics.jsonl              as of that step
     model, optimizer, scheduler, scaler, loss, random      each as `state_format` writes it
     manifest.json              sizes and SHA-256 of all these, checked before any is loaded
 <output_dir>/state_before/     the one before, for a newest that is damaged
 
-The order of the batches depends on seed and epoch alone, so that whole epochs need no more. The
-main process writes everything: it gathers what the others have of their own, their random numbers.
+The order of the batches depends only on seed and epoch, so at the end of an epoch nothing more is
+needed. The main process writes everything, including the random states of the other processes.
 """
 
 import json
@@ -36,18 +36,18 @@ from eval_harness.shared.files.exchange import partial_of, remove, replace_folde
 
 FORM = "distillens state 1"
 _STANDING = "standing.json"
-# What states of before this form held; reading them could run code.
+# What states before this form held; reading them could run code.
 _PICKLES = (".bin", ".pkl", ".pt")
 
 
 @dataclass
 class Standing:
-    """Where a run stands after a whole epoch.
+    """Where a run stands after a complete epoch.
 
     Attributes:
         history: of `history.History`.
         averages, progress: sums of the log and of the bar (`metrics.Averages`, `Progress`).
-        seconds: since the run began, without the time it lay still.
+        seconds: of work since the start, without interruptions.
         loss_before: validation loss before training.
         share: of on-policy rows (`on_policy.Share`); None without.
         recipe: text of recipe.yaml.
@@ -68,14 +68,14 @@ class Standing:
 
 
 def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Standing) -> None:
-    """Keeps a state as the newest, and the newest so far as the one before it.
+    """Keeps a state as the newest; the newest so far becomes the one before.
 
     Every process calls it.
 
     Args:
         folder: of the run, with its metrics.jsonl.
     Raises:
-        RunFailure: on every process, where the main process could not write.
+        RunFailure: on every process, if the main process cannot write.
     """
     states = gather_object([random_states()])
     state = folder / run_folder.STATE
@@ -104,7 +104,7 @@ def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Stand
 
 
 def check_can_be_kept(accelerator: Accelerator, box: Box) -> None:
-    """Refuses, before training, an optimiser or schedule whose state could not be kept.
+    """Refuses, before training, an optimiser or schedule whose state cannot be kept.
 
     Raises:
         DistillensError: names what it holds.
@@ -114,8 +114,8 @@ def check_can_be_kept(accelerator: Accelerator, box: Box) -> None:
             pack(_parts(accelerator, box)[name], name)
         except TypeError as error:
             raise DistillensError(
-                f"train.{name}: its state cannot be kept ({error}, and only tensors and plain "
-                "values can); take another one, or set resumable: false"
+                f"train.{name}: its state cannot be kept ({error}; only tensors and plain values "
+                "can); choose another one, or set resumable: false"
             ) from error
 
 
@@ -123,14 +123,14 @@ def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
     """Puts weights, optimiser, schedule and random numbers into what a recipe has just built.
 
     Args:
-        state: the folder of a state without damage.
+        state: the folder of an undamaged state.
     Raises:
-        DistillensError: the state does not fit, or this process does not see it.
+        DistillensError: the state does not fit, or this process cannot see it.
     """
     if not state.is_dir():
         raise DistillensError(
-            f"{state}: process {accelerator.process_index} does not see it, and the first one "
-            "does; name a shared folder with --output_dir"
+            f"{state}: process {accelerator.process_index} cannot see it, but the main process "
+            "can; name a shared folder with --output_dir"
         )
     try:
         for name, model in _models(box).items():
@@ -149,28 +149,28 @@ def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DistillensError(
-            f"{state}: does not fit this run ({reason}); was it kept by other versions? Train "
-            "anew with --overwrite"
+            f"{state}: does not fit this run ({reason}); was it kept by other versions? Start "
+            "over with --overwrite"
         ) from error
 
 
 def damage_of(state: Path) -> str | None:
-    """What is wrong with a state, such as `model.safetensors is missing`; None where nothing is.
+    """What is wrong with a state, such as `model.safetensors is missing`; None if nothing is.
 
     Raises:
-        DistillensError: it is of the old form, which is not read.
+        DistillensError: it has the old form, which is never read.
     """
     pickled = sorted(path.name for path in state.iterdir() if path.suffix in _PICKLES)
     if pickled and not (state / "manifest.json").exists():
         raise DistillensError(
-            f"{state}: was kept by an older version, with {pickled[0]}, a pickle: reading it could "
-            "run code, and damage in it would not be noticed; train anew with --overwrite"
+            f"{state}: was kept by an older version as a pickle ({pickled[0]}): reading it could "
+            "run code, and damage would go unnoticed; start over with --overwrite"
         )
     return find_damage(state, FORM)
 
 
 def read_standing(state: Path) -> Standing:
-    """The standing of a state without damage.
+    """The standing of an undamaged state.
 
     Raises:
         DistillensError: it cannot be read.
@@ -180,12 +180,12 @@ def read_standing(state: Path) -> Standing:
         return Standing(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DistillensError(
-            f"{path}: cannot be read ({error}); train anew with --overwrite"
+            f"{path}: cannot be read ({error}); start over with --overwrite"
         ) from error
 
 
 def _parts(accelerator: Accelerator, box: Box) -> dict[str, Any]:
-    """All that a run trains with, by the name of its files."""
+    """Everything that training changes, by file name."""
     return {
         **{name: model.state_dict() for name, model in _models(box).items()},
         "optimizer": box.optimizer.state_dict(),
@@ -196,7 +196,7 @@ def _parts(accelerator: Accelerator, box: Box) -> dict[str, Any]:
 
 
 def _models(box: Box) -> dict[str, nn.Module]:
-    """What is trained; torchdistill can train a part of the teacher too."""
+    """What is trained; torchdistill can train parts of the teacher too."""
     models = {"model": unwrap(trained_model(box))}
     if getattr(box, "teacher_updatable", False):
         models["teacher"] = unwrap(box.teacher_model)

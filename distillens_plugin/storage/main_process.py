@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
-    """Runs `action` on the main process; every process gets what it returns or raises.
+    """Runs `action` on the main process; every process gets its result or its error.
 
     Raises:
-        DistillensError: of the action. Another exception passes on the main process, and the others
-            raise RunFailure, so that none of them waits for one that has ended.
+        DistillensError: raised by the action. Any other exception is raised on the main process,
+            and RunFailure on the others, so that none of them waits for one that has ended.
     """
     found: list[Any] = [None, None]
     raised: BaseException | None = None

@@ -1,6 +1,6 @@
-"""manifest.json: sizes and SHA-256 of every file in a folder, so that damage is noticed before use.
+"""manifest.json: size and SHA-256 of every file in a folder, so damage is found before use.
 
-The manifest vouches for itself too: it is written in one way only, and holds its own SHA-256.
+The manifest covers itself too: its form is canonical, and it holds its own SHA-256.
 """
 
 import hashlib
@@ -12,19 +12,19 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, form: str) -> None:
-    """Vouches for what is in a folder; call it when all else is written.
+    """Writes the manifest of a folder; call it when all else is written.
 
     Args:
         form: name and version of what the files mean, for `find_damage`.
     Raises:
-        OSError: a file cannot be read, or the manifest not be written.
+        OSError: a file cannot be read, or the manifest cannot be written.
     """
     files = {name: _describe(folder / name) for name in _names(folder)}
     (folder / MANIFEST).write_text(_encode(form, files), encoding="utf-8")
 
 
 def find_damage(folder: Path, form: str) -> str | None:
-    """What is wrong with a folder that `write_manifest` vouched for; None where nothing is.
+    """What is wrong with a folder that has a manifest; None if nothing is.
 
     Reads every byte.
 
@@ -42,7 +42,7 @@ def find_damage(folder: Path, form: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST} is damaged"
     if found != form:
-        return f"{MANIFEST} is of the form {found!r}, expected {form!r}"
+        return f"{MANIFEST} has the form {found!r}, expected {form!r}"
     for name, wanted in expected.items():
         try:
             problem = _compare(folder / name, wanted)
@@ -56,7 +56,7 @@ def find_damage(folder: Path, form: str) -> str | None:
     return f"{foreign[0]} does not belong there" if foreign else None
 
 
-def _compare(path: Path, wanted: Any) -> str | None:
+def _compare(path: Path, wanted: dict[str, Any]) -> str | None:
     num_bytes = path.stat().st_size
     if num_bytes != wanted["bytes"]:
         return f"has {num_bytes:,} bytes, expected {wanted['bytes']:,}"
@@ -65,7 +65,7 @@ def _compare(path: Path, wanted: Any) -> str | None:
     return None
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": digest}
@@ -79,7 +79,7 @@ def _names(folder: Path) -> list[str]:
     )
 
 
-def _encode(form: Any, files: Any) -> str:
+def _encode(form: str, files: dict[str, Any]) -> str:
     content = json.dumps({"form": form, "files": files}, sort_keys=True)
     vouched = {"form": form, "files": files, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     return json.dumps(vouched, indent=1) + "\n"

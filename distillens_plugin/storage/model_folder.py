@@ -11,10 +11,8 @@ from distillens_plugin.models.adapters import has_base
 from distillens_plugin.models.merging import merged
 from distillens_plugin.storage.model_card import adapter_notes
 from eval_harness.errors import RunFailure
-from eval_harness.shared.files.exchange import partial_of, put_back, remove, replace_folder
+from eval_harness.shared.files.exchange import partial_of, remove, replace_folder
 from eval_harness.shared.model_folder import trained_with
-
-__all__ = ["put_back", "replace_folder", "save_model"]
 
 
 def save_model(
@@ -28,16 +26,16 @@ def save_model(
 ) -> None:
     """Writes weights (safetensors), configuration, generation settings, tokenizer and model card.
 
-    Everything goes to a folder beside the target first, so that a failure or a kill leaves the
-    folder that was there before. LoRA is merged in; its adapter is kept in `adapter/` as well where
-    the weights that it belongs to can be named.
+    Everything is written to a folder beside the target first, so a failure or a kill leaves the
+    earlier folder in place. LoRA is merged in; its adapter is kept in `adapter/` too if the weights
+    that it belongs to have a name.
 
     Args:
         folder: where transformers' from_pretrained will find the model.
         model: unwrapped causal LM, possibly a PeftModel.
         card: text of its README.md.
         loss_state: what the loss trained beside the model (projections); kept in a folder of its
-            own, `loss/parameters.safetensors`, so that nothing takes it for weights of the model.
+            own, `loss/parameters.safetensors`, so that no loader takes it for the model's weights.
         note: how the training prompts looked (`trained_with`), for evaluation.
     Raises:
         RunFailure: the disk is full or the folder cannot be written.

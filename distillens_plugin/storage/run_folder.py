@@ -1,6 +1,4 @@
-"""The output folder of a run: claimed before anything expensive, filled so that nothing is half
-there.
-"""
+"""The output folder of a run: claimed before anything expensive, never left half filled."""
 
 import json
 import os
@@ -29,18 +27,17 @@ RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS
 )
 OWN = (RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS)
 _REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
-# There while an earlier run is removed: what lies beside it belongs to no run any more.
+# Present while an earlier run is removed: what lies beside it belongs to no run.
 _CLEARING = ".clearing"
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that holds a run, or files that are no run's. Changes nothing.
+    """Refuses a folder that holds a run, or files of something else. Changes nothing.
 
     Args:
-        overwrite: a run there is no mistake (it is to be replaced, or gone on with).
-
+        overwrite: a run there is expected: it will be replaced or resumed.
     Raises:
-        DistillensError: see above, or the path is a file, or nothing can be written there.
+        DistillensError: see above, or the path is a file, or the folder is not writable.
     """
     existing = _nearest_folder(folder)
     names = [entry.name for entry in folder.iterdir()] if existing == folder else []
@@ -49,14 +46,13 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     if own:
         if not overwrite:
             raise DistillensError(
-                f"output_dir: {folder} holds a run ({', '.join(own)}); "
-                "name another folder with --output_dir, go on with it by --resume, or replace it "
-                "with --overwrite"
+                f"output_dir: {folder} holds a run ({', '.join(own)}); continue it with --resume, "
+                "replace it with --overwrite, or name another folder with --output_dir"
             )
     elif entries:
         raise DistillensError(
-            f"output_dir: {folder} holds files that are no run's, such as {entries[0]}; "
-            "name an empty or new folder with --output_dir"
+            f"output_dir: {folder} holds files that no run wrote, such as {entries[0]}; name an "
+            "empty or new folder with --output_dir"
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise DistillensError(
@@ -65,13 +61,11 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
 
 
 def _nearest_folder(folder: Path) -> Path:
-    """The folder itself where it is there, else the nearest one above it that is."""
+    """The folder itself if it exists, else the nearest existing one above it."""
     for path in (folder, *folder.absolute().parents):
         try:
             os.stat(path)
-        except FileNotFoundError:
-            continue
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -86,7 +80,7 @@ def _nearest_folder(folder: Path) -> Path:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a run writes it, or leaves it when it is killed."""
+    """Whether a run writes it, or leaves it behind when killed."""
     return name in OWN or name == _CLEARING or any(name.startswith(f".{own}.") for own in OWN)
 
 
@@ -94,12 +88,11 @@ def _is_own(name: str) -> bool:
 def cleared(folder: Path) -> Iterator[None]:
     """Makes the folder and removes an earlier run from it; call it when all else is ready.
 
-    Until the block, which writes the new run's first files, has ended without an error,
-    `is_half_cleared` is true of the folder: a kill within leaves no mixture that could be taken for
-    a run.
+    The block writes the new run's first files. Until it has ended without an error,
+    `is_half_cleared` is true of the folder, so a kill leaves no mixture that looks like a run.
 
     Raises:
-        RunFailure: it cannot be done.
+        RunFailure: the folder cannot be made or cleared.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,19 +111,19 @@ def cleared(folder: Path) -> Iterator[None]:
 
 
 def is_half_cleared(folder: Path) -> bool:
-    """Whether an earlier run was being removed when the process that did so ended."""
+    """Whether the process that was removing an earlier run ended before it was done."""
     return (folder / _CLEARING).exists()
 
 
 def tidy(folder: Path) -> list[str]:
-    """Puts right what a killed run left: folders that lie aside come back, unfinished files go.
+    """Tidies up after a killed run: restores folders set aside, removes unfinished files.
 
-    Only for the process that alone may write there.
+    Only the process that holds the folder's lock may call it.
 
     Returns:
-        A line for each folder that came back.
+        A line for each folder that was restored.
     Raises:
-        RunFailure: it cannot be done.
+        RunFailure: a file cannot be moved or removed.
     """
     if not folder.is_dir():
         return []
@@ -141,9 +134,7 @@ def tidy(folder: Path) -> list[str]:
                 path.unlink()
     except OSError as error:
         raise RunFailure(f"output_dir: cannot tidy {folder} ({error})") from error
-    return [
-        f"{folder / name}: had been set aside by a run that was killed; put back" for name in back
-    ]
+    return [f"{folder / name}: had been set aside by a killed run; restored" for name in back]
 
 
 def remove_states(folder: Path) -> None:

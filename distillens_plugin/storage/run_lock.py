@@ -12,12 +12,12 @@ from eval_harness.shared.files.lock import FolderLock
 
 @contextmanager
 def locked_output(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Holds a run's output folder from before it is looked at to the run's end.
+    """Holds a run's output folder from before the first look at it to the end of the run.
 
     The main process holds it for all of them.
 
     Raises:
-        DistillensError: another run holds it, on every process; names its pid and host.
+        DistillensError: on every process, if another run holds it; names its pid and host.
     """
     lock = FolderLock(
         folder,

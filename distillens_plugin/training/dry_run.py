@@ -1,4 +1,4 @@
-"""`--dry-run`: one real step, and what it says about the whole run."""
+"""`--dry-run`: one real step, and what it predicts about the whole run."""
 
 import time
 
@@ -19,7 +19,7 @@ def dry_run(recipe: Recipe) -> int:
     Nothing is written.
     """
     accelerator = make_accelerator(recipe, tracker_folder=None)
-    # Nothing is written, so an earlier run in the output folder is no matter.
+    # Nothing is written, so an earlier run in the output folder does not matter.
     on_main_process(accelerator, lambda: validate_without_weights(recipe, overwrite=True))
     data = load_and_describe_data(recipe, accelerator)
     experiment = build_and_describe(recipe, accelerator, data)
@@ -66,9 +66,8 @@ def _report(
     epochs = experiment.num_steps / experiment.steps_per_epoch
     total = seconds * tokens * epochs / max(1.0, result.num_tokens)
     lines.append(
-        f"time: {seconds:.2f} s for this step ({result.num_tokens / seconds:,.0f} tokens/s, "
-        "first-step "
-        f"costs included); about {_duration(total)} for {experiment.num_steps} steps, "
+        f"time: {seconds:.2f} s for this step ({result.num_tokens / seconds:,.0f} tokens/s, with "
+        f"the costs of a first step); about {_duration(total)} for {experiment.num_steps} steps, "
         "without validation"
     )
     return lines

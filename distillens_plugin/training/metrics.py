@@ -1,4 +1,4 @@
-"""metrics.jsonl, experiment trackers and the progress bar: what a run says while it runs."""
+"""metrics.jsonl, experiment trackers and the progress bar: what a run reports as it runs."""
 
 import json
 import math
@@ -21,7 +21,7 @@ class Metrics:
     Only the main process writes.
 
     Args:
-        keep_bytes: of an interrupted run's file; what comes after them is written again.
+        keep_bytes: of an interrupted run's file; what follows them is written again.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, keep_bytes: int = 0) -> None:
@@ -31,7 +31,7 @@ class Metrics:
             self._file = path.open("a", encoding="utf-8")
             self._file.truncate(keep_bytes)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record; nested numbers become `a/b` in trackers.
 
         Raises:
@@ -48,10 +48,10 @@ class Metrics:
         self.accelerator.log(numbers, step=record.get("step"))
 
     def sync(self) -> None:
-        """Makes what was written durable, before a state takes it over.
+        """Makes the file durable, before a state copies it.
 
         Raises:
-            RunFailure: the disk does not take it.
+            RunFailure: the disk is full or broken.
         """
         if self._file is None:
             return
@@ -66,8 +66,8 @@ class Metrics:
         self.accelerator.end_training()
 
 
-def _flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def _flatten(record: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    flat: list[tuple[str, object]] = []
     for key, value in record.items():
         name = f"{prefix}{key}"
         flat += _flatten(value, f"{name}/") if isinstance(value, dict) else [(name, value)]
@@ -157,7 +157,7 @@ class Averages:
         self._sums, self._steps = dict(state["sums"]), state["steps"]
 
     def take(self) -> dict[str, float]:
-        """The means, which start anew."""
+        """The means since the last call."""
         means = (
             {name: value / self._steps for name, value in self._sums.items()} if self._steps else {}
         )

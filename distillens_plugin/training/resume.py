@@ -1,4 +1,4 @@
-"""Whether there is a run to go on with, if it is this one, and which of its states is whole."""
+"""Which run `--resume` would continue, whether it is the same one, and from which state."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from distillens_plugin.storage.kept_state import Standing, damage_of, read_stand
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
 
-_ANEW = "train anew with --overwrite"
+_ANEW = "start over with --overwrite"
 
 
 @dataclass
@@ -21,11 +21,11 @@ class Kept:
     """What an earlier run left in the output folder.
 
     Attributes:
-        standing: where it stands, and `state` the folder of that state; None where it has kept
-            none, or has been finished.
+        standing: where it stands, and `state` the folder of that state; None where it kept none,
+            or is finished.
         finished: it has nothing more to do.
-        fingerprint: what it was begun with; None where that is not known.
-        lines: what to tell the user.
+        fingerprint: what it started with; None where that is unknown.
+        lines: what to print for the user.
     """
 
     standing: Standing | None
@@ -36,27 +36,27 @@ class Kept:
 
 
 def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
-    """Looks for a run of this recipe and for a state without damage, and tidies up after a kill.
+    """Looks for a run of this recipe with an undamaged state, and tidies up after a kill.
 
     Every byte of the state is checked here, before anything is loaded from it.
 
     Args:
-        recipe_yaml: the recipe that is asked for, as `to_yaml` writes it.
+        recipe_yaml: the recipe to be run, as `to_yaml` writes it.
     Raises:
-        DistillensError: the run there is one of another recipe or number of processes, or what it
-            left is damaged so that it cannot be gone on with.
+        DistillensError: the run there has another recipe or another number of processes, or is too
+            damaged to be resumed.
     """
     if run_folder.is_half_cleared(folder):
-        line = f"{folder}: an earlier run was being replaced when that was cut off; starting anew"
+        line = f"{folder}: replacing an earlier run was interrupted; starting from step 0"
         return Kept(None, None, False, None, [line])
     lines = run_folder.tidy(folder)
     if (folder / run_folder.SUMMARY).is_file():
         _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
         _check_summary(folder / run_folder.SUMMARY)
         fingerprint = _read_fingerprint(folder)
-        # It was killed when all was done but this.
+        # It was killed just before this last act.
         run_folder.remove_states(folder)
-        lines.append(f"{folder}: this run is finished; there is nothing to go on with")
+        lines.append(f"{folder}: this run is already finished; nothing to resume")
         return Kept(None, None, True, fingerprint, lines)
     state = _whole_state(folder, lines)
     if state is None:
@@ -65,8 +65,8 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     _check_same_recipe(standing.recipe, recipe_yaml, folder)
     if standing.num_processes != num_processes:
         raise DistillensError(
-            f"--resume: the run in {folder} had {standing.num_processes} processes, found "
-            f"{num_processes}; start as many, or {_ANEW}"
+            f"--resume: the run in {folder} used {standing.num_processes} processes, found "
+            f"{num_processes}; launch the same number, or {_ANEW}"
         )
     _check_best(folder, standing)
     return Kept(standing, state, False, standing.fingerprint, lines)
@@ -76,7 +76,7 @@ def put_records_back(folder: Path, kept: Kept) -> list[str]:
     """Makes recipe.yaml, fingerprint.json and metrics.jsonl what they were when the state was kept.
 
     Returns:
-        A line for each that had been cut, changed or lost.
+        A line for each file that was truncated, changed or lost.
     """
     standing, state = kept.standing, kept.state
     assert standing is not None
@@ -89,12 +89,12 @@ def put_records_back(folder: Path, kept: Kept) -> list[str]:
     for name, text in texts.items():
         if _read(folder / name) != text.encode():
             write_text(folder / name, text)
-            lines.append(f"{folder / name}: was damaged or missing; put back as the state has it")
+            lines.append(f"{folder / name}: was damaged or missing; restored from the state")
     metrics = _read(state / run_folder.METRICS)
     if metrics is not None and not (_read(folder / run_folder.METRICS) or b"").startswith(metrics):
         write_bytes(folder / run_folder.METRICS, metrics)
-        told = folder / run_folder.METRICS
-        lines.append(f"{told}: was damaged or missing; put back as the state has it")
+        path = folder / run_folder.METRICS
+        lines.append(f"{path}: was damaged or missing; restored from the state")
     return lines
 
 
@@ -119,26 +119,27 @@ def _whole_state(folder: Path, lines: list[str]) -> Path | None:
         damage = damage_of(state)
         if damage is None:
             if damages:
-                told = damages[newest]
-                lines.append(f"{newest}: {told}; going on from the state before it, {before}")
+                lines.append(f"{newest}: {damages[newest]}; resuming from the one before, {before}")
             elif state == before:
-                lines.append(f"{newest}: is missing; going on from the state before it, {before}")
+                lines.append(f"{newest}: is missing; resuming from the one before, {before}")
             return state
         damages[state] = damage
     if damages:
-        told = "; ".join(f"{state}: {damage}" for state, damage in damages.items())
-        raise DistillensError(f"--resume: no state is whole ({told}); put it back, or {_ANEW}")
+        found = "; ".join(f"{state}: {damage}" for state, damage in damages.items())
+        raise DistillensError(
+            f"--resume: every state is damaged ({found}); restore one, or {_ANEW}"
+        )
     return None
 
 
 def _without_state(folder: Path, recipe_yaml: str, lines: list[str]) -> Kept:
-    """An earlier run was cut off before it kept a state, or there was none at all."""
+    """An earlier run was interrupted before it kept a state, or there was none at all."""
     if not folder.is_dir() or not any((folder / name).exists() for name in run_folder.OWN):
         return Kept(None, None, False, None, lines)
     _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
     lines.append(
-        f"{folder}: the run there was cut off before it kept a state (it keeps one after each "
-        "epoch, unless resumable is false); starting anew from step 0"
+        f"{folder}: the run there was interrupted before it kept a state (it keeps one after each "
+        "epoch, unless resumable is false); starting from step 0"
     )
     return Kept(None, None, False, None, lines)
 
@@ -149,8 +150,8 @@ def _check_best(folder: Path, standing: Standing) -> None:
     best_step = standing.history["best_step"]
     if best_step != standing.step and not any(best.glob("*.safetensors")):
         raise DistillensError(
-            f"--resume: {best} is missing or empty, and step {best_step} was the best so far; put "
-            f"it back, or {_ANEW}"
+            f"--resume: {best} is missing or empty, and step {best_step} was the best so far; "
+            f"restore it, or {_ANEW}"
         )
 
 
@@ -173,10 +174,10 @@ def _check_summary(path: Path) -> None:
     try:
         if isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
             return
-        reason = "it is no JSON object"
+        reason = "it is not a JSON object"
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
-    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); restore it, or {_ANEW}")
 
 
 def _read_recipe(folder: Path) -> str:
@@ -185,15 +186,15 @@ def _read_recipe(folder: Path) -> str:
         text = path.read_text(encoding="utf-8")
         if isinstance(_parse(text), dict):
             return text
-        reason = "it is no recipe"
+        reason = "it is not a recipe"
     except FileNotFoundError as error:
         raise DistillensError(
-            f"--resume: {path} is missing, so that nothing says whose run this is; put it back, or "
-            f"{_ANEW}"
+            f"--resume: {path} is missing, so it is unknown which recipe this run has; restore it, "
+            f"or {_ANEW}"
         ) from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); restore it, or {_ANEW}")
 
 
 def _parse(text: str) -> Any:
@@ -212,11 +213,11 @@ def _read_fingerprint(folder: Path) -> Fingerprint | None:
         reason = "it has other keys"
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = str(error)
-    raise DistillensError(f"--resume: {path} cannot be read ({reason}); put it back, or {_ANEW}")
+    raise DistillensError(f"--resume: {path} cannot be read ({reason}); restore it, or {_ANEW}")
 
 
 def _check_same_recipe(before: str, now: str, folder: Path) -> None:
-    """Refuses to go on with a run of another recipe; where and what it keeps does not matter.
+    """Refuses to resume a run of another recipe; where and what it keeps does not matter.
 
     Raises:
         DistillensError: naming the first key that differs.
@@ -224,8 +225,8 @@ def _check_same_recipe(before: str, now: str, folder: Path) -> None:
     difference = _difference(_parse(before), _parse(now), "")
     if difference is not None:
         raise DistillensError(
-            f"--resume: {folder / run_folder.RECIPE} is of another recipe ({difference}); "
-            f"put it back, name another folder with --output_dir, or {_ANEW}"
+            f"--resume: {folder / run_folder.RECIPE} is another recipe ({difference}); use that "
+            f"one, name another folder with --output_dir, or {_ANEW}"
         )
 
 

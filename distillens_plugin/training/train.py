@@ -1,16 +1,13 @@
-"""One whole run: data, models, box and training, with every mistake found before it starts."""
+"""One whole run: data, models, box, training. Every mistake is found before training starts."""
 
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
-from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
-from distillens_plugin.experiment.data import load_data
+from distillens_plugin.experiment.data import RunData, load_data
 from distillens_plugin.experiment.experiment import Experiment
-from distillens_plugin.models.loading import num_parameters
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.full_form import to_yaml
@@ -25,20 +22,18 @@ from distillens_plugin.storage.fingerprint import (
 from distillens_plugin.storage.kept_state import Standing, check_can_be_kept, load_state
 from distillens_plugin.storage.main_process import on_main_process, say, say_all
 from distillens_plugin.storage.run_lock import locked_output
+from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
 from eval_harness.shared.files.atomic import write_text
 
-# Tokenizer, training and validation data.
-Data = tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]
-
 
 def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False) -> int:
-    """Trains what the recipe says and fills `folder`.
+    """Trains as the recipe says and fills `folder`.
 
     Args:
-        overwrite: replace a run that is there.
-        resume: go on with it from its last whole epoch; start where there is none.
+        overwrite: replace an existing run.
+        resume: continue it from its last complete epoch; start one where there is none.
     Raises:
         DistillensError: a mistake in recipe, data, models or output folder, before training starts.
         RunFailure: training, saving or writing failed.
@@ -73,7 +68,7 @@ def _train_locked(
 
         say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
     standing = _put_back(experiment, folder, kept)
-    # Only now that everything else stands is an earlier run replaced.
+    # An earlier run is replaced only now, when nothing else can fail.
     if standing is None:
         on_main_process(accelerator, lambda: _prepare(folder, recipe_yaml, fingerprint))
         say_all(accelerator, _nothing_kept(experiment))
@@ -84,7 +79,7 @@ def _train_locked(
     return 0
 
 
-def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> Data:
+def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> RunData:
     """Loads tokenizer and data, and prints the data's counts."""
     data = load_data(recipe)
     for dataset in data[1:]:
@@ -94,7 +89,7 @@ def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> Data:
     return data
 
 
-def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: Data) -> Experiment:
+def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: RunData) -> Experiment:
     """Loads models, and prints the sizes."""
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
@@ -107,15 +102,15 @@ def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:
 
 
 def _fingerprint(
-    recipe: Recipe, data: Data, accelerator: Accelerator, folder: Path, kept: Kept | None
+    recipe: Recipe, data: RunData, accelerator: Accelerator, folder: Path, kept: Kept | None
 ) -> Fingerprint:
-    """What the run learns from; it must be what an earlier run here was begun with."""
+    """What the run learns from; must equal what an earlier run here started with."""
     fingerprint = make_fingerprint(recipe, data[1], data[2], accelerator.device)
     if kept is not None and kept.fingerprint is not None:
         check_same_inputs(kept.fingerprint, fingerprint, folder)
-        told = changed_surroundings(kept.fingerprint, fingerprint)
-        if told is not None and not kept.finished:
-            kept.lines.append(told)
+        change = changed_surroundings(kept.fingerprint, fingerprint)
+        if change is not None and not kept.finished:
+            kept.lines.append(change)
     return fingerprint
 
 
@@ -127,7 +122,7 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
     load_state(kept.state, accelerator, experiment.box)
     say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
     standing = kept.standing
-    say(accelerator, f"going on after epoch {standing.epoch}, step {standing.step}")
+    say(accelerator, f"resuming after epoch {standing.epoch}, step {standing.step}")
     return standing
 
 
@@ -138,47 +133,10 @@ def _prepare(folder: Path, recipe_yaml: str, fingerprint: Fingerprint) -> None:
 
 
 def _nothing_kept(experiment: Experiment) -> list[str]:
-    """Says so where a run that is cut off could not be gone on with."""
+    """A note where an interrupted run could not be resumed."""
     if not experiment.recipe.resumable or experiment.num_steps > experiment.steps_per_epoch:
         return []
     return [
-        "note: a state for --resume is kept after each epoch, and this run has one: cut off "
-        "before its end, it would start anew"
+        "note: --resume continues from the end of an epoch, and this run has only one epoch: if "
+        "interrupted, it starts again from step 0"
     ]
-
-
-def describe_models(experiment: Experiment) -> str:
-    """Sizes of student and teacher, the layer pairs and the length of the run."""
-    recipe, accelerator = experiment.recipe, experiment.accelerator
-    student = experiment.student
-    lines = [
-        f"student: {num_parameters(student):,} parameters, "
-        f"{num_parameters(student, trainable=True):,} trained, "
-        f"{experiment.student_anatomy.num_layers} layers x {experiment.student_anatomy.width}"
-    ]
-    if experiment.teacher is not None and experiment.teacher_anatomy is not None:
-        lines.append(
-            f"teacher: {num_parameters(experiment.teacher):,} parameters, "
-            f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
-        )
-    for name, (term, weight) in experiment.box.criterion.term_dict.items():
-        if hasattr(term, "pairs") and experiment.teacher_anatomy is not None:
-            pairs = term.pairs(
-                experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers
-            )
-            shown = " ".join(f"{a}-{b}" for a, b in pairs)
-            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
-    if recipe.train.on_policy is not None:
-        settings = recipe.train.on_policy
-        lines.append(
-            f"on-policy: the student answers {settings.share:.0%} of the rows itself "
-            f"({settings.schedule})"
-        )
-    batch = recipe.train.train_data_loader.kwargs.batch_size or 1
-    lines.append(
-        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
-        f"{batch} rows x {accelerator.num_processes} processes x "
-        f"{recipe.train.optimizer.grad_accum_step} batches a step; {accelerator.device}, "
-        f"precision {recipe.mixed_precision}"
-    )
-    return "\n".join(lines)

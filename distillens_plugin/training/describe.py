@@ -1,0 +1,49 @@
+"""What a run says of itself before its first step: models, layer pairs, length."""
+
+from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.losses.term import terms_of
+from distillens_plugin.models.loading import num_parameters
+
+
+def describe_models(experiment: Experiment) -> str:
+    """Sizes of student and teacher, the layer pairs and the length of the run."""
+    recipe, accelerator = experiment.recipe, experiment.accelerator
+    student = experiment.student
+    lines = [
+        f"student: {num_parameters(student):,} parameters, "
+        f"{num_parameters(student, trainable=True):,} trained, "
+        f"{experiment.student_anatomy.num_layers} layers x {experiment.student_anatomy.width}"
+    ]
+    if experiment.teacher is not None and experiment.teacher_anatomy is not None:
+        lines.append(
+            f"teacher: {num_parameters(experiment.teacher):,} parameters, "
+            f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
+        )
+    lines += _describe_pairs(experiment)
+    if recipe.train.on_policy is not None:
+        settings = recipe.train.on_policy
+        lines.append(
+            f"on-policy: the student answers {settings.share:.0%} of the rows itself "
+            f"({settings.schedule})"
+        )
+    batch = recipe.train.train_data_loader.kwargs.batch_size or 1
+    lines.append(
+        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
+        f"{batch} rows x {accelerator.num_processes} processes x "
+        f"{recipe.train.optimizer.grad_accum_step} batches a step; {accelerator.device}, "
+        f"precision {recipe.mixed_precision}"
+    )
+    return "\n".join(lines)
+
+
+def _describe_pairs(experiment: Experiment) -> list[str]:
+    """A line for each loss term that compares layers."""
+    if experiment.teacher_anatomy is None:
+        return []
+    depths = (experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers)
+    lines = []
+    for name, weighted in terms_of(experiment.box.criterion).items():
+        shown = " ".join(f"{a}-{b}" for a, b in weighted.term.pairs(*depths))
+        if shown:
+            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weighted.factor}")
+    return lines
