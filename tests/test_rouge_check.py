@@ -7,7 +7,7 @@ from run_process import change, distillens
 from tiny_run import tiny_recipe
 
 from distillens_plugin.preflight.rouge_check import check_rouge_words
-from distillens_plugin.training.trainer import History
+from distillens_plugin.training.history import History
 from eval_harness.errors import DistillensError
 
 WHERE = "r.yaml: datasets.validation"

@@ -173,7 +173,7 @@ def test_keys_of_foreign_losses_and_optimizers_pass_through(tmp_path):
     assert recipe.train.criterion.kwargs.sub_terms["kd"].criterion.kwargs == {"alpha": 3}
     assert recipe.train.optimizer.kwargs == {"lr": 0.1, "momentum": 0.9}
     assert recipe.train.scheduler.kwargs == {"step_size": 3}
-    assert not recipe.train.scheduler.is_own
+    assert not recipe.train.scheduler.own_key
 
 
 def test_the_learning_rate_of_a_foreign_optimizer_is_checked_too(tmp_path):
@@ -237,7 +237,7 @@ def test_every_divergence_of_the_loss_is_known_and_no_other():
     ],
 )
 def test_what_the_schema_takes_the_loss_takes(tmp_path, options):
-    from distillens_plugin.losses.lens import LogitsKD
+    from distillens_plugin.losses.final_logits import LogitsKD
 
     recipe = load_recipe(write_recipe(tmp_path), [f"{KD}={options}"])
     kwargs = recipe.train.criterion.kwargs.sub_terms["kd"].criterion.kwargs

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillens_plugin.data.supervision import IGNORED, find_supervised
+from distillens_plugin.data.supervision import IGNORED, Targets, find_supervised
 from eval_harness.errors import DistillensError
+
+# `input_ids` and `attention_mask`, both [B, T] int64, and where they are supervised.
+Batch = tuple[dict[str, Tensor], Targets]
 
 # Tensor cores want sizes that are multiples of 8; it also means fewer shapes to compile for.
 _MULTIPLE = 8
@@ -15,7 +18,7 @@ _MULTIPLE = 8
 _NUMBER_KEYS = ("index", "idx")
 
 
-def collate(examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def collate(examples: Sequence[Mapping[str, Any]]) -> Batch:
     """torchdistill's `collate_fn: distillens.collate`: a right-padded batch and its targets.
 
     T is the longest row, rounded up to a multiple of 8 but not beyond the rows' `max_length`.
@@ -29,9 +32,7 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], d
             are left out.
     Returns:
         batch: `input_ids` and `attention_mask`, [B, T] int64.
-        targets: `labels` [B, T] int64 (-100 where nothing is supervised), `positions` [N] int64
-            into the flattened [B * T] grid whose *next* token is supervised, `next_tokens` [N]
-            int64 those tokens, `row_ids` B strings.
+        targets: labels, and where they lie (`supervision.Targets`).
     Raises:
         DistillensError: no rows, or one whose columns are missing or of unlike length.
     """
@@ -51,7 +52,7 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], d
         attention_mask[place, : len(ids)] = 1
         labels[place, : len(ids)] = own_labels
     positions, next_tokens = find_supervised(labels)
-    targets = {
+    targets: Targets = {
         "labels": labels,
         "positions": positions,
         "next_tokens": next_tokens,

@@ -8,7 +8,7 @@ positions ever reach an unembedding.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,6 +16,25 @@ from torch import Tensor
 from eval_harness.errors import DistillensError
 
 IGNORED = -100
+
+
+class Targets(TypedDict):
+    """torchdistill's `targets` as `distillens.collate` makes them; a plain dict at run time.
+
+    Attributes:
+        labels: [B, T] int64, -100 where nothing is supervised.
+        positions: [N] int64, into the flattened [B * T] grid; the *next* token is supervised.
+        next_tokens: [N] int64, the token that follows each position.
+        row_ids: of the B rows.
+        num_supervised: the N of the whole accumulation window, over all its batches and all ranks,
+            at least 1; set by the runner.
+    """
+
+    labels: Tensor
+    positions: Tensor
+    next_tokens: Tensor
+    row_ids: list[str]
+    num_supervised: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -57,12 +76,11 @@ def find_supervised(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     return positions, following[positions]
 
 
-def supervised_from_targets(targets: Any) -> Supervised:
+def supervised_from_targets(targets: object) -> Supervised:
     """Reads what a collate function put into torchdistill's `targets`.
 
     Args:
-        targets: what `distillens.collate` makes (a mapping with `positions`, `next_tokens` and
-            perhaps `num_supervised`), or a mapping with `labels`, or a [B, T] label tensor.
+        targets: `Targets`, or a mapping with `labels`, or a [B, T] label tensor.
     Raises:
         DistillensError: anything else.
     """

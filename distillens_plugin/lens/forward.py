@@ -13,161 +13,17 @@ positions only. Where somebody's hook reads the head's output, the model runs wi
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.data.supervision import Supervised, supervised_from_targets
-from distillens_plugin.lens.discovery import (
-    Lens,
-    find_anatomy,
-    hidden_states_of,
-    plain_model,
-    supports_headless,
-    unwrap,
-)
+from distillens_plugin.lens.discovery import find_anatomy, supports_headless
 from distillens_plugin.lens.head_hooks import head_reader
-from distillens_plugin.lens.layers import layer_to_hook
+from distillens_plugin.lens.output import LensOutput
+from distillens_plugin.lens.probe import hidden_states_of, plain_model, unwrap
+from distillens_plugin.lens.readout import Lens
 from eval_harness.errors import DistillensError
-
-
-def rows_at(hidden_BTD: Tensor, supervised: Supervised) -> Tensor:
-    """The hidden states of the supervised positions: [B, T, D] -> [N, D]."""
-    return hidden_BTD.flatten(0, -2).index_select(0, supervised.to(hidden_BTD.device).positions)
-
-
-class LensRows:
-    """What a loss reads a model through: the rows that the model's own head takes.
-
-    `LensOutput` takes them from a forward pass; the teacher cache reads them from disk.
-
-    Attributes:
-        lens: final norm and unembedding of the model.
-    """
-
-    lens: Lens
-
-    def final_rows(self, supervised: Supervised) -> Tensor:
-        """[N, D_head] rows of the final hidden states at the supervised positions."""
-        raise NotImplementedError
-
-    def layer_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised, *, norm: str
-    ) -> Tensor:
-        """[N, D_head] rows of one layer, through the readout."""
-        raise NotImplementedError
-
-    def hidden_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
-    ) -> Tensor:
-        """[N, D] rows of one layer as they are, before any norm."""
-        raise NotImplementedError
-
-
-class LensOutput(LensRows):
-    """What `distillens.forward` returns: hidden states and the model's own readout.
-
-    Attributes:
-        lens: final norm and unembedding of the model that ran.
-        last_hidden: [B, T, D], what the head reads (already normed).
-        autocast_dtype: the type the model's matrix products ran in under autocast, else None.
-        targets: what came inside the batch, for a loop that has no targets of its own, else None.
-    """
-
-    def __init__(
-        self,
-        lens: Lens,
-        last_hidden: Tensor,
-        logits: Tensor | None,
-        autocast_dtype: torch.dtype | None,
-        targets: Any = None,
-    ) -> None:
-        self.lens = lens
-        self.last_hidden = last_hidden
-        self.autocast_dtype = autocast_dtype
-        self.targets = targets
-        self._logits = logits
-        self._final_rows: tuple[Supervised, Tensor] | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.last_hidden.device
-
-    @property
-    def logits(self) -> Tensor:
-        """[B, T, V], kept by `distillens.forward_with_logits`.
-
-        Raises:
-            DistillensError: the model ran without them.
-        """
-        if self._logits is None:
-            raise DistillensError(
-                "a loss reads the logits of distillens.forward, which runs the model without them; "
-                "set forward_proc: distillens.forward_with_logits"
-            )
-        return self._logits
-
-    def supervised(self, targets: Any) -> Supervised:
-        """The supervised positions of the step, on the model's device.
-
-        Args:
-            targets: the box's; where they are None, those that came inside the batch.
-        Raises:
-            DistillensError: there are neither, or they are nothing that has labels.
-        """
-        return supervised_from_targets(self.targets if targets is None else targets).to(self.device)
-
-    @classmethod
-    def __torch_function__(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        """A loss of torch's or torchdistill's that was given the output itself, module path '.'."""
-        raise DistillensError(
-            "a loss takes the model's output '.' for a tensor, and distillens.forward returns no "
-            "tensor; let it read the head: forward_hook: {output: [lm_head]} and that module path"
-        )
-
-    def __truediv__(self, other: Any) -> NoReturn:
-        self.__torch_function__()
-
-    def final_rows(self, supervised: Supervised) -> Tensor:
-        """[N, D] rows that the head reads; terms of one step get one tensor and share its GEMM."""
-        if self._final_rows is None or self._final_rows[0].positions is not supervised.positions:
-            self._final_rows = (supervised, rows_at(self.last_hidden, supervised))
-        return self._final_rows[1]
-
-    def layer_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised, *, norm: str
-    ) -> Tensor:
-        """[N, D] rows of one layer, through the readout: the lens's inputs to the unembedding.
-
-        Args:
-            io_dict: torchdistill's record of what the hooks saw.
-            layer: k for the residual stream after k blocks, or a module path.
-            norm: `identity` or `final`.
-        """
-        return self.lens.apply_readout(self.hidden_rows(io_dict, layer, supervised), norm=norm)
-
-    def hidden_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
-    ) -> Tensor:
-        """[N, D] rows of one layer as they are, before any norm."""
-        return rows_at(hooked(io_dict, layer, self.lens.blocks_path), supervised)
-
-
-def hooked(io_dict: dict[str, Any], layer: int | str, blocks_path: str) -> Tensor:
-    """The [B, T, D] residual stream that torchdistill's forward hook recorded for a layer.
-
-    Raises:
-        DistillensError: the recipe installs no such hook; the line says which one to add.
-    """
-    kind, path = ("output", layer) if isinstance(layer, str) else layer_to_hook(layer, blocks_path)
-    hidden = hidden_states_of(io_dict.get(path, {}).get(kind))
-    if hidden is None:
-        raise DistillensError(
-            f"the loss needs the {kind} of module {path!r} (layer {layer}), and no hook "
-            f"recorded it: add it to forward_hook: {{{kind}: [{path}]}} in the recipe"
-        )
-    return hidden
 
 
 class _Reader:
@@ -184,7 +40,7 @@ class _Reader:
         # A weak reference: the hook lives in the model, and must not keep its reader's model alive.
         reader = weakref.ref(self)
 
-        def keep(module: nn.Module, args: object, output: Any) -> None:
+        def keep(module: nn.Module, args: object, output: object) -> None:
             this, hidden = reader(), hidden_states_of(output)
             if this is not None and hidden is not None:
                 device_type = hidden.device.type
@@ -215,17 +71,17 @@ def reader_of(model: nn.Module) -> _Reader:
     return _readers[bare]
 
 
-def _run(model: nn.Module, batch: Any, *, with_logits: bool) -> LensOutput:
-    batch, own_targets = _inputs(batch)
+def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
+    given, own_targets = _inputs(batch)
     reader = reader_of(model)
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
         model.eval()
-    inputs: dict[str, Any] = {**batch, "use_cache": False}
+    inputs: dict[str, Any] = {**given, "use_cache": False}
     with_logits = with_logits or _must_have_logits(model, reader)
     if reader.headless and not with_logits:
         inputs["logits_to_keep"] = torch.empty(
-            0, dtype=torch.long, device=batch["input_ids"].device
+            0, dtype=torch.long, device=given["input_ids"].device
         )
     output = model(**inputs)
     last_hidden, autocast_dtype = reader.pop()
@@ -233,12 +89,12 @@ def _run(model: nn.Module, batch: Any, *, with_logits: bool) -> LensOutput:
     return LensOutput(reader.lens, last_hidden, logits, autocast_dtype, own_targets)
 
 
-def _inputs(batch: Any) -> tuple[dict[str, Tensor], Any]:
+def _inputs(batch: object) -> tuple[dict[str, Tensor], object]:
     """What the model is called with, and the targets inside the batch, or None.
 
     Labels are kept from the model, which would compute a loss of its own on all logits.
     """
-    targets = None
+    targets: object = None
     if isinstance(batch, tuple | list) and len(batch) == 2:
         # A loop without targets hands on what distillens.collate gives as it is.
         batch, targets = batch
@@ -277,9 +133,9 @@ def _must_have_logits(model: nn.Module, reader: _Reader) -> bool:
 def forward(
     model: nn.Module,
     sample_batch: dict[str, Tensor],
-    targets: Any = None,
-    supp_dict: Any = None,
-    **kwargs: Any,
+    targets: object = None,
+    supp_dict: object = None,
+    **kwargs: object,
 ) -> LensOutput:
     """torchdistill's `forward_proc: distillens.forward`: the model without its head.
 
@@ -296,9 +152,9 @@ def forward(
 def forward_with_logits(
     model: nn.Module,
     sample_batch: dict[str, Tensor],
-    targets: Any = None,
-    supp_dict: Any = None,
-    **kwargs: Any,
+    targets: object = None,
+    supp_dict: object = None,
+    **kwargs: object,
 ) -> LensOutput:
     """`forward_proc: distillens.forward_with_logits`: also keeps [B, T, V] logits, for terms of
     your own.

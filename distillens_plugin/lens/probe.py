@@ -124,17 +124,24 @@ class Trace:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, no compilation; every module's train mode is restored after."""
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; every module's own train mode is restored after."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # Compiled code would not run hooks set after compiling it.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """`in_eval_mode`, and no compilation."""
+    # Compiled code would not run hooks set after compiling it.
+    with in_eval_mode(model), torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:

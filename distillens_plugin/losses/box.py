@@ -18,10 +18,11 @@ class Loader(Protocol):
 
 
 class Box(Protocol):
-    """A DistillationBox, or a TrainingBox: that one has `model` in place of the names below.
+    """A DistillationBox, or a TrainingBox.
 
     Attributes:
         criterion: a loss of the high-level registry, ours or somebody else's.
+        model: of a TrainingBox, which has none of the following.
         student_model, teacher_model, teacher_updatable, teacher_forward_proc: with a teacher only.
         teacher_io_dict: what the hooks of the teacher's modules recorded, by module path.
         grad_accum_step: batches of an accumulation window.
@@ -41,9 +42,15 @@ class Box(Protocol):
     pre_epoch_process: Callable[..., None]
     post_epoch_process: Callable[..., None]
     forward_process: Callable[..., Tensor]
+    model: nn.Module
     student_model: nn.Module
     teacher_model: nn.Module
     teacher_updatable: bool
     teacher_forward_proc: Callable[..., Any]
     teacher_io_dict: dict[str, dict[str, Any]]
     get_teacher_output: Callable[..., Any]
+
+
+def trained_model(box: Box) -> nn.Module:
+    """The (wrapped) model that a DistillationBox or a TrainingBox trains."""
+    return box.student_model if hasattr(box, "student_model") else box.model

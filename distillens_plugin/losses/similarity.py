@@ -8,7 +8,7 @@ Legend: N supervised positions, D width.
 import torch
 from torch import Tensor
 
-from distillens_plugin.losses.hidden import HiddenTerm
+from distillens_plugin.losses.hidden_term import HiddenTerm
 
 
 class GramAlignment(HiddenTerm):
@@ -23,6 +23,7 @@ class GramAlignment(HiddenTerm):
     """
 
     default_name = "gram"
+    where = "distillens.gram"
 
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         left = torch.nn.functional.normalize(student_ND, dim=-1)
@@ -42,6 +43,7 @@ class CKA(HiddenTerm):
     """
 
     default_name = "cka"
+    where = "distillens.cka"
 
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         left = student_ND - student_ND.mean(0)

@@ -6,37 +6,23 @@ that `criterion.parameters()` is empty. `distillens.pre_epoch` calls `adopt`;
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.lens.discovery import unwrap
-from distillens_plugin.lens.forward import reader_of
-from distillens_plugin.lens.layers import Layer
-from distillens_plugin.lens.probe import hidden_states_of, trace_forward
-from distillens_plugin.losses.hidden import ProjectedTerm
+from distillens_plugin.losses.box import Box, trained_model
+from distillens_plugin.losses.term import terms_of
 
 
-def adopt(box: Any) -> None:
+def adopt(box: Box) -> None:
     """Builds what the terms train, and puts it into the optimizer; a second call changes nothing.
 
     Matrices join the optimizer's first group of parameters and vectors its last: with
     `distillens.adamw` those with and without weight decay. So they share learning rate, schedule,
     clipping and loss scaling with the student.
     """
-    for term, _ in _terms(box.criterion).values():
-        if isinstance(term, ProjectedTerm) and term.projections is None:
-            student, teacher = box.student_model, box.teacher_model
-            pairs = term.pairs(
-                reader_of(student).lens.num_layers, reader_of(teacher).lens.num_layers
-            )
-            widths = zip(
-                _widths(student, [a for a, _ in pairs]),
-                _widths(teacher, [b for _, b in pairs]),
-                strict=True,
-            )
-            term.build(list(widths), next(student.parameters()).device)
+    for weighted in terms_of(box.criterion).values():
+        weighted.term.prepare(trained_model(box), getattr(box, "teacher_model", None))
     groups = box.optimizer.param_groups
     known = {id(p) for group in groups for p in group["params"]}
     for parameter in loss_parameters(box.criterion).values():
@@ -44,17 +30,16 @@ def adopt(box: Any) -> None:
             groups[0 if parameter.dim() >= 2 else -1]["params"].append(parameter)
 
 
-def loss_parameters(criterion: Any) -> dict[str, nn.Parameter]:
+def loss_parameters(criterion: object) -> dict[str, nn.Parameter]:
     """What the loss itself trains, by name: `mse.projections.0.weight`."""
     return {
         f"{name}.{inner}": parameter
-        for name, (term, _) in _terms(criterion).items()
-        for inner, parameter in term.named_parameters()
-        if parameter.requires_grad
+        for name, weighted in terms_of(criterion).items()
+        for inner, parameter in weighted.term.trained().items()
     }
 
 
-def average_gradients(box: Any) -> None:
+def average_gradients(box: Box) -> None:
     """The mean over the ranks, as DDP takes it for the student. Call it before clipping."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
@@ -72,7 +57,7 @@ def average_gradients(box: Any) -> None:
         parameter.grad = mean.view_as(parameter).clone()
 
 
-def loss_state(criterion: Any) -> dict[str, Tensor]:
+def loss_state(criterion: object) -> dict[str, Tensor]:
     """The parameters of the loss as they are now, on the CPU."""
     return {
         name: parameter.detach().cpu().contiguous()
@@ -80,7 +65,7 @@ def loss_state(criterion: Any) -> dict[str, Tensor]:
     }
 
 
-def load_loss_state(criterion: Any, state: Mapping[str, Tensor]) -> None:
+def load_loss_state(criterion: object, state: Mapping[str, Tensor]) -> None:
     """Puts back what `loss_state` gave.
 
     Raises:
@@ -92,22 +77,3 @@ def load_loss_state(criterion: Any, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
-
-
-def _terms(criterion: Any) -> dict[str, Any]:
-    """A high-level loss of somebody else's may have no terms."""
-    return getattr(criterion, "term_dict", {})
-
-
-def _widths(model: nn.Module, layers: list[Layer]) -> list[int]:
-    """Width of each layer's hidden states; a module path is looked at in a probe forward."""
-    width = reader_of(model).lens.anatomy.width
-    if all(isinstance(layer, int) for layer in layers):
-        return [width] * len(layers)
-    trace = trace_forward(unwrap(model))
-    widths = []
-    for layer in layers:
-        calls = trace.of(layer) if isinstance(layer, str) else []
-        hidden = hidden_states_of(calls[0].output) if calls else None
-        widths.append(width if hidden is None else hidden.shape[-1])
-    return widths

@@ -6,19 +6,17 @@ is called as torchdistill would. Each term's value is kept for the log.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchdistill.losses.high_level import AbstractLoss
+from torch import Tensor, nn
 
-from distillens_plugin.fused import Group
-from distillens_plugin.losses.hidden import HiddenTerm
-from distillens_plugin.losses.lens import IoDict, LensTerm, lens_output, walk_terms
+from distillens_plugin.lens.output import IoDict
+from distillens_plugin.losses.reading import Reading
+from distillens_plugin.losses.term import evaluate, terms_of
 
 
-class WeightedSum(AbstractLoss):
+class WeightedSum(nn.Module):
     """A weighted sum of loss terms, with the terms of this package computed together.
 
     Args:
@@ -37,69 +35,28 @@ class WeightedSum(AbstractLoss):
         chunk_rows: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sub_terms=sub_terms, **kwargs)
+        # Not at the top: loading torchdistill registers this class (distillens_plugin/__init__.py).
+        from torchdistill.losses.high_level import AbstractLoss
+
+        super().__init__()
+        self.term_dict: dict[str, tuple[nn.Module, float]] = AbstractLoss(sub_terms).term_dict
         self.model_factor = (model_term or {}).get("weight")
         self.chunk_rows = chunk_rows
         self.last_terms: dict[str, Tensor] = {}
 
     def forward(
-        self, io_dict: dict[str, IoDict], model_loss_dict: dict[str, Tensor], targets: Any
+        self,
+        io_dict: Mapping[str, IoDict],
+        model_loss_dict: Mapping[str, Tensor],
+        targets: object,
     ) -> Tensor:
-        student_io, teacher_io = io_dict["student"], io_dict["teacher"]
-        self.last_terms = {}
-        total: Any = self._walk(student_io, teacher_io, targets)
-        for name, (term, factor) in self.term_dict.items():
-            if not isinstance(term, LensTerm):
-                value = self._alone(term, student_io, teacher_io, targets)
-                self.last_terms[name] = value.detach()
-                total = total + factor * value
-        model_loss = self._model_loss(model_loss_dict) * _share_of_window(targets)
-        return total + self._anchors(student_io) + model_loss
+        reading = Reading(io_dict["student"], io_dict["teacher"], targets)
+        result = evaluate(terms_of(self), reading, chunk_rows=self.chunk_rows)
+        self.last_terms = result.values
+        total = result.loss + self._model_loss(model_loss_dict) * reading.share_of_window
+        return torch.as_tensor(total)
 
-    def _alone(self, term: Any, student_io: IoDict, teacher_io: IoDict, targets: Any) -> Tensor:
-        if not isinstance(term, HiddenTerm):
-            return term(student_io, teacher_io, targets) * _share_of_window(targets)
-        student = lens_output(student_io, "student")
-        supervised = student.supervised(targets)
-        return term.value(student, student_io, teacher_io, supervised)
-
-    def _anchors(self, student_io: IoDict) -> Tensor | float:
-        """For terms that never read the final hidden states; one that does reaches every
-        parameter already.
-        """
-        terms = [t for t, _ in self.term_dict.values() if isinstance(t, LensTerm | HiddenTerm)]
-        if not terms:
-            return 0.0
-        student = lens_output(student_io, "student")
-        anchors = [term.anchor(student) for term in terms]
-        given = [anchor for anchor in anchors if anchor is not None]
-        return sum(given) if len(given) == len(terms) else 0.0
-
-    def _walk(self, student_io: IoDict, teacher_io: IoDict, targets: Any) -> Tensor | float:
-        terms = {n: (t, f) for n, (t, f) in self.term_dict.items() if isinstance(t, LensTerm)}
-        if not terms:
-            return 0.0
-        student = lens_output(student_io, "student")
-        supervised = student.supervised(targets)
-        groups: list[Group] = []
-        owned: dict[str, list[tuple[str, float, str]]] = {}
-        for name, (term, factor) in terms.items():
-            owned[name] = []
-            for group in term.groups(student, student_io, teacher_io, supervised):
-                # Two terms of one kind would otherwise meet under one name.
-                full_name = f"{name}:{group.name}"
-                owned[name].append((full_name, group.weight, group.name))
-                groups.append(replace(group, name=full_name, weight=group.weight * factor))
-        needs_teacher = any(term.needs_teacher for term, _ in terms.values())
-        teacher = lens_output(teacher_io, "teacher").lens.head() if needs_teacher else None
-        result = walk_terms(groups, student, teacher, chunk_rows=self.chunk_rows)
-        for name, (term, _) in terms.items():
-            term.last_values = {own: result.values[full] for full, _, own in owned[name]}
-            weighted = [weight * result.values[full] for full, weight, _ in owned[name]]
-            self.last_terms[name] = torch.stack(weighted).sum()
-        return result.loss
-
-    def _model_loss(self, losses: dict[str, Tensor]) -> Tensor | float:
+    def _model_loss(self, losses: Mapping[str, Tensor]) -> Tensor | float:
         if not self.model_factor:
             return 0.0
         if isinstance(self.model_factor, dict):
@@ -113,10 +70,13 @@ class WeightedSum(AbstractLoss):
         return "Loss = " + " + ".join(terms)
 
 
-def _share_of_window(targets: Any) -> float:
-    """What a loss that is a mean over its batch counts for where the runner sums over a window.
+def named_values(criterion: object) -> dict[str, Tensor]:
+    """Every loss term by its name in the recipe, and each layer pair as `term/a-b`; 0-d, detached.
 
-    The batch's supervised tokens over those of the window and all ranks; 1 where nothing is summed.
+    Under torchdistill's WeightedSumLoss a loss of somebody else's has no value here: nobody keeps
+    it.
     """
-    count = targets.get("num_supervised") if isinstance(targets, Mapping) else None
-    return 1.0 if count is None else targets["positions"].numel() / count
+    named: dict[str, Tensor] = {}
+    for name, weighted in terms_of(criterion).items():
+        named |= weighted.term.named_values(name)
+    return named | getattr(criterion, "last_terms", {})

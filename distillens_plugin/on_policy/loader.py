@@ -10,16 +10,16 @@ Legend: B rows, T tokens.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from distillens_plugin.data.collate import collate
+from distillens_plugin.data.collate import Batch, collate
 from distillens_plugin.data.examples import InstructionDataset
-from distillens_plugin.data.supervision import IGNORED
+from distillens_plugin.data.supervision import IGNORED, Targets
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.models.end_tokens import end_token_ids
@@ -28,8 +28,6 @@ from distillens_plugin.on_policy.samplers import Sampler, StudentSampler, hash_o
 from distillens_plugin.on_policy.server_sampler import ServerSampler
 from distillens_plugin.on_policy.vllm_client import VllmServer
 from eval_harness.errors import DistillensError
-
-Batch = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class Share:
@@ -150,7 +148,7 @@ class OnPolicyLoader:
                 self._sampler.start_step(step)
             yield self.with_samples(batch, targets)
 
-    def with_samples(self, batch: dict[str, Tensor], targets: dict[str, Any]) -> Batch:
+    def with_samples(self, batch: dict[str, Tensor], targets: Targets) -> Batch:
         """The batch with sampled answers in the chosen rows, on the same device."""
         row_ids = targets["row_ids"]
         lengths = batch["attention_mask"].sum(1).tolist()
@@ -179,7 +177,8 @@ class OnPolicyLoader:
         limits = {"pad_id": self._pad_id, "max_length": self.max_length}
         new_batch, new_targets = collate([{**row, **limits} for row in rows])
         device = batch["input_ids"].device
-        return _to(new_batch, device), {**targets, **_to(new_targets, targets["labels"].device)}
+        moved = cast(Targets, _to({**new_targets}, targets["labels"].device))
+        return _to(new_batch, device), {**targets, **moved}
 
     def _probe_ids(self, dataset: InstructionDataset) -> list[int]:
         """The longest row, as far as there is room for one more token."""

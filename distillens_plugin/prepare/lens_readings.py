@@ -15,7 +15,8 @@ from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.divergences import ForwardKL
 from distillens_plugin.fused import Group, Head, walk
 from distillens_plugin.fused.naive import head_logits
-from distillens_plugin.lens.forward import LensOutput, forward, reader_of, rows_at
+from distillens_plugin.lens.forward import forward, reader_of
+from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.streams import recorded_streams
 

@@ -23,7 +23,8 @@ from distillens_plugin.data.examples import DatasetSpec, InstructionDataset, loa
 from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.divergences import ForwardKL
 from distillens_plugin.fused import Group, walk
-from distillens_plugin.lens.forward import LensOutput, forward, reader_of, rows_at
+from distillens_plugin.lens.forward import forward, reader_of
+from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.lens.streams import recorded_streams
 from distillens_plugin.lens.translators import save_translators, weights_digest
@@ -224,43 +225,3 @@ def _run(
         output = forward(model, batch)
         streams = {layer: seen[layer] for layer in layers}
     return output, streams
-
-
-def tune_lens_command(arguments: Any) -> None:
-    """Runs the command's arguments and prints each layer's KL before and after."""
-    from distillens_plugin.models.loading import DTYPES
-    from distillens_plugin.recipe.schema.models import TeacherSpec
-
-    if arguments.dtype not in DTYPES:
-        raise DistillensError(f"--dtype {arguments.dtype}: expected one of {', '.join(DTYPES)}")
-    for name in ("num_steps", "batch_size", "lr"):
-        if not getattr(arguments, name) > 0:
-            raise DistillensError(f"--{name} {getattr(arguments, name)}: expected more than 0")
-    try:
-        layers = [int(k) for k in arguments.layers.split(",")] if arguments.layers else None
-    except ValueError as error:
-        raise DistillensError(f"--layers {arguments.layers}: expected layer numbers") from error
-    results = tune_lens(
-        TeacherSpec(name_or_path=arguments.teacher, dtype=arguments.dtype),
-        DatasetSpec(
-            arguments.data,
-            template=arguments.template,
-            max_length=arguments.max_length,
-            max_prompt_length=arguments.max_prompt_length,
-            num_rows=arguments.num_rows,
-            loss_on_prompt=arguments.loss_on_prompt,
-        ),
-        Path(arguments.output),
-        TuneSettings(
-            num_steps=arguments.num_steps,
-            batch_size=arguments.batch_size,
-            lr=arguments.lr,
-            seed=arguments.seed,
-            layers=layers,
-            device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        ),
-    )
-    print("layer  KL(final || logit lens)  KL(final || tuned lens), nats on held-out rows")
-    for result in results:
-        print(f"{result.layer:5d}  {result.kl_logit_lens:23.4f}  {result.kl_tuned_lens:23.4f}")
-    print(f"written to {arguments.output}")

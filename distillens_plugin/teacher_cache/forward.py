@@ -3,15 +3,16 @@
 Legend: B rows of a batch, T tokens, N supervised positions, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
-from distillens_plugin.lens.forward import LensOutput, LensRows, reader_of, rows_at
-from distillens_plugin.lens.layers import layer_to_hook
+from distillens_plugin.lens.forward import reader_of
+from distillens_plugin.lens.layers import Layer, layer_to_hook
+from distillens_plugin.lens.output import IoDict, LensOutput, LensRows, rows_at
 from distillens_plugin.lens.probe import hidden_states_of
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.teacher_cache.store import Store
@@ -20,7 +21,7 @@ from eval_harness.errors import DistillensError, RunFailure
 FINAL = "final"
 
 
-def state_name(layer: int | str, blocks_path: str) -> str:
+def state_name(layer: Layer, blocks_path: str) -> str:
     """The name under which a layer's residual stream is stored: `output:transformer.h.3`."""
     kind, path = ("output", layer) if isinstance(layer, str) else layer_to_hook(layer, blocks_path)
     return f"{kind}:{path}"
@@ -43,13 +44,11 @@ class CachedRows(LensRows):
         return self._rows(FINAL, supervised)
 
     def layer_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised, *, norm: str
+        self, io_dict: IoDict, layer: Layer, supervised: Supervised, *, norm: str
     ) -> Tensor:
         return self.lens.apply_readout(self.hidden_rows(io_dict, layer, supervised), norm=norm)
 
-    def hidden_rows(
-        self, io_dict: dict[str, Any], layer: int | str, supervised: Supervised
-    ) -> Tensor:
+    def hidden_rows(self, io_dict: IoDict, layer: Layer, supervised: Supervised) -> Tensor:
         return self._rows(state_name(layer, self.lens.blocks_path), supervised)
 
     def _rows(self, name: str, supervised: Supervised) -> Tensor:
@@ -81,7 +80,7 @@ class CachingForward:
         forward: Callable[..., LensOutput],
         store: Store,
         states: Sequence[str],
-        io_dict: dict[str, Any],
+        io_dict: dict[str, dict[str, Any]],
     ) -> None:
         self.forward = forward
         self.store = store
@@ -93,9 +92,9 @@ class CachingForward:
         self,
         model: nn.Module,
         sample_batch: dict[str, Tensor],
-        targets: Any = None,
-        supp_dict: Any = None,
-        **kwargs: Any,
+        targets: object = None,
+        supp_dict: object = None,
+        **kwargs: object,
     ) -> CachedRows:
         row_ids = _row_ids(targets)
         lens = reader_of(model).lens
@@ -114,7 +113,7 @@ class CachingForward:
         self,
         output: LensOutput,
         batch: dict[str, Tensor],
-        targets: Any,
+        targets: object,
         row_ids: Sequence[str],
     ) -> None:
         supervised = supervised_from_targets(targets)
@@ -137,11 +136,13 @@ class CachingForward:
         return hidden
 
 
-def _row_ids(targets: Any) -> Sequence[str]:
-    try:
-        return targets["row_ids"]
-    except (TypeError, KeyError, IndexError) as error:
+def _row_ids(targets: object) -> Sequence[str]:
+    row_ids: Sequence[str] | None = None
+    if isinstance(targets, Mapping):
+        row_ids = targets.get("row_ids")
+    if row_ids is None:
         raise DistillensError(
             "the teacher cache finds rows by their ids, and this collate function gives none; set "
             "train_data_loader.collate_fn: distillens.collate"
-        ) from error
+        )
+    return row_ids

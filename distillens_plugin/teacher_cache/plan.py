@@ -2,14 +2,17 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.data.supervision import IGNORED
 from distillens_plugin.lens.forward import forward
-from distillens_plugin.losses.hidden import HiddenTerm
-from distillens_plugin.losses.lens import DistillLensLoss, LensTerm
+from distillens_plugin.lens.readout import Anatomy
+from distillens_plugin.losses.box import Box
+from distillens_plugin.losses.term import terms_of
 from distillens_plugin.teacher_cache.codec import bytes_per_row
 from distillens_plugin.teacher_cache.forward import FINAL, state_name
 from eval_harness.errors import DistillensError
@@ -119,7 +122,7 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("shard-*.safetensors"))
 
 
-def _check_readers(box: Any, where: str) -> None:
+def _check_readers(box: Box, where: str) -> None:
     if box.teacher_updatable:
         raise DistillensError(
             f"{where}: the teacher is trained (train.teacher.requires_grad), so its states change; "
@@ -130,26 +133,25 @@ def _check_readers(box: Any, where: str) -> None:
             f"{where}: the cache keeps hidden states only; set train.teacher.forward_proc: "
             "distillens.forward or delete teacher_cache"
         )
-    for name, (term, _) in box.criterion.term_dict.items():
-        if not isinstance(term, LensTerm | HiddenTerm):
+    for name, weighted in terms_of(box.criterion).items():
+        if weighted.term.needs.activations:
             raise DistillensError(
-                f"{where}: sub-term {name} ({type(term).__name__}) reads the teacher's own "
+                f"{where}: sub-term {name} ({weighted.term.where}) reads the teacher's own "
                 "activations, which the cache does not keep; delete it or teacher_cache"
             )
 
 
-def _states(criterion: Any, student_layers: int, anatomy: Any) -> tuple[str, ...]:
+def _states(criterion: object, student_layers: int, anatomy: Anatomy) -> tuple[str, ...]:
     """Names of the residual streams that all terms read, each once."""
     names: dict[str, None] = {}
-    for term, _ in criterion.term_dict.values():
-        if isinstance(term, DistillLensLoss | HiddenTerm):
-            for _, layer in term.pairs(student_layers, anatomy.num_layers):
-                names[state_name(layer, anatomy.blocks)] = None
+    for weighted in terms_of(criterion).values():
+        for _, layer in weighted.term.pairs(student_layers, anatomy.num_layers):
+            names[state_name(layer, anatomy.blocks)] = None
     assert FINAL not in names
     return tuple(sorted(names))
 
 
-def _row_ids(examples: Any, where: str) -> tuple[str, ...]:
+def _row_ids(examples: InstructionDataset, where: str) -> tuple[str, ...]:
     given = [example.get("id") for example in _items(examples)]
     if None in given:
         raise DistillensError(
@@ -166,7 +168,7 @@ def _row_ids(examples: Any, where: str) -> tuple[str, ...]:
     return row_ids
 
 
-def _items(examples: Any) -> Any:
+def _items(examples: InstructionDataset) -> Iterator[Mapping[str, Any]]:
     return (examples[index] for index in range(len(examples)))
 
 

@@ -1,4 +1,4 @@
-"""The training of a built experiment: validation, checkpoints, and what it leaves behind."""
+"""The training of a built experiment: validation, checkpoints, reports."""
 
 import math
 import os
@@ -19,10 +19,12 @@ from distillens_plugin.storage.kept_state import Standing, save_state
 from distillens_plugin.storage.main_process import on_main_process, say
 from distillens_plugin.storage.model_card import model_card, student_name, versions
 from distillens_plugin.storage.model_folder import save_model
+from distillens_plugin.training.epochs import AtEpochEnd, EpochEnd, Epochs
+from distillens_plugin.training.history import History
 from distillens_plugin.training.memory import peak_memory_bytes
 from distillens_plugin.training.metrics import Metrics
 from distillens_plugin.training.resume import metrics_bytes
-from distillens_plugin.training.trainer import EpochEnd, History, Trainer
+from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.validation import (
     SampleAnswer,
     sample_answers,
@@ -43,7 +45,7 @@ class TrainingRun:
     """The training of a built experiment, with its reports.
 
     Args:
-        fingerprint: what the run was begun with, to be kept with its state.
+        fingerprint: what the run learns from, to be kept with its state.
     """
 
     def __init__(self, experiment: Experiment, folder: Path, fingerprint: Fingerprint) -> None:
@@ -70,23 +72,27 @@ class TrainingRun:
         if standing is None or state is None:
             metrics = self._begin()
         else:
-            metrics = self._go_on(standing, state)
+            metrics = self._resume(standing, state)
 
         def keep(end: EpochEnd) -> None:
             self._keep(end, metrics)
 
+        at_epoch_end = AtEpochEnd(
+            validate=self._validate if experiment.validation is not None else None,
+            keep=keep if experiment.recipe.resumable else None,
+            save=self._save,
+            score_name="rougeL" if self.by_rouge else "validation_loss",
+            higher_is_better=self.by_rouge,
+        )
+        epochs = Epochs(
+            self.trainer,
+            at_epoch_end,
+            metrics,
+            num_steps=experiment.num_steps,
+            log_every=experiment.recipe.log_every,
+        )
         try:
-            history = self.trainer.fit(
-                num_steps=experiment.num_steps,
-                log_every=experiment.recipe.log_every,
-                metrics=metrics,
-                validate=self._validate if experiment.validation is not None else None,
-                score_name="rougeL" if self.by_rouge else "validation_loss",
-                higher_is_better=self.by_rouge,
-                save=self._save,
-                keep=keep if experiment.recipe.resumable else None,
-                resumed=standing,
-            )
+            history = epochs.run(standing)
             self._close(history, history.last_loss)
         finally:
             metrics.close()
@@ -104,12 +110,12 @@ class TrainingRun:
         metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
         return metrics
 
-    def _go_on(self, standing: Standing, state: Path) -> Metrics:
+    def _resume(self, standing: Standing, state: Path) -> Metrics:
         self.started_at -= standing.seconds
         self.loss_before = standing.loss_before
         validation = standing.history["validation"]
         if validation:
-            # For the card of what is saved again.
+            # For the model card, which is written again.
             self.scores = {name: v for name, v in validation[-1].items() if name != "step"}
         share = on_policy_share(self.experiment)
         if share is not None and standing.share is not None:
@@ -151,11 +157,11 @@ class TrainingRun:
         except RunFailure as error:
             step = self.trainer.step_number
             if step == 0:
-                todo = "the student's own weights give it: look at them, or at these rows"
+                todo = "it comes from the student's own weights: check them, or these rows"
             else:
                 todo = (
                     "the student is not saved, and what was saved before is intact; lower the "
-                    "learning rate, set max_grad_norm, or look at these rows"
+                    "learning rate, set max_grad_norm, or check these rows"
                 )
             when = f"step {step}" if step else "before training"
             raise RunFailure(f"{when}: {error}; {todo}") from error
@@ -198,7 +204,7 @@ class TrainingRun:
             recipe_yaml=to_yaml(recipe.to_plain()),
             results=results,
         )
-        # A card travels with the model: it names files as the recipe does, not where they lay here.
+        # A card travels with the model: it names files as the recipe does, not where they are here.
         card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
         on_main_process(
             experiment.accelerator,
@@ -218,7 +224,7 @@ class TrainingRun:
     def _close(self, history: History, loss_after: float | None) -> None:
         experiment, accelerator = self.experiment, self.experiment.accelerator
         if self.trainer.step_number == 0:
-            raise RunFailure("no step was taken: there is nothing to sum up")
+            raise RunFailure("no step was taken, so there is no result")
         seconds = time.perf_counter() - self.started_at
         summary = {
             "validation_loss_before": self.loss_before,

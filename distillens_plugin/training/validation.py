@@ -1,10 +1,7 @@
 """Validation loss and sample answers of the student while it trains."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,28 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import InstructionDataset
-from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.lens.forward import forward
-from distillens_plugin.losses.lens import CrossEntropy
+from distillens_plugin.lens.probe import in_eval_mode, unwrap
+from distillens_plugin.losses.final_logits import CrossEntropy
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import Decoding, answer, begin, num_token_ids
 from eval_harness.errors import RunFailure
 from eval_harness.scoring.rouge import rouge_l
 
 _NUM_NAMED = 8
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[Any]:
-    """The bare model in eval mode without gradients; its mode is restored."""
-    bare = unwrap(model)
-    was_training = bare.training
-    bare.eval()
-    try:
-        with torch.no_grad():
-            yield bare
-    finally:
-        bare.train(was_training)
 
 
 def validation_loss(
@@ -55,7 +39,8 @@ def validation_loss(
     term = CrossEntropy()
     nll, count = 0.0, 0
     broken: list[str] = []
-    with evaluating(model) as bare, accelerator.autocast():
+    bare = unwrap(model)
+    with in_eval_mode(bare), accelerator.autocast():
         for indices in mine:
             batch, targets = collate([dataset[index] for index in indices])
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}

@@ -6,10 +6,11 @@ means: one look ahead over its batches counts them before the first forward pass
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from distillens_plugin.data.collate import Batch
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,19 @@ class Window:
     """The batches of one optimiser step on this rank.
 
     Attributes:
-        batches: (batch, targets) pairs; each targets mapping carries `num_supervised`.
+        batches: (batch, targets) pairs; each targets carries `num_supervised`.
         num_supervised: supervised tokens of the window over all ranks, at least 1.
         num_all_masked: batches of this rank in which nothing is supervised.
     """
 
-    batches: list[tuple[dict[str, Any], dict[str, Any]]]
+    batches: list[Batch]
     num_supervised: float
     num_all_masked: int
 
 
-def windows(
-    loader: Iterable[tuple[dict[str, Any], dict[str, Any]]], size: int, accelerator: Accelerator
-) -> Iterator[Window]:
+def windows(loader: Iterable[Batch], size: int, accelerator: Accelerator) -> Iterator[Window]:
     """Groups a loader's batches by `size`; what is left at the end is a smaller window."""
-    pending: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    pending: list[Batch] = []
     for pair in loader:
         pending.append(pair)
         if len(pending) == size:
@@ -41,9 +40,7 @@ def windows(
         yield _close(pending, accelerator)
 
 
-def _close(
-    batches: list[tuple[dict[str, Any], dict[str, Any]]], accelerator: Accelerator
-) -> Window:
+def _close(batches: list[Batch], accelerator: Accelerator) -> Window:
     counts = [int(targets["positions"].numel()) for _, targets in batches]
     total = float(sum(counts))
     if accelerator.num_processes > 1:

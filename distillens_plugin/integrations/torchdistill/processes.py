@@ -5,12 +5,11 @@ and clips without accelerate; the default pre-epoch process leaves a teacher in 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchdistill.core.util import clear_io_dict
+from torch import Tensor
 
+from distillens_plugin.losses.box import Box, Loader, trained_model
 from distillens_plugin.losses.trained_parameters import adopt, average_gradients
 
 
@@ -22,18 +21,16 @@ class StepReport:
     skipped: bool = False
 
 
-def trained_model(box: Any) -> nn.Module:
-    """The (wrapped) model that a DistillationBox or a TrainingBox trains."""
-    return box.student_model if hasattr(box, "student_model") else box.model
-
-
-def pre_epoch(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
+def pre_epoch(self: Box, epoch: int | None = None, **kwargs: object) -> None:
     """`pre_epoch_process: distillens.pre_epoch`: student in train mode, teacher in eval mode, new
     order; parameters of the loss join the optimizer.
 
     Args:
         epoch: number of the epoch, which decides the order of the batches.
     """
+    # Not at the top: loading torchdistill registers this function (distillens_plugin/__init__.py).
+    from torchdistill.core.util import clear_io_dict
+
     for name in ("teacher_io_dict", "student_io_dict", "model_io_dict"):
         clear_io_dict(getattr(self, name, {}))
     trained_model(self).train()
@@ -45,7 +42,7 @@ def pre_epoch(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
         set_epoch(self.train_data_loader, epoch)
 
 
-def set_epoch(loader: Any, epoch: int) -> None:
+def set_epoch(loader: Loader, epoch: int) -> None:
     """Tells every sampler of a (prepared) data loader which epoch it is."""
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
@@ -58,7 +55,9 @@ def set_epoch(loader: Any, epoch: int) -> None:
         sampler = getattr(sampler, "batch_sampler", None)
 
 
-def post_forward(self: Any, loss: Tensor, metrics: Any = None, **kwargs: Any) -> StepReport | None:
+def post_forward(
+    self: Box, loss: Tensor, metrics: object = None, **kwargs: object
+) -> StepReport | None:
     """`post_forward_process: distillens.post_forward`: backward, and a step where a window ends.
 
     A window is `grad_accum_step` batches, or what is left of them at the end of an epoch. Each loss
@@ -79,7 +78,7 @@ def post_forward(self: Any, loss: Tensor, metrics: Any = None, **kwargs: Any) ->
     return None
 
 
-def backward(box: Any, loss: Tensor) -> None:
+def backward(box: Box, loss: Tensor) -> None:
     """Backward through accelerate where there is one (it scales the loss in fp16)."""
     if box.accelerator is None:
         loss.backward()
@@ -87,14 +86,14 @@ def backward(box: Any, loss: Tensor) -> None:
         box.accelerator.backward(loss)
 
 
-def step(box: Any) -> StepReport:
+def step(box: Box) -> StepReport:
     """Clip, optimiser step, schedule step; gradients are cleared."""
     average_gradients(box)
     grad_norm = clip(box)
     return StepReport(grad_norm, apply_gradients(box))
 
 
-def apply_gradients(box: Any) -> bool:
+def apply_gradients(box: Box) -> bool:
     """Optimiser and schedule step; gradients are cleared.
 
     Returns:
@@ -109,7 +108,7 @@ def apply_gradients(box: Any) -> bool:
     return skipped
 
 
-def clip(box: Any) -> Tensor | None:
+def clip(box: Box) -> Tensor | None:
     """Clips the gradient to `max_grad_norm`; returns its norm before, None without a limit."""
     if box.max_grad_norm is None:
         return None

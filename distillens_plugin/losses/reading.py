@@ -1,0 +1,97 @@
+"""What a loss term reads of one batch: both models' states where the next token is supervised.
+
+Legend: B batch, T tokens, N supervised positions, D width.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal, overload
+
+from torch import Tensor
+
+from distillens_plugin.data.supervision import Supervised, supervised_from_targets
+from distillens_plugin.lens.layers import Layer
+from distillens_plugin.lens.output import IoDict, LensOutput, LensRows
+from eval_harness.errors import DistillensError
+
+
+@overload
+def lens_output(io_dict: IoDict, role: Literal["student"]) -> LensOutput: ...
+
+
+@overload
+def lens_output(io_dict: IoDict, role: Literal["teacher"]) -> LensRows: ...
+
+
+def lens_output(io_dict: IoDict, role: str) -> LensRows:
+    """What `distillens.forward` left in `io_dict['.']['output']`; a teacher may come from a cache.
+
+    Raises:
+        DistillensError: another forward procedure ran, or there is no such model.
+    """
+    output = io_dict.get(".", {}).get("output")
+    if isinstance(output, LensOutput if role == "student" else LensRows):
+        return output
+    found = "there is none" if output is None else f"it returned {type(output).__name__}"
+    raise DistillensError(
+        f"train.{role}.forward_proc: distillens losses read the output of distillens.forward, and "
+        f"{found}; set forward_proc: distillens.forward"
+    )
+
+
+class Reading:
+    """What torchdistill hands a loss, read only as far as a term asks for it.
+
+    Args:
+        student_io, teacher_io: what the hooks and the forward procedures left, by module path.
+        targets: what the collate function made; None where the labels are inside the batch.
+    """
+
+    def __init__(self, student_io: IoDict, teacher_io: IoDict, targets: object) -> None:
+        self.student_io = student_io
+        self.teacher_io = teacher_io
+        self.targets = targets
+
+    @cached_property
+    def student(self) -> LensOutput:
+        """The student's final states and head."""
+        return lens_output(self.student_io, "student")
+
+    @cached_property
+    def teacher(self) -> LensRows:
+        """The teacher's, from its forward pass or from the teacher cache."""
+        return lens_output(self.teacher_io, "teacher")
+
+    @cached_property
+    def supervised(self) -> Supervised:
+        """Positions and labels, on the student's device."""
+        return self.student.supervised(self.targets)
+
+    @cached_property
+    def share_of_window(self) -> float | Tensor:
+        """What a mean over this batch counts for where the runner sums over a window.
+
+        The batch's supervised tokens over those of the window and all ranks; 1 where nothing is
+        summed. Two means of unlike batches must not weigh the same.
+        """
+        count = self.targets.get("num_supervised") if isinstance(self.targets, Mapping) else None
+        if count is None:
+            return 1.0
+        share: float | Tensor = supervised_from_targets(self.targets).positions.numel() / count
+        return share
+
+    def states(self, student_layer: Layer, teacher_layer: Layer) -> tuple[Tensor, Tensor]:
+        """The residual streams after two layers, [N, D_student] and [N, D_teacher].
+
+        float32, since squares of hidden states overflow float16 and lose digits in bfloat16. No
+        gradient goes to the teacher.
+        """
+        student = self.student.hidden_rows(self.student_io, student_layer, self.supervised)
+        teacher = self.teacher.hidden_rows(self.teacher_io, teacher_layer, self.supervised)
+        return student.float(), teacher.detach().float()
+
+    def final_states(self) -> tuple[Tensor, Tensor]:
+        """What both heads read, [N, D_student] and [N, D_teacher], as `states` gives it."""
+        student = self.student.final_rows(self.supervised)
+        teacher = self.teacher.final_rows(self.supervised)
+        return student.float(), teacher.detach().float()
