@@ -128,7 +128,11 @@ class Term(nn.Module):
         }
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Builds what the term itself trains; called before each epoch, so a second time too."""
+        """Builds what the term itself trains; called before each epoch, so a second time too.
+
+        Here: parameters that the term has already go to the student's device.
+        """
+        self.to(next(student.parameters()).device)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What the term itself trains, by name."""
@@ -172,6 +176,9 @@ class ForeignTerm(Term):
     def anchor(self, reading: Reading) -> Tensor | None:
         """None: which parameters it reaches is not known, nor whether distillens.forward ran."""
         return None
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Somebody else's loss stays where it was put."""
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
