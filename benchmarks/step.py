@@ -176,7 +176,7 @@ def train_config(
     pair: Pair, pairs: list[tuple[Any, Any]], student_blocks: str, teacher_blocks: str
 ) -> dict[str, Any]:
     """What a torchdistill box takes: KD by FKL and the lens by JSD, each with weight 1."""
-    from distillens_plugin.lens.hooks import forward_hook_config
+    from distillens_plugin.lens.layers import forward_hook_config
 
     def model(layers: list[int], blocks: str) -> dict[str, Any]:
         hooks = forward_hook_config(layers, blocks)

@@ -10,6 +10,7 @@ import yaml
 from recipe_text import DISTILLATION, FINE_TUNING, write_recipe
 
 from distillens_plugin.recipe.composition import read_composed
+from distillens_plugin.recipe.full_form import full_form
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError
 
@@ -156,7 +157,7 @@ def test_a_student_without_a_teacher_is_fine_tuned(tmp_path, repo):
     recipe = load_recipe(path, ["train.student={frozen_modules: [a]}"], fragments=[sft])
     assert not recipe.is_distillation
     assert recipe.trained_role == "student_model"
-    form = recipe.to_torchdistill(type("Facts", (), {"num_layers": 2, "blocks": "h"})())
+    form = full_form(recipe, type("Facts", (), {"num_layers": 2, "blocks": "h"})())
     assert form["models"] == {
         "model": load_recipe(path).models.trained.model_dump(exclude_none=True)
     }

@@ -3,10 +3,9 @@
 import pytest
 from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 
-from distillens_plugin.divergences import DIVERGENCES, make_divergence
+from distillens_plugin.divergences import DIVERGENCES, divergence_names, make_divergence
 from distillens_plugin.recipe.keys_document import DOCUMENT, recipe_keys
 from distillens_plugin.recipe.loading import load_recipe
-from distillens_plugin.recipe.schema.terms import DIVERGENCES as KNOWN
 from eval_harness.errors import DistillensError
 
 KD = "train.criterion.kwargs.sub_terms.kd.criterion.kwargs"
@@ -47,11 +46,11 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         ("train.optimizer.kwargs.betas=[0.9]", "expected two numbers"),
         ("train.optimizer.kwargs.betas=[0.9, 1]", "expected a number in [0, 1)"),
         ("train.optimizer.kwargs.weight_decy=0.1", "did you mean 'weight_decay'?"),
-        ("train.optimizer.key=AdmW", "did you mean 'AdamW'?"),
+        ("train.optimizer.key=AdmW", "did you mean 'AdamW'"),
         ("train.optimizer.kwargs=null", "missing; expected lr, weight_decay and so on"),
         ("train.optimizer.kwargs.lr=null", "missing; expected highest learning rate"),
         ("train.scheduler.key=cosin", "did you mean 'cosine'?"),
-        ("train.scheduler.key=steplr", "expected one of cosine, linear, constant, or a scheduler"),
+        ("train.scheduler.key=steplr", "did you mean 'StepLR'?"),
         ("train.scheduler={key: cosine, kwargs: {warmup_ratio: 2}}", "a number from 0 to 1"),
         (
             "train.scheduler={key: linear, kwargs: {warmup_ratio: 0.1, warmup_steps: 3}}",
@@ -106,17 +105,23 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{LENS}.alpha=0.1", "jsd does not read it (it is for skew_fkl, skew_rkl, alpha_beta)"),
         (f"{KD}.beta=0.5", "rkl does not read it (it is for jsd, alpha_beta)"),
         (f"{KD}={{divergence: skew_fkl, alpha: 1}}", "expected a number in [0, 1)"),
-        (f"{KD}={{divergence: alpha_beta, alpha: 0}}", "a finite number other than 0"),
-        (f"{KD}={{divergence: jeffreys, coefficients: [1]}}", "expected two numbers, not both 0"),
+        (f"{KD}={{divergence: alpha_beta, alpha: 0}}", "a number other than 0"),
+        (
+            f"{KD}={{divergence: jeffreys, coefficients: [1]}}",
+            "expected 2 numbers, each of at least 0",
+        ),
         (f"{KD}={{divergence: akl, head_mass: 1}}", "expected a number in (0, 1)"),
         (f"{KD}.layers={{auto: 2}}", "unknown key"),
         ("train.criterion.key=WeightedSumLos", "did you mean 'WeightedSumLoss'?"),
         ("train.criterion.kwargs.sub_terms={}", "found no terms"),
-        ("train.criterion.kwargs.sub_terms.a/b={criterion: {key: X}}", "found the term name 'a/b'"),
+        (
+            "train.criterion.kwargs.sub_terms.a/b={criterion: {key: MSELoss}}",
+            "found the term name 'a/b'",
+        ),
         ("train.criterion.kwargs.sub_terms.kd.weight=-1", "expected a number of at least 0"),
         (
             "train.criterion.kwargs.sub_terms.kd.criterion.key=DistilLensLoss",
-            "did you mean 'DistillLensLoss'?",
+            "did you mean 'DistillLensLoss'",
         ),
         (
             "train.criterion.kwargs.sub_terms.kd.criterion.key=distillens.mse",
@@ -220,8 +225,9 @@ def test_the_tokenizer_is_the_students_own_or_the_teachers(tmp_path):
 
 
 def test_every_divergence_of_the_loss_is_known_and_no_other():
-    assert set(KNOWN) == {*DIVERGENCES, "fkl+rkl"}
-    for name in KNOWN:
+    known = divergence_names(aliases=True)
+    assert set(known) == {*DIVERGENCES, "fkl+rkl"}
+    for name in known:
         make_divergence(name)
 
 

@@ -142,17 +142,18 @@ def test_an_output_folder_that_holds_a_run_is_refused_unless_it_may_be_replaced(
 
 def test_a_loss_that_torchdistill_does_not_know_is_refused(tmp_path):
     term = "train.criterion.kwargs.sub_terms.x"
-    recipe = local_recipe(tmp_path, f"{term}={{criterion: {{key: KDLos, kwargs: {{}}}}}}")
-    assert f"{term}.criterion.key: found 'KDLos'" in refusal(recipe)
-    assert "'KDLoss'" in refusal(recipe)
+    with pytest.raises(DistillensError) as caught:
+        local_recipe(tmp_path, f"{term}={{criterion: {{key: KDLos, kwargs: {{}}}}}}")
+    assert f"{term}.criterion.key: found 'KDLos'" in str(caught.value)
+    assert "'KDLoss'" in str(caught.value)
     known = local_recipe(tmp_path, f"{term}={{criterion: {{key: KDLoss, kwargs: {{}}}}}}")
     assert validate_without_weights(known)
 
 
 def test_a_module_that_is_not_installed_is_refused(tmp_path):
     text = "dependencies: [torchdistill.nowhere]\n" + DISTILLATION
-    recipe = local_recipe(tmp_path, text=text)
-    assert "dependencies: No module named 'torchdistill.nowhere'" in refusal(recipe)
+    with pytest.raises(DistillensError, match="No module named 'torchdistill.nowhere'"):
+        local_recipe(tmp_path, text=text)
 
 
 def test_a_student_cut_from_the_teacher_has_its_width_and_fewer_blocks(tmp_path):

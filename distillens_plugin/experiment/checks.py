@@ -10,9 +10,9 @@ from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.lens.discovery import Anatomy
 from distillens_plugin.lens.hooks import check_paths
 from distillens_plugin.lens.positions import num_positions
-from distillens_plugin.recipe.schema.criterion import OWN_SUM
+from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.recipe.schema.terms import OWN_TERMS
+from distillens_plugin.recipe.schema.terms import TERMS
 from eval_harness.errors import DistillensError
 
 
@@ -32,7 +32,7 @@ def check_normalisation(recipe: Recipe, accelerator: Accelerator) -> None:
     """Refuses a mean over a batch where it would be summed over a window as if it were a sum."""
     criterion = recipe.train.criterion
     batches = recipe.train.optimizer.grad_accum_step * accelerator.num_processes
-    foreign = [n for n, t in criterion.kwargs.sub_terms.items() if t.criterion.key not in OWN_TERMS]
+    foreign = [n for n, t in criterion.kwargs.sub_terms.items() if t.criterion.key not in TERMS]
     if criterion.key != OWN_SUM and batches > 1 and (foreign or criterion.kwargs.model_term):
         raise DistillensError(
             f"{recipe.where('train.criterion.key')}: found {criterion.key} with "

@@ -5,27 +5,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from distillens_plugin.lens.discovery import Anatomy, find_anatomy, self_check, unwrap
-from distillens_plugin.lens.layers import Layer, layer_to_hook
+from distillens_plugin.lens.layers import layer_to_hook
 from distillens_plugin.lens.probe import hook_prefix
 from eval_harness.errors import DistillensError
 from eval_harness.shared.near import nearest
-
-
-def forward_hook_config(layers: Iterable[Layer], blocks_path: str) -> dict[str, list[str]]:
-    """torchdistill's `forward_hook` entry that records these layers.
-
-    Args:
-        layers: layer numbers or module paths; repeated ones are hooked once.
-        blocks_path: `Anatomy.blocks`.
-    Returns:
-        `{"input": [...], "output": [...]}`, module paths in the order of the layers.
-    """
-    hooks: dict[str, list[str]] = {"input": [], "output": []}
-    for layer in layers:
-        kind, path = layer_to_hook(layer, blocks_path)
-        if path not in hooks[kind]:
-            hooks[kind].append(path)
-    return hooks
 
 
 def check_paths(model: nn.Module, paths: Iterable[str], where: str = "forward_hook") -> None:

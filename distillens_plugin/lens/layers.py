@@ -5,7 +5,7 @@ the last block's own output (before the final norm, unlike transformers' last `h
 place of a number an entry may be a module path, whose output is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval_harness.errors import DistillensError
@@ -84,6 +84,23 @@ def layer_to_hook(layer: Layer, blocks_path: str) -> tuple[str, str]:
     if isinstance(layer, str):
         return "output", layer
     return ("input", f"{blocks_path}.0") if layer == 0 else ("output", f"{blocks_path}.{layer - 1}")
+
+
+def forward_hook_config(layers: Iterable[Layer], blocks_path: str) -> dict[str, list[str]]:
+    """torchdistill's `forward_hook` entry that records these layers.
+
+    Args:
+        layers: layer numbers or module paths; repeated ones are hooked once.
+        blocks_path: `Anatomy.blocks`.
+    Returns:
+        `{"input": [...], "output": [...]}`, module paths in the order of the layers.
+    """
+    hooks: dict[str, list[str]] = {"input": [], "output": []}
+    for layer in layers:
+        kind, path = layer_to_hook(layer, blocks_path)
+        if path not in hooks[kind]:
+            hooks[kind].append(path)
+    return hooks
 
 
 def _automatic(

@@ -14,7 +14,7 @@ from torch import nn
 
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.models.generating import Decoding, answer
-from distillens_plugin.recipe.schema.train import OnPolicy
+from distillens_plugin.recipe.schema.on_policy import OnPolicy
 
 
 class Sampler(Protocol):

@@ -16,11 +16,11 @@ from distillens_plugin.models.generating import num_unembedded
 from distillens_plugin.models.merging import merged
 from distillens_plugin.on_policy.vllm_client import VllmServer
 from distillens_plugin.on_policy.weights_check import WeightsCheck
-from distillens_plugin.recipe.schema.train import OnPolicy
+from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from distillens_plugin.storage.main_process import on_main_process
-from eval_harness.shared.files.exchange import replace_folder
+from eval_harness import request_seed
 from eval_harness.errors import RunFailure
-from eval_harness.protocols.protocol import request_seed
+from eval_harness.shared.files.exchange import replace_folder
 
 
 class ServerSampler:

@@ -6,7 +6,6 @@ Each check prints one line, `ok ...` or `skipped ... because ...`; the first mis
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from distillens_plugin.data.generated_rows import check_generated
 from distillens_plugin.data.rows import read_rows
@@ -18,11 +17,8 @@ from distillens_plugin.preflight.models import check_layers, check_model, check_
 from distillens_plugin.preflight.rouge_check import check_rouge_words
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.recipe.full_form import full_form, to_yaml
-from distillens_plugin.recipe.schema.base import did_you_mean
-from distillens_plugin.recipe.schema.criterion import OWN_SUM
 from distillens_plugin.recipe.schema.data import DatasetSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.recipe.schema.terms import OWN_TERMS
 from distillens_plugin.storage.run_folder import check_free
 from eval_harness.errors import DistillensError
 
@@ -30,22 +26,25 @@ _MAX_DATA_FILES = 10_000
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def validate_without_weights(recipe: Recipe, *, overwrite: bool = False) -> list[str]:
+def validate_without_weights(
+    recipe: Recipe, *, overwrite: bool = False, facts: dict[str, ModelFacts] | None = None
+) -> list[str]:
     """Checks data, templates, model configs, layers, vocabularies, adapters and output folder.
 
     Args:
         overwrite: a run in the output folder is no mistake.
+        facts: filled with what is found of each model, for `print_full_form`.
     Returns:
         One line per check, those skipped with the reason.
     Raises:
         DistillensError: the first mistake found.
     """
     lines = [f"ok {recipe.path}: keys, types and ranges"]
-    lines.append(_check_losses(recipe))
+    lines.append(f"ok train.criterion: {', '.join(recipe.train.criterion.kwargs.sub_terms)}")
     lines.append(_check_output(recipe, overwrite))
     hub = Hub()
     lines += _check_data(recipe, hub)
-    facts: dict[str, ModelFacts] = {}
+    facts = {} if facts is None else facts
     for role in ("teacher_model", recipe.trained_role):
         lines += check_model(recipe, role, facts, hub)
     lines += check_lora(recipe, hub)
@@ -69,16 +68,18 @@ def _check_server(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
     return [f"ok train.on_policy.server: {server.base_url} takes weights"]
 
 
-def print_full_form(recipe: Recipe) -> None:
+def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) -> None:
     """Prints the recipe as torchdistill takes it.
 
+    Args:
+        facts: of the models, from `validate_without_weights`; those that lack are looked up.
     Raises:
         DistillensError: a model's config cannot be had, so the block paths are not known.
     """
     hub = Hub()
-    facts: dict[str, ModelFacts] = {}
+    facts = dict(facts or {})
     for role in ("teacher_model", recipe.trained_role):
-        lines = check_model(recipe, role, facts, hub)
+        lines = check_model(recipe, role, facts, hub) if role not in facts else []
         if lines and role not in facts:
             raise DistillensError(
                 f"{recipe.where(f'models.{role}')}: the full form needs the model's config: "
@@ -94,41 +95,6 @@ def print_full_form(recipe: Recipe) -> None:
     if recipe.train.on_policy is not None:
         print("# train.on_policy is the runner's own; a box by itself trains on the references")
     print(to_yaml(form), end="")
-
-
-def _check_losses(recipe: Recipe) -> str:
-    """Losses that are not ours must be torchdistill's, or of a module under dependencies."""
-    from torchdistill.common.main_util import import_dependencies
-    from torchdistill.losses.registry import (
-        HIGH_LEVEL_LOSS_DICT,
-        LOSS_DICT,
-        LOW_LEVEL_LOSS_DICT,
-        MIDDLE_LEVEL_LOSS_DICT,
-    )
-
-    modules = [dep.model_dump(exclude_none=True) for dep in recipe.dependencies]
-    try:
-        import_dependencies(modules)
-    except ImportError as error:
-        raise DistillensError(
-            f"{recipe.where('dependencies')}: {error}; install it or delete it"
-        ) from error
-    criterion = recipe.train.criterion
-    if criterion.key != OWN_SUM:
-        _known(criterion.key, HIGH_LEVEL_LOSS_DICT, recipe.where("train.criterion.key"))
-    known = {**MIDDLE_LEVEL_LOSS_DICT, **LOSS_DICT, **LOW_LEVEL_LOSS_DICT}
-    for name, term in criterion.kwargs.sub_terms.items():
-        if term.criterion.key not in OWN_TERMS:
-            where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.key")
-            _known(term.criterion.key, known, where)
-    return f"ok train.criterion: {', '.join(criterion.kwargs.sub_terms)}"
-
-
-def _known(key: str, registry: dict[str, Any], where: str) -> None:
-    if key not in registry:
-        key = key if len(key) <= 60 else f"{key[:57]}..."
-        hint = did_you_mean(key, registry) or "name the module that registers it under dependencies"
-        raise DistillensError(f"{where}: found {key!r}, which torchdistill does not know; {hint}")
 
 
 def _check_output(recipe: Recipe, overwrite: bool) -> str:

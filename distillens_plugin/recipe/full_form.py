@@ -5,23 +5,34 @@ A recipe leaves out what can be derived: hooks from layer numbers, samplers, col
 
 import copy
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from distillens_plugin.lens.hooks import forward_hook_config
-from distillens_plugin.recipe.schema.base import Strict
-from distillens_plugin.recipe.schema.criterion import OWN_SUM
+from distillens_plugin.lens.layers import Layer, forward_hook_config, resolve_pairs
+from distillens_plugin.recipe.schema.loaders import DataLoader, LoaderKwargs
+from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.recipe.schema.terms import OWN_TERMS
-from distillens_plugin.recipe.schema.train import BoxModel, DataLoader, LoaderKwargs
+from distillens_plugin.recipe.schema.terms import TERMS
+from distillens_plugin.recipe.schema.train import BoxModel
 from distillens_plugin.recipe.yaml_reader import ImportedName
+from eval_harness.errors import DistillensError
+
+
+class BlockFacts(Protocol):
+    """What hooks are made from: how many blocks a model has, and the path of their list."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def blocks(self) -> str | None: ...
 
 
 def full_form(
     recipe: Recipe,
-    student_facts: Any,
-    teacher_facts: Any = None,
+    student_facts: BlockFacts,
+    teacher_facts: BlockFacts | None = None,
     *,
     steps_per_epoch: int | None = None,
 ) -> dict[str, Any]:
@@ -30,8 +41,7 @@ def full_form(
     Every call makes new data: a box multiplies the learning rate in place.
 
     Args:
-        student_facts: of the trained model, with `num_layers` and `blocks` (the block list's path):
-            `architectures.facts_from_config` or `find_anatomy`.
+        student_facts: of the trained model: `facts_from_config` or `find_anatomy`.
         teacher_facts: of the teacher; None without one.
         steps_per_epoch: optimiser steps of one epoch. Without it, what depends on it is None: the
             schedule's num_steps where the recipe says num_epochs, and num_epochs where it says
@@ -88,12 +98,13 @@ def _num_epochs(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
     return None if steps_per_epoch is None else math.ceil(recipe.train.num_steps / steps_per_epoch)
 
 
-def _hooks(recipe: Recipe, student: Any, teacher: Any) -> dict[str, dict[str, list[str]]]:
+def _hooks(
+    recipe: Recipe, student: BlockFacts, teacher: BlockFacts | None
+) -> dict[str, dict[str, list[str]]]:
     """Module paths per model, from the layers of all terms that name some."""
-    from distillens_plugin.lens.layers import resolve_pairs
-
-    layers: dict[str, list[int | str]] = {"student": [], "teacher": []}
+    layers: dict[str, list[Layer]] = {"student": [], "teacher": []}
     for name, paired in recipe.layer_terms():
+        assert teacher is not None  # the schema: such a term compares with a teacher
         where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
         pairs = resolve_pairs(
             paired.layers.model_dump(exclude_none=True),
@@ -104,10 +115,21 @@ def _hooks(recipe: Recipe, student: Any, teacher: Any) -> dict[str, dict[str, li
         layers["student"] += [pair[0] for pair in pairs]
         layers["teacher"] += [pair[1] for pair in pairs]
     return {
-        role: forward_hook_config(layers[role], facts.blocks)
+        role: forward_hook_config(
+            layers[role], _blocks(facts, layers[role], f"{recipe.path}: {role}")
+        )
         for role, facts in (("student", student), ("teacher", teacher))
         if facts is not None
     }
+
+
+def _blocks(facts: BlockFacts, layers: list[Layer], where: str) -> str:
+    if facts.blocks is None and any(isinstance(layer, int) for layer in layers):
+        raise DistillensError(
+            f"{where}: found no list of blocks in the model, so layer numbers mean nothing; name "
+            "module paths instead"
+        )
+    return facts.blocks or ""
 
 
 def _box_model(
@@ -185,10 +207,10 @@ def _sampler(named: Any) -> Any:
 def _optimizer(recipe: Recipe) -> dict[str, Any]:
     optimizer = recipe.train.optimizer
     form: dict[str, Any] = {
-        "key": "distillens.adamw" if optimizer.is_adamw else optimizer.key,
+        "key": optimizer.own_key or optimizer.key,
         "kwargs": copy.deepcopy(optimizer.kwargs),
     }
-    if optimizer.is_adamw:
+    if optimizer.own_key is not None:
         # With torchdistill's own filter parameters arrive as one list, without decay groups.
         form["filters_params"] = False
     if optimizer.max_grad_norm is not None:
@@ -200,14 +222,14 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
 def _scheduler(recipe: Recipe, num_steps: int | None) -> dict[str, Any]:
     scheduler = recipe.train.scheduler
     kwargs = dict(scheduler.kwargs)
-    if not scheduler.is_own:
+    if scheduler.own_key is None:
         return {"key": scheduler.key, "kwargs": kwargs, "scheduling_step": 1}
     ratio = kwargs.pop("warmup_ratio", None)
     kwargs.setdefault("warmup_steps", 0)
     if ratio is not None:
         kwargs["warmup_steps"] = None if num_steps is None else round(ratio * num_steps)
     return {
-        "key": f"distillens.{scheduler.key}",
+        "key": scheduler.own_key,
         "kwargs": {"num_steps": num_steps, **kwargs},
         "scheduling_step": 1,
     }
@@ -219,11 +241,12 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
     terms = {}
     for name, term in criterion.kwargs.sub_terms.items():
         kwargs = copy.deepcopy(term.criterion.kwargs)
-        model = OWN_TERMS.get(term.criterion.key, Strict)
-        walks = "chunk_rows" in model.model_fields
+        own = TERMS.get(term.criterion.key)
+        keys = own.parameters.model_fields if own is not None and own.parameters else {}
+        walks = "chunk_rows" in keys
         if recipe.chunk_rows is not None and walks and not shares_walk:
             kwargs.setdefault("chunk_rows", recipe.chunk_rows)
-        if "seed" in model.model_fields:
+        if "seed" in keys:
             kwargs.setdefault("seed", recipe.seed)
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
         if term.criterion_wrapper is not None:

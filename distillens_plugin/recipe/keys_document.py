@@ -2,17 +2,18 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
-from distillens_plugin.recipe.schema.base import Range
+from distillens_plugin.divergences.table import DIVERGENCES, divergence_entry
+from distillens_plugin.recipe.schema.base import PathKey, Within
+from distillens_plugin.recipe.schema.names import KINDS, OPTIMIZER, SCHEDULER, Kind
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.recipe.schema.terms import OWN_TERMS
-from distillens_plugin.recipe.schema.train import AdamWKwargs, ScheduleKwargs
+from distillens_plugin.recipe.schema.terms import TERMS
 
 DOCUMENT = Path("docs") / "recipe_keys.md"
 
@@ -29,20 +30,61 @@ the working folder). `base: other.yaml` (or a list of files) names the recipes t
 from, see [methods.md](methods.md).
 """
 
+_NAMES = """\
+## Names
+
+A key that is neither listed here nor registered by a module under `dependencies` is refused.
+"""
+
 
 def recipe_keys() -> str:
     """The whole document: one table per section of the recipe."""
     titles: dict[type[BaseModel], list[str]] = {Recipe: ["The recipe"]}
     for key, model in _sections(Recipe, ""):
         titles.setdefault(model, []).append(f"`{key}`")
-    titles[AdamWKwargs] = ["`train.optimizer.kwargs` of AdamW"]
-    titles[ScheduleKwargs] = ["`train.scheduler.kwargs` of cosine, linear and constant"]
-    for name, term in OWN_TERMS.items():
-        titles.setdefault(term, []).append(f"`kwargs` of {name}")
-        for key, model in _sections(term, ""):
+    for section, kind in (("optimizer", OPTIMIZER), ("scheduler", SCHEDULER)):
+        for name, own in kind.own.items():
+            if own.parameters is not None:
+                title = f"`train.{section}.kwargs` of {own.short or name}"
+                titles.setdefault(own.parameters, []).append(title)
+    for name, term in TERMS.items():
+        assert term.parameters is not None
+        titles.setdefault(term.parameters, []).append(f"`kwargs` of {name}")
+        for key, model in _sections(term.parameters, ""):
             titles[model] = [f"`{key}` of every term that has it"]
     tables = [f"\n## {', '.join(keys)}\n\n{_table(model)}" for model, keys in titles.items()]
-    return _INTRO + "".join(tables)
+    return _INTRO + "".join(tables) + _divergences() + _names()
+
+
+def _divergences() -> str:
+    rows = ["| divergence | parameters | |", "| --- | --- | --- |"]
+    for name in DIVERGENCES:
+        entry = divergence_entry(name)
+        parameters = [
+            f"`{key}`: {known.meaning}; {known.expected}, {_number(known.default)} if not given"
+            for key, known in entry.parameters.items()
+        ]
+        names = ", ".join(f"`{known}`" for known in (name, *entry.aliases))
+        rows.append(f"| {names} | {'<br>'.join(parameters)} | {entry.meaning} |")
+    return "\n## Divergences\n\n" + "\n".join(rows) + "\n"
+
+
+def _number(default: float | tuple[float, ...]) -> str:
+    return f"{default:g}" if not isinstance(default, tuple) else str([float(x) for x in default])
+
+
+def _names() -> str:
+    rows = ["| kind | of this package | of torchdistill and torch |", "| --- | --- | --- |"]
+    rows += [f"| {kind.what} | {_own(kind)} | {_listed(kind.theirs)} |" for kind in KINDS]
+    return "\n" + _NAMES + "\n" + "\n".join(rows) + "\n"
+
+
+def _own(kind: Kind) -> str:
+    return _listed([own.short or name for name, own in kind.own.items()])
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -100,7 +142,7 @@ def _type_name(annotation: Any, metadata: list[Any] | None = None) -> str:
     limits = [
         str(entry.func)
         for entry in metadata or []
-        if isinstance(entry, AfterValidator) and isinstance(entry.func, Range)
+        if isinstance(entry, AfterValidator) and isinstance(entry.func, Within)
     ]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -114,6 +156,8 @@ def _type_name(annotation: Any, metadata: list[Any] | None = None) -> str:
         return f"list of: {_type_name(arguments[0])}"
     if origin is dict or _inner_model(annotation) is not None:
         return "mapping"
+    if any(isinstance(entry, PathKey) for entry in metadata or []):
+        return "path"
     words = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}
     return " ".join([words.get(annotation, "see description"), *limits])
 

@@ -11,36 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from distillens_plugin.recipe.composition import BASE, Composed, Origin, merge, read_composed
+from distillens_plugin.recipe.dependencies import take_in_dependencies
 from distillens_plugin.recipe.packaged import find_recipe
 from distillens_plugin.recipe.schema.base import did_you_mean, first_problem, show
+from distillens_plugin.recipe.schema.paths import matching, path_keys
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.trust import refuse_recipe_code
 from distillens_plugin.recipe.yaml_reader import KeyPath, parse_yaml
 from eval_harness.errors import DistillensError
 
-# Where a recipe names files and folders; ./ and ../ there start from the recipe file.
-_PATH_KEYS: tuple[KeyPath, ...] = (
-    *(
-        ("models", role, key)
-        for role in ("teacher_model", "student_model", "model")
-        for key in ("name_or_path", "tokenizer", "adapter")
-    ),
-    *(("models", role, "init", "teacher") for role in ("student_model", "model")),
-    ("datasets", "train", "path"),
-    ("datasets", "validation", "path"),
-    (
-        "train",
-        "criterion",
-        "kwargs",
-        "sub_terms",
-        "*",
-        "criterion",
-        "kwargs",
-        "teacher_translators",
-    ),
-    ("teacher_cache", "path"),
-    ("output_dir",),
-)
 _MAX_SHOWN = 120
 
 
@@ -131,6 +110,7 @@ def load_recipe(
         _apply(data, override, source.name)
         source.overrides.append(override)
     _resolve_paths(data, source)
+    take_in_dependencies(data, source.describe, trust=trust)
     plain = copy.deepcopy(data)
     try:
         recipe = Recipe.model_validate(data)
@@ -238,24 +218,14 @@ def _resolve_paths(data: dict[str, Any], source: Source) -> None:
     folder.
     """
     folder = os.path.dirname(os.path.abspath(source.name))
-    for pattern in _PATH_KEYS:
-        for path in _matching(data, pattern):
+    for pattern, _ in path_keys(Recipe):
+        for path in matching(data, pattern):
             parent: Any = data
             for part in path[:-1]:
                 parent = parent[part]
             origin = source.origins.get(path)
             base = os.getcwd() if source.override_of(path) else origin.folder if origin else folder
             parent[path[-1]] = _absolute(parent[path[-1]], base)
-
-
-def _matching(node: Any, pattern: KeyPath, done: KeyPath = ()) -> list[KeyPath]:
-    """Paths of the texts that a pattern names; * stands for any key."""
-    if not pattern:
-        return [done] if isinstance(node, str) else []
-    if not isinstance(node, dict):
-        return []
-    keys = list(node) if pattern[0] == "*" else [pattern[0]] if pattern[0] in node else []
-    return [path for key in keys for path in _matching(node[key], pattern[1:], (*done, key))]
 
 
 def _absolute(value: str, folder: str) -> str:

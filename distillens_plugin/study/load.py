@@ -10,8 +10,8 @@ from distillens_plugin.recipe.composition import read_composed
 from distillens_plugin.recipe.loading import Source
 from distillens_plugin.recipe.packaged import STUDIES, find_recipe
 from distillens_plugin.recipe.schema.base import first_problem
-from distillens_plugin.recipe.trust import refuse_study_code
 from distillens_plugin.study.spec import Study
+from distillens_plugin.study.trust import refuse_study_code
 from eval_harness.errors import DistillensError
 
 

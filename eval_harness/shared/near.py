@@ -10,13 +10,17 @@ _LONGEST_NAME = 100
 def nearest(name: str, known: Iterable[object], *, most: int = 3, cutoff: float = 0.5) -> list[str]:
     """The known names that are like one, the most alike first; [] where none is.
 
+    One that differs only in capitals is the only answer.
+
     Args:
         most: at most so many.
         cutoff: how much alike, from 0 to 1.
     """
     if len(name) > _LONGEST_NAME:
         return []
-    return difflib.get_close_matches(name, [str(word) for word in known], n=most, cutoff=cutoff)
+    words = [str(word) for word in known]
+    same = [word for word in words if word.casefold() == name.casefold()]
+    return same[:most] or difflib.get_close_matches(name, words, n=most, cutoff=cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[object], *, most: int = 2, cutoff: float = 0.6) -> str:

@@ -1,17 +1,17 @@
 """What every part of the recipe schema shares: strict models, ranges, and one-line complaints."""
 
-import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-KeyPath = tuple[str | int, ...]
-_LONGEST_NAME = 100
+from distillens_plugin.tables.ranges import Range
+from eval_harness.shared.files.strict_yaml import KeyPath
+from eval_harness.shared.near import did_you_mean
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -27,7 +27,7 @@ _EXPECTED = {
 }
 
 
-def problem(found: Any, expected: str, todo: str = "", *, at: KeyPath = ()) -> NoReturn:
+def problem(found: object, expected: str, todo: str = "", *, at: KeyPath = ()) -> NoReturn:
     """Refuses a value from inside a validator.
 
     Args:
@@ -41,7 +41,7 @@ def complain(text: str, *, at: KeyPath = ()) -> NoReturn:
     raise PydanticCustomError("distillens", "{text}", {"text": text, "at": at})
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as an error names it: short, and as the recipe would write it."""
     if value is None:
         return "nothing"
@@ -54,55 +54,53 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'beta'?`, or nothing."""
-    if len(name) > _LONGEST_NAME:
-        return ""
-    near = difflib.get_close_matches(name, [str(word) for word in known], n=2)
-    return f"did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
-
-
 @dataclass(frozen=True)
-class Range:
-    """Refuses a number outside its range; `str` of it is how errors and the docs name the range."""
+class Within:
+    """Refuses a number outside a range; `str` of it names the range in the documentation."""
 
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
+    range: Range
 
     def __str__(self) -> str:
-        low, high = (
-            str(end) if isinstance(end, int) else f"{end:g}" for end in (self.low, self.high)
-        )
-        if self.high == math.inf:
-            return f"above {low}" if self.open_low else f"of at least {low}"
-        if self.open_low or self.open_high:
-            return (
-                f"in {'(' if self.open_low else '['}{low}, {high}{')' if self.open_high else ']'}"
-            )
-        return f"from {low} to {high}"
+        return str(self.range)
 
     def __call__(self, value: float) -> float:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        if not (above and below and math.isfinite(value)):
+        if value not in self.range:
             kind = "a whole number" if isinstance(value, int) else "a number"
-            problem(value, f"{kind} {self}")
+            problem(value, f"{kind} {self.range}")
         return value
 
 
-Count = Annotated[int, AfterValidator(Range(1))]
-NonNegativeInt = Annotated[int, AfterValidator(Range(0))]
+def within(
+    low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> AfterValidator:
+    """For a field's type: Annotated[float, within(0, 1)]."""
+    return AfterValidator(Within(Range(low, high, open_low, open_high)))
+
+
+@dataclass(frozen=True)
+class PathKey:
+    """Marks a key as a path: ./ and ../ in it start from the file that says it.
+
+    Attributes:
+        always: so does any other relative path.
+    """
+
+    always: bool = False
+
+
+# A file or a folder here, or a name elsewhere (on the Hub): only ./, ../ and ~/ are resolved.
+PathName = Annotated[str, PathKey()]
+Count = Annotated[int, within(1)]
+NonNegativeInt = Annotated[int, within(0)]
 # What numpy takes, which accelerate seeds too.
-Seed = Annotated[int, AfterValidator(Range(0, 2**32 - 1))]
+Seed = Annotated[int, within(0, 2**32 - 1)]
 # Processes and threads: a slip of a zero must not bring a machine down.
-FewOrNone = Annotated[int, AfterValidator(Range(0, 1024))]
-Few = Annotated[int, AfterValidator(Range(1, 1024))]
-Positive = Annotated[float, AfterValidator(Range(0, open_low=True))]
-NonNegative = Annotated[float, AfterValidator(Range(0))]
-Fraction = Annotated[float, AfterValidator(Range(0, 1))]
-BelowOne = Annotated[float, AfterValidator(Range(0, 1, open_high=True))]
+FewOrNone = Annotated[int, within(0, 1024)]
+Few = Annotated[int, within(1, 1024)]
+Positive = Annotated[float, within(0, open_low=True)]
+NonNegative = Annotated[float, within(0)]
+Fraction = Annotated[float, within(0, 1)]
+BelowOne = Annotated[float, within(0, 1, open_high=True)]
 
 
 class Strict(BaseModel):
@@ -121,13 +119,24 @@ class Strict(BaseModel):
         fields = cls.model_fields
         for key in data:
             if key not in fields:
-                hint = did_you_mean(str(key), fields) or "delete it"
-                complain(f"unknown key; {hint} (keys here: {', '.join(fields)})", at=(key,))
+                known = cls.known_keys()
+                hint = did_you_mean(str(key), known) or "delete it"
+                complain(f"unknown key; {hint} (keys here: {', '.join(known)})", at=(key,))
         data = {key: value for key, value in data.items() if value is not None}
         for key, field in fields.items():
             if field.is_required() and key not in data:
                 complain(f"missing; expected {_describe(field)}", at=(key,))
         return data
+
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """The keys that can be given here."""
+        return cls.model_fields
+
+    @classmethod
+    def inner_models(cls) -> dict[str, tuple[type["Strict"], ...]]:
+        """What checks the entries of a field that is a plain mapping to pydantic."""
+        return {}
 
 
 def _describe(field: FieldInfo) -> str:
@@ -144,7 +153,7 @@ def first_problem(error: ValidationError) -> tuple[KeyPath, str]:
     return loc, text
 
 
-def _translate(error: Any) -> tuple[KeyPath, str]:
+def _translate(error: ErrorDetails) -> tuple[KeyPath, str]:
     loc: KeyPath = tuple(error["loc"])
     kind, value = error["type"], error.get("input")
     context = error.get("ctx") or {}
@@ -162,7 +171,7 @@ def _translate(error: Any) -> tuple[KeyPath, str]:
     return loc, f"found {show(value)}, expected {_EXPECTED[kind]}" + _hint(kind, value)
 
 
-def _hint(kind: str, value: Any) -> str:
+def _hint(kind: str, value: object) -> str:
     if not isinstance(value, str):
         return ""
     if kind in ("float_type", "int_type"):

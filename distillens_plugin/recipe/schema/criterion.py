@@ -1,57 +1,57 @@
 """The recipe's criterion: torchdistill's weighted sum and its terms."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from distillens_plugin.recipe.schema.base import NonNegative, Strict, complain, did_you_mean, show
+from distillens_plugin.recipe.schema.base import NonNegative, Strict, complain, problem
 from distillens_plugin.recipe.schema.layers import PairedKwargs
-from distillens_plugin.recipe.schema.terms import OWN_TERMS, TEACHER_TERMS, LensKwargs
-
-OWN_SUM = "distillens.weighted_sum"
-_SUMS = ("WeightedSumLoss", OWN_SUM)
-
-
-def check_own_key(key: str, own: tuple[str, ...], what: str) -> None:
-    """Refuses a key that means one of ours and misses it; others may be torchdistill's."""
-    if key in own:
-        return
-    hint = did_you_mean(key, own)
-    if key.startswith("distillens.") or hint:
-        complain(f"found {show(key)}, which is no {what}; {hint or 'expected ' + ', '.join(own)}")
+from distillens_plugin.recipe.schema.names import (
+    CRITERION,
+    LOSS_TERM,
+    LOSS_WRAPPER,
+    MODEL_LOSS_FUNCTION,
+    OWN_SUM,
+)
+from distillens_plugin.recipe.schema.terms import TERMS, LensKwargs
 
 
 class TermCriterion(Strict):
     """A mid-level loss of this package or of torchdistill."""
 
-    key: str = Field(description=f"{', '.join(OWN_TERMS)}, or a loss that torchdistill knows")
+    key: Annotated[str, LOSS_TERM.validator] = Field(
+        description=f"{', '.join(TERMS)}, or a loss that torchdistill knows"
+    )
     kwargs: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the loss's parameters"
     )
 
-    @field_validator("key")
-    @classmethod
-    def _known_key(cls, key: str) -> str:
-        check_own_key(key, tuple(OWN_TERMS), "loss term")
-        return key
-
     @field_validator("kwargs")
     @classmethod
-    def _own_kwargs(cls, kwargs: dict[str, Any], info: Any) -> dict[str, Any]:
-        model = OWN_TERMS.get(info.data.get("key", ""))
-        if model is not None:
-            # The values stay as given: the loss's own defaults fill the rest.
-            model.model_validate(kwargs)
-            return {key: value for key, value in kwargs.items() if value is not None}
-        return kwargs
+    def _own_kwargs(cls, kwargs: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        term = TERMS.get(info.data.get("key", ""))
+        if term is None or term.parameters is None:
+            return kwargs
+        # The values stay as given: the loss's own defaults fill the rest.
+        term.parameters.model_validate(kwargs)
+        return {key: value for key, value in kwargs.items() if value is not None}
+
+    @classmethod
+    def inner_models(cls) -> dict[str, tuple[type[Strict], ...]]:
+        return {"kwargs": tuple(t.parameters for t in TERMS.values() if t.parameters is not None)}
 
     def paired(self) -> PairedKwargs | None:
         """The checked parameters, if this compares layer pairs."""
-        model = OWN_TERMS.get(self.key)
+        model = TERMS[self.key].parameters if self.key in TERMS else None
         if model is None or not issubclass(model, PairedKwargs):
             return None
         return model.model_validate(self.kwargs)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """A term of ours that compares the student with a teacher."""
+        return self.key in TERMS and TERMS[self.key].needs_teacher
 
 
 class SubTerm(Strict):
@@ -62,6 +62,16 @@ class SubTerm(Strict):
         default=None, description="torchdistill's wrapper for its low-level losses"
     )
     weight: NonNegative = Field(default=1.0, description="factor of this term in the sum")
+
+    @field_validator("criterion_wrapper")
+    @classmethod
+    def _known_wrapper(cls, wrapper: dict[str, Any] | None) -> dict[str, Any] | None:
+        if wrapper:
+            key = wrapper.get("key")
+            if not isinstance(key, str):
+                problem(key, "a wrapper such as SimpleLossWrapper", at=("key",))
+            LOSS_WRAPPER.check(key, at=("key",))
+        return wrapper
 
 
 class CriterionKwargs(Strict):
@@ -99,23 +109,16 @@ class CriterionKwargs(Strict):
 class Criterion(Strict):
     """torchdistill's high-level loss."""
 
-    key: str = Field(
+    key: Annotated[str, CRITERION.validator] = Field(
         default=OWN_SUM,
         description="WeightedSumLoss (torchdistill's; each term alone) or "
-        "distillens.weighted_sum (same "
-        "keys; one walk over the vocabulary, each term logged)",
+        "distillens.weighted_sum (same keys; one walk over the vocabulary, each term logged)",
     )
     kwargs: CriterionKwargs = Field(description="the terms")
-    func2extract_model_loss: str = Field(
+    func2extract_model_loss: Annotated[str, MODEL_LOSS_FUNCTION.validator] = Field(
         default="distillens.no_model_loss",
         description="torchdistill's function that reads losses off the model's output",
     )
-
-    @field_validator("key")
-    @classmethod
-    def _known_key(cls, key: str) -> str:
-        check_own_key(key, _SUMS, "criterion")
-        return key
 
     def layer_terms(self) -> Iterator[tuple[str, PairedKwargs]]:
         """Name and parameters of each term that compares layer pairs."""
@@ -133,4 +136,4 @@ class Criterion(Strict):
     def teacher_terms(self) -> list[str]:
         """Names of the terms that compare the student with a teacher."""
         terms = self.kwargs.sub_terms.items()
-        return [name for name, term in terms if term.criterion.key in TEACHER_TERMS]
+        return [name for name, term in terms if term.criterion.needs_teacher]

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from distillens_plugin.recipe.schema.base import Count, Strict, complain
+from distillens_plugin.recipe.schema.base import Count, PathName, Strict, complain
 
 # How rows become tokens: what the validation set takes over from the training set.
 _INHERITED = (
@@ -21,7 +21,9 @@ _INHERITED = (
 class DatasetSpec(Strict):
     """Instruction data: a JSON Lines file, or a data set on the Hub."""
 
-    path: str = Field(description="JSON Lines file (./ is relative to the recipe), or a Hub name")
+    path: PathName = Field(
+        description="JSON Lines file (./ is relative to the recipe), or a Hub name"
+    )
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     data_files: str | None = Field(
         default=None, description="one file of a Hub repository that holds several"

@@ -4,7 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from distillens_plugin.recipe.schema.base import BelowOne, Count, Positive, Strict, complain
+from distillens_plugin.recipe.schema.base import (
+    BelowOne,
+    Count,
+    PathName,
+    Positive,
+    Strict,
+    complain,
+)
 
 
 class Lora(Strict):
@@ -28,7 +35,7 @@ class Init(Strict):
         description="keep these blocks of the teacher (0 is the first), with embeddings, norm "
         "and head",
     )
-    teacher: str | None = Field(
+    teacher: PathName | None = Field(
         default=None,
         description="folder or Hub name of the model to cut from, in a run without teacher_model",
     )
@@ -68,7 +75,7 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="type of the weights in memory"
     )
-    tokenizer: str | None = Field(
+    tokenizer: PathName | None = Field(
         default=None,
         description="folder or Hub name of the tokenizer, where it is not the model's own",
     )
@@ -78,7 +85,7 @@ class ModelSpec(Strict):
     trust_remote_code: bool = Field(
         default=False, description="run the model repository's own code; needs --trust-recipe"
     )
-    adapter: str | None = Field(
+    adapter: PathName | None = Field(
         default=None, description="peft adapter (folder or Hub name), merged in after loading"
     )
 
@@ -86,7 +93,7 @@ class ModelSpec(Strict):
 class TeacherSpec(ModelSpec):
     """The frozen teacher."""
 
-    name_or_path: str = Field(description="folder or Hub name")
+    name_or_path: PathName = Field(description="folder or Hub name")
 
     @property
     def tokenizer_name(self) -> str:
@@ -97,7 +104,7 @@ class TeacherSpec(ModelSpec):
 class StudentSpec(ModelSpec):
     """The model that is trained."""
 
-    name_or_path: str | None = Field(
+    name_or_path: PathName | None = Field(
         default=None, description="folder or Hub name; or init instead"
     )
     init: Init | None = Field(default=None, description="a start without weights of its own")

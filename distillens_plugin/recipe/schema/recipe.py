@@ -11,6 +11,7 @@ from distillens_plugin.recipe.schema.base import (
     Count,
     Few,
     NonNegativeInt,
+    PathName,
     Positive,
     Seed,
     Strict,
@@ -32,6 +33,14 @@ class Dependency(Strict):
     package: str | None = Field(default=None, description="what a relative name starts from")
 
 
+def dependency_entries(value: Any) -> Any:
+    """Entries in full: torchdistill also takes one name, or names alone."""
+    entries = [value] if isinstance(value, str | dict) else value
+    if not isinstance(entries, list):
+        return entries
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
 class Samples(Strict):
     """Answers generated at the end of an epoch, beside their references."""
 
@@ -44,7 +53,7 @@ class Samples(Strict):
 class TeacherCache(Strict):
     """The teacher's hidden states, kept on disk instead of computed again."""
 
-    path: str = Field(description="folder of the cache")
+    path: PathName = Field(description="folder of the cache")
     dtype: Literal["bfloat16", "int8"] = Field(
         default="bfloat16", description="how the states are stored"
     )
@@ -65,7 +74,7 @@ class Recipe(Strict):
         default="no", description="accelerate's autocast for the student"
     )
     seed: Seed = Field(default=10, description="of data order, dropout and random weights")
-    output_dir: str | None = Field(
+    output_dir: PathName | None = Field(
         default=None, description="where everything is written; runs/<recipe's name> if not given"
     )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
@@ -95,11 +104,7 @@ class Recipe(Strict):
     @field_validator("dependencies", mode="before")
     @classmethod
     def _as_list(cls, value: Any) -> Any:
-        """torchdistill also takes one name, or names alone."""
-        entries = [value] if isinstance(value, str | dict) else value
-        if not isinstance(entries, list):
-            return entries
-        return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        return dependency_entries(value)
 
     @field_validator("trackers")
     @classmethod
@@ -225,11 +230,3 @@ class Recipe(Strict):
     def to_plain(self) -> dict[str, Any]:
         """The recipe's own keys as loaded: overrides in, paths resolved, no defaults."""
         return self._plain
-
-    def to_torchdistill(
-        self, student_facts: Any, teacher_facts: Any = None, *, steps_per_epoch: int | None = None
-    ) -> dict[str, Any]:
-        """The full torchdistill configuration; see `full_form.full_form`."""
-        from distillens_plugin.recipe.full_form import full_form
-
-        return full_form(self, student_facts, teacher_facts, steps_per_epoch=steps_per_epoch)

@@ -1,72 +1,63 @@
-"""The parameters of this package's loss terms, as a recipe gives them."""
+"""The table of this package's loss terms, and their parameters as a recipe gives them."""
 
-import math
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from distillens_plugin.divergences.table import (
+    DIVERGENCES,
+    divergence_entry,
+    divergence_names,
+    readers,
+)
 from distillens_plugin.recipe.schema.base import (
     Count,
-    NonNegative,
+    PathName,
     Positive,
-    Range,
     Seed,
     Strict,
     complain,
     did_you_mean,
     problem,
 )
+from distillens_plugin.recipe.schema.entries import TermName
 from distillens_plugin.recipe.schema.layers import PairedKwargs
-
-DIVERGENCES = (
-    "jsd",
-    "fkl",
-    "rkl",
-    "jeffreys",
-    "fkl+rkl",
-    "akl",
-    "skew_fkl",
-    "skew_rkl",
-    "tvd",
-    "alpha_beta",
-)
-# Which divergences read a parameter; with another one it would be ignored.
-_READERS = {
-    "beta": ("jsd", "alpha_beta"),
-    "alpha": ("skew_fkl", "skew_rkl", "alpha_beta"),
-    "coefficients": ("jeffreys", "fkl+rkl"),
-    "head_mass": ("akl",),
-}
 
 
 def _known_divergence(name: str) -> str:
-    if name not in DIVERGENCES:
-        problem(name, f"one of {', '.join(DIVERGENCES)}", did_you_mean(name, DIVERGENCES))
+    known = divergence_names(aliases=True)
+    if name not in known:
+        problem(name, f"one of {', '.join(known)}", did_you_mean(name, known))
     return name
 
 
 DivergenceName = Annotated[str, AfterValidator(_known_divergence)]
+_NAMES = f"one of {', '.join(divergence_names(aliases=True))}"
 
 
-class DivergenceKwargs(Strict):
-    """What all terms that compare two distributions take."""
+def _parameter_fields() -> dict[str, Any]:
+    """A key for each parameter that the divergences of this package read."""
+    fields: dict[str, Any] = {}
+    for name in DIVERGENCES:
+        for parameter, known in divergence_entry(name).parameters.items():
+            kind = list[float] if isinstance(known.default, tuple) else float
+            text = f"of {', '.join(readers(parameter))}: see Divergences"
+            fields[parameter] = (kind | None, Field(default=None, description=text))
+    return fields
 
-    beta: float | None = Field(
-        default=None,
-        description="of jsd: weight of the teacher, in [0, 1] (0.5 if not given; exactly 0 is "
-        "forward KL, exactly 1 reverse KL); of alpha_beta: exponent of the student (0.7)",
-    )
-    alpha: float | None = Field(
-        default=None,
-        description="of skew_fkl and skew_rkl: in [0, 1) (0.1 if not given); of alpha_beta: "
-        "exponent of the teacher (0.2)",
-    )
-    coefficients: list[NonNegative] | None = Field(
-        default=None, description="of jeffreys: factors of FKL and RKL ([1, 1] if not given)"
-    )
-    head_mass: Annotated[float, AfterValidator(Range(0, 1, True, True))] | None = Field(
-        default=None, description="of akl: the share of mass that makes the head (0.5 if not given)"
-    )
+
+if TYPE_CHECKING:
+    _Parameters = Strict
+else:
+    _Parameters = create_model("_Parameters", __base__=Strict, **_parameter_fields())
+_PARAMETERS = tuple(_parameter_fields())
+
+
+class DivergenceKwargs(_Parameters):
+    """What all terms that compare two distributions take: also what the divergence itself reads."""
+
+    divergence: DivergenceName = Field(description=_NAMES)
     temperature: Positive = Field(default=1.0, description="divides both models' logits")
     scale_by_temperature_squared: bool = Field(
         default=False, description="multiply by temperature ** 2; the paper does not"
@@ -75,29 +66,52 @@ class DivergenceKwargs(Strict):
         default=None, description="rows of the vocabulary walk at a time; null chooses"
     )
 
-    def check_options(self, divergence: str) -> None:
-        """Refuses a parameter that this divergence does not read, or one out of its range."""
-        for name, readers in _READERS.items():
-            if getattr(self, name) is not None and divergence not in readers:
-                complain(
-                    f"{divergence} does not read it (it is for {', '.join(readers)}); delete it, "
-                    "or set it to null",
-                    at=(name,),
-                )
-        if self.coefficients is not None and (
-            len(self.coefficients) != 2 or sum(self.coefficients) == 0
-        ):
-            problem(self.coefficients, "two numbers, not both 0", at=("coefficients",))
-        if divergence == "alpha_beta":
-            for name in ("alpha", "beta"):
-                value = getattr(self, name)
-                if value is not None and (value == 0 or not math.isfinite(value)):
-                    problem(value, "a finite number other than 0", at=(name,))
-            return
-        if self.beta is not None and not 0 <= self.beta <= 1:
-            problem(self.beta, "a number from 0 to 1", at=("beta",))
-        if self.alpha is not None and not 0 <= self.alpha < 1:
-            problem(self.alpha, "a number in [0, 1)", at=("alpha",))
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        registered = (
+            key for name in divergence_names() for key in divergence_entry(name).parameters
+        )
+        return list(dict.fromkeys([*cls.model_fields, *registered]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _registered_parameters(cls, data: Any) -> Any:
+        """Parameters that only registered divergences read are no fields: they are checked here."""
+        if not isinstance(data, dict):
+            return data
+        theirs = {key: data[key] for key in data if key in set(cls.known_keys())}
+        theirs = {key: value for key, value in theirs.items() if key not in cls.model_fields}
+        divergence = data.get("divergence") or cls.model_fields["divergence"].default
+        if divergence in divergence_names(aliases=True):
+            _check_parameters(divergence, theirs)
+        return {key: value for key, value in data.items() if key not in theirs}
+
+    @model_validator(mode="after")
+    def _own_parameters(self) -> "DivergenceKwargs":
+        _check_parameters(self.divergence, {key: getattr(self, key) for key in _PARAMETERS})
+        return self
+
+
+def _check_parameters(divergence: str, parameters: Mapping[str, object]) -> None:
+    """Refuses a parameter that this divergence does not read, or one out of its range."""
+    entry = divergence_entry(divergence)
+    given = {key: value for key, value in parameters.items() if value is not None}
+    for key, value in given.items():
+        known = entry.parameters.get(key)
+        if known is None:
+            complain(
+                f"{divergence} does not read it (it is for {', '.join(readers(key))}); delete it, "
+                "or set it to null",
+                at=(key,),
+            )
+        if not known.accepts(value):
+            problem(value, known.expected, at=(key,))
+    if entry.check is not None and given:
+        defaults = {key: known.default for key, known in entry.parameters.items()}
+        try:
+            entry.check(**{**defaults, **given})
+        except ValueError as error:
+            complain(str(error), at=(next(iter(given)),))
 
 
 class LensKwargs(DivergenceKwargs, PairedKwargs):
@@ -108,14 +122,12 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
         description="what is applied before the unembedding: nothing (the paper's code), or "
         "each model's own final norm",
     )
-    divergence: DivergenceName = Field(
-        default="jsd", description=f"one of {', '.join(DIVERGENCES)}"
-    )
+    divergence: DivergenceName = Field(default="jsd", description=_NAMES)
     detach_unembedding: bool = Field(
         default=False, description="the lens does not train the student's unembedding"
     )
 
-    teacher_translators: str | None = Field(
+    teacher_translators: PathName | None = Field(
         default=None,
         description="file of `distillens tune-lens`: the teacher is read through the tuned lens; "
         "needs norm: final",
@@ -123,7 +135,6 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
 
     @model_validator(mode="after")
     def _consistent(self) -> "LensKwargs":
-        self.check_options(self.divergence)
         if self.teacher_translators is not None and self.norm != "final":
             complain(
                 f"found {self.norm} with teacher_translators, which are trained through the final "
@@ -136,14 +147,7 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
 class LogitsKwargs(DivergenceKwargs):
     """Parameters of `distillens.logits_kd`."""
 
-    divergence: DivergenceName = Field(
-        default="fkl", description=f"one of {', '.join(DIVERGENCES)}"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "LogitsKwargs":
-        self.check_options(self.divergence)
-        return self
+    divergence: DivergenceName = Field(default="fkl", description=_NAMES)
 
 
 class CrossEntropyKwargs(Strict):
@@ -181,14 +185,16 @@ class SimilarityKwargs(PairedKwargs):
     """Parameters of `distillens.gram` and `distillens.cka`."""
 
 
-OWN_TERMS: dict[str, type[Strict]] = {
-    "DistillLensLoss": LensKwargs,
-    "distillens.logits_kd": LogitsKwargs,
-    "distillens.cross_entropy": CrossEntropyKwargs,
-    "distillens.hidden_mse": MSEKwargs,
-    "distillens.hidden_cosine": ProjectedKwargs,
-    "distillens.gram": SimilarityKwargs,
-    "distillens.cka": SimilarityKwargs,
+_LOSSES = "distillens_plugin.losses"
+# The loss terms of this package. A new one is an entry here and the class that it names.
+TERMS: dict[str, TermName] = {
+    "DistillLensLoss": TermName(f"{_LOSSES}.lens:DistillLensLoss", LensKwargs),
+    "distillens.logits_kd": TermName(f"{_LOSSES}.final_logits:LogitsKD", LogitsKwargs),
+    "distillens.cross_entropy": TermName(
+        f"{_LOSSES}.final_logits:CrossEntropy", CrossEntropyKwargs, needs_teacher=False
+    ),
+    "distillens.hidden_mse": TermName(f"{_LOSSES}.hidden:HiddenMSE", MSEKwargs),
+    "distillens.hidden_cosine": TermName(f"{_LOSSES}.hidden:HiddenCosine", ProjectedKwargs),
+    "distillens.gram": TermName(f"{_LOSSES}.similarity:GramAlignment", SimilarityKwargs),
+    "distillens.cka": TermName(f"{_LOSSES}.similarity:CKA", SimilarityKwargs),
 }
-# Terms that compare the student with a teacher.
-TEACHER_TERMS = tuple(key for key in OWN_TERMS if key != "distillens.cross_entropy")

@@ -1,0 +1,51 @@
+"""The modules that a recipe lists under `dependencies`: which need trust, and their import.
+
+They are imported before the recipe's keys are checked, as they may register what the keys name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from distillens_plugin.recipe.schema.base import KeyPath
+from distillens_plugin.recipe.schema.recipe import Dependency, dependency_entries
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.trust import RECIPE_FLAG, refuse
+
+_OURS = re.compile(r"distillens_plugin|torchdistill(\.\w+)*")
+
+
+def take_in_dependencies(
+    data: Mapping[str, Any], where: Callable[[KeyPath], str], *, trust: bool
+) -> None:
+    """Imports what a trusted recipe depends on; refuses what an untrusted one may not import.
+
+    distillens_plugin and torchdistill's modules need no trust. The two themselves are left to the
+    run: the names that they register are known, and importing them takes seconds.
+
+    Args:
+        data: the recipe before it is checked; entries of a wrong form are left to the schema.
+        where: what errors about a key begin with.
+    Raises:
+        DistillensError: names the key and the module.
+    """
+    entries = dependency_entries(data.get("dependencies"))
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        try:
+            dependency = TypeAdapter(Dependency).validate_python(entry)
+        except ValidationError:
+            continue
+        is_ours = dependency.package is None and _OURS.fullmatch(dependency.name) is not None
+        if is_ours and "." not in dependency.name:
+            continue
+        at = where(("dependencies", index))
+        if not trust and not is_ours:
+            effect = "is imported and so runs (distillens_plugin and torchdistill's need no trust)"
+            refuse(at, f"the module {dependency.name!r}", effect, RECIPE_FLAG)
+        try:
+            import_module(dependency.name, dependency.package)
+        except ImportError as error:
+            raise DistillensError(f"{at}: {error}; install it or delete it") from error

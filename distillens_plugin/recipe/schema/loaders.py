@@ -1,0 +1,83 @@
+"""The recipe's data loaders: batches, their order and their collation."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from distillens_plugin.recipe.schema.base import (
+    Count,
+    FewOrNone,
+    Strict,
+    complain,
+    did_you_mean,
+)
+from distillens_plugin.recipe.schema.names import BATCH_SAMPLER, COLLATE_FUNCTION
+from distillens_plugin.recipe.schema.torchdistill_names import SAMPLER_MODULES, SAMPLERS
+
+
+class LoaderKwargs(Strict):
+    """Of torch's DataLoader."""
+
+    batch_size: Count = Field(description="rows per process and batch")
+    num_workers: FewOrNone = Field(default=0, description="loading processes")
+    pin_memory: bool = Field(default=False, description="faster copies to a GPU")
+    drop_last: bool = Field(default=False, description="leave out a last batch that is not full")
+
+
+class Sampler(Strict):
+    """torchdistill's sampler entry, for an order of your own."""
+
+    class_or_func: Any = Field(description="!import_get of a torch.utils.data sampler")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+
+    @field_validator("class_or_func")
+    @classmethod
+    def _torch_has_it(cls, value: Any) -> Any:
+        """Torch's own names; any other needs --trust-recipe, and is looked at there."""
+        named = getattr(value, "key", value)
+        module, _, name = named.rpartition(".") if isinstance(named, str) else ("", "", "")
+        if module in SAMPLER_MODULES and name not in SAMPLERS:
+            hint = did_you_mean(name, SAMPLERS) or f"expected one of {', '.join(SAMPLERS)}"
+            complain(f"found {named}, which torch does not have; {hint}")
+        return value
+
+
+class BatchSampler(Strict):
+    """torchdistill's batch sampler entry."""
+
+    key: Annotated[str, BATCH_SAMPLER.validator] = Field(
+        description="distillens.length_grouped, or one that torchdistill knows"
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="its parameters")
+
+
+class DataLoader(Strict):
+    """A data loader; batches are grouped by length unless a sampler is given."""
+
+    kwargs: LoaderKwargs = Field(description="of torch's DataLoader")
+    sampler: Sampler | None = Field(
+        default=None, description="an order of your own instead of batches of like length"
+    )
+    batch_sampler: BatchSampler | None = Field(
+        default=None,
+        description="another way to form batches; distillens.length_grouped if not given",
+    )
+    collate_fn: Annotated[str, COLLATE_FUNCTION.validator] = Field(
+        default="distillens.collate", description="torchdistill's key of the collation"
+    )
+
+
+class ValidationKwargs(Strict):
+    """What can be chosen of the validation loader."""
+
+    batch_size: Count | None = Field(
+        default=None, description="rows per process and batch; that of training if not given"
+    )
+
+
+class ValidationLoader(Strict):
+    """The validation loader, in which nothing but its batch size is a matter of choice."""
+
+    kwargs: ValidationKwargs = Field(
+        default_factory=ValidationKwargs, description="of torch's DataLoader"
+    )

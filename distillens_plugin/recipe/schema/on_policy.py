@@ -1,0 +1,87 @@
+"""The recipe's on_policy section: answers that the student samples while it is trained."""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from distillens_plugin.recipe.schema.base import (
+    Count,
+    Fraction,
+    NonNegative,
+    PathName,
+    Positive,
+    Strict,
+    complain,
+    problem,
+    within,
+)
+
+
+class VllmServer(Strict):
+    """A running vLLM server that samples in the student's place."""
+
+    base_url: str = Field(description="such as http://localhost:8000")
+    sync_every: Count = Field(
+        default=1,
+        description="optimiser steps between two updates of the server's weights, from each "
+        "epoch's start; 1: always fresh",
+    )
+    weights_dir: PathName | None = Field(
+        default=None,
+        description="folder through which the weights go, under one path here and at the server; "
+        "null: the system's temporary folder",
+    )
+    timeout_s: Positive = Field(
+        default=600.0, description="longest wait for one answer, repeated tries included, seconds"
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            problem(url, "an address such as http://localhost:8000")
+        return url
+
+    @field_validator("weights_dir")
+    @classmethod
+    def _folder(cls, folder: str | None) -> str | None:
+        if folder is not None and not os.path.isdir(folder):
+            problem(folder, "a folder that exists")
+        return folder
+
+
+class OnPolicy(Strict):
+    """Answers that the student samples while it is trained, in place of some references."""
+
+    share: Fraction = Field(
+        default=0.5, description="share of the rows whose answer is sampled; adaptive: at the start"
+    )
+    schedule: Literal["fixed", "adaptive"] = Field(
+        default="fixed",
+        description="keep the share, or raise it when the validation loss rises (DistiLLM)",
+    )
+    step: Fraction = Field(default=0.1, description="adaptive: how much the share is raised")
+    tolerance: NonNegative = Field(
+        default=0.1, description="adaptive: by how much the validation loss must have risen"
+    )
+    temperature: Positive = Field(default=1.0, description="of sampling")
+    top_p: Annotated[float, within(0, 1, open_low=True)] = Field(
+        default=1.0, description="of sampling; 1 is off"
+    )
+    max_new_tokens: Count | None = Field(
+        default=None, description="longest answer, in tokens; null: what max_length leaves"
+    )
+    server: VllmServer | None = Field(
+        default=None, description="sample through a vLLM server; null: through transformers"
+    )
+
+    @model_validator(mode="after")
+    def _samples_something(self) -> "OnPolicy":
+        if self.schedule == "fixed" and self.share == 0:
+            complain(
+                "found a fixed share of 0, which samples nothing; raise it, take schedule: "
+                "adaptive, or delete on_policy",
+                at=("share",),
+            )
+        return self
