@@ -4,14 +4,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillens_plugin.commands.flags import add_trust
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
     from distillens_plugin.study.spec import Study
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `distillens study`."""
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "study",
+        help="compare methods over seeds: train, evaluate, report",
+        description="Trains every method of a study with every seed, evaluates the models with "
+        "eval_harness and reports what the numbers support. What is done is skipped.",
+    )
     parser.add_argument(
         "study", metavar="STUDY", help="YAML file, such as recipes/studies/quickstart.yaml"
     )
@@ -34,17 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at a time; default: one for each GPU, one on a CPU (each with one thread)",
     )
     parser.add_argument("--output_dir", help="instead of the study's own")
-    parser.add_argument(
-        "--trust-recipe",
-        action="store_true",
-        help="let the study, its recipes and its models run code (docs/security.md)",
-    )
+    add_trust(parser, what="the study, its recipes and its models")
     parser.add_argument(
         "--overwrite",
         action="store_true",
         help="train and evaluate again what was done under other settings; the rest is kept",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,21 +6,20 @@ on where an interrupted run stopped) and writes rows that `datasets.train.path` 
 Source: Kim and Rush 2016, arXiv 1606.07947.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillens_plugin.data.generated_rows import MARK
 from distillens_plugin.data.rows import RawRow, read_rows
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
+from eval_harness.shared.files.jsonl import write_jsonl
 from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_model_args, given_remote_code
 from eval_harness.shared.text.answers import read_newlines
 
-MARK = "generated_by"
 _TASK = "training_prompts"
 
 
@@ -91,37 +90,8 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     )
 
 
-def check_generated(path: str, where: str) -> int:
-    """How many rows a file of generated answers holds.
-
-    Raises:
-        DistillensError: it is no such file; the line says how to make one.
-    """
-    todo = (
-        "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
-        "datasets.train.path to that file"
-    )
-    if not path.endswith(".jsonl") or not os.path.isfile(path):
-        raise DistillensError(
-            f"{where}: SeqKD (generated: true) needs a JSON Lines file with the teacher's answers, "
-            f"found {path!r}; {todo}"
-        )
-    num_rows = 0
-    for line, row in read_jsonl(path):
-        if MARK not in row:
-            raise DistillensError(
-                f"{where}: {path}:{line} is no generated answer (it has no {MARK!r}), and SeqKD "
-                f"(generated: true) needs the teacher's; {todo}"
-            )
-        num_rows += 1
-    return num_rows
-
-
 def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generation) -> list[Any]:
-    from eval_harness.benchmarks import Benchmark
-    from eval_harness.generation.evaluate import evaluate
-    from eval_harness.generation.task import Settings
-    from eval_harness.protocols.protocol import make_protocol
+    from eval_harness import Benchmark, Settings, make_protocol, run_evaluation
 
     data = recipe.datasets.train
     prompts = folder / "prompts.jsonl"
@@ -147,7 +117,7 @@ def _answers(recipe: Recipe, rows: Sequence[RawRow], folder: Path, how: Generati
         trust_remote_code=_trusted(recipe, how),
         config={"recipe": recipe.path},
     )
-    results, _ = evaluate(settings)
+    results, _ = run_evaluation(settings)
     return list(results.tasks[_TASK].samples)
 
 

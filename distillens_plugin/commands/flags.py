@@ -1,0 +1,43 @@
+"""What several subcommands share: flags, and quiet libraries."""
+
+import argparse
+
+from distillens_plugin.integrations.when_loaded import when_loaded
+
+
+def add_trust(parser: argparse.ArgumentParser, *, what: str = "the recipe and its models") -> None:
+    """--trust-recipe.
+
+    Args:
+        what: is allowed to run code, for the help.
+    """
+    parser.add_argument(
+        "--trust-recipe", action="store_true", help=f"let {what} run code (docs/security.md)"
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """--set, repeatable; `overrides` of the arguments."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=VALUE",
+        dest="overrides",
+        help="change a recipe key (repeatable); the value is YAML",
+    )
+
+
+def quiet_transformers() -> None:
+    """Its warnings on settings that we set right a moment later would drown our own lines.
+
+    Loads nothing: what is not loaded yet is quiet as soon as it is.
+    """
+    when_loaded("transformers", _quiet)
+
+
+def _quiet() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,108 @@
+"""`distillens run RECIPE`: from a recipe to a distilled student."""
+
+import argparse
+from pathlib import Path
+
+from distillens_plugin.commands.flags import add_overrides, add_trust, quiet_transformers
+from eval_harness.errors import DistillensError
+
+DESCRIPTION = "Validates, tries or trains what a recipe says."
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser("run", help="train what a recipe says", description=DESCRIPTION)
+    add_arguments(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `run`, for both ways of calling it."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="check all that can be checked without weights"
+    )
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_form",
+        help="with --validate: print the full torchdistill configuration",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="one real step: shapes, loss terms, memory, and the time the whole run would take",
+    )
+    add_overrides(parser)
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        metavar="FRAGMENT",
+        dest="fragments",
+        help="put a file over the recipe, such as recipes/methods/sft.yaml (repeatable)",
+    )
+    parser.add_argument("--output_dir", help="where everything is written")
+    parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume the run in output_dir from its last whole epoch, or start it",
+    )
+    add_trust(parser)
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    """Validates, tries or trains what a recipe says."""
+    _refuse_together(arguments)
+    from distillens_plugin.recipe.loading import load_recipe
+
+    recipe = load_recipe(
+        arguments.recipe,
+        overrides=_overrides(arguments),
+        trust=arguments.trust_recipe,
+        fragments=arguments.fragments,
+    )
+    if not arguments.debug:
+        quiet_transformers()
+    if arguments.validate:
+        from distillens_plugin.lens.config_facts import ModelFacts
+        from distillens_plugin.preflight.validate import print_full_form, validate_without_weights
+
+        facts: dict[str, ModelFacts] = {}
+        for line in validate_without_weights(recipe, overwrite=arguments.overwrite, facts=facts):
+            print(line)
+        if arguments.print_form:
+            print_full_form(recipe, facts)
+        return 0
+    if arguments.dry_run:
+        from distillens_plugin.training.dry_run import dry_run
+
+        return dry_run(recipe)
+    from distillens_plugin.training.train import train
+
+    folder = Path(recipe.output_dir or Path("runs") / Path(arguments.recipe).stem)
+    return train(recipe, folder, overwrite=arguments.overwrite, resume=arguments.resume)
+
+
+def _refuse_together(arguments: argparse.Namespace) -> None:
+    if arguments.print_form and not arguments.validate:
+        raise DistillensError("--print goes with --validate")
+    if arguments.resume and (arguments.overwrite or arguments.validate or arguments.dry_run):
+        raise DistillensError("--resume goes with none of --overwrite, --validate and --dry-run")
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    overrides = list(arguments.overrides)
+    if arguments.output_dir is not None:
+        overrides.append(f"output_dir={_quoted(arguments.output_dir)}")
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    return overrides
+
+
+def _quoted(text: str) -> str:
+    """A path as a YAML string: a folder named 2024 is no number."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,38 @@
+"""Rows that `distillens generate` wrote: a teacher's answers, marked by a key of their own.
+
+SeqKD trains on these; with a data set's own references it would be plain fine-tuning.
+"""
+
+import os
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.files.jsonl import read_jsonl
+
+# The key of each such row; its value names the teacher.
+MARK = "generated_by"
+
+
+def check_generated(path: str, where: str) -> int:
+    """How many rows a file of generated answers holds.
+
+    Raises:
+        DistillensError: it is no such file; the line says how to make one.
+    """
+    todo = (
+        "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
+        "datasets.train.path to that file"
+    )
+    if not path.endswith(".jsonl") or not os.path.isfile(path):
+        raise DistillensError(
+            f"{where}: SeqKD (generated: true) needs a JSON Lines file with the teacher's answers, "
+            f"found {path!r}; {todo}"
+        )
+    num_rows = 0
+    for line, row in read_jsonl(path):
+        if MARK not in row:
+            raise DistillensError(
+                f"{where}: {path}:{line} is no generated answer (it has no {MARK!r}), and SeqKD "
+                f"(generated: true) needs the teacher's; {todo}"
+            )
+        num_rows += 1
+    return num_rows

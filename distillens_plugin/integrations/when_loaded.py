@@ -1,0 +1,59 @@
+"""Code that runs as soon as a library is loaded, so that we need not load it ourselves.
+
+As `wrapt.when_imported`, which takes 50 ms to load: a signal in that time would end a command with
+a traceback, because the package is imported before the command's first line.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Protocol
+
+
+class _Loader(Protocol):
+    exec_module: Callable[[ModuleType], None]
+
+
+def when_loaded(name: str, action: Callable[[], None]) -> None:
+    """Runs an action once: now where the module is loaded already, else right after it is.
+
+    Args:
+        name: of a top-level module written in Python.
+        action: what it raises, the import raises.
+    """
+    if sys.modules.get(name) is not None:
+        action()
+    else:
+        sys.meta_path.insert(0, _Finder(name, action))
+
+
+class _Finder:
+    """Finds one module, by asking the other finders, and adds the action to its loading."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self._name, self._action = name, action
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        # Finding is not loading: somebody may only want to know whether it is installed.
+        if spec is not None and spec.loader is not None:
+            self._add_action(spec.loader)
+        return spec
+
+    def _add_action(self, loader: _Loader) -> None:
+        load = loader.exec_module
+
+        def load_and_act(module: ModuleType) -> None:
+            load(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self._action()
+
+        loader.exec_module = load_and_act
