@@ -22,7 +22,8 @@ import torch
 
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.backends.transformers import TransformersBackend
-from eval_harness.backends.vllm import VllmBackend, check_usable
+from eval_harness.backends.vllm import VllmBackend
+from eval_harness.backends.vllm_arguments import check_usable
 from eval_harness.benchmarks import find_benchmarks, load_rows
 from eval_harness.errors import DistillensError
 from eval_harness.generation.prompts import fit_to_model, prepare_prompts

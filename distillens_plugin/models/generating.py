@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -20,6 +19,7 @@ from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.lens.probe import plain_model, undisturbed
 from eval_harness.errors import RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
+from eval_harness.shared.padding import left_padded
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,11 @@ def _generate(
     assert room is not None  # positions or max_new_tokens
     if room < 1:
         return [[] for _ in prompts]
-    inputs = _left_padded(prompts, decoding.pad_id, next(plain.parameters()).device)
+    device = next(plain.parameters()).device
+    ids, mask = left_padded(prompts, decoding.pad_id)
     generated = plain.generate(
-        **inputs,
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
         generation_config=_settings(decoding, room),
         logits_processor=[_OnlyTokens(decoding.num_ids)],
     )
@@ -175,15 +177,3 @@ class _OnlyTokens:
         kept = scores_BV.clone()
         kept[:, self._num_ids :] = float("-inf")
         return kept
-
-
-def _left_padded(
-    prompts: Sequence[list[int]], pad_id: int, device: torch.device
-) -> dict[str, Tensor]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

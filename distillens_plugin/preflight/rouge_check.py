@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from eval_harness import num_without_words
 from eval_harness.errors import DistillensError
-from eval_harness.scoring.rouge_words import num_without_words
 
 
 def check_rouge_words(references: Iterable[Sequence[str]], where: str) -> str | None:

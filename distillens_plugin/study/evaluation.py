@@ -16,9 +16,17 @@ from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
 from distillens_plugin.study.spec import Evaluation, Study
 from distillens_plugin.study.state import DONE, LOG
+from eval_harness import (
+    Sample,
+    check_backend_arguments,
+    find_benchmarks,
+    load_benchmark,
+    load_results,
+    make_protocol,
+    metric_names,
+    select_benchmarks,
+)
 from eval_harness.errors import DistillensError
-from eval_harness.results.folder import load_results
-from eval_harness.results.schema import Sample, metric_names
 from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.files.typed_json import check
@@ -52,9 +60,6 @@ def check_evaluation(study: Study) -> None:
     spec = study.evaluation
     if spec is None:
         return
-    from eval_harness.benchmarks import find_benchmarks, select_benchmarks
-    from eval_harness.generation.engine import MODEL_KEYS
-    from eval_harness.protocols.protocol import make_protocol
     from eval_harness.shared.text.template_table import check_template
     from eval_harness.shared.text.tokenisation import check_add_bos_token
 
@@ -67,16 +72,8 @@ def check_evaluation(study: Study) -> None:
     choice = spec.model_args.get("add_bos_token")
     if choice is not None:
         checked("model_args", lambda: check_add_bos_token(choice, "add_bos_token"))
-    if spec.model == "hf":
-        from eval_harness.backends.transformers import arguments
-
-        given = {key: value for key, value in spec.model_args.items() if key not in MODEL_KEYS}
-        given.pop("trust_remote_code", None)
-        checked("model_args", lambda: arguments(given))
-    checked(
-        "tasks",
-        lambda: select_benchmarks(",".join(spec.tasks), find_benchmarks(), _data_entries(spec)),
-    )
+    checked("model_args", lambda: check_backend_arguments(spec.model, spec.model_args))
+    checked("tasks", lambda: select_benchmarks(spec.tasks, find_benchmarks(), _data_entries(spec)))
     for name in spec.protocols:
         protocol = checked("protocols", lambda name=name: make_protocol(name))
         checked(
@@ -235,8 +232,6 @@ def _task_content(task: str) -> str | list[str]:
     """A benchmark file counts by its content and that of its rows, which may change under it."""
     if not _is_benchmark_file(task):
         return task
-    from eval_harness.benchmarks.definition import load_benchmark
-
     rows = load_benchmark(Path(task)).path
     return [content_digest(str(path)) for path in (Path(task), rows) if path and path.exists()]
 
@@ -262,8 +257,6 @@ def _is_place(key: str, value: object) -> bool:
 
 
 def _is_greedy(protocol: str) -> bool:
-    from eval_harness.protocols.protocol import make_protocol
-
     return make_protocol(protocol).greedy
 
 

@@ -15,6 +15,7 @@ from distillens_plugin.study.jobs import Command
 from distillens_plugin.study.records import first_difference, read_json
 from distillens_plugin.study.short_keys import expand
 from distillens_plugin.study.spec import Generate, Study
+from eval_harness import check_backend_arguments, make_protocol
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
@@ -52,9 +53,6 @@ def check_generation(study: Study) -> None:
     Raises:
         DistillensError: names the method and the key.
     """
-    from eval_harness.generation.engine import MODEL_KEYS
-    from eval_harness.protocols.protocol import make_protocol
-
     for name, method in study.methods.items():
         how = method.generate
         if how is None:
@@ -64,12 +62,7 @@ def check_generation(study: Study) -> None:
             given = parse_key_values(how.model_args, flag=key)
             if "pretrained" in given:
                 raise DistillensError("pretrained: the recipe's teacher answers; delete it")
-            given = {part: value for part, value in given.items() if part not in MODEL_KEYS}
-            given.pop("trust_remote_code", None)
-            if how.model == "hf":
-                from eval_harness.backends.transformers import arguments
-
-                arguments(given)
+            check_backend_arguments(how.model, given)
             key = "gen_kwargs"
             sampling = parse_key_values(how.gen_kwargs, flag=key)
             greedy = sampling.get("temperature", 0) == 0

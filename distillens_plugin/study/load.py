@@ -4,12 +4,10 @@ import os
 import re
 from typing import Any
 
-from pydantic import ValidationError
-
 from distillens_plugin.recipe.composition import read_composed
 from distillens_plugin.recipe.loading import Source
 from distillens_plugin.recipe.packaged import STUDIES, find_recipe
-from distillens_plugin.recipe.schema.base import first_problem
+from distillens_plugin.recipe.schema.base import checked
 from distillens_plugin.study.spec import Study
 from distillens_plugin.study.trust import refuse_study_code
 from eval_harness.errors import DistillensError
@@ -33,11 +31,7 @@ def load_study(
     if output_dir is not None:
         data["output_dir"] = os.path.abspath(output_dir)
     _resolve(data, (), source, os.path.dirname(os.path.abspath(source.name)))
-    try:
-        study = Study.model_validate(data)
-    except ValidationError as error:
-        loc, message = first_problem(error)
-        raise DistillensError(f"{source.describe(loc)}: {message}") from None
+    study = checked(Study, data, source.describe)
     study._source = source
     study._trust = trust
     if not trust:

@@ -16,8 +16,8 @@ from distillens_plugin.lens.probe import in_eval_mode, unwrap
 from distillens_plugin.losses.final_logits import CrossEntropy
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import Decoding, answer, begin, num_token_ids
+from eval_harness import rouge_l
 from eval_harness.errors import RunFailure
-from eval_harness.scoring.rouge import rouge_l
 
 _NUM_NAMED = 8
 

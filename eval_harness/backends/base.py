@@ -1,11 +1,14 @@
-"""What the two backends have in common: requests, answers, and the interface."""
+"""What all backends have in common: requests, answers, and the interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from eval_harness.errors import DistillensError
 from eval_harness.protocols.protocol import Protocol
+from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.near import near_names
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,72 @@ class LogLikelihood:
 
 
 class Backend(ABC):
-    """A loaded model."""
+    """A loaded model.
+
+    A backend of one's own needs `generate`, and an initialiser that takes the facts and, by name,
+    `dtype` and what else of `--model_args` it knows (`known_arguments`). Give it a name with
+    `register_backend`.
+
+    Attributes:
+        name: what logs call it.
+        known_arguments: of `--model_args`, beside those that every backend takes.
+        layout_arguments: those of them that change how the work is laid out, and so the last bits
+            at most: they are left out of the fingerprint.
+        needs_transformers_model: refuse an architecture that transformers lacks.
+    """
 
     name: str
+    known_arguments: ClassVar[tuple[str, ...]] = ()
+    layout_arguments: ClassVar[frozenset[str]] = frozenset()
+    needs_transformers_model: ClassVar[bool] = True
+
+    @classmethod  # noqa: B027
+    def check_usable(cls) -> None:
+        """Refuses an environment in which it cannot run.
+
+        Raises:
+            DistillensError: with what is missing, and how to get it.
+        """
+
+    @classmethod
+    def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments among --model_args that are its own, checked.
+
+        Args:
+            given: without those that every backend takes; `dtype` may be "auto".
+        Raises:
+            DistillensError: an unknown key, or a wrong value.
+        """
+        check_arguments(cls.name, given, ("dtype", *cls.known_arguments))
+        return dict(given)
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Of the packages that answers depend on, for the fingerprint."""
+        return {}
+
+    @classmethod
+    def load(
+        cls,
+        facts: ModelFacts,
+        arguments: dict[str, Any],
+        *,
+        max_length: int,
+        no_repeat_ngrams: bool,
+        trust_remote_code: bool,
+    ) -> "Backend":
+        """The backend with its weights.
+
+        Args:
+            facts: of the model.
+            arguments: from `arguments`; `dtype` is float32, bfloat16 or float16.
+            max_length: longest prompt and answer together, in tokens.
+            no_repeat_ngrams: whether `Sampling.no_repeat_ngram_size` will be above 0.
+            trust_remote_code: allow code that comes with the model.
+        Raises:
+            RunFailure: it does not load.
+        """
+        return cls(facts, **arguments)  # type: ignore[call-arg]
 
     @abstractmethod
     def generate(
@@ -95,9 +161,15 @@ class Backend(ABC):
             RunFailure: the backend fails.
         """
 
-    @abstractmethod
     def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
-        """Log-likelihoods in any order."""
+        """Log-likelihoods in any order.
+
+        Raises:
+            DistillensError: the backend has none.
+        """
+        raise DistillensError(
+            f"the backend {self.name} gives no log-likelihoods; drop --loglikelihood"
+        )
 
     def close(self) -> None:  # noqa: B027
         """Gives the model's memory back."""
@@ -121,9 +193,6 @@ def strip_stop(token_ids: Sequence[int], stop_token_ids: Sequence[int]) -> tuple
 
 def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -> None:
     """Refuses --model_args keys that a backend does not know, with near names."""
-    from eval_harness.errors import DistillensError
-    from eval_harness.shared.near import near_names
-
     for key in given:
         if key not in known:
             near = near_names(key, known) or f"; it knows {', '.join(sorted(known)[:12])} ..."

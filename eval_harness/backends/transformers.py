@@ -19,23 +19,25 @@ from eval_harness.backends.base import (
     LogLikelihood,
     Request,
     Sampling,
-    check_arguments,
     plan_order,
     strip_stop,
 )
-from eval_harness.backends.ngrams import NgramHistory
-from eval_harness.backends.sampling import TokenStreams
+from eval_harness.backends.token_chooser import TokenChooser
+from eval_harness.backends.transformers_arguments import (
+    ARGUMENTS,
+    DEFAULT_BATCH_SIZE,
+    checked_arguments,
+    device_of,
+    dtype_of,
+)
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.model_folder.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.identity import ModelFacts
 from eval_harness.shared.model_folder.loaded_weights import check_loaded
-from eval_harness.shared.model_folder.trust import names_hub_code
+from eval_harness.shared.padding import left_padded, right_padded
 
-# --model_args beside those that `model_files.read_model` takes.
-ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")
-DEFAULT_BATCH_SIZE = 16
 # Log-likelihoods need the logits of whole sequences, so their batches are cut by tokens.
 _LIKELIHOOD_BATCH_TOKENS = 2048
 
@@ -53,6 +55,8 @@ class TransformersBackend(Backend):
     """
 
     name = "hf"
+    known_arguments = ARGUMENTS
+    layout_arguments = frozenset({"batch_size", "device"})
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class TransformersBackend(Backend):
     ) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self.device = _device(device)
+        self.device = device_of(device)
         self.batch_size = batch_size
         self.stop_token_ids = facts.stop_token_ids
         self.pad_token_id = facts.tokenizer.pad_token_id
@@ -74,7 +78,7 @@ class TransformersBackend(Backend):
             with foreign_errors(f"{facts.name}: the model does not load"):
                 model, report = AutoModelForCausalLM.from_pretrained(
                     facts.folder,
-                    dtype=_dtype(dtype),
+                    dtype=dtype_of(dtype),
                     attn_implementation=attn_implementation,
                     trust_remote_code=trust_remote_code,
                     output_loading_info=True,
@@ -96,6 +100,29 @@ class TransformersBackend(Backend):
         if reads_later_tokens(self.plain_model):
             raise DistillensError(f"{facts.name}: {NOT_CAUSAL}")
         self.model.generation_config = self.plain_model.generation_config = settings
+
+    @classmethod
+    def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return checked_arguments(given)
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Of the packages that answers depend on."""
+        import transformers
+
+        return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+    @classmethod
+    def load(
+        cls,
+        facts: ModelFacts,
+        arguments: dict[str, Any],
+        *,
+        max_length: int,
+        no_repeat_ngrams: bool,
+        trust_remote_code: bool,
+    ) -> "TransformersBackend":
+        return cls(facts, trust_remote_code=trust_remote_code, **arguments)
 
     @property
     def plain_model(self) -> Any:
@@ -130,15 +157,10 @@ class TransformersBackend(Backend):
         self, batch: Sequence[int], requests: Sequence[Request], sampling: Sampling
     ) -> list[Answer]:
         prompts = [requests[index].prompt_ids for index in batch]
-        width = max(map(len, prompts))
-        input_ids = torch.full((len(batch), width), self.pad_token_id)
-        mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
+        input_ids, mask = left_padded(prompts, self.pad_token_id)
         seeds = [requests[index].seed for index in batch]
         stops = [*self.stop_token_ids, *sampling.stop_token_ids]
-        chooser = _TokenChooser(prompts, seeds, sampling, self.device)
+        chooser = TokenChooser(prompts, seeds, sampling, self.device)
         output = self.model.generate(
             input_ids=input_ids.to(self.device),
             attention_mask=mask.to(self.device),
@@ -147,7 +169,7 @@ class TransformersBackend(Backend):
             logits_processor=[chooser],
         )
         answers = []
-        for index, tokens in zip(batch, output[:, width:].tolist(), strict=True):
+        for index, tokens in zip(batch, output[:, input_ids.shape[1] :].tolist(), strict=True):
             token_ids, reason = strip_stop(tokens, stops)
             answers.append(Answer(index, token_ids, reason))
         return answers
@@ -161,12 +183,10 @@ class TransformersBackend(Backend):
         while order:
             num_rows = max(1, _LIKELIHOOD_BATCH_TOKENS // length(order[0]))
             batch, order = order[:num_rows], order[num_rows:]
-            input_ids = torch.full((len(batch), length(batch[0])), self.pad_token_id)
-            mask = torch.zeros_like(input_ids)
-            for row, index in enumerate(batch):
-                tokens = continuations[index].prompt_ids + continuations[index].token_ids
-                input_ids[row, : len(tokens)] = torch.tensor(tokens)
-                mask[row, : len(tokens)] = 1
+            rows = [
+                continuations[index].prompt_ids + continuations[index].token_ids for index in batch
+            ]
+            input_ids, mask = right_padded(rows, self.pad_token_id)
             logits = self.model(
                 input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device)
             ).logits
@@ -174,87 +194,14 @@ class TransformersBackend(Backend):
                 first = len(continuations[index].prompt_ids)
                 targets = torch.tensor(continuations[index].token_ids, device=logits.device)
                 # Only the supervised positions: [B, T, V] in float32 would be twice the logits.
-                rows = logits[row, first - 1 : first - 1 + len(targets)].float().log_softmax(-1)
-                total = rows.gather(1, targets[:, None]).double().sum()
+                scored = logits[row, first - 1 : first - 1 + len(targets)].float().log_softmax(-1)
+                total = scored.gather(1, targets[:, None]).double().sum()
                 yield LogLikelihood(index, float(total))
 
     def close(self) -> None:
         del self.model
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-class _TokenChooser:
-    """A logits processor of `generate` that applies the n-gram rule and makes the choice itself.
-
-    The chosen token is the only one left, so that `generate` (which decodes greedily) takes it and
-    all bookkeeping of caches, masks and positions stays in transformers.
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        device: torch.device,
-    ) -> None:
-        self.sampling = sampling
-        self.has_begun = False
-        self.histories = [
-            NgramHistory(sampling.no_repeat_ngram_size, prompt)
-            for prompt in (prompts if sampling.no_repeat_ngram_size else [])
-        ]
-        self.streams = TokenStreams(seeds, device) if sampling.temperature > 0 else None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not torch.isfinite(scores).any(dim=-1).all() or torch.isnan(scores).any():
-            raise RunFailure(
-                "the model gives NaN logits; try another dtype (float16 overflows in many models)"
-            )
-        if self.histories:
-            scores = self._forbid_repeats(input_ids, scores)
-        if self.streams is not None:
-            tokens = self.streams.draw(
-                scores,
-                temperature=self.sampling.temperature,
-                top_k=self.sampling.top_k,
-                top_p=self.sampling.top_p,
-            )
-            scores = torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
-        self.has_begun = True
-        return scores
-
-    def _forbid_repeats(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores = scores.clone()
-        last = input_ids[:, -1].tolist() if self.has_begun else []
-        for row, history in enumerate(self.histories):
-            if self.has_begun:
-                history.extend([last[row]])
-            banned = history.banned()
-            if banned:
-                scores[row, banned] = float("-inf")
-        return scores
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise DistillensError(f"device = {name}: torch cannot use it ({reason})") from error
-    return device
-
-
-def _dtype(name: str) -> Any:
-    names = ("float32", "bfloat16", "float16")
-    if name == "auto":
-        return "auto"
-    if name not in names:
-        raise DistillensError(f"dtype = {name!r}, expected auto, {', '.join(names)}")
-    return getattr(torch, name)
 
 
 def _with_adapter(model: Any, facts: ModelFacts) -> Any:
@@ -266,37 +213,3 @@ def _with_adapter(model: Any, facts: ModelFacts) -> Any:
         ) from error
     # Not merged: rounding W + BA to bfloat16 would evaluate another model than was trained.
     return PeftModel.from_pretrained(model, str(facts.adapter))
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that answers depend on."""
-    import transformers
-
-    return {"torch": torch.__version__, "transformers": transformers.__version__}
-
-
-def _check_attention(name: Any) -> None:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    # One with a slash is the Hub's: whoever may load it has been asked for trust.
-    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
-    if name is not None and name not in known and not names_hub_code(name):
-        raise DistillensError(
-            f"attn_implementation = {name!r}, expected one of {', '.join(sorted(known))}"
-        )
-
-
-def arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `TransformersBackend` among --model_args.
-
-    Raises:
-        DistillensError: an unknown key, a wrong dtype, device, attention or batch size.
-    """
-    check_arguments("hf", given, ARGUMENTS)
-    _check_attention(given.get("attn_implementation"))
-    batch_size = given.get("batch_size", DEFAULT_BATCH_SIZE)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise DistillensError(f"batch_size = {batch_size!r}, expected an integer of at least 1")
-    _dtype(str(given.get("dtype", "auto")))
-    _device(given.get("device"))
-    return {**given, "batch_size": batch_size}

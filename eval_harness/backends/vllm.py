@@ -5,11 +5,8 @@ decode alike. A request's seed decides its random numbers whatever else is in th
 batch composition changes logits in the last bits; vLLM's VLLM_BATCH_INVARIANT=1 rules that out.
 """
 
-import importlib.util
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 from eval_harness.backends.base import (
@@ -19,92 +16,13 @@ from eval_harness.backends.base import (
     LogLikelihood,
     Request,
     Sampling,
-    check_arguments,
     plan_order,
     strip_stop,
 )
+from eval_harness.backends.vllm_arguments import check_usable, checked_arguments, cpu_settings
 from eval_harness.backends.vllm_clients import ParallelClient, StepClient
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.model_folder.identity import ModelFacts
-
-INSTALL = 'pip install "distillens[vllm]"'
-# Set by us from the model and the protocol; what users give instead is named in the refusal.
-_OURS = {
-    "model": "pretrained",
-    "max_model_len": "max_length",
-    "enable_lora": "peft",
-    "logits_processors": "no_repeat_ngram_size in --gen_kwargs",
-    "skip_tokenizer_init": "tokenizer",
-    "seed": "--seed",
-    "generation_config": "--gen_kwargs",
-    "override_generation_config": "--gen_kwargs",
-}
-
-
-def check_usable() -> None:
-    """Refuses an environment without vLLM, or with a vLLM that has no device to run on.
-
-    Raises:
-        DistillensError: with the line that installs it.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise DistillensError(f"--model vllm: vLLM is not installed; {INSTALL}, or use --model hf")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    try:
-        from vllm.platforms import current_platform
-
-        device = current_platform.device_type
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DistillensError(
-            f"--model vllm: vLLM does not import ({type(error).__name__}: {reason}); "
-            f"{INSTALL}, or use --model hf"
-        ) from error
-    if not device:
-        raise DistillensError(
-            "--model vllm: this vLLM finds no device it can run on (its usual build needs a GPU); "
-            f"{INSTALL} on a machine with one, or use --model hf"
-        )
-
-
-def arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """The engine arguments among --model_args, passed on to vLLM as they are.
-
-    `batch_size` is the number of requests in flight (vLLM's max_num_seqs).
-
-    Raises:
-        DistillensError: an unknown key, one that is set from elsewhere, or a wrong number.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-
-    for key, instead in _OURS.items():
-        if key in given:
-            raise DistillensError(f"--model_args {key}: give {instead} instead")
-    known = [field.name for field in fields(EngineArgs) if field.name not in _OURS]
-    check_arguments("vllm", given, [*known, "batch_size"])
-    engine = {key: value for key, value in given.items() if key != "batch_size"}
-    if "batch_size" in given:
-        engine["max_num_seqs"] = given["batch_size"]
-    for key in ("max_num_seqs", "tensor_parallel_size", "data_parallel_size"):
-        value = engine.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DistillensError(f"{key} = {value!r}, expected an integer of at least 1")
-    return engine
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that answers depend on."""
-    import torch
-    import transformers
-    import vllm
-
-    # Not importlib.metadata: the CPU build is distributed under another name.
-    return {
-        "vllm": vllm.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 class VllmBackend(Backend):
@@ -118,6 +36,22 @@ class VllmBackend(Backend):
     """
 
     name = "vllm"
+    needs_transformers_model = False  # vLLM has models that transformers lacks
+    layout_arguments = frozenset(
+        {
+            "batch_size",
+            "data_parallel_size",
+            "disable_log_stats",
+            "distributed_executor_backend",
+            "enforce_eager",
+            "gpu_memory_utilization",
+            "kv_cache_memory_bytes",
+            "max_num_batched_tokens",
+            "max_num_seqs",
+            "pipeline_parallel_size",
+            "tensor_parallel_size",
+        }
+    )
 
     def __init__(
         self,
@@ -135,7 +69,7 @@ class VllmBackend(Backend):
         settings: dict[str, Any] = {
             "disable_log_stats": True,
             "generation_config": "vllm",
-            **_on_cpu(),
+            **cpu_settings(),
             **(engine or {}),
         }
         if facts.adapter is not None:
@@ -152,6 +86,45 @@ class VllmBackend(Backend):
         except Exception as error:
             raise RunFailure(_explain(facts, error)) from error
         self._lora_request = _lora_request(facts)
+
+    @classmethod
+    def check_usable(cls) -> None:
+        check_usable()
+
+    @classmethod
+    def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return checked_arguments(given)
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Of the packages that answers depend on."""
+        import torch
+        import transformers
+        import vllm
+
+        # Not importlib.metadata: the CPU build is distributed under another name.
+        return {
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    @classmethod
+    def load(
+        cls,
+        facts: ModelFacts,
+        arguments: dict[str, Any],
+        *,
+        max_length: int,
+        no_repeat_ngrams: bool,
+        trust_remote_code: bool,
+    ) -> "VllmBackend":
+        return cls(
+            facts,
+            max_length=max_length,
+            no_repeat_ngrams=no_repeat_ngrams,
+            engine={**arguments, "trust_remote_code": trust_remote_code},
+        )
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
@@ -209,21 +182,6 @@ class VllmBackend(Backend):
 
     def close(self) -> None:
         self._client.close()
-
-
-def _on_cpu() -> dict[str, Any]:
-    """What a CPU needs and a GPU does not; the user's own arguments go before."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
-        return {}
-    # vLLM 0.32 cannot rewind a seeded request's generator after half a prompt there ("CPU Generator
-    # does not use offset"), so prompts are not to be split.
-    settings: dict[str, Any] = {"enable_chunked_prefill": False}
-    if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        # Without a size for its KV cache the engine does not start on a CPU.
-        settings["kv_cache_memory_bytes"] = 2**30
-    return settings
 
 
 def _processor_path(config: Any) -> str:

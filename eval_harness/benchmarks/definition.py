@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS
 from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.near import near_names
 from eval_harness.shared.text.template_table import check_template
 
-METRICS = ("rougeL", "exact_match", "final_answer")
 FIELDS = ("id", "instruction", "input", "output", "prompt")
 _HUB_KEYS = ("repo", "file", "revision")
 
@@ -51,7 +51,7 @@ class Benchmark:
     hub: HubFile | None = None
     path: Path | None = None
     template: str | None = None
-    metrics: tuple[str, ...] = ("rougeL", "exact_match")
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     fields: dict[str, str] = field(default_factory=dict)
     newline: str | None = None
 
@@ -167,16 +167,16 @@ def _hub(source: Path, content: dict[str, Any]) -> HubFile | None:
 
 
 def _metrics(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    metrics = _typed(source, content, "metrics", list, ["rougeL", "exact_match"])
+    metrics = _typed(source, content, "metrics", list, list(DEFAULT_METRICS))
     for metric in metrics:
         if metric not in METRICS:
             raise DistillensError(
                 f"{source}: metric {metric!r} is not known, expected {', '.join(METRICS)}"
                 f"{near_names(str(metric), METRICS)}"
             )
-    if "rougeL" not in metrics or "exact_match" not in metrics:
+    if any(name not in metrics for name in DEFAULT_METRICS):
         raise DistillensError(
-            f"{source}: metrics = {metrics}, expected rougeL and exact_match among them"
+            f"{source}: metrics = {metrics}, expected {' and '.join(DEFAULT_METRICS)} among them"
         )
     return tuple(metrics)
 

@@ -27,13 +27,8 @@ _MARK = "# Written by eval-harness export-lm-eval; it may be written over."
 _MODULE = '''{mark}
 """Prompts and scores of the tasks beside this file, by eval_harness's own functions."""
 
-from eval_harness.shared.text.answers import (
-    cut_answer,
-    final_answer_score,
-    read_newlines,
-    without_empty,
-)
 from eval_harness.scoring.score import score_rows
+from eval_harness.shared.text.answers import cut_answer, read_newlines, without_empty
 from eval_harness.shared.text.templates import render_prompt
 
 TEMPLATES = {templates!r}
@@ -70,11 +65,8 @@ def _results(doc, results, task):
     answer = cut_answer(
         results[0], until=UNTIL[task], newline=NEWLINES[task], references=references
     )
-    scored = score_rows([answer], [references])
-    scores = {{name: 100 * values[0] for name, values in scored.items()}}
-    if "final_answer" in METRICS[task]:
-        scores["final_answer"] = 100 * final_answer_score(answer, references)
-    return scores
+    scored = score_rows([answer], [references], metrics=METRICS[task])
+    return {{name: 100 * values[0] for name, values in scored.items()}}
 '''
 _TASK_FUNCTIONS = """
 

@@ -51,12 +51,13 @@ def _by_name(files: Iterable[Path]) -> dict[str, Benchmark]:
 
 
 def select_benchmarks(
-    tasks: str, known: dict[str, Benchmark], data: Sequence[str] = ()
+    tasks: str | Sequence[str], known: dict[str, Benchmark], data: Sequence[str] = ()
 ) -> list[Benchmark]:
-    """The benchmarks of a comma-separated list, with local data files put in.
+    """The benchmarks of a list, with local data files put in.
 
     Args:
-        tasks: names, or paths of benchmark files (ending in .yaml or .yml).
+        tasks: names, or paths of benchmark files (ending in .yaml or .yml): a sequence, or a text
+            with commas.
         known: from `find_benchmarks`.
         data: entries "task=PATH"; a folder stands for the valid.jsonl in it.
     Raises:
@@ -64,7 +65,8 @@ def select_benchmarks(
             without a file or for a task that is not run.
     """
     chosen: dict[str, Benchmark] = {}
-    for name in [part.strip() for part in tasks.split(",") if part.strip()]:
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    for name in [part.strip() for part in names if part.strip()]:
         is_file = name.endswith((".yaml", ".yml"))
         benchmark = load_benchmark(Path(name)) if is_file else known.get(name)
         if benchmark is None:

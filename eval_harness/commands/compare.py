@@ -39,7 +39,7 @@ def print_names(text: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0."""
-    from eval_harness.comparison.compare import comparison_lines, comparison_result
+    from eval_harness.comparison.compare import compare_loaded
     from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
     from eval_harness.shared.files.atomic import encode_json
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     if len(args.systems) < 2:
         raise DistillensError("compare needs at least two systems, found one")
     systems = load_systems(args.systems, references=args.references)
-    result = comparison_result(systems, all_pairs=args.all_pairs)
+    result = compare_loaded(systems, all_pairs=args.all_pairs)
     if args.json:
-        sys.stdout.write(encode_json(result, where="comparison"))
+        sys.stdout.write(encode_json(result.to_json(), where="comparison"))
         sys.stdout.flush()
     else:
-        print_names("\n".join(comparison_lines(result)).rstrip())
+        print_names(str(result))
     return 0

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from eval_harness.protocols.protocol import PROTOCOLS
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the subcommand."""
@@ -21,7 +23,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--include_path", metavar="DIR", help="folder of your own benchmark YAML files"
     )
     parser.add_argument(
-        "--protocol", default="default", help="default, minillm or greedy: length and temperature"
+        "--protocol",
+        default="default",
+        help=f"{', '.join(PROTOCOLS)}: length and temperature",
     )
 
 

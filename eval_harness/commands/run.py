@@ -3,10 +3,17 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from eval_harness.backends.table import BACKENDS
+from eval_harness.protocols.protocol import PROTOCOLS, TRUNCATIONS
 from eval_harness.scoring.rouge_words import without_words_note
 from eval_harness.shared.program.flag_numbers import batch_size, count, limit, seeds
+from eval_harness.shared.text.template_table import TEMPLATES
+
+if TYPE_CHECKING:
+    from eval_harness.generation.task import Settings
+    from eval_harness.results.schema import Results
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,7 +24,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Generates answers with vLLM (or transformers), scores them, and writes "
         "results and samples in lm-eval's layout. An interrupted run goes on where it stopped.",
     )
-    parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
+    parser.add_argument(
+        "--model",
+        "-m",
+        default=next(iter(BACKENDS)),
+        help="the backend: "
+        + " or ".join(f"{name} ({entry.summary})" for name, entry in BACKENDS.items())
+        + "; default: %(default)s",
+    )
     parser.add_argument(
         "--model_args",
         "-a",
@@ -46,7 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--protocol",
         default="default",
-        help="default (sampled), minillm (as the reference) or greedy",
+        help=f"{', '.join(PROTOCOLS)}; see eval-harness ls",
     )
     parser.add_argument("--gen_kwargs", default="", metavar="K=V,...", help="temperature=0.7,...")
     parser.add_argument(
@@ -57,11 +71,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--limit", "-L", metavar="N", help="first N rows, or their share if below 1"
     )
-    parser.add_argument("--template", help="alpaca, question, qwen, chat, or a format string")
+    parser.add_argument("--template", help=f"{', '.join(TEMPLATES)}, or a format string")
     parser.add_argument(
         "--apply_chat_template", action="store_true", help="the tokenizer's own: --template chat"
     )
-    parser.add_argument("--truncation", help="template (cut the task's text) or reference")
+    parser.add_argument(
+        "--truncation",
+        metavar="RULE",
+        help=f"{' or '.join(TRUNCATIONS)}; default: the protocol's",
+    )
     parser.add_argument("--max_prompt_tokens", type=count, metavar="N", help="default: 256")
     parser.add_argument(
         "--log_samples",
@@ -84,9 +102,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Runs the evaluation and prints a table. Returns 0."""
-    from eval_harness.generation.evaluate import evaluate
+    from eval_harness.generation.evaluate import run_evaluation
 
-    results, path = evaluate(_settings(args))
+    results, path = run_evaluation(_settings(args))
     sys.stdout.write(_table(results))
     for line in _notes(results):
         print(line)
@@ -95,65 +113,42 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Any:
-    from eval_harness.benchmarks import find_benchmarks, select_benchmarks
+def _settings(args: argparse.Namespace) -> "Settings":
     from eval_harness.errors import DistillensError
-    from eval_harness.generation.task import Settings
-    from eval_harness.protocols.protocol import make_protocol
+    from eval_harness.generation.request import make_settings
     from eval_harness.shared.program.key_values import parse_key_values
-    from eval_harness.shared.text.template_table import check_template
 
     if args.apply_chat_template and args.template not in (None, "chat"):
         raise DistillensError("--apply_chat_template and --template exclude each other; give one")
-    template = "chat" if args.apply_chat_template else args.template
-    if template is not None:
-        check_template(template)
-    if args.predict_only and not args.log_samples:
-        raise DistillensError(
-            "--predict_only --no-log_samples would keep nothing; drop one of them"
-        )
-    gen_kwargs = parse_key_values(args.gen_kwargs, flag="--gen_kwargs")
-    protocol = make_protocol(
-        args.protocol,
-        gen_kwargs=gen_kwargs,
+    return make_settings(
+        backend=args.model,
+        model_args=parse_key_values(args.model_args, flag="--model_args"),
+        tasks=args.tasks,
+        output_path=Path(args.output_path),
+        data=args.data,
+        include_path=args.include_path,
+        protocol=args.protocol,
+        gen_kwargs=parse_key_values(args.gen_kwargs, flag="--gen_kwargs"),
         seeds=seeds(args.seed),
-        template=template,
+        template="chat" if args.apply_chat_template else args.template,
         truncation=args.truncation,
         max_prompt_tokens=args.max_prompt_tokens,
-    )
-    model_args = parse_key_values(args.model_args, flag="--model_args")
-    rows_in_flight = batch_size(args.batch_size)
-    if rows_in_flight is not None:
-        model_args["batch_size"] = rows_in_flight
-    if args.device is not None:
-        model_args["device"] = args.device
-    benchmarks = find_benchmarks(args.include_path)
-    return Settings(
-        model=args.model,
-        model_args=model_args,
-        benchmarks=select_benchmarks(args.tasks, benchmarks, args.data),
-        protocol=protocol,
-        output_path=Path(args.output_path),
-        template=template,
+        batch_size=batch_size(args.batch_size),
+        device=args.device,
         limit=limit(args.limit),
         log_samples=args.log_samples,
         predict_only=args.predict_only,
         loglikelihood=args.loglikelihood,
         trust_remote_code=args.trust_remote_code,
         config={
-            "model": args.model,
             "model_args": args.model_args,
             "batch_size": args.batch_size,
-            "device": args.device,
             "limit": args.limit,
-            "protocol": args.protocol,
-            "gen_kwargs": gen_kwargs,
-            "seeds": list(protocol.seeds),
         },
     )
 
 
-def _table(results: Any) -> str:
+def _table(results: "Results") -> str:
     lines = ["task  rows  metric  value  stderr"]
     for task in results.tasks.values():
         for name, value in task.metrics.items():
@@ -174,7 +169,7 @@ def _table(results: Any) -> str:
     )
 
 
-def _notes(results: Any) -> list[str]:
+def _notes(results: "Results") -> list[str]:
     """What a reader of the table must know of its numbers."""
     notes = []
     for task in results.tasks.values():

@@ -95,11 +95,37 @@ def verdict(result: PairedComparison, adjusted_p: float, name_a: str, name_b: st
     return NO_DIFFERENCE
 
 
-def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> dict[str, Any]:
-    """Everything that `eval-harness compare` tells, as plain JSON values."""
-    return {
-        "alpha": ALPHA,
-        "systems": {
+@dataclass(frozen=True)
+class Comparisons:
+    """Everything that `eval-harness compare` reports; as text, what it prints.
+
+    Attributes:
+        systems: by name, in their order: "source", and "tasks" with each task's metrics.
+        comparisons: of each metric and task.
+        notes: what forbids no comparison, but its reader should know.
+    """
+
+    systems: dict[str, dict[str, Any]]
+    comparisons: list[Comparison]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for --json."""
+        return {
+            "alpha": ALPHA,
+            "systems": self.systems,
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(comparison_lines(self.to_json())).rstrip()
+
+
+def compare_loaded(systems: Sequence[System], *, all_pairs: bool = False) -> Comparisons:
+    """Scores, comparisons and notes of systems from `load_systems`; see `compare_systems`."""
+    return Comparisons(
+        systems={
             system.name: {
                 "source": system.source,
                 "tasks": {
@@ -113,11 +139,9 @@ def comparison_result(systems: Sequence[System], *, all_pairs: bool = False) -> 
             }
             for system in systems
         },
-        "comparisons": [
-            comparison.to_json() for comparison in compare_systems(systems, all_pairs=all_pairs)
-        ],
-        "notes": [*version_notes(systems), *_word_notes(systems[0])],
-    }
+        comparisons=compare_systems(systems, all_pairs=all_pairs),
+        notes=[*version_notes(systems), *_word_notes(systems[0])],
+    )
 
 
 def comparison_lines(result: dict[str, Any]) -> list[str]:

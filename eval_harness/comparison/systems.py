@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.benchmarks.definition import METRICS
 from eval_harness.errors import DistillensError
 from eval_harness.results.folder import load_results
 from eval_harness.results.schema import Fingerprint, Sample, TaskResult, metric_names
+from eval_harness.scoring.metrics import with_defaults
 from eval_harness.scoring.score import (
-    DEFAULT_METRICS,
     References,
     named,
     read_predictions,
@@ -163,8 +162,7 @@ def _check_seeds(task: TaskResult) -> None:
 def _score_where_missing(task: TaskResult, backend: str | None) -> None:
     """--predict_only leaves answers without scores; the task says which it is scored by."""
     listed = task.config.get("metrics")
-    known = [name for name in METRICS if isinstance(listed, list) and name in listed]
-    metrics = [*DEFAULT_METRICS, *(name for name in known if name not in DEFAULT_METRICS)]
+    metrics = with_defaults(listed if isinstance(listed, list) else [])
     unscored = [
         sample for sample in task.samples if any(name not in sample.scores for name in metrics)
     ]

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eval_harness.backends.base import Backend
+from eval_harness.backends.table import backend_class, backend_entry
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.identity import ModelFacts, read_model
 from eval_harness.shared.model_folder.trust import (
@@ -13,30 +15,8 @@ from eval_harness.shared.model_folder.trust import (
     check_model_args,
     given_remote_code,
 )
-from eval_harness.shared.near import near_names
 
-if TYPE_CHECKING:
-    from eval_harness.backends.base import Backend
-
-MODELS = ("vllm", "hf")
 MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_bos_token")
-# How the work is laid out: it changes the last bits at most, never what is computed.
-_LAYOUT = frozenset(
-    {
-        "batch_size",
-        "data_parallel_size",
-        "device",
-        "disable_log_stats",
-        "distributed_executor_backend",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "pipeline_parallel_size",
-        "tensor_parallel_size",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -53,7 +33,7 @@ class Engine:
     facts: ModelFacts
     identity: dict[str, Any]
     versions: dict[str, str]
-    load: "Callable[..., Backend]"
+    load: Callable[..., Backend]
 
 
 def choose_engine(
@@ -66,7 +46,7 @@ def choose_engine(
     """Checks --model and --model_args and reads everything about the model but its weights.
 
     Args:
-        model: of `MODELS`.
+        model: a name of `BACKENDS`.
         model_args: parsed; its `dtype` and `trust_remote_code` go before the two arguments below.
         default_dtype: the protocol's.
         trust_remote_code: allow code that comes with the model, and arguments that can run some.
@@ -74,10 +54,7 @@ def choose_engine(
         DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
             vLLM, or an unreadable model.
     """
-    if model not in MODELS:
-        raise DistillensError(
-            f"--model {model}: not known, expected {' or '.join(MODELS)}{near_names(model, MODELS)}"
-        )
+    backend_entry(model)
     given = dict(model_args)
     own = {key: given.pop(key) for key in MODEL_KEYS if key in given}
     _check_names(model_args)
@@ -91,12 +68,8 @@ def choose_engine(
     for name in (own["pretrained"], own.get("peft")):
         if name is not None:
             check_folder(Path(str(name)), trusted=trusted, flag=MODEL_FLAG)
-    if model == "vllm":
-        from eval_harness.backends import vllm as backend
-
-        backend.check_usable()
-    else:
-        from eval_harness.backends import transformers as backend  # type: ignore[no-redef]
+    backend = backend_class(model)
+    backend.check_usable()
     given.pop("trust_remote_code", None)
     dtype = str(given.pop("dtype", default_dtype or "auto"))
     arguments = backend.arguments({**given, "dtype": dtype})
@@ -107,7 +80,7 @@ def choose_engine(
         adapter=own.get("peft"),
         max_length=_max_length(own.get("max_length")),
         trust_remote_code=trusted,
-        must_build=model == "hf",  # vLLM has models that transformers lacks
+        must_build=backend.needs_transformers_model,
     )
     for folder in filter(None, (facts.folder, facts.adapter)):
         check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # those that the Hub has given
@@ -117,10 +90,27 @@ def choose_engine(
     identity = {
         **facts.identity,
         "dtype": arguments["dtype"],
-        "arguments": {key: value for key, value in given.items() if key not in _LAYOUT},
+        "arguments": {
+            key: value for key, value in given.items() if key not in backend.layout_arguments
+        },
     }
     versions = {"backend": model, **backend.versions()}
-    return Engine(facts, identity, versions, _loader(model, facts, arguments, trusted))
+    return Engine(facts, identity, versions, _loader(backend, facts, arguments, trusted))
+
+
+def check_backend_arguments(model: str, model_args: dict[str, Any]) -> None:
+    """Checks the backend's own arguments early, where that needs nothing that may be missing here.
+
+    Args:
+        model: a name of `BACKENDS`.
+        model_args: parsed; those that every backend takes are not looked at.
+    Raises:
+        DistillensError: an unknown backend or argument, or a wrong value.
+    """
+    if backend_entry(model).checks_anywhere:
+        own = {key: value for key, value in model_args.items() if key not in MODEL_KEYS}
+        own.pop("trust_remote_code", None)
+        backend_class(model).arguments(own)
 
 
 def _check_names(model_args: dict[str, Any]) -> None:
@@ -142,20 +132,15 @@ def _max_length(value: Any) -> int | None:
 
 
 def _loader(
-    model: str, facts: ModelFacts, arguments: dict[str, Any], trust_remote_code: bool
-) -> "Callable[..., Backend]":
-    def load(*, max_length: int, no_repeat_ngrams: bool) -> "Backend":
-        if model == "vllm":
-            from eval_harness.backends.vllm import VllmBackend
-
-            return VllmBackend(
-                facts,
-                max_length=max_length,
-                no_repeat_ngrams=no_repeat_ngrams,
-                engine={**arguments, "trust_remote_code": trust_remote_code},
-            )
-        from eval_harness.backends.transformers import TransformersBackend
-
-        return TransformersBackend(facts, trust_remote_code=trust_remote_code, **arguments)
+    backend: type[Backend], facts: ModelFacts, arguments: dict[str, Any], trust_remote_code: bool
+) -> Callable[..., Backend]:
+    def load(*, max_length: int, no_repeat_ngrams: bool) -> Backend:
+        return backend.load(
+            facts,
+            arguments,
+            max_length=max_length,
+            no_repeat_ngrams=no_repeat_ngrams,
+            trust_remote_code=trust_remote_code,
+        )
 
     return load

@@ -30,7 +30,7 @@ from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.text.answers import cut_answer
 
 
-def evaluate(settings: Settings) -> tuple[Results, Path]:
+def run_evaluation(settings: Settings) -> tuple[Results, Path]:
     """Runs an evaluation, going on with what an interrupted one has left.
 
     Returns:
@@ -59,7 +59,10 @@ def evaluate(settings: Settings) -> tuple[Results, Path]:
                 open_stores(task, folder, settings, engine)
             _fill(tasks, settings, engine)
             results = _results(tasks, settings, engine)
-            return results, write_results(results, settings.output_path)
+            path = write_results(results, settings.output_path)
+            for result in results.tasks.values():
+                result.source = str(path)
+            return results, path
         finally:
             for task in tasks:
                 close_stores(task)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_harness.comparison.compare import NO_DIFFERENCE, comparison_result, scored_metrics
+from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, scored_metrics
 from eval_harness.comparison.systems import System
 from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
 from eval_harness.report.rows import ShownRow, printable, rows_that_differ
@@ -81,7 +81,7 @@ def write_report(
     require_matplotlib()
     check_writable(output_path)
     folder = Path(output_path)
-    result = comparison_result(systems, all_pairs=all_pairs)
+    result = compare_loaded(systems, all_pairs=all_pairs).to_json()
     sections = [_section(systems, task, result, num_rows) for task in systems[0].samples]
     notes = [printable(note) for note in result["notes"]]
     for plot in (plot for section in sections for plot in section.plots):

@@ -8,14 +8,14 @@ from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
-from eval_harness.scoring.exact_match import exact_match
-from eval_harness.scoring.rouge import rouge_backend, rouge_l, rouge_version
+from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS, with_defaults
+from eval_harness.scoring.rouge import rouge_backend, rouge_version
 from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
-from eval_harness.shared.text.answers import final_answer_score, without_empty
+from eval_harness.shared.near import near_names
+from eval_harness.shared.text.answers import without_empty
 
-DEFAULT_METRICS = ("rougeL", "exact_match")
 _NUM_NAMED = 5
 
 
@@ -34,19 +34,20 @@ def score_rows(
     references: Sequence[Sequence[str]],
     *,
     backend: str | None = None,
-    num_workers: int | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, list[float]]:
-    """Scores of each row: {"rougeL": N fractions, "exact_match": N of 0.0 or 1.0}.
+    """Scores of each row by metric: N fractions in [0, 1] each.
 
     Args:
         predictions: N texts.
         references: N non-empty sequences of texts; the best one counts.
         backend: see `rouge.rouge_l`.
-        num_workers: see `rouge.rouge_l`.
+        metrics: names of `METRICS`; ROUGE-L and exact match are always among them.
     """
-    rouge = rouge_l(predictions, references, backend=backend, num_workers=num_workers)
-    exact = [exact_match(text, texts) for text, texts in zip(predictions, references, strict=True)]
-    return {"rougeL": rouge, "exact_match": exact}
+    return {
+        name: METRICS[name].score(predictions, references, backend)
+        for name in with_defaults(metrics)
+    }
 
 
 def score_samples(
@@ -67,17 +68,13 @@ def score_samples(
     backend = rouge_backend(backend)
     predictions = [text for sample in samples for text in sample.filtered_resps]
     references = [sample.target for sample in samples for _ in sample.filtered_resps]
-    for name, values in score_rows(predictions, references, backend=backend).items():
+    scores = score_rows(predictions, references, backend=backend, metrics=metrics)
+    for name, values in scores.items():
         start = 0
         for sample in samples:
             end = start + len(sample.filtered_resps)
             sample.scores[name] = values[start:end]
             start = end
-    if "final_answer" in metrics:
-        for sample in samples:
-            sample.scores["final_answer"] = [
-                final_answer_score(text, sample.target) for text in sample.filtered_resps
-            ]
     return rouge_version(backend)
 
 
@@ -107,18 +104,68 @@ def score_files(
     backend = rouge_backend(backend)
     expected = read_references(references)
     texts = read_predictions(predictions, expected)
-    scores = score_rows(texts, expected.texts, backend=backend)
+    result = _summary(texts, expected.texts, backend=backend)
+    result["rows"] = [
+        {"id": row_id, **row} for row_id, row in zip(expected.ids, result["rows"], strict=True)
+    ]
+    return result
+
+
+def score_texts(
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    backend: str | None = None,
+) -> dict[str, Any]:
+    """The same for texts in memory; rows have no id. See `eval_harness.score`."""
+    backend = rouge_backend(backend)
+    if isinstance(predictions, str) or not all(isinstance(text, str) for text in predictions):
+        raise DistillensError("predictions: expected a list of texts")
+    if len(predictions) != len(references) or not predictions:
+        raise DistillensError(
+            f"{len(predictions)} predictions and {len(references)} references, expected one "
+            "reference, or list of them, for each prediction, and at least one"
+        )
+    for name in metrics:
+        if name not in METRICS:
+            raise DistillensError(
+                f"metric {name!r} is not known, expected {', '.join(METRICS)}"
+                f"{near_names(str(name), METRICS)}"
+            )
+    texts = [
+        _checked_references(found, f"references[{row}]") for row, found in enumerate(references)
+    ]
+    return _summary(list(predictions), texts, backend=backend, metrics=metrics)
+
+
+def _summary(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    backend: str,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> dict[str, Any]:
+    scores = score_rows(texts, references, backend=backend, metrics=metrics)
     return {
         **{name: percent(values) for name, values in scores.items()},
         "num_rows": len(texts),
-        "num_references_without_words": num_without_words(expected.texts),
+        "num_references_without_words": num_without_words(references),
         "num_predictions_without_words": sum(not has_rouge_word(text) for text in texts),
         "scorer": rouge_version(backend),
         "rows": [
-            {"id": row_id, **{name: values[row] for name, values in scores.items()}}
-            for row, row_id in enumerate(expected.ids)
+            {name: values[row] for name, values in scores.items()} for row in range(len(texts))
         ],
     }
+
+
+def _checked_references(output: Any, where: str) -> list[str]:
+    outputs = [output] if isinstance(output, str) else output
+    if not isinstance(outputs, list | tuple) or not all(isinstance(text, str) for text in outputs):
+        raise DistillensError(f"{where} must be a text or a list of texts")
+    if not outputs:
+        raise DistillensError(f"{where} is an empty list; a row needs a reference")
+    return without_empty(outputs)
 
 
 def read_references(path: str | os.PathLike[str]) -> References:
@@ -135,13 +182,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
     for line, row in read_jsonl(path):
         where = f"{os.fspath(path)}:{line}"
         ids.append(_new_id(row, where, line, lines))
-        output = _key(row, "output", where)
-        outputs = [output] if isinstance(output, str) else output
-        if not isinstance(outputs, list) or not all(isinstance(text, str) for text in outputs):
-            raise DistillensError(f"{where}: output must be a text or a list of texts")
-        if not outputs:
-            raise DistillensError(f"{where}: output is an empty list; a row needs a reference")
-        texts.append(without_empty(outputs))
+        texts.append(_checked_references(_key(row, "output", where), f"{where}: output"))
         rows.append(row)
     return References(path=os.fspath(path), ids=ids, texts=texts, rows=rows)
 

@@ -10,9 +10,8 @@ from result_samples import make_results, make_samples, make_task
 
 from eval_harness.comparison.compare import (
     NO_DIFFERENCE,
+    compare_loaded,
     compare_systems,
-    comparison_lines,
-    comparison_result,
     verdict,
 )
 from eval_harness.comparison.systems import load_systems
@@ -161,7 +160,7 @@ def test_different_models_and_versions_are_compared_with_a_note(tmp_path):
         save(tmp_path, "one", answers(9, 0.5)),
         save(tmp_path, "two", answers(9, 0.5), versions={"transformers": "5.25"}),
     ]
-    notes = comparison_result(load_systems(folders))["notes"]
+    notes = compare_loaded(load_systems(folders)).notes
     assert notes == ["a, b: transformers is 5.24 for one and 5.25 for two"]
 
 
@@ -244,5 +243,5 @@ def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
     done = run_compare(*folders)
     assert done.returncode == 0, done.stderr
     assert "é\\udcff: rougeL" in done.stdout
-    lines = comparison_lines(comparison_result(load_systems(folders)))
+    lines = str(compare_loaded(load_systems(folders))).split("\n")
     assert any(line.strip().startswith("é\udcff: rougeL") for line in lines)

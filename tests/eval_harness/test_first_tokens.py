@@ -11,7 +11,7 @@ from eval_harness.benchmarks import find_benchmarks, select_benchmarks
 from eval_harness.benchmarks.lm_eval_export import export_tasks
 from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
-from eval_harness.generation.evaluate import evaluate
+from eval_harness.generation.evaluate import run_evaluation
 from eval_harness.generation.task import Settings
 from eval_harness.protocols.protocol import make_protocol
 from eval_harness.shared.model_folder.identity import read_model
@@ -41,7 +41,7 @@ def model(small_gpt2, tmp_path_factory):
 def run(model, output_path, **options):
     model_args = {"pretrained": str(model), "dtype": "float32", **options.pop("model_args", {})}
     template = options.pop("template", None)
-    return evaluate(
+    return run_evaluation(
         Settings(
             model="hf",
             model_args={**model_args, "device": "cpu"},

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from eval_harness.cli import main
-from eval_harness.comparison.compare import comparison_result
+from eval_harness.comparison.compare import compare_loaded
 from eval_harness.comparison.systems import load_systems
 from eval_harness.results.folder import load_results
 
@@ -54,7 +54,7 @@ def test_what_predict_only_left_out_is_scored_by_all_metrics_of_the_task(
 ):
     run(small_gpt2, task, tmp_path / "a", "--predict_only")
     run(small_llama, task, tmp_path / "b")
-    result = comparison_result(load_systems([tmp_path / "a", tmp_path / "b"]))
+    result = compare_loaded(load_systems([tmp_path / "a", tmp_path / "b"])).to_json()
     metrics = [comparison["metric"] for comparison in result["comparisons"]]
     assert metrics == ["rougeL", "exact_match", "final_answer"]
     assert not any("not compared" in note for note in result["notes"])

@@ -5,7 +5,7 @@ import json
 import pytest
 from result_samples import make_results, make_samples, make_task
 
-from eval_harness.comparison.compare import comparison_result
+from eval_harness.comparison.compare import compare_loaded
 from eval_harness.comparison.systems import load_systems
 from eval_harness.results.folder import load_results, write_results
 from eval_harness.scoring.rouge import rouge_l
@@ -39,7 +39,7 @@ def test_metrics_and_comparisons_tell_it(tmp_path):
     for name in ("one", "two"):
         write_results(make_results(name, make_task("t", samples)), tmp_path)
     systems = load_systems([tmp_path / "one", tmp_path / "two"])
-    (note,) = comparison_result(systems)["notes"]
+    (note,) = compare_loaded(systems).notes
     assert note.startswith("t: rougeL: 1 of 2 rows")
 
 

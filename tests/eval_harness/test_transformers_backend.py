@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from eval_harness.backends.base import Continuation, Request, Sampling
 from eval_harness.backends.ngrams import NgramHistory, first_repeat
-from eval_harness.backends.transformers import TransformersBackend, arguments
+from eval_harness.backends.transformers import TransformersBackend
+from eval_harness.backends.transformers_arguments import checked_arguments
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.model_folder.identity import read_model
 
@@ -204,4 +205,4 @@ def test_an_adapter_is_applied(small_llama, tmp_path):
 )
 def test_wrong_arguments_are_refused(given, message):
     with pytest.raises(DistillensError, match=message):
-        arguments(given)
+        checked_arguments(given)

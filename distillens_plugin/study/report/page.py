@@ -14,11 +14,8 @@ from distillens_plugin.study.report.results import COMPUTE, Results, collect
 from distillens_plugin.study.report.table import Metric, Table
 from distillens_plugin.study.runner import describe
 from distillens_plugin.study.spec import Study
-from eval_harness.comparison.compare import NO_DIFFERENCE
+from eval_harness import NO_DIFFERENCE, Plot, printable, require_matplotlib
 from eval_harness.errors import DistillensError
-from eval_harness.report.page import Plot
-from eval_harness.report.plots import require_matplotlib
-from eval_harness.report.rows import printable
 from eval_harness.shared.files.atomic import write_bytes, write_text
 
 __all__ = ["require_matplotlib", "write_report"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from distillens_plugin.study.evaluation import NLL, RowScores
-from eval_harness.comparison.compare import ALPHA, NO_DIFFERENCE, verdict
+from eval_harness import ALPHA, METRICS, NO_DIFFERENCE, verdict
 from eval_harness.errors import DistillensError
 from eval_harness.shared.statistics import (
     Floats,
@@ -26,7 +26,6 @@ from eval_harness.shared.statistics import (
 
 BETTER, WORSE = "better", "worse"
 _VALIDATION = "validation"
-_TITLES = {"rougeL": "ROUGE-L", "exact_match": "exact match", "final_answer": "final answer"}
 
 
 @dataclass(frozen=True, order=True)
@@ -57,7 +56,8 @@ class Metric:
             return "validation NLL"
         if self.is_loss:
             return f"{self.task} NLL of the references"
-        return f"{self.task} {_TITLES.get(self.name, self.name)} ({self.protocol})"
+        title = METRICS[self.name].title if self.name in METRICS else self.name
+        return f"{self.task} {title} ({self.protocol})"
 
     @property
     def decimals(self) -> int:

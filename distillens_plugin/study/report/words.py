@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from distillens_plugin.study.report.results import COMPUTE, Results
 from distillens_plugin.study.report.table import BETTER, WORSE, Cell, Difference, Metric, Table
-from eval_harness.comparison.compare import NO_DIFFERENCE
-from eval_harness.results.schema import NOT_AVAILABLE
+from eval_harness import NO_DIFFERENCE, NOT_AVAILABLE
 
 PRIMARY = "rougeL"
 

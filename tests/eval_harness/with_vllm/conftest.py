@@ -23,7 +23,7 @@ MAX_LENGTH = 256
 @pytest.fixture(scope="session")
 def usable_vllm() -> None:
     """Skips where there is no vLLM; in CI these tests run in an environment that must have it."""
-    from eval_harness.backends.vllm import check_usable
+    from eval_harness.backends.vllm_arguments import check_usable
     from eval_harness.errors import DistillensError
 
     try:

@@ -8,10 +8,10 @@ pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 
 
 def test_engine_arguments_are_passed_on_as_they_are():
-    from eval_harness.backends.vllm import arguments
+    from eval_harness.backends.vllm_arguments import checked_arguments
 
     given = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "batch_size": 7}
-    assert arguments(given) == {
+    assert checked_arguments(given) == {
         "tensor_parallel_size": 2,
         "gpu_memory_utilization": 0.5,
         "max_num_seqs": 7,
@@ -33,7 +33,7 @@ def test_engine_arguments_are_passed_on_as_they_are():
     ],
 )
 def test_wrong_arguments_are_refused(given, message):
-    from eval_harness.backends.vllm import arguments
+    from eval_harness.backends.vllm_arguments import checked_arguments
 
     with pytest.raises(DistillensError, match=message):
-        arguments(given)
+        checked_arguments(given)

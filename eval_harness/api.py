@@ -1,0 +1,172 @@
+"""The harness from Python, as a notebook or a script uses it: evaluate, score, compare."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval_harness.comparison.compare import Comparisons, compare_loaded
+from eval_harness.comparison.systems import load_systems
+from eval_harness.errors import DistillensError
+from eval_harness.generation.evaluate import run_evaluation
+from eval_harness.generation.request import make_settings
+from eval_harness.results.schema import Results
+from eval_harness.scoring.metrics import DEFAULT_METRICS
+from eval_harness.scoring.score import score_texts
+
+PathLike = str | os.PathLike[str]
+
+
+def evaluate(
+    model: PathLike,
+    tasks: str | Sequence[str],
+    *,
+    output_path: PathLike,
+    backend: str = "hf",
+    model_args: Mapping[str, Any] | None = None,
+    data: Mapping[str, PathLike] | None = None,
+    include_path: PathLike | None = None,
+    protocol: str = "default",
+    gen_kwargs: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    template: str | None = None,
+    truncation: str | None = None,
+    max_prompt_tokens: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    limit: float | None = None,
+    log_samples: bool = True,
+    predict_only: bool = False,
+    loglikelihood: bool = False,
+    trust_remote_code: bool = False,
+) -> Results:
+    """Generates answers to benchmarks, scores them and writes them: `eval-harness run`.
+
+    An interrupted evaluation resumes from `output_path`; answers that are there are not generated
+    again.
+
+        results = evaluate("runs/student/best", "self_inst", output_path="out", limit=20)
+        results.tasks["self_inst"].metrics["rougeL,none"]
+
+    Args:
+        model: a model folder, or a name on the Hugging Face Hub.
+        tasks: names of benchmarks or paths of benchmark files: a list, or one text with commas.
+        output_path: folder of the results; made if missing.
+        backend: "hf" (transformers, runs anywhere), "vllm" (the fastest), or a name that was
+            given to `register_backend`.
+        model_args: more about the model and for the backend: dtype, revision, tokenizer, peft,
+            max_length, add_bos_token, tensor_parallel_size, ...
+        data: task -> its local rows, a JSONL file or a folder with valid.jsonl.
+        include_path: a folder of benchmark files of your own.
+        protocol: "default" (sampled), "minillm" (as its code) or "greedy".
+        gen_kwargs: changes to the protocol: max_gen_toks, temperature, top_p, top_k, until, ...
+        seeds: one answer for each; None: the protocol's.
+        template: a name of a prompt template or a format string with {instruction}; None: the
+            benchmark's, else the protocol's.
+        truncation: "template" (cut the task's text) or "reference"; None: the protocol's.
+        max_prompt_tokens: longest prompt; None: the protocol's, 256.
+        batch_size: rows in flight; None lets the backend choose.
+        device: a torch device, for "hf".
+        limit: the first so many rows of each benchmark, or their share if below 1; None: all.
+        log_samples: write a row for each sample, which `compare` reads.
+        predict_only: generate, do not score.
+        loglikelihood: also the references' negative log-likelihood and perplexity.
+        trust_remote_code: run code that comes with the model, and take arguments that can run some.
+    Returns:
+        The results: for each task its metrics (x 100, under lm-eval's names such as
+        "rougeL,none"), fingerprint and samples; `source` of a task is the results file.
+    Raises:
+        DistillensError: a wrong input, before any weights are loaded; one line says what to do.
+        RunFailure: the backend failed, or a file cannot be written.
+    """
+    if limit is not None and not _is_limit(limit):
+        raise DistillensError(
+            f"limit = {limit!r}, expected a number of rows of at least 1, or a share between 0 "
+            "and 1"
+        )
+    settings = make_settings(
+        backend=backend,
+        model_args={"pretrained": os.fspath(model), **(model_args or {})},
+        tasks=tasks,
+        output_path=Path(output_path),
+        data=[f"{task}={os.fspath(path)}" for task, path in (data or {}).items()],
+        include_path=None if include_path is None else Path(include_path),
+        protocol=protocol,
+        gen_kwargs=gen_kwargs,
+        seeds=seeds,
+        template=template,
+        truncation=truncation,
+        max_prompt_tokens=max_prompt_tokens,
+        batch_size=batch_size,
+        device=device,
+        limit=limit,
+        log_samples=log_samples,
+        predict_only=predict_only,
+        loglikelihood=loglikelihood,
+        trust_remote_code=trust_remote_code,
+        config={"model_args": dict(model_args or {}), "batch_size": batch_size, "limit": limit},
+    )
+    results, _ = run_evaluation(settings)
+    return results
+
+
+def score(
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    scorer: str | None = None,
+) -> dict[str, Any]:
+    """Scores texts against references, in memory; `score_files` does so for two JSONL files.
+
+        score(["Paris."], [["Paris", "It is Paris."]])["rougeL"]
+
+    Args:
+        predictions: N texts, at least one.
+        references: for each a text, or a list of at least one; the best one counts.
+        metrics: names of `METRICS`; ROUGE-L and exact match are always among them.
+        scorer: "rouge-score-rs" or "rouge-score" (same values); None: the fastest installed.
+    Returns:
+        Each metric x 100 by its name, "num_rows", "scorer", how many rows have no reference and how
+        many predictions have no word that ROUGE-L sees, and "rows": for each prediction a dict of
+        fractions in [0, 1].
+    Raises:
+        DistillensError: a number of references that is not that of the predictions, an empty list,
+            something that is no text, an unknown metric or scorer.
+    """
+    return score_texts(predictions, references, metrics=metrics, backend=scorer)
+
+
+def compare(
+    *systems: PathLike,
+    references: PathLike | None = None,
+    all_pairs: bool = False,
+    scorer: str | None = None,
+) -> Comparisons:
+    """Compares systems row by row: `eval-harness compare`. `print` shows the result as text.
+
+        print(compare("out/student", "out/teacher"))
+
+    Args:
+        systems: at least two results folders or files; with `references`, prediction files (JSONL
+            with id and text). Every later one is compared with the first.
+        references: the references of prediction files (JSONL with id and output).
+        all_pairs: compare every pair.
+        scorer: as of `score`, for answers that have no scores yet.
+    Returns:
+        The comparisons (difference, 95 % interval, p-values, verdict), the scores of each system
+        and notes; `to_json()` is what `eval-harness compare --json` prints.
+    Raises:
+        DistillensError: fewer than two systems, unreadable files, or systems that may not be
+            compared: other tasks, rows, protocols or data. Names what differs.
+    """
+    if len(systems) < 2:
+        raise DistillensError(f"compare needs at least two systems, found {len(systems)}")
+    loaded = load_systems(systems, references=references, backend=scorer)
+    return compare_loaded(loaded, all_pairs=all_pairs)
+
+
+def _is_limit(limit: float) -> bool:
+    whole = isinstance(limit, int | float) and not isinstance(limit, bool)
+    return whole and (0 < limit < 1 or (1 <= limit < math.inf and limit == int(limit)))

@@ -1,0 +1,70 @@
+"""What `--model hf` takes among --model_args, checked before any weights are read."""
+
+from typing import Any
+
+import torch
+
+from eval_harness.backends.base import check_arguments
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.trust import names_hub_code
+
+ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")
+DEFAULT_BATCH_SIZE = 16
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `TransformersBackend` among --model_args.
+
+    Raises:
+        DistillensError: an unknown key, a wrong dtype, device, attention or batch size.
+    """
+    check_arguments("hf", given, ARGUMENTS)
+    _check_attention(given.get("attn_implementation"))
+    batch_size = given.get("batch_size", DEFAULT_BATCH_SIZE)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise DistillensError(f"batch_size = {batch_size!r}, expected an integer of at least 1")
+    dtype_of(str(given.get("dtype", "auto")))
+    device_of(given.get("device"))
+    return {**given, "batch_size": batch_size}
+
+
+def device_of(name: str | None) -> torch.device:
+    """A device that torch can use; None: a GPU where there is one.
+
+    Raises:
+        DistillensError: torch cannot use it.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise DistillensError(f"device = {name}: torch cannot use it ({reason})") from error
+    return device
+
+
+def dtype_of(name: str) -> torch.dtype | str:
+    """A type of weights; "auto" stays as it is.
+
+    Raises:
+        DistillensError: none of float32, bfloat16, float16 and auto.
+    """
+    if name == "auto":
+        return name
+    if name not in _DTYPES:
+        raise DistillensError(f"dtype = {name!r}, expected auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _check_attention(name: Any) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    # One with a slash is the Hub's: whoever may load it has been asked for trust.
+    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if name is not None and name not in known and not names_hub_code(name):
+        raise DistillensError(
+            f"attn_implementation = {name!r}, expected one of {', '.join(sorted(known))}"
+        )

@@ -1,0 +1,89 @@
+"""What `--model vllm` needs and takes, checked before any weights are read."""
+
+import importlib.util
+import os
+from dataclasses import fields
+from typing import Any
+
+from eval_harness.backends.base import check_arguments
+from eval_harness.errors import DistillensError
+
+INSTALL = 'pip install "distillens[vllm]"'
+# Set by us from the model and the protocol; what users give instead is named in the refusal.
+_OURS = {
+    "model": "pretrained",
+    "max_model_len": "max_length",
+    "enable_lora": "peft",
+    "logits_processors": "no_repeat_ngram_size in --gen_kwargs",
+    "skip_tokenizer_init": "tokenizer",
+    "seed": "--seed",
+    "generation_config": "--gen_kwargs",
+    "override_generation_config": "--gen_kwargs",
+}
+
+
+def check_usable() -> None:
+    """Refuses an environment without vLLM, or with a vLLM that has no device to run on.
+
+    Raises:
+        DistillensError: with the line that installs it.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise DistillensError(f"--model vllm: vLLM is not installed; {INSTALL}, or use --model hf")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.platforms import current_platform
+
+        device = current_platform.device_type
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DistillensError(
+            f"--model vllm: vLLM does not import ({type(error).__name__}: {reason}); "
+            f"{INSTALL}, or use --model hf"
+        ) from error
+    if not device:
+        raise DistillensError(
+            "--model vllm: this vLLM finds no device it can run on (its usual build needs a GPU); "
+            f"{INSTALL} on a machine with one, or use --model hf"
+        )
+
+
+def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The engine arguments among --model_args, passed on to vLLM as they are.
+
+    `batch_size` is the number of requests in flight (vLLM's max_num_seqs).
+
+    Raises:
+        DistillensError: an unknown key, one that is set from elsewhere, or a wrong number.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    for key, instead in _OURS.items():
+        if key in given:
+            raise DistillensError(f"--model_args {key}: give {instead} instead")
+    known = [field.name for field in fields(EngineArgs) if field.name not in _OURS]
+    check_arguments("vllm", given, [*known, "batch_size"])
+    engine = {key: value for key, value in given.items() if key != "batch_size"}
+    if "batch_size" in given:
+        engine["max_num_seqs"] = given["batch_size"]
+    for key in ("max_num_seqs", "tensor_parallel_size", "data_parallel_size"):
+        value = engine.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DistillensError(f"{key} = {value!r}, expected an integer of at least 1")
+    return engine
+
+
+def cpu_settings() -> dict[str, Any]:
+    """What a CPU needs and a GPU does not; the user's own arguments go before."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return {}
+    # vLLM 0.32 cannot rewind a seeded request's generator after half a prompt there ("CPU Generator
+    # does not use offset"), so prompts are not to be split.
+    settings: dict[str, Any] = {"enable_chunked_prefill": False}
+    if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        # Without a size for its KV cache the engine does not start on a CPU.
+        settings["kv_cache_memory_bytes"] = 2**30
+    return settings
