@@ -81,9 +81,13 @@ class LogLikelihood:
 class Backend(ABC):
     """A loaded model.
 
-    A backend of one's own needs `generate`, and an initialiser that takes the facts and, by name,
-    `dtype` and what else of `--model_args` it knows (`known_arguments`). Give it a name with
-    `register_backend`.
+    A backend of one's own needs `generate` and a name, which `register_backend` makes known. Its
+    initialiser gets the facts and, by name, `dtype` and what else of `--model_args` it knows
+    (`known_arguments`).
+
+    Args:
+        facts: of the model.
+        arguments: from the class's `arguments`.
 
     Attributes:
         name: what logs call it.
@@ -97,6 +101,9 @@ class Backend(ABC):
     known_arguments: ClassVar[tuple[str, ...]] = ()
     layout_arguments: ClassVar[frozenset[str]] = frozenset()
     needs_transformers_model: ClassVar[bool] = True
+
+    def __init__(self, facts: ModelFacts, **arguments: Any) -> None:
+        self.facts = facts
 
     @classmethod  # noqa: B027
     def check_usable(cls) -> None:
@@ -144,7 +151,7 @@ class Backend(ABC):
         Raises:
             RunFailure: it does not load.
         """
-        return cls(facts, **arguments)  # type: ignore[call-arg]
+        return cls(facts, **arguments)
 
     @abstractmethod
     def generate(
