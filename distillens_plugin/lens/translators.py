@@ -23,6 +23,7 @@ from torch import Tensor
 
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.digest import digest
+from eval_harness.shared.files.atomic import whole_file
 
 _FORMAT = "distillens.translators"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -175,10 +176,8 @@ def save_translators(
     # One entry: with several, safetensors writes them in an order that changes from run to run.
     metadata = {_FORMAT: json.dumps({**fields, "notes": dict(notes)}, allow_nan=False)}
     target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
-        partial.replace(target)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with whole_file(target) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except SafetensorError as error:  # so it reports a full disk
         raise RunFailure(f"{target}: cannot write the translators ({error})") from error

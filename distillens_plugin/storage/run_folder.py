@@ -1,6 +1,5 @@
 """The output folder of a run: claimed before anything expensive, never left half filled."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.shared.files.atomic import write_text
+from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.files.exchange import recover, remove
 from eval_harness.shared.files.lock import LOCK_NAME
 
@@ -145,4 +144,4 @@ def remove_states(folder: Path) -> None:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """summary.json: results, settings and versions of a finished run."""
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_json(folder / SUMMARY, summary)

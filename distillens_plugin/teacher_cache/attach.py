@@ -16,6 +16,7 @@ from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, store
 from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
 from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
 from eval_harness.errors import DistillensError
+from eval_harness.shared.files.atomic import write_text
 from eval_harness.shared.files.lock import FolderLock
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class TeacherCache:
         if self._lock.exclusive:
             self._mend(torn)
             if stored is None:
-                _write(folder / FINGERPRINT, fingerprint.to_json())
+                write_text(folder / FINGERPRINT, fingerprint.to_json())
             plan.check_size(stored_bytes(folder))
             store.refresh()
         elif not torn:
@@ -191,15 +192,11 @@ def _refuse_foreign(folder: Path, where: str) -> None:
     """A folder with somebody's files in it is no cache: never write among them."""
     if (folder / FINGERPRINT).exists():
         return
-    foreign = [path.name for path in folder.iterdir() if path.name != "lock"]
+    # A process that was killed while it wrote the fingerprint leaves the file's beginning.
+    own = ("lock", f".{FINGERPRINT}.")
+    foreign = [path.name for path in folder.iterdir() if not path.name.startswith(own)]
     if foreign:
         raise DistillensError(
             f"{where}.path: {folder} is no teacher cache (it holds {sorted(foreign)[0]}); name a "
             "folder of its own"
         )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from eval_harness.errors import DistillensError, RunFailure
@@ -23,24 +24,48 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         RunFailure: the file cannot be written; an existing one is then untouched.
     """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot(path, error) from error
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """For writers of their own: `path` gets what the block has written to the file it is given.
+
+    Args:
+        path: the file; its folder must exist. A link is followed.
+    Yields:
+        An empty file beside it, made durable and renamed into place when the block has ended, and
+        removed when it raises.
+    Raises:
+        RunFailure: the file cannot be written, in the block too; an existing one is then untouched.
+    """
     target = Path(os.path.realpath(path))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(descriptor)
+        partial = Path(name)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
+            yield partial
+            with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             # mkstemp makes private files; results are meant to be as readable as any other file.
             mask = os.umask(0)
             os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
-            os.replace(name, target)
+            partial.chmod(0o666 & ~mask)
+            partial.replace(target)
         finally:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise RunFailure(f"{os.fspath(path)}: cannot be written: {error.strerror}") from error
+        raise _cannot(path, error) from error
+
+
+def _cannot(path: str | os.PathLike[str], error: OSError) -> RunFailure:
+    return RunFailure(f"{os.fspath(path)}: cannot be written: {error.strerror}")
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

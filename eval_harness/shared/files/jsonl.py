@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
-from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.errors import DistillensError
+from eval_harness.shared.files.atomic import whole_file
 from eval_harness.shared.files.strict_json import NotJsonError, decode, json_type
 
 _BOM = b"\xef\xbb\xbf"
@@ -83,24 +82,12 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) ->
         RunFailure: the file cannot be written; an existing one is then untouched.
         ValueError: a row holds NaN or an infinity.
     """
-    target = Path(os.path.realpath(path))
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise RunFailure(f"{os.fspath(path)}: cannot be written: {error.strerror}") from error
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            for row in rows:
-                file.write(encode_row(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; results are meant to be as readable as any other file.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except OSError as error:
-        raise RunFailure(f"{os.fspath(path)}: cannot be written: {error.strerror}") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with (
+        whole_file(path) as partial,
+        open(partial, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        for row in rows:
+            file.write(encode_row(row) + "\n")
 
 
 def encode_row(row: dict[str, Any]) -> str:
@@ -119,9 +106,3 @@ def encode_row(row: dict[str, Any]) -> str:
 def replace_lone_surrogates(text: str) -> str:
     """The text with half surrogate pairs as U+FFFD: tokenizers take only UTF-8."""
     return _LONE_SURROGATE.sub("\ufffd", text)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
