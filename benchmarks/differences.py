@@ -1,13 +1,13 @@
-"""How distillens differs from the code of two papers: `python benchmarks/differences.py`.
+"""How distillens differs from two papers' code: `python benchmarks/differences.py [PART ...]`.
 
-Three differences. Each is computed as the other code has it (other_code.py), as distillens has it,
+Each part (default: all) is computed as the other code has it (other_code.py), as distillens has it,
 and in float64:
 
-- The lens loss of DistillLens over a batch (arXiv 2602.13567). Its code stacks the layers' logits
-  row by row and repeats the token mask layer by layer. With more than one row in a batch, most
-  layers are read at another row's positions.
-- The same code adds 1e-8 inside the logarithm of the mixture.
-- DistiLLM-2's skew reverse KL (arXiv 2503.07067) detaches the student inside the mixture.
+- mask: the lens loss of DistillLens over a batch (arXiv 2602.13567). Its code stacks the layers'
+  logits row by row and repeats the token mask layer by layer. With more than one row in a batch,
+  most layers are read at another row's positions.
+- epsilon: the same code adds 1e-8 inside the logarithm of the mixture.
+- skew: DistiLLM-2's skew reverse KL (arXiv 2503.07067) detaches the student inside the mixture.
 
 Weights and tokens are random: the numbers show size and sign, not what a training run would lose.
 Where distillens is off from float64 by more than the bar, it prints NOT MET and exits with 1.
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GPT2_VOCAB = 50257
+PARTS = ("mask", "epsilon", "skew")
 
 
 class Checks:
@@ -230,15 +231,23 @@ def measure_skew(check: Checks) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure everything; 1 if distillens is off from float64."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=5, help="random batches and models a pair")
+    """Measure the named parts; 1 if distillens is off from float64."""
+    parser = argparse.ArgumentParser(description="How distillens differs from the code of papers.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--batches", type=int, default=5, help="random batches of each pair (5)")
     parsed = parser.parse_args(arguments)
+    unknown = [part for part in parsed.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"found {', '.join(unknown)}; expected {', '.join(PARTS)}")
     torch.set_num_threads(1)
     check = Checks()
-    measure_mask(check, parsed.batches)
-    measure_epsilon(check)
-    measure_skew(check)
+    for part in parsed.parts or PARTS:
+        if part == "mask":
+            measure_mask(check, parsed.batches)
+        elif part == "epsilon":
+            measure_epsilon(check)
+        else:
+            measure_skew(check)
     return 1 if check.missed else 0
 
 
