@@ -38,6 +38,7 @@ FLOORS = {
         "keys_document",
         "loading",
         "full_form",
+        "packaged",
         "dependencies",
         "trust",
         "composition",
