@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from distillens_plugin.lens.positions import num_positions
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.config_files import check_config
 from eval_harness.shared.model_folder.shapes import empty_model
 from eval_harness.shared.near import near_names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Where a PeftModel with LoRA keeps the model it wraps.
 PEFT_PREFIX = "base_model.model."
@@ -30,12 +31,14 @@ class ModelFacts:
     num_positions: int | None
 
 
-def block_lists(model: nn.Module) -> list[str]:
+def block_lists(model: "nn.Module") -> list[str]:
     """Paths of the module lists that could be the blocks, likeliest first.
 
     As many modules as the config has layers, not inside another such list; lists of one class
     before mixed ones (hybrid models have them), then those with the most parameters first.
     """
+    from torch import nn
+
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     num_layers = getattr(text, "num_hidden_layers", None)

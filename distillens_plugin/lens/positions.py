@@ -1,11 +1,14 @@
 """How many tokens a model has positions for."""
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
-def num_positions(config: PretrainedConfig) -> int | None:
+def num_positions(config: "PretrainedConfig") -> int | None:
     """Longest prompt and answer together, in tokens; None where the config sets no limit.
 
     Args:

@@ -1,14 +1,17 @@
 """What the Hub can tell before weights are fetched, without long waits if it does not answer."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from eval_harness.errors import DistillensError
+from eval_harness.shared.files.json_files import read_json_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _TIMEOUT_S = 10
+_MAX_CONFIG_BYTES = 10_000_000
 
 
 class UnreachableError(Exception):
@@ -60,6 +63,37 @@ class Hub:
             # Offline mode, no network and a broken proxy each raise another library's exception.
             self._down = f"the Hub cannot be reached ({type(error).__name__})"
             raise UnreachableError(self._down) from error
+
+    def config_fields(
+        self, spec: TeacherSpec | StudentSpec, where: str
+    ) -> dict[str, object] | None:
+        """A model's config.json, from the local cache or the Hub, read without transformers.
+
+        Returns:
+            None where only `config` can tell more.
+        Raises:
+            DistillensError: there is no such model.
+            UnreachableError: not in the cache, and the Hub does not answer.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        name, revision = spec.name_or_path, spec.revision
+        assert name is not None  # the caller has looked
+        try:
+            file = try_to_load_from_cache(name, "config.json", revision=revision)
+        except HFValidationError:
+            file = None
+        if not isinstance(file, str):
+            self.require("model", name, revision, where)
+            try:
+                file = hf_hub_download(name, "config.json", revision=revision)
+            except Exception:  # whatever it is, `config` meets it again and says it
+                return None
+        try:
+            return read_json_object(Path(file), max_bytes=_MAX_CONFIG_BYTES)
+        except DistillensError:
+            return None
 
     def config(self, spec: TeacherSpec | StudentSpec, where: str) -> "PretrainedConfig":
         """A model's transformers config, from the local cache or the Hub.

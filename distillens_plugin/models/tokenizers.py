@@ -2,19 +2,25 @@
 
 import os
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.files.json_files import read_json_object
 from eval_harness.shared.model_folder.tokenizer_files import check_tokenizer_files
 from eval_harness.shared.text.tokenisation import TextEncoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _NUM_NAMED = 3
+# What tokenizer.json alone makes; AutoTokenizer gives this class for both names.
+_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_MAX_CONFIG_BYTES = 20_000_000
 
 
 def load_tokenizer(
     path: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+) -> "PreTrainedTokenizerBase":
     """A tokenizer that can end and pad a text; the pad token is the end token where there is none.
 
     Args:
@@ -27,7 +33,11 @@ def load_tokenizer(
     if os.path.isdir(path):
         check_tokenizer_files(Path(path))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        if needs_torch(path):
+            from transformers import AutoTokenizer as Loader
+        else:
+            from transformers import PreTrainedTokenizerFast as Loader
+        tokenizer = Loader.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # the loader raises whatever its many formats raise
@@ -51,8 +61,26 @@ def load_tokenizer(
     return tokenizer
 
 
+def needs_torch(path: str) -> bool:
+    """Whether loading the tokenizer loads torch: for all but a plain one in a folder of its own.
+
+    AutoTokenizer looks at the model's config first, for which it loads torch.
+
+    Args:
+        path: as of `load_tokenizer`; its files have been checked.
+    """
+    folder = Path(path)
+    settings = folder / "tokenizer_config.json"
+    if (folder / "config.json").exists() or not (folder / "tokenizer.json").is_file():
+        return True
+    if not settings.is_file():
+        return True
+    fields = read_json_object(settings, max_bytes=_MAX_CONFIG_BYTES)
+    return fields.get("tokenizer_class") not in _PLAIN_CLASSES or "auto_map" in fields
+
+
 def beginnings_differ(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+    teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase"
 ) -> list[str]:
     """A warning where the two tokenizers begin a text differently; the student's makes the data."""
     ids = [TextEncoder(tokenizer).prefix_ids for tokenizer in (teacher, student)]
@@ -68,7 +96,9 @@ def beginnings_differ(
     ]
 
 
-def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
+def check_vocabularies(
+    teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase"
+) -> int:
     """Refuses tokenizers that give one id to different tokens.
 
     Ids that only one of them has (added tokens) are fine, and so are models whose embedding is

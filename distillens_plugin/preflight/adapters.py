@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.lens.config_facts import read_config
-from distillens_plugin.models.adapters import add_lora, first_line, import_peft
 from distillens_plugin.models.hub import Hub, UnreachableError
+from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import read_json_object
 from eval_harness.shared.model_folder.checks import check_model_folder
 from eval_harness.shared.model_folder.shapes import empty_model
+from eval_harness.shared.program.one_line import one_line
 
 _MAX_CONFIG_BYTES = 10_000_000
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -23,8 +24,6 @@ def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
     Raises:
         DistillensError: target_modules match nothing, or modules that peft cannot adapt.
     """
-    import torch
-
     spec = recipe.models.trained
     if spec.lora is None:
         return []
@@ -33,6 +32,10 @@ def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
         config = _config(recipe, hub)
     except UnreachableError as error:
         return [f"skipped {key} because {error}"]
+    import torch
+
+    from distillens_plugin.models.adapters import add_lora
+
     trusted = recipe.models.trusts_trained_code
     model = empty_model(config, trust_remote_code=trusted)
     with torch.device("meta"):
@@ -46,15 +49,20 @@ def _config(recipe: Recipe, hub: Hub) -> Any:
     """Of the student; where it is cut from a model that one's, which has the same modules."""
     spec: Any = recipe.models.trained
     if spec.init is not None and spec.init.config is not None:
+        load_torch()
         return read_config(spec.init.config)
     if spec.init is not None:
         spec = spec.cut_source if spec.init.teacher is not None else recipe.models.teacher_model
     if os.path.isdir(spec.name_or_path):
+        load_torch()
         folder = Path(spec.name_or_path)
         return check_model_folder(
             folder, trust_remote_code=spec.trust_remote_code, must_have_weights=False
         ).config
-    return hub.config(spec, recipe.where("models"))
+    where = recipe.where("models")
+    hub.config_fields(spec, where)  # out of reach is out of reach: nothing need be loaded for that
+    load_torch()
+    return hub.config(spec, where)
 
 
 def check_adapter_folder(folder: Path, where: str) -> None:
@@ -74,9 +82,12 @@ def check_adapter_folder(folder: Path, where: str) -> None:
         kind = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)["peft_type"]
     except (DistillensError, KeyError) as error:
         raise DistillensError(
-            f"{where}: {file} cannot be read ({first_line(error)}); expected what peft wrote, with "
-            "a peft_type such as LORA"
+            f"{where}: {file} cannot be read ({one_line(str(error))}); expected what peft wrote, "
+            "with a peft_type such as LORA"
         ) from error
+    load_torch()
+    from distillens_plugin.models.adapters import import_peft
+
     peft = import_peft()
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

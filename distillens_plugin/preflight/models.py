@@ -3,18 +3,31 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillens_plugin.lens.config_facts import PEFT_PREFIX, ModelFacts, facts_from_config
-from distillens_plugin.lens.layers import resolve_pairs
-from distillens_plugin.lens.translators import read_info
+from distillens_plugin.lens.known_configs import known_facts
+from distillens_plugin.lens.layers import Layer, resolve_pairs
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
+from distillens_plugin.models.tokenizers import check_vocabularies as compare_vocabularies
+from distillens_plugin.models.tokenizers import load_tokenizer, needs_torch
 from distillens_plugin.preflight.adapters import check_adapter_folder
+from distillens_plugin.preflight.heavy import load_torch
+from distillens_plugin.preflight.text import check_text
 from distillens_plugin.recipe.schema.models import ModelSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import LensKwargs
 from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.checkpoint_files import has_weights
 from eval_harness.shared.model_folder.checks import check_model_folder
+from eval_harness.shared.model_folder.config_files import (
+    check_config,
+    read_config,
+    read_generation_config,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
@@ -27,7 +40,7 @@ def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hu
     init = getattr(spec, "init", None)
     if init is not None and init.config is not None:
         try:
-            facts[role] = facts_from_config(init.config, peft=_wears_lora(spec))
+            facts[role] = _from_fields(init.config, peft=_wears_lora(spec))
         except DistillensError as error:
             raise DistillensError(f"{recipe.where(f'{key}.init.config')}: {error}") from error
         lines.append(f"ok {key}: {facts[role].num_layers} layers, random weights")
@@ -77,10 +90,44 @@ def _check_cut(recipe: Recipe, key: str, blocks: list[int], teacher: ModelFacts 
     return f"ok {key}: {len(blocks)} of the teacher's {teacher.num_layers} blocks"
 
 
+def _from_fields(fields: dict[str, Any], *, peft: bool) -> ModelFacts:
+    """Of a recipe's `init.config`; builds the model only where that is needed."""
+    facts = None
+    if isinstance(fields.get("model_type"), str):
+        check_config(fields)
+        facts = known_facts(fields, peft=peft)
+    if facts is None:
+        load_torch()
+        facts = facts_from_config(fields, peft=peft)
+    return facts
+
+
+def _without_torch(spec: Any, where: str, hub: Hub) -> ModelFacts | None:
+    """From config.json alone; None where the model must be built, as stored weights ask for too."""
+    if os.path.isdir(spec.name_or_path):
+        folder = Path(spec.name_or_path)
+        if has_weights(folder):
+            return None
+        try:
+            fields: dict[str, Any] | None = read_config(folder)
+            read_generation_config(folder)
+        except DistillensError as error:
+            raise DistillensError(f"{where}: {error}") from error
+    elif is_path(spec.name_or_path):
+        return None
+    else:
+        fields = hub.config_fields(spec, where)
+    return None if fields is None else known_facts(fields, peft=_wears_lora(spec))
+
+
 def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
     """Layers, width and vocabulary from config.json: of a folder, the local cache, or the Hub."""
     name = spec.name_or_path
+    facts = _without_torch(spec, where, hub)
+    if facts is not None:
+        return facts
     if os.path.isdir(name):
+        load_torch()
         try:
             folder = check_model_folder(
                 Path(name), trust_remote_code=spec.trust_remote_code, must_have_weights=False
@@ -94,6 +141,7 @@ def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
                 f"{where}: there is no folder {name}; expected one that save_pretrained wrote, or "
                 "a model's name on the Hub"
             )
+        load_torch()
         config = hub.config(spec, where)
     try:
         return facts_from_config(
@@ -145,20 +193,23 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         if isinstance(paired, LensKwargs) and paired.teacher_translators is not None:
             where = recipe.where(key.removesuffix("layers") + "teacher_translators")
             layers = [layer for _, layer in pairs]
-            lines.append(_check_translators(paired.teacher_translators, layers, facts, where))
-            spec = recipe.models.teacher_model
-            if spec is not None and spec.adapter is None and spec.name_or_path is not None:
-                read_info(paired.teacher_translators, where).check_weights(spec.name_or_path, where)
+            path = paired.teacher_translators
+            lines.append(_check_translators(recipe, path, layers, facts, where))
     return lines
 
 
 def _check_translators(
-    path: str, layers: list[Any], facts: dict[str, ModelFacts], where: str
+    recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
 ) -> str:
+    load_torch()
+    from distillens_plugin.lens.translators import read_info
+
     info = read_info(path, where)
-    teacher = facts.get("teacher_model")
+    teacher, spec = facts.get("teacher_model"), recipe.models.teacher_model
     if teacher is not None:
         info.check(layers, teacher.num_layers, teacher.width, where)
+    if spec is not None and spec.adapter is None and spec.name_or_path is not None:
+        info.check_weights(spec.name_or_path, where)
     return f"ok translators: {path}, {len(info.layers)} layers"
 
 
@@ -187,9 +238,6 @@ def _vocabulary_sizes(recipe: Recipe, facts: dict[str, ModelFacts]) -> dict[str,
 
 
 def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[str]:
-    from distillens_plugin.models.tokenizers import check_vocabularies as compare
-    from distillens_plugin.preflight.text import check_text
-
     name = recipe.models.tokenizer_name
     tokenizer = _tokenizer(
         name, recipe.models.trained, recipe.where(f"models.{recipe.trained_role}"), hub
@@ -209,7 +257,7 @@ def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[s
             teachers = _tokenizer(
                 teacher.tokenizer_name, teacher, recipe.where("models.teacher_model"), hub
             )
-            common = compare(teachers, tokenizer)
+            common = compare_vocabularies(teachers, tokenizer)
         except DistillensError as error:
             raise DistillensError(f"{recipe.where('models')}: {error}") from None
         lines.append(f"ok tokenizers: {common} common ids, all alike")
@@ -217,8 +265,7 @@ def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[s
     return lines + text
 
 
-def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> Any:
-    from distillens_plugin.models.tokenizers import load_tokenizer
+def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> "PreTrainedTokenizerBase":
 
     if os.path.isdir(name):
         if not os.path.isfile(os.path.join(name, "tokenizer_config.json")):
@@ -226,6 +273,8 @@ def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> Any:
     elif not is_path(name):
         hub.require_tokenizer(name, spec.revision, where)
     try:
+        if needs_torch(name):
+            load_torch()
         return load_tokenizer(
             name, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
