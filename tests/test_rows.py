@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distillens_plugin.data.examples import DatasetSpec
 from distillens_plugin.data.rows import RawRow, read_rows
+from distillens_plugin.recipe.schema.data import DatasetSpec
 from eval_harness.errors import DistillensError
 
 # What pandas and Arrow take for missing values, numbers, booleans and dates.
@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def rows_of(path: Path, **options) -> list[RawRow]:
-    return list(read_rows(DatasetSpec(str(path), **options), where="r.yaml: datasets.train"))
+    return list(read_rows(DatasetSpec(path=str(path), **options), where="r.yaml: datasets.train"))
 
 
 def csv_text(cells: list[list[str]]) -> str:

@@ -8,11 +8,12 @@ from small_models import small_model
 from tiny_run import ASSETS, tiny_recipe
 
 from distillens_plugin import run
-from distillens_plugin.data.examples import DatasetSpec, load_examples
+from distillens_plugin.data.examples import load_examples
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.recipe.loading import load_recipe
-from distillens_plugin.training.validation import sample_answers, validation_rouge
+from distillens_plugin.recipe.schema.data import DatasetSpec
+from distillens_plugin.training.validation import sample_answers, validation_loss, validation_rouge
 from eval_harness.shared.files.jsonl import write_jsonl
 
 WORDS = "one two three four five six seven eight nine ten"
@@ -31,7 +32,7 @@ def accelerator(tmp_path_factory):
 def dataset(folder, tokenizer, prompts):
     rows = [{"prompt": prompt, "output": WORDS} for prompt in prompts]
     write_jsonl(folder / "rows.jsonl", rows)
-    spec = DatasetSpec(str(folder / "rows.jsonl"), max_length=120, max_prompt_length=60)
+    spec = DatasetSpec(path=str(folder / "rows.jsonl"), max_length=120, max_prompt_length=60)
     return load_examples(spec, tokenizer, where="datasets.validation")
 
 
@@ -127,3 +128,13 @@ def test_a_run_with_empty_prompts_short_positions_and_rouge_ends_well(tmp_path, 
     line = [str(tiny_recipe(tmp_path)), *(part for each in changes for part in ("--set", each))]
     assert run.main(line) == 0, capsys.readouterr().err
     assert capsys.readouterr().out.count("reference:\n") == 3
+
+
+def test_validation_restores_the_mode_of_each_module(tokenizer, accelerator, tmp_path):
+    """A module that the user froze in eval mode is still in it, though the model trains."""
+    model = small_model("gpt2", layers=2, vocab=len(tokenizer)).train()
+    model.transformer.h[0].eval()
+    modes = [module.training for module in model.modules()]
+    data = dataset(tmp_path, tokenizer, ["one two", "three"])
+    validation_loss(model, data, batch_size=2, accelerator=accelerator)
+    assert [module.training for module in model.modules()] == modes

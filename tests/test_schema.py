@@ -83,6 +83,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         ("models.student_model=null", "models.student_model: missing; a teacher teaches a student"),
         ("models.teacher_model=null", "sub_terms.kd: distillens.logits_kd compares with a teacher"),
         ("models={}", "found no model"),
+        ("datasets.train.add_bos_token=yes", "expected auto, true or false"),
         ("datasets.train.long_prompts=truncate", "expected one of drop, cut"),
         ("datasets.train.max_prompt_length=512", "expected less than max_length (512)"),
         ("datasets.train.num_rows=0", "a whole number of at least 1"),

@@ -151,15 +151,16 @@ def test_training_lowers_the_kl_to_the_final_distribution_on_held_out_rows(tmp_p
 
 
 def test_the_kl_before_training_is_that_of_the_logit_lens_in_float64(tmp_path, teacher):
-    from distillens_plugin.data.examples import DatasetSpec, load_examples
+    from distillens_plugin.data.examples import load_examples
     from distillens_plugin.models.tokenizers import load_tokenizer
+    from distillens_plugin.recipe.schema.data import DatasetSpec
 
     output = tmp_path / "t.safetensors"
     assert main(arguments(teacher, output, "--num_steps", "1", "--layers", "0,2")) == 0
     measured = notes_of(output)["held_out_kl"]
     model = AutoModelForCausalLM.from_pretrained(teacher).double().eval()
     spec = DatasetSpec(
-        str(ASSETS / "train.jsonl"), num_rows=48, max_length=256, max_prompt_length=200
+        path=str(ASSETS / "train.jsonl"), num_rows=48, max_length=256, max_prompt_length=200
     )
     examples = load_examples(spec, load_tokenizer(str(teacher)), where="x")
     sums, count = {0: 0.0, 2: 0.0}, 0

@@ -43,23 +43,25 @@ def run(arguments: argparse.Namespace) -> None:
     layers = _layers(arguments.layers)
     import torch
 
-    from distillens_plugin.data.examples import DatasetSpec
     from distillens_plugin.models.loading import DTYPES
     from distillens_plugin.prepare.tuned_lens import TuneSettings, tune_lens
+    from distillens_plugin.recipe.schema.base import checked
+    from distillens_plugin.recipe.schema.data import DatasetSpec
     from distillens_plugin.recipe.schema.models import TeacherSpec
 
     if arguments.dtype not in DTYPES:
         raise DistillensError(f"--dtype {arguments.dtype}: expected one of {', '.join(DTYPES)}")
+    data = {
+        "path": arguments.data,
+        "template": arguments.template,
+        "max_length": arguments.max_length,
+        "max_prompt_length": arguments.max_prompt_length,
+        "num_rows": arguments.num_rows,
+        "loss_on_prompt": arguments.loss_on_prompt,
+    }
     results = tune_lens(
         TeacherSpec(name_or_path=arguments.teacher, dtype=arguments.dtype),
-        DatasetSpec(
-            arguments.data,
-            template=arguments.template,
-            max_length=arguments.max_length,
-            max_prompt_length=arguments.max_prompt_length,
-            num_rows=arguments.num_rows,
-            loss_on_prompt=arguments.loss_on_prompt,
-        ),
+        checked(DatasetSpec, data, lambda at: f"--{at[0] if at else 'data'}"),
         Path(arguments.output),
         TuneSettings(
             num_steps=arguments.num_steps,

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from distillens_plugin.data.spec import DatasetSpec
 from distillens_plugin.data.supervision import IGNORED
 
 
@@ -66,7 +67,7 @@ class InstructionDataset(Dataset):
 
     def __init__(
         self,
-        spec: Any,
+        spec: DatasetSpec,
         rows: Sequence[Row],
         counts: DataCounts,
         *,

@@ -1,59 +1,24 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.data.rows import RawRow, read_rows
+from distillens_plugin.data.spec import DatasetSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.templates import check_template, cut_body, cut_prompt, prompt_parts
 from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder, check_add_bos_token
 
-__all__ = ["DataCounts", "DatasetSpec", "InstructionDataset", "Row", "load_examples"]
+__all__ = ["DataCounts", "InstructionDataset", "Row", "load_examples"]
 
 # A ready prompt ends in its own "\n\n### Response:\n"; a longer last paragraph belongs to the task.
 _LONGEST_ENDING = 64
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What to read and how; the recipe's `datasets.train` and `datasets.validation`.
-
-    Attributes:
-        path: a .jsonl file, a folder, or a name on the Hub.
-        name: the configuration of a Hub data set.
-        data_files: one file of a Hub repository or folder.
-        split: of a Hub data set or folder; None leaves it to the caller.
-        newline: what the rows write for a newline, `<n>` in MiniLLM's ready prompts; None: nothing.
-        template: a name of `eval_harness.shared.text.templates` or a format string; not used by
-            rows that bring a ready `prompt`.
-        add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
-            first token; false, nothing that the template does not bring.
-        max_length: prompt, response and end token together, in tokens.
-        max_prompt_length: in tokens, below `max_length`.
-        long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
-        num_rows: only the first rows that are read; None is all.
-        loss_on_prompt: supervise the prompt too.
-    """
-
-    path: str
-    name: str | None = None
-    data_files: str | None = None
-    split: str | None = None
-    newline: str | None = None
-    template: str = "alpaca"
-    add_bos_token: bool | str = "auto"
-    max_length: int = 512
-    max_prompt_length: int = 256
-    long_prompts: str = "drop"
-    num_rows: int | None = None
-    loss_on_prompt: bool = False
-
-
 def load_examples(
-    spec: Any, tokenizer: Any, *, where: str, default_split: str = "train"
+    spec: DatasetSpec, tokenizer: Any, *, where: str, default_split: str = "train"
 ) -> InstructionDataset:
     """Reads and tokenises a data set.
 
@@ -62,14 +27,14 @@ def load_examples(
     prompt's length.)
 
     Args:
-        spec: a `DatasetSpec`, or the recipe's section with the same fields.
+        spec: the recipe's section.
         tokenizer: with EOS and pad tokens, as `load_tokenizer` gives it.
         where: the section's YAML path, for errors.
         default_split: for Hub data sets and folders, where the section names none.
     Raises:
-        DistillensError: the data cannot be read, a limit leaves no room, or nothing is supervised.
+        DistillensError: the data cannot be read, or nothing is supervised.
     """
-    _check(spec, where)
+    _check_template(spec, where)
     counts = DataCounts()
     kept: list[RawRow] = []
     for row in read_rows(spec, where=where, default_split=default_split):
@@ -115,24 +80,15 @@ def load_examples(
     return dataset
 
 
-def _check(spec: Any, where: str) -> None:
-    if spec.max_prompt_length >= spec.max_length:
-        raise DistillensError(
-            f"{where}.max_prompt_length = {spec.max_prompt_length}, expected less than max_length "
-            f"({spec.max_length}), or no room is left for the response"
-        )
-    if spec.long_prompts not in ("drop", "cut"):
-        raise DistillensError(f"{where}.long_prompts = {spec.long_prompts!r}, expected drop or cut")
+def _check_template(spec: DatasetSpec, where: str) -> None:
     try:
         check_template(spec.template)
     except DistillensError as error:
         raise DistillensError(f"{where}.template: {error}") from error
 
 
-def _encoder(spec: Any, tokenizer: Any, where: str) -> TextEncoder:
-    add_bos_token = check_add_bos_token(
-        getattr(spec, "add_bos_token", "auto"), f"{where}.add_bos_token"
-    )
+def _encoder(spec: DatasetSpec, tokenizer: Any, where: str) -> TextEncoder:
+    add_bos_token = check_add_bos_token(spec.add_bos_token, f"{where}.add_bos_token")
     try:
         return TextEncoder(tokenizer, template=spec.template, add_bos_token=add_bos_token)
     except DistillensError as error:
@@ -157,7 +113,7 @@ def _parts(row: RawRow, encoder: TextEncoder) -> list[Part]:
     return [*before, body, *after]
 
 
-def _cut(row: RawRow, spec: Any, encoder: TextEncoder, where: str) -> list[int]:
+def _cut(row: RawRow, spec: DatasetSpec, encoder: TextEncoder, where: str) -> list[int]:
     limit = spec.max_prompt_length
     if row.instruction is None:
         text, ending = _split_ready_prompt(row.prompt or "")

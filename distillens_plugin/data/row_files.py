@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import json_type
@@ -82,10 +82,21 @@ def read_csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DistillensError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+class _CsvLines(Protocol):
+    """csv.reader's object, whose type has no name."""
+
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+    def __next__(self) -> list[str]: ...
+
+
 READERS = {".jsonl": read_jsonl_rows, ".json": read_json_rows, ".csv": read_csv_rows}
 
 
-def _csv_rows(path: Path, lines: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[tuple[str, dict[str, Any]]]:
     columns: list[str] = next((cells for cells in lines if cells), [])
     repeated = [name for name in columns if columns.count(name) > 1]
     if repeated:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.data.row_files import READERS
+from distillens_plugin.data.spec import DatasetSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
@@ -43,19 +44,19 @@ class RawRow:
 
 
 def read_rows(
-    spec: Any, *, where: str, default_split: str = "train", cache_dir: str | None = None
+    spec: DatasetSpec, *, where: str, default_split: str = "train", cache_dir: str | None = None
 ) -> Iterator[RawRow]:
     """The rows that a recipe's data set section names, read one by one.
 
     Args:
-        spec: a `DatasetSpec` (or the recipe's section with the same fields).
+        spec: the section.
         where: the section's YAML path, for errors.
         default_split: for Hub data sets and folders, where the section names none.
         cache_dir: where the `datasets` library may write; its own cache if None.
     Raises:
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
-    newline = getattr(spec, "newline", None)
+    newline = spec.newline
     unit = "line" if spec.path.endswith(".jsonl") and os.path.isfile(spec.path) else "row"
     first = 1 if unit == "line" else 0
     num_marks = 0
@@ -76,7 +77,7 @@ def read_rows(
 
 
 def _placed_rows(
-    spec: Any, where: str, default_split: str, cache_dir: str | None
+    spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(spec.path)
     if path.suffix == ".jsonl" and not os.path.isdir(path):
@@ -126,27 +127,28 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
     return replace_lone_surrogates(value)
 
 
-def _references(output: Any, place: str) -> list[str]:
+def _references(output: object, place: str) -> list[str]:
     if output is None:
         return [""]
-    texts = list(output) if isinstance(output, list | tuple) else [output]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    entries = list(output) if isinstance(output, list | tuple) else [output]
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    if not entries or len(texts) < len(entries):
         raise DistillensError(
             f"{place}: output is {shown(output)}, expected a text or a list of texts"
         )
     return without_empty([replace_lone_surrogates(text) for text in texts])
 
 
-def _refuse_hub_options(spec: Any, where: str, path: Path) -> None:
+def _refuse_hub_options(spec: DatasetSpec, where: str, path: Path) -> None:
     for option in ("name", "split", "data_files"):
-        if getattr(spec, option, None) is not None:
+        if getattr(spec, option) is not None:
             raise DistillensError(
                 f"{where}.{option}: {path} is one file, which has no {option}; delete the key"
             )
 
 
 def _load_with_datasets(
-    spec: Any, where: str, default_split: str, cache_dir: str | None
+    spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A data set of the `datasets` library: the Hub's, a local folder's, or another file format."""
     path = Path(spec.path)
@@ -158,7 +160,7 @@ def _load_with_datasets(
     # Imported here: it takes a second that a plain file should not cost.
     import datasets
 
-    data_files = getattr(spec, "data_files", None)
+    data_files = spec.data_files
     # A single file makes a single split, which `datasets` calls train.
     split = spec.split or ("train" if data_files or path.is_file() else default_split)
     try:

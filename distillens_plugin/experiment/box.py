@@ -38,16 +38,22 @@ def build_box(
 
 
 def steps_per_epoch(
-    form: dict[str, Any], train: InstructionDataset, accelerator: Accelerator
+    loader_form: dict[str, Any],
+    train: InstructionDataset,
+    accelerator: Accelerator,
+    *,
+    grad_accum_step: int,
 ) -> int:
-    """Optimiser steps of an epoch, as accelerate will deal the batches out over the ranks."""
-    loader = build_data_loader(
-        train, form["train"]["train_data_loader"], accelerator.num_processes > 1, accelerator
-    )
+    """Optimiser steps of an epoch, as accelerate will deal the batches out over the ranks.
+
+    Args:
+        loader_form: the full form's `train_data_loader`.
+    """
+    loader = build_data_loader(train, loader_form, accelerator.num_processes > 1, accelerator)
     dealt = prepare_data_loader(
         loader,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
         put_on_device=False,
     )
-    return math.ceil(len(dealt) / form["train"]["optimizer"].get("grad_accum_step", 1))
+    return math.ceil(len(dealt) / grad_accum_step)

@@ -20,7 +20,7 @@ from distillens_plugin.models.loading import load_student, load_teacher
 from distillens_plugin.on_policy.loader import OnPolicyLoader
 from distillens_plugin.preflight.run_length import check_steps
 from distillens_plugin.preflight.trial_save import check_saving
-from distillens_plugin.recipe.full_form import full_form, total_steps
+from distillens_plugin.recipe.full_form import full_form, total_steps, train_loader_form
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage.main_process import on_main_process
 from eval_harness.errors import DistillensError
@@ -66,7 +66,10 @@ def build_experiment(
         check_positions(role, model, train, validation, recipe)
     try:
         epoch_steps = steps_per_epoch(
-            full_form(recipe, student_anatomy, teacher_anatomy), train, accelerator
+            train_loader_form(recipe),
+            train,
+            accelerator,
+            grad_accum_step=recipe.train.optimizer.grad_accum_step,
         )
     except (TypeError, ValueError) as error:
         where = recipe.where("train.train_data_loader")

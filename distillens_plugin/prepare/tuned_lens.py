@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from distillens_plugin.data.collate import collate
-from distillens_plugin.data.examples import DatasetSpec, InstructionDataset, load_examples
+from distillens_plugin.data.examples import InstructionDataset, load_examples
+from distillens_plugin.data.spec import DatasetSpec
 from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.divergences import ForwardKL
 from distillens_plugin.fused import Group, walk

@@ -55,7 +55,7 @@ def full_form(
     train = recipe.train
     form: dict[str, Any] = {
         "num_epochs": _num_epochs(recipe, steps_per_epoch),
-        "train_data_loader": _loader(recipe, train.train_data_loader, "train"),
+        "train_data_loader": train_loader_form(recipe),
         "val_data_loader": _validation_loader(recipe),
     }
     if recipe.is_distillation:
@@ -150,6 +150,11 @@ def _box_model(
     if given.frozen_modules:
         form["frozen_modules"] = list(given.frozen_modules)
     return form
+
+
+def train_loader_form(recipe: Recipe) -> dict[str, Any]:
+    """The full form's `train_data_loader` alone; the length of an epoch follows from it."""
+    return _loader(recipe, recipe.train.train_data_loader, "train")
 
 
 def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, Any]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from distillens_plugin.recipe.composition import BASE, Composed, Origin, merge, read_composed
 from distillens_plugin.recipe.dependencies import take_in_dependencies
 from distillens_plugin.recipe.packaged import find_recipe
-from distillens_plugin.recipe.schema.base import did_you_mean, first_problem, show
+from distillens_plugin.recipe.schema.base import checked, did_you_mean, show
 from distillens_plugin.recipe.schema.paths import matching, path_keys
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.trust import refuse_recipe_code
@@ -112,11 +110,7 @@ def load_recipe(
     _resolve_paths(data, source)
     take_in_dependencies(data, source.describe, trust=trust)
     plain = copy.deepcopy(data)
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        loc, message = first_problem(error)
-        raise DistillensError(f"{source.describe(loc)}: {message}") from None
+    recipe = checked(Recipe, data, source.describe)
     if not trust:
         refuse_recipe_code(recipe, source.describe)
     if recipe.output_dir is None:

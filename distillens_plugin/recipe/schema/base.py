@@ -1,15 +1,16 @@
 """What every part of the recipe schema shares: strict models, ranges, and one-line complaints."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distillens_plugin.tables.ranges import Range
+from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_yaml import KeyPath
 from eval_harness.shared.near import did_you_mean
 
@@ -141,6 +142,24 @@ class Strict(BaseModel):
 
 def _describe(field: FieldInfo) -> str:
     return (field.description or "a value").rstrip(".")
+
+
+Model = TypeVar("Model", bound="Strict")
+
+
+def checked(model: type[Model], data: object, where: Callable[[KeyPath], str]) -> Model:
+    """A section from plain data.
+
+    Args:
+        where: what errors about a key begin with.
+    Raises:
+        DistillensError: the first mistake, in one line with what was found and expected.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        loc, text = first_problem(error)
+        raise DistillensError(f"{where(loc)}: {text}") from None
 
 
 def first_problem(error: ValidationError) -> tuple[KeyPath, str]:

@@ -1,10 +1,10 @@
 """The recipe's data sets."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from distillens_plugin.recipe.schema.base import Count, PathName, Strict, complain
+from distillens_plugin.recipe.schema.base import Count, PathName, Strict, complain, problem
 
 # How rows become tokens: what the validation set takes over from the training set.
 _INHERITED = (
@@ -16,6 +16,13 @@ _INHERITED = (
     "long_prompts",
     "loss_on_prompt",
 )
+
+
+def _auto_or_bool(value: Any) -> Any:
+    # Here, since pydantic would report on each half of the type.
+    if value != "auto" and not isinstance(value, bool):
+        problem(value, "auto, true or false")
+    return value
 
 
 class DatasetSpec(Strict):
@@ -44,7 +51,7 @@ class DatasetSpec(Strict):
         description="alpaca, question, qwen, chat (the tokenizer's own) or a format string with "
         "{instruction} and {input}",
     )
-    add_bos_token: Literal["auto"] | bool = Field(
+    add_bos_token: Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_bool)] = Field(
         default="auto",
         description="what prompts begin with: auto, as the tokenizer itself begins a text; true, "
         "its first token; false, nothing that the template does not bring",

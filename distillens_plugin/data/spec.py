@@ -1,0 +1,51 @@
+"""What the reading of instruction data asks of its settings; the recipe's sections give it."""
+
+from typing import Protocol
+
+
+class DatasetSpec(Protocol):
+    """What to read and how.
+
+    Defaults, ranges and descriptions stand in `recipe/schema/data.py`.
+
+    Attributes:
+        path: a .jsonl file, a folder, or a name on the Hub.
+        name: the configuration of a Hub data set.
+        data_files: one file of a Hub repository or folder.
+        split: of a Hub data set or folder; None leaves it to the caller.
+        newline: what the rows write for a newline, `<n>` in MiniLLM's ready prompts; None: nothing.
+        template: a name of `eval_harness.shared.text.templates` or a format string; not used by
+            rows that bring a ready `prompt`.
+        add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
+            first token; false, nothing that the template does not bring.
+        max_length: prompt, response and end token together, in tokens.
+        max_prompt_length: in tokens, below `max_length`.
+        long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
+        num_rows: only the first rows that are read; None is all.
+        loss_on_prompt: supervise the prompt too.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def data_files(self) -> str | None: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def newline(self) -> str | None: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def add_bos_token(self) -> bool | str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def max_prompt_length(self) -> int: ...
+    @property
+    def long_prompts(self) -> str: ...
+    @property
+    def num_rows(self) -> int | None: ...
+    @property
+    def loss_on_prompt(self) -> bool: ...
