@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-
-class _Loader(Protocol):
-    exec_module: Callable[[ModuleType], None]
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 
 def when_loaded(name: str, action: Callable[[], None]) -> None:
@@ -29,7 +28,7 @@ def when_loaded(name: str, action: Callable[[], None]) -> None:
 
 
 class _Finder:
-    """Finds one module, by asking the other finders, and adds the action to its loading."""
+    """Finds one module, by asking the finders after it, and adds the action to its loading."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self._name, self._action = name, action
@@ -37,9 +36,10 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self._name:
+        if name != self._name or self not in sys.meta_path:
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
+        # Those after this one: two that wait for one library must not ask each other in turn.
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         # Finding is not loading: somebody may only want to know whether it is installed.
@@ -47,7 +47,7 @@ class _Finder:
             self._add_action(spec.loader)
         return spec
 
-    def _add_action(self, loader: _Loader) -> None:
+    def _add_action(self, loader: "Loader") -> None:
         load = loader.exec_module
 
         def load_and_act(module: ModuleType) -> None:
@@ -56,4 +56,4 @@ class _Finder:
                 sys.meta_path.remove(self)
                 self._action()
 
-        loader.exec_module = load_and_act
+        loader.exec_module = load_and_act  # type: ignore[method-assign]
