@@ -45,6 +45,16 @@ def test_named_files_and_modules_are_there(page):
             assert importlib.util.find_spec(module), module
 
 
+def test_every_key_of_ours_is_explained():
+    from distillens_plugin.divergences import DIVERGENCES
+    from distillens_plugin.integrations.torchdistill.registry import KINDS
+
+    page = (REPO / "docs" / "torchdistill.md").read_text(encoding="utf-8")
+    names = {key for kind in KINDS for key in kind.own} | set(DIVERGENCES)
+    assert len(names) > 20
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]
+
+
 def test_every_page_is_reached_from_the_readme():
     linked = set(re.findall(r"docs/(\w+\.md)", (REPO / "README.md").read_text(encoding="utf-8")))
     assert linked == {page.name for page in PAGES[1:]}
