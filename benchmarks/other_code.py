@@ -1,6 +1,6 @@
 """What benchmarks/differences.py compares: the lens and two divergences as other code has them.
 
-Written anew from the formulas and the order of operations of DistillLens (arXiv 2602.13567) and
+Written from the formulas and the order of operations of DistillLens (arXiv 2602.13567) and
 DistiLLM-2 (arXiv 2503.07067), each beside its textbook form in float64.
 
 Legend: B rows, T tokens, K layer pairs, V vocabulary.
