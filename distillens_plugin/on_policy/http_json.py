@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import SHUT_RDWR, gaierror
 from typing import Any
@@ -41,7 +42,7 @@ class _MayPassError(Exception):
 class _Answer:
     status: int
     reason: str
-    headers: Any
+    headers: Message
     body: bytes
 
 
@@ -62,7 +63,7 @@ class JsonClient:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
 
-    def ask(self, verb: str, path: str, body: Any = None, *, patient: bool = True) -> Any:
+    def ask(self, verb: str, path: str, body: object = None, *, patient: bool = True) -> Any:
         """What the server answers, decoded; None where it answers with nothing.
 
         Args:

@@ -27,6 +27,7 @@ from distillens_plugin.models.generating import begin, num_token_ids
 from distillens_plugin.on_policy.samplers import Sampler, StudentSampler, hash_of
 from distillens_plugin.on_policy.server_sampler import ServerSampler
 from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from eval_harness.errors import DistillensError
 
 
@@ -38,10 +39,10 @@ class Share:
     references still help, they are cheaper.
 
     Args:
-        settings: the recipe's `train.on_policy` (schema.OnPolicy).
+        settings: the recipe's `train.on_policy`.
     """
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: OnPolicy) -> None:
         self.value: float = settings.share
         self._settings = settings
         self._last_loss: float | None = None
@@ -94,7 +95,7 @@ class OnPolicyLoader:
         model: nn.Module,
         teacher: nn.Module,
         dataset: InstructionDataset,
-        settings: Any,
+        settings: OnPolicy,
         *,
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
@@ -112,7 +113,7 @@ class OnPolicyLoader:
         self._seed = seed
         self._batches_per_step = batches_per_step
         self._epoch = 0
-        common = {
+        common: dict[str, Any] = {
             "model": model,
             "settings": settings,
             "eos_id": tokenizer.eos_token_id,

@@ -72,7 +72,7 @@ class Scored(Message):
 _Kind = TypeVar("_Kind", bound=Message)
 
 
-def read(kind: type[_Kind], answer: Any, where: str) -> _Kind:
+def read(kind: type[_Kind], answer: object, where: str) -> _Kind:
     """The answer as `kind`.
 
     Args:
@@ -100,6 +100,6 @@ def _path(places: tuple[int | str, ...]) -> str:
     return text.lstrip(".")[:200] or "the answer"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

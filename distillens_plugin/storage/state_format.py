@@ -30,7 +30,7 @@ from torch import Tensor
 _Seen = dict[tuple[Any, ...], str]
 
 
-def write_value(folder: Path, name: str, value: Any) -> None:
+def write_value(folder: Path, name: str, value: object) -> None:
     """Keeps a value as `<name>.json` and, where there are tensors, `<name>.safetensors`.
 
     Raises:
@@ -69,7 +69,7 @@ def read_value(folder: Path, name: str) -> Any:
         raise ValueError(f"{path}: there is no tensor {error}") from error
 
 
-def pack(value: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
+def pack(value: object, path: str = "") -> tuple[Any, dict[str, Tensor]]:
     """The plain part of a value, and its tensors by name.
 
     Raises:

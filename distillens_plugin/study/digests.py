@@ -31,7 +31,7 @@ def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, with_digests(node, path.rpartition(".")[2]))]
 
 
-def with_digests(value: Any, key: str) -> Any:
+def with_digests(value: object, key: str) -> Any:
     """The value of a key, with digests in place of paths that are there."""
     if isinstance(value, list):
         return [with_digests(entry, key) for entry in value]

@@ -3,9 +3,11 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +37,7 @@ from eval_harness.shared.program.key_values import format_key_values
 from eval_harness.shared.statistics import Floats, row_means
 
 NLL = "nll"
+_Checked = TypeVar("_Checked")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def check_evaluation(study: Study) -> None:
     from eval_harness.shared.text.template_table import check_template
     from eval_harness.shared.text.tokenisation import check_add_bos_token
 
-    def checked(key: str, check: Any) -> Any:
+    def checked(key: str, check: Callable[[], _Checked]) -> _Checked:
         try:
             return check()
         except DistillensError as error:
@@ -75,19 +78,17 @@ def check_evaluation(study: Study) -> None:
     checked("model_args", lambda: check_backend_arguments(spec.model, spec.model_args))
     checked("tasks", lambda: select_benchmarks(spec.tasks, find_benchmarks(), _data_entries(spec)))
     for name in spec.protocols:
-        protocol = checked("protocols", lambda name=name: make_protocol(name))
-        checked(
-            "gen_kwargs",
-            lambda name=name, greedy=protocol.greedy: make_protocol(
-                name,
-                gen_kwargs=spec.gen_kwargs,
-                seeds=None if greedy else spec.seeds,
-                max_prompt_tokens=spec.max_prompt_tokens,
-            ),
+        protocol = checked("protocols", partial(make_protocol, name))
+        changed = partial(
+            make_protocol,
+            name,
+            gen_kwargs=spec.gen_kwargs,
+            seeds=None if protocol.greedy else spec.seeds,
+            max_prompt_tokens=spec.max_prompt_tokens,
         )
+        checked("gen_kwargs", changed)
     if spec.template is not None:
-        template = spec.template
-        checked("template", lambda: check_template(template))
+        checked("template", partial(check_template, spec.template))
 
 
 def evaluation_folder(run: Run, protocol: str) -> Path:

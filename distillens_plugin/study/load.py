@@ -7,8 +7,9 @@ from typing import Any
 from distillens_plugin.recipe.composition import read_composed
 from distillens_plugin.recipe.loading import Source
 from distillens_plugin.recipe.packaged import STUDIES, find_recipe
-from distillens_plugin.recipe.schema.base import checked
-from distillens_plugin.study.spec import Study
+from distillens_plugin.recipe.schema.base import KeyPath, checked
+from distillens_plugin.recipe.schema.paths import fits, path_keys
+from distillens_plugin.study.spec import SHORT_METHOD, Study
 from distillens_plugin.study.trust import refuse_study_code
 from eval_harness.errors import DistillensError
 
@@ -48,7 +49,7 @@ def load_study(
     return study
 
 
-def _resolve(node: Any, path: tuple[Any, ...], source: Source, folder: str) -> None:
+def _resolve(node: Any, path: KeyPath, source: Source, folder: str) -> None:
     """Paths in the study start from the file that says them; values elsewhere only with ./ ."""
     entries = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in list(entries):
@@ -57,19 +58,16 @@ def _resolve(node: Any, path: tuple[Any, ...], source: Source, folder: str) -> N
             _resolve(value, here, source, folder)
         elif isinstance(value, str):
             origin = source.origins.get(here)
-            is_file = here == ("recipe",) or _is_fragment(here)
-            if is_file or re.match(r"\.\.?(/|$)", value):
+            if _is_file(here) or re.match(r"\.\.?(/|$)", value):
                 start = origin.folder if origin is not None else folder
                 node[key] = _readable(os.path.normpath(os.path.join(start, value)))
 
 
-def _is_fragment(path: tuple[Any, ...]) -> bool:
-    """methods.NAME.0 (the short form) or methods.NAME.fragments.0."""
-    return (
-        path[:1] == ("methods",)
-        and isinstance(path[-1], int)
-        and (len(path) == 3 or (len(path) == 4 and path[2] == "fragments"))
-    )
+def _is_file(path: KeyPath) -> bool:
+    """A key that names a file by its type, or a fragment in a method's short form."""
+    if isinstance(path[-1], int) and fits(path[:-1], SHORT_METHOD):
+        return True
+    return any(fits(path, pattern) for pattern, kind in path_keys(Study) if kind.always)
 
 
 def _readable(path: str) -> str:

@@ -1,13 +1,16 @@
 """The keys of a study file: types, ranges, defaults, a line of description each; no torch."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from distillens_plugin.recipe.schema.base import (
     Count,
+    KeyPath,
     NonNegativeInt,
+    PathKey,
+    PathName,
     Positive,
     Strict,
     complain,
@@ -23,6 +26,10 @@ SHORT_KEYS = {
     "kd": "train.criterion.kwargs.sub_terms.kd.criterion.kwargs.divergence",
     "lens_weight": "train.criterion.kwargs.sub_terms.lens.weight",
 }
+# A file beside the study, whether or not it begins with ./
+FileName = Annotated[str, PathKey(always=True)]
+# Where a method is its fragments alone, a list.
+SHORT_METHOD: KeyPath = ("methods", "*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # The study gives these to each run itself.
@@ -64,7 +71,7 @@ class Method(Strict):
     """One row of the table: fragments put over the recipe, then keys set."""
 
     label: str | None = Field(default=None, description="name in the report; the key if not given")
-    fragments: list[str] = Field(
+    fragments: list[FileName] = Field(
         default_factory=list, description="files put over the recipe, from the study's folder"
     )
     set: dict[str, Any] = Field(default_factory=dict, description="recipe keys and their values")
@@ -82,7 +89,7 @@ class Method(Strict):
 
     @field_validator("tune", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: object) -> Any:
         return [value] if isinstance(value, dict) else value
 
     @field_validator("set")
@@ -150,7 +157,9 @@ class Evaluation(Strict):
     template: str | None = Field(
         default=None, description="of the prompts; that of datasets.train if not given"
     )
-    data: dict[str, str] = Field(default_factory=dict, description="task: file or folder of rows")
+    data: dict[str, PathName] = Field(
+        default_factory=dict, description="task: file or folder of rows"
+    )
     gen_kwargs: dict[str, Any] = Field(default_factory=dict, description="max_new_tokens and so on")
     max_prompt_tokens: Count | None = Field(default=None, description="longest prompt, in tokens")
     model: Literal["hf", "vllm"] = Field(default="hf", description="backend of eval_harness")
@@ -179,7 +188,9 @@ class Study(Strict):
     """A whole study, checked."""
 
     title: str = Field(description="of the report")
-    recipe: str = Field(description="the recipe that all methods change, from the study's folder")
+    recipe: FileName = Field(
+        description="the recipe that all methods change, from the study's folder"
+    )
     set: dict[str, Any] = Field(default_factory=dict, description="recipe keys of every run")
     methods: dict[str, Method] = Field(
         description="name: its fragments (a list), or fragments, set, tune and label"
@@ -192,14 +203,14 @@ class Study(Strict):
         default=None, description="benchmarks; only the validation loss is compared without it"
     )
     paper: Paper | None = Field(default=None, description="published numbers")
-    output_dir: str = Field(description="where everything is written")
+    output_dir: PathName = Field(description="where everything is written")
 
     _source: Any = PrivateAttr(default=None)
     _trust: bool = PrivateAttr(default=False)
 
     @field_validator("methods", mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
+    def _short_form(cls, value: object) -> Any:
         if not isinstance(value, dict):
             return value
         methods = {name: method for name, method in value.items() if method is not None}

@@ -59,7 +59,7 @@ def dtype_of(name: str) -> torch.dtype | str:
     return _DTYPES[name]
 
 
-def _check_attention(name: Any) -> None:
+def _check_attention(name: object) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     # One with a slash is the Hub's: whoever may load it has been asked for trust.

@@ -131,7 +131,7 @@ def load_benchmark(source: Path) -> Benchmark:
     return benchmark
 
 
-def _typed(source: Path, content: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+def _typed(source: Path, content: dict[str, Any], key: str, kind: type, default: object) -> Any:
     value = content.get(key, default)
     if value is None:
         return default

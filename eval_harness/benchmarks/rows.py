@@ -104,7 +104,7 @@ def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> 
     )
 
 
-def _references(output: Any, name: str, where: str) -> tuple[str, ...]:
+def _references(output: object, name: str, where: str) -> tuple[str, ...]:
     references = [output] if isinstance(output, str) else output
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise DistillensError(

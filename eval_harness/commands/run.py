@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval_harness.backends.table import BACKENDS
 from eval_harness.protocols.protocol import PROTOCOLS, TRUNCATIONS
@@ -180,5 +180,5 @@ def _notes(results: "Results") -> list[str]:
     return notes
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)

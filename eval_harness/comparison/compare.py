@@ -9,7 +9,7 @@ from eval_harness.comparison.systems import System, version_notes
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.rouge_words import num_without_words, without_words_note
 from eval_harness.scoring.task_metrics import task_metrics
-from eval_harness.shared.statistics import PairedComparison, compare_paired, holm, row_means
+from eval_harness.shared.statistics import Floats, PairedComparison, compare_paired, holm, row_means
 
 ALPHA = 0.05
 NO_DIFFERENCE = "no difference shown"
@@ -205,5 +205,5 @@ def difference_line(comparison: dict[str, Any]) -> str:
     )
 
 
-def _rows(samples: Sequence[Sample], metric: str) -> Any:
+def _rows(samples: Sequence[Sample], metric: str) -> Floats:
     return 100 * row_means([sample.scores[metric] for sample in samples])

@@ -123,7 +123,7 @@ def _check_names(model_args: dict[str, Any]) -> None:
             )
 
 
-def _max_length(value: Any) -> int | None:
+def _max_length(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:

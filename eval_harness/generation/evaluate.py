@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.backends.ngrams import first_repeat
@@ -28,6 +28,9 @@ from eval_harness.results.schema import Fingerprint, Results, Sample, TaskResult
 from eval_harness.shared.files.atomic import check_can_be_made, check_writable
 from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.text.answers import cut_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def run_evaluation(settings: Settings) -> tuple[Results, Path]:
@@ -131,7 +134,7 @@ def _fill(tasks: Sequence[Task], settings: Settings, engine: Engine) -> None:
         backend.close()
 
 
-def _generate(backend: Backend, work: _Work, tokenizer: Any) -> None:
+def _generate(backend: Backend, work: _Work, tokenizer: "PreTrainedTokenizerBase") -> None:
     from tqdm import tqdm
 
     started, num_tokens = time.perf_counter(), 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval_harness.benchmarks.rows import Row
 from eval_harness.errors import DistillensError
@@ -10,6 +10,9 @@ from eval_harness.protocols.protocol import Protocol
 from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.templates import cut_prompt, prompt_parts
 from eval_harness.shared.text.tokenisation import Outcome, TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def fit_to_model(protocol: Protocol, max_length: int | None) -> Protocol:
     )
 
 
-def prepare_prompts(rows: Sequence[Row], protocol: Protocol, tokenizer: Any) -> Prompts:
+def prepare_prompts(
+    rows: Sequence[Row], protocol: Protocol, tokenizer: "PreTrainedTokenizerBase"
+) -> Prompts:
     """Prompts of 1 to `protocol.max_prompt_tokens` tokens, tokenised as in training.
 
     Raises:
@@ -127,7 +132,7 @@ def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> 
     return ids[: protocol.max_prompt_tokens]
 
 
-def _first_token(row: Row, tokenizer: Any) -> int:
+def _first_token(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return token

@@ -49,7 +49,7 @@ def changes_of(gen_kwargs: dict[str, Any], *, protocol: str, greedy: bool) -> di
     return changes
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A wrong value for a message, shortened."""
     if isinstance(value, int) and abs(value) > 10**40:
         return "an integer of over 40 digits"
@@ -57,7 +57,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _stops(value: Any) -> tuple[str, ...]:
+def _stops(value: object) -> tuple[str, ...]:
     """One text or a list of texts; [] turns the protocol's own off."""
     if isinstance(value, str) and value.startswith("["):
         with contextlib.suppress(ValueError):  # a stop may begin with a bracket

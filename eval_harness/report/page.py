@@ -17,7 +17,7 @@ from eval_harness.report.plots import plot_length, plot_scores, require_matplotl
 from eval_harness.report.rows import ShownRow, printable, rows_that_differ
 from eval_harness.results.schema import NOT_AVAILABLE
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
-from eval_harness.shared.statistics import correlation, row_means
+from eval_harness.shared.statistics import Floats, correlation, row_means
 
 PRIMARY = "rougeL"
 # Metric -> column title and decimals; a column is shown where any system has the metric.
@@ -203,7 +203,7 @@ def _sentence(comparison: dict[str, Any]) -> str:
     return f"{NO_DIFFERENCE} between {pair} ({difference}{needed})"
 
 
-def _words(system: System, task: str) -> Any:
+def _words(system: System, task: str) -> Floats:
     return np.array(
         [
             np.mean([len(text.split()) for text in sample.filtered_resps])
@@ -212,7 +212,7 @@ def _words(system: System, task: str) -> Any:
     )
 
 
-def _number(value: Any, decimals: int) -> str:
+def _number(value: object, decimals: int) -> str:
     return f"{value:.{decimals}f}" if isinstance(value, int | float) else NOT_AVAILABLE
 
 

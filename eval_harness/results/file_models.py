@@ -37,7 +37,7 @@ def _document(doc: dict[str, Any]) -> dict[str, Any]:
     return doc
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> Any:
     return [value] if isinstance(value, str) else value
 
 

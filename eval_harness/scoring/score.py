@@ -159,7 +159,7 @@ def _summary(
     }
 
 
-def _checked_references(output: Any, where: str) -> list[str]:
+def _checked_references(output: object, where: str) -> list[str]:
     outputs = [output] if isinstance(output, str) else output
     if not isinstance(outputs, list | tuple) or not all(isinstance(text, str) for text in outputs):
         raise DistillensError(f"{where} must be a text or a list of texts")

@@ -1,10 +1,9 @@
 """What differs between two sets of settings, key by key."""
 
 import json
-from typing import Any
 
 
-def differences(ours: Any, theirs: Any, path: str = "") -> list[tuple[str, str, str]]:
+def differences(ours: object, theirs: object, path: str = "") -> list[tuple[str, str, str]]:
     """(dotted key, our value, their value) of every setting that differs between two dicts."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = list(ours) + [key for key in theirs if key not in ours]
@@ -20,5 +19,5 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[tuple[str, str, 
     return [] if ours == theirs else [(path, _shown(ours), _shown(theirs))]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

@@ -5,7 +5,6 @@ broke off is named.
 """
 
 from pathlib import Path
-from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import read_json_object, regular_size, shown
@@ -24,7 +23,7 @@ _MAX_SHARDS = 10_000
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
-def weights_file(folder: Path, named: Any = None) -> Path:
+def weights_file(folder: Path, named: object = None) -> Path:
     """The file that transformers reads the weights from, or their index.
 
     Args:
@@ -53,7 +52,7 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in _WEIGHTS)
 
 
-def stored_tensors(folder: Path, named: Any = None) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path, named: object = None) -> dict[str, StoredTensor]:
     """What the weights' files hold, by name.
 
     Args:

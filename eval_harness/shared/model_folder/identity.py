@@ -4,13 +4,16 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.checks import CheckedFolder, check_model_folder
 from eval_harness.shared.model_folder.config_files import token_ids
 from eval_harness.shared.model_folder.tokenizer_files import load_folder_tokenizer, num_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _WEIGHTS = (".safetensors", ".bin")
 # What a Hub repository may hold beside the files that either backend reads.
@@ -45,7 +48,7 @@ class ModelFacts:
     name: str
     folder: Path
     adapter: Path | None
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     max_length: int | None
     stop_token_ids: tuple[int, ...]
     checkpoint_dtype: str
@@ -165,7 +168,10 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def _check_num_ids(
-    folder: Path, tokenizer_folder: Path, checked: CheckedFolder, tokenizer: Any
+    folder: Path,
+    tokenizer_folder: Path,
+    checked: CheckedFolder,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> None:
     """An id behind the embedding's last row ends in an index error in the middle of a run."""
     num_ids = num_token_ids(tokenizer)
@@ -186,7 +192,9 @@ def _max_length(config: Any) -> int | None:
     return None
 
 
-def _stop_token_ids(folder: Path, checked: CheckedFolder, tokenizer: Any) -> tuple[int, ...]:
+def _stop_token_ids(
+    folder: Path, checked: CheckedFolder, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[int, ...]:
     """Both backends get the same list, so they stop at the same place.
 
     Raises:

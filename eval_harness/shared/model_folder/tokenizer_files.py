@@ -1,7 +1,7 @@
 """A tokenizer from a folder whose files are checked first, so that the broken one is named."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import (
@@ -12,6 +12,9 @@ from eval_harness.shared.files.json_files import (
     shown,
 )
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The largest that are known have 33 MB (tokenizer.json) and 1.5 MB (the others).
 _MAX_BYTES = {
@@ -51,7 +54,7 @@ def check_tokenizer_files(folder: Path) -> None:
             regular_size(folder / name)
 
 
-def _check_num_added(path: Path, added: Any) -> None:
+def _check_num_added(path: Path, added: object) -> None:
     if isinstance(added, dict | list) and len(added) > _MAX_ADDED_TOKENS:
         raise DistillensError(
             f"{path}: found {len(added)} added tokens, expected at most {_MAX_ADDED_TOKENS}"
@@ -102,6 +105,6 @@ def _broken_file(folder: Path) -> Path:
     return settings if settings.exists() else folder
 
 
-def num_token_ids(tokenizer: Any) -> int:
+def num_token_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Rows that an embedding needs for all ids of a tokenizer."""
     return max([len(tokenizer), *(index + 1 for index in tokenizer.get_vocab().values())])

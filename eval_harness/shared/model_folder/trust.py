@@ -125,7 +125,7 @@ def check_model_args(
             refuse(f"{where} {key}", repr(value), f"{expected} and may run code", flag)
 
 
-def names_hub_code(value: Any) -> bool:
+def names_hub_code(value: object) -> bool:
     """Whether transformers would take this for a repository with attention or expert code.
 
     Its own implementations are single words such as sdpa; those of the Hub have a slash.

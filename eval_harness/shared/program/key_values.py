@@ -130,7 +130,7 @@ def _typed(text: str, where: str) -> Any:
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
-def _written(key: str, value: Any) -> str:
+def _written(key: str, value: object) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     try:

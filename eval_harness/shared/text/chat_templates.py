@@ -3,9 +3,12 @@
 import datetime
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What a template that asks for the day is told. It is the day that Llama 3.1's and 3.2's own
 # templates fall back to: prompts that changed at midnight could be neither resumed nor compared.
@@ -18,7 +21,10 @@ MARK = "\ue000\ue001\ue002"
 
 
 def render_chat(
-    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
 ) -> str:
     """The text of a conversation; dates in it are those of `TEMPLATE_DATE`.
 
@@ -54,7 +60,7 @@ def render_chat(
         ) from error
 
 
-def chat_template_of(tokenizer: Any) -> str:
+def chat_template_of(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The Jinja text of the tokenizer's chat template.
 
     Raises:
@@ -74,13 +80,13 @@ def chat_template_of(tokenizer: Any) -> str:
     )
 
 
-def reads_the_date(tokenizer: Any) -> bool:
+def reads_the_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the chat template asks for the day, and so gets `TEMPLATE_DATE`."""
     template = chat_template_of(tokenizer)
     return "strftime_now" in template or "date_string" in template
 
 
-def chat_prompt(message: str, tokenizer: Any) -> tuple[str, str, str]:
+def chat_prompt(message: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str, str]:
     """(before, message, after) of a prompt with one message; templates may trim the message.
 
     Raises:
@@ -101,7 +107,7 @@ def chat_prompt(message: str, tokenizer: Any) -> tuple[str, str, str]:
     return before, found, after
 
 
-def turn_end_text(tokenizer: Any) -> str:
+def turn_end_text(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What the template writes after an assistant's message; "" where it never writes one."""
     messages = [_user("a"), {"role": "assistant", "content": MARK}]
     text = render_chat(tokenizer, messages, add_generation_prompt=False)
@@ -109,7 +115,7 @@ def turn_end_text(tokenizer: Any) -> str:
     return after if MARK in text else ""
 
 
-def around_turns(tokenizer: Any) -> str:
+def around_turns(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What stands around a message and its answer; "" where that is not known."""
     messages = [_user(MARK), {"role": "assistant", "content": MARK}]
     pieces = render_chat(tokenizer, messages, add_generation_prompt=False).split(MARK)
@@ -127,7 +133,7 @@ def literal_text(template: str) -> str:
     return "\n".join(value for _, kind, value in tokens if kind in ("data", "string"))
 
 
-def _frame(tokenizer: Any) -> tuple[str, str]:
+def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """(before, after) the user's message, checked; remembered, since rows are many."""
     key = (chat_template_of(tokenizer), str(tokenizer.special_tokens_map))
     if key not in _FRAMES:
@@ -138,7 +144,7 @@ def _frame(tokenizer: Any) -> tuple[str, str]:
 _FRAMES: dict[tuple[str, str], tuple[str, str]] = {}
 
 
-def _checked_frame(tokenizer: Any) -> tuple[str, str]:
+def _checked_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     text = render_chat(tokenizer, [_user(MARK)], add_generation_prompt=True)
     before, found, after = text.partition(MARK)
     if not found:
@@ -164,7 +170,7 @@ def _user(message: str) -> dict[str, str]:
     return {"role": "user", "content": message}
 
 
-def _name(tokenizer: Any) -> str:
+def _name(tokenizer: "PreTrainedTokenizerBase") -> str:
     return repr(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
 
 

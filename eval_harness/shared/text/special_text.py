@@ -5,7 +5,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Part:
     from_row: bool
 
 
-def control_tokens(tokenizer: Any, template_text: str = "") -> dict[int, str]:
+def control_tokens(tokenizer: "PreTrainedTokenizerBase", template_text: str = "") -> dict[int, str]:
     """Tokens that a model reads as signs rather than as text: id -> content.
 
     These are the tokenizer's special tokens, and the added tokens that a template writes itself
@@ -50,7 +53,7 @@ def control_tokens(tokenizer: Any, template_text: str = "") -> dict[int, str]:
     return found
 
 
-def _named_special_tokens(tokenizer: Any) -> Iterable[tuple[str, str]]:
+def _named_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> Iterable[tuple[str, str]]:
     for name, value in tokenizer.special_tokens_map.items():
         for token in value if isinstance(value, list | tuple) else [value]:
             yield name, str(token)
@@ -78,7 +81,7 @@ class MarkedTokenizer:
         ValueError: the tokenizer cannot be copied so.
     """
 
-    def __init__(self, tokenizer: Any, control: Mapping[int, str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", control: Mapping[int, str]) -> None:
         from tokenizers import Tokenizer
 
         # A name that a row could hold would be a way to write a control token after all.
@@ -141,7 +144,7 @@ class SplitTokenizer:
         control: from `control_tokens`.
     """
 
-    def __init__(self, tokenizer: Any, control: Mapping[int, str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", control: Mapping[int, str]) -> None:
         self._tokenizer = tokenizer
         self._control = frozenset(control)
 
@@ -158,7 +161,9 @@ class SplitTokenizer:
         return ids
 
 
-def text_tokenizer(tokenizer: Any, control: Mapping[int, str]) -> MarkedTokenizer | SplitTokenizer:
+def text_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase", control: Mapping[int, str]
+) -> MarkedTokenizer | SplitTokenizer:
     """The better of the two that the tokenizer allows."""
     if getattr(tokenizer, "is_fast", False):
         try:

@@ -1,6 +1,6 @@
 """Prompt templates: how an instruction and its input become the text that a model continues."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.chat_templates import chat_prompt
@@ -8,9 +8,16 @@ from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.template_table import TEMPLATES, check_template, parse_form
 from eval_harness.shared.text.tokenisation import TextEncoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def render_prompt(
-    template: str, instruction: str, input: str = "", *, tokenizer: Any = None
+    template: str,
+    instruction: str,
+    input: str = "",
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> str:
     """The prompt's text, up to where the response begins.
 
@@ -30,7 +37,11 @@ def render_prompt(
 
 
 def prompt_pieces(
-    template: str, instruction: str, input: str = "", *, tokenizer: Any = None
+    template: str,
+    instruction: str,
+    input: str = "",
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple[str, str, str]:
     """(prefix, body, suffix) of `render_prompt`'s text; the body alone may be cut.
 
@@ -41,7 +52,11 @@ def prompt_pieces(
 
 
 def prompt_parts(
-    template: str, instruction: str, input: str = "", *, tokenizer: Any = None
+    template: str,
+    instruction: str,
+    input: str = "",
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple[list[Part], Part, list[Part]]:
     """The same in parts that tell the row's text from the template's."""
     if template == "chat":
@@ -68,7 +83,12 @@ def prompt_parts(
 
 
 def cut_prompt(
-    template: str, instruction: str, input: str = "", *, max_tokens: int, tokenizer: Any
+    template: str,
+    instruction: str,
+    input: str = "",
+    *,
+    max_tokens: int,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[list[int], bool]:
     """Token ids of a prompt of at most `max_tokens`, the template whole.
 

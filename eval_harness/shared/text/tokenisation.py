@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
@@ -24,6 +24,9 @@ from eval_harness.shared.text.chat_templates import (
 )
 from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of, text_tokenizer
 from eval_harness.shared.text.template_table import template_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Words of a prompt's frame that a reader of the text takes for signs: <|user|>, [INST].
 _BRACKETS = {"<": ">", "[": "]"}
@@ -67,7 +70,11 @@ class TextEncoder:
     """
 
     def __init__(
-        self, tokenizer: Any, *, template: str = "", add_bos_token: bool | str = "auto"
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        template: str = "",
+        add_bos_token: bool | str = "auto",
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
@@ -224,7 +231,7 @@ class TextEncoder:
         return repr("".join(self.tokenizer.convert_ids_to_tokens(list(ids))))
 
 
-def check_add_bos_token(value: Any, where: str) -> bool | str:
+def check_add_bos_token(value: object, where: str) -> bool | str:
     """Returns `value` if it is auto, true or false.
 
     Raises:
@@ -235,7 +242,7 @@ def check_add_bos_token(value: Any, where: str) -> bool | str:
     raise DistillensError(f"{where} = {value!r}, expected auto, true or false")
 
 
-def _prefix_ids(tokenizer: Any, add_bos_token: bool | str) -> tuple[int, ...]:
+def _prefix_ids(tokenizer: "PreTrainedTokenizerBase", add_bos_token: bool | str) -> tuple[int, ...]:
     if add_bos_token is False:
         return ()
     own = _own_prefix(tokenizer)
@@ -249,7 +256,7 @@ def _prefix_ids(tokenizer: Any, add_bos_token: bool | str) -> tuple[int, ...]:
     return (tokenizer.bos_token_id,)
 
 
-def _own_prefix(tokenizer: Any) -> tuple[int, ...]:
+def _own_prefix(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """What the tokenizer puts before a text; what it puts after one is the template's affair."""
     whole: list[int] = []
     for text in _PROBES:
