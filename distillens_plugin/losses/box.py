@@ -31,7 +31,7 @@ class Box(Protocol):
     """
 
     accelerator: Accelerator | None
-    criterion: Any
+    criterion: nn.Module
     optimizer: Optimizer
     lr_scheduler: LRScheduler | None
     train_data_loader: Loader

@@ -74,11 +74,14 @@ class Reading:
         The batch's supervised tokens over those of the window and all ranks; 1 where nothing is
         summed. Two means of unlike batches must not weigh the same.
         """
-        count = self.targets.get("num_supervised") if isinstance(self.targets, Mapping) else None
+        targets = self.targets if isinstance(self.targets, Mapping) else {}
+        count: float | Tensor | None = targets.get("num_supervised")
         if count is None:
             return 1.0
-        share: float | Tensor = supervised_from_targets(self.targets).positions.numel() / count
-        return share
+        positions = targets.get("positions")
+        if positions is None:
+            positions = supervised_from_targets(targets).positions
+        return positions.numel() / count
 
     def states(self, student_layer: Layer, teacher_layer: Layer) -> tuple[Tensor, Tensor]:
         """The residual streams after two layers, [N, D_student] and [N, D_teacher].

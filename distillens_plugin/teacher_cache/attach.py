@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
+
+from transformers import PreTrainedModel
 
 from distillens_plugin.storage.main_process import on_main_process
 from distillens_plugin.teacher_cache.fingerprint import (
@@ -166,10 +168,11 @@ def attach_teacher_cache(
 
 def make_fingerprint(experiment: "Experiment", plan: Plan) -> Fingerprint:
     """Of the teacher, the training rows and the settings of an experiment."""
-    teacher: Any = experiment.teacher
+    teacher = experiment.teacher
+    assert teacher is not None  # the schema refuses a cache without a teacher
     return Fingerprint(
         teacher=hash_weights(teacher),
-        config=hash_config(teacher.config),
+        config=hash_config(cast(PreTrainedModel, teacher).config),
         rows=hash_rows(experiment.train),
         template=experiment.recipe.datasets.train.template,
         states=plan.states,

@@ -4,10 +4,12 @@ import hashlib
 import json
 from array import array
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
+
+from distillens_plugin.data.dataset import InstructionDataset
 
 # Told apart from the weights: these say where a model came from, not what it computes.
 _PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -48,7 +50,7 @@ class Fingerprint:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
-    def differences(self, stored: Any) -> list[str]:
+    def differences(self, stored: object) -> list[str]:
         """What differs from the fingerprint read from a folder, one phrase each."""
         if not isinstance(stored, dict):
             return ["its fingerprint cannot be read"]
@@ -60,7 +62,7 @@ class Fingerprint:
         ]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
     return text[:12] if is_hash else text
@@ -84,18 +86,14 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def hash_config(config: Any) -> str:
+def hash_config(config: PretrainedConfig) -> str:
     """SHA-256 of a transformers configuration without what only says where it came from."""
     fields = {k: v for k, v in config.to_dict().items() if k not in _PROVENANCE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def hash_rows(examples: Any) -> str:
-    """SHA-256 of the ids, token ids and labels of all rows, in order.
-
-    Args:
-        examples: an `InstructionDataset`, or any data set with such items.
-    """
+def hash_rows(examples: InstructionDataset) -> str:
+    """SHA-256 of the ids, token ids and labels of all rows, in order."""
     digest = hashlib.sha256()
     for index in range(len(examples)):
         example = examples[index]
