@@ -28,7 +28,7 @@ from eval_harness.benchmarks import find_benchmarks, load_rows
 from eval_harness.errors import DistillensError
 from eval_harness.generation.prompts import fit_to_model, prepare_prompts
 from eval_harness.protocols.protocol import PROTOCOLS, Protocol, request_seed
-from eval_harness.shared.model_folder.identity import ModelFacts, read_model
+from eval_harness.shared.model_folder.identity import ModelFiles, read_model
 
 REPO = Path(__file__).resolve().parent.parent
 PADDED_BATCH, PADDED_WIDTH = 16, 256
@@ -101,7 +101,7 @@ def measure(name: str, run: Callable[[], int]) -> None:
 
 
 def measure_vllm(
-    facts: ModelFacts, requests: list[Request], sampling: Sampling, dtype: str, max_length: int
+    facts: ModelFiles, requests: list[Request], sampling: Sampling, dtype: str, max_length: int
 ) -> None:
     """vLLM's line, or why there is none."""
     try:
@@ -119,7 +119,7 @@ def measure_vllm(
 
 
 def compare(
-    facts: ModelFacts, protocol: Protocol, num_rows: int, seeds: list[int], dtype: str
+    facts: ModelFiles, protocol: Protocol, num_rows: int, seeds: list[int], dtype: str
 ) -> None:
     """Prints a line for each way."""
     rows = load_rows(find_benchmarks()["gsm8k"])[:num_rows]

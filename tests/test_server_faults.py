@@ -21,7 +21,7 @@ from fake_server import (
 )
 
 from distillens_plugin.on_policy import http_json
-from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.vllm_client import VllmClient
 from eval_harness.errors import DistillensError, RunFailure
 
 PROBE = [7, 8, 9, 10]
@@ -34,7 +34,7 @@ def fake():
 
 
 def client(fake, timeout_s=0.6):
-    return VllmServer(fake.url, timeout_s=timeout_s)
+    return VllmClient(fake.url, timeout_s=timeout_s)
 
 
 def sample(fake, num=1, **more):
@@ -239,7 +239,7 @@ def test_what_passes_by_itself_is_waited_for(fake, fault):
 
 
 def test_a_server_that_is_gone_is_waited_for_no_longer_than_timeout_s():
-    server = VllmServer("http://127.0.0.1:9", timeout_s=0.6)
+    server = VllmClient("http://127.0.0.1:9", timeout_s=0.6)
     started_at = time.monotonic()
     with pytest.raises(RunFailure, match=r"127\.0\.0\.1:9/v1/completions: .*refused.*, 2 tries"):
         server.log_probabilities(PROBE)
@@ -257,12 +257,12 @@ def test_an_answer_that_asks_for_a_day_is_not_waited_for(fake):
 @pytest.mark.parametrize("url", ["http://", "http://host:99999999", "http://[", "http://a b"])
 def test_an_address_that_is_none_is_told(url):
     with pytest.raises(DistillensError, match="expected a vLLM server"):
-        VllmServer(url, timeout_s=1).check(max_length=8)
+        VllmClient(url, timeout_s=1).check(max_length=8)
 
 
 def test_a_path_in_front_is_kept(fake):
     fake.right = lambda call, body, right=fake.right: right(call.removeprefix("/front"), body)
-    VllmServer(f"{fake.url}/front/", timeout_s=2).check(max_length=200)
+    VllmClient(f"{fake.url}/front/", timeout_s=2).check(max_length=200)
     assert [call for call, _ in fake.calls] == [f"/front{MODELS}", f"/front{FORGET}"]
 
 

@@ -16,7 +16,7 @@ from tiny_run import tiny_recipe
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
-from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -163,7 +163,7 @@ def test_adapters_go_over_merged(url, tmp_path):
 
 def test_an_answer_depends_on_its_own_seed_alone(url, tmp_path):
     experiment = build(tmp_path, *CHANGES, on_policy(url))
-    server = VllmServer(url, timeout_s=60)
+    server = VllmClient(url, timeout_s=60)
     server.check(max_length=MAX_LENGTH)
     prompts = list(experiment.box.train_data_loader._prompts.values())[:3]
     settings = {"temperature": 1.0, "top_p": 1.0, "eos_id": experiment.tokenizer.eos_token_id}
@@ -246,7 +246,7 @@ def test_a_server_that_keeps_a_part_of_the_old_weights_is_refused(serve, tmp_pat
 
 def test_a_server_whose_context_is_too_short_is_refused(url):
     with pytest.raises(DistillensError, match=r"--max-model-len is 256, but .* 300 tokens"):
-        VllmServer(url, timeout_s=60).check(max_length=300)
+        VllmClient(url, timeout_s=60).check(max_length=300)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--validate",), ("--dry-run",)], ids=str)

@@ -26,7 +26,7 @@ from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import begin, num_token_ids
 from distillens_plugin.on_policy.samplers import Sampler, StudentSampler, hash_of
 from distillens_plugin.on_policy.server_sampler import ServerSampler
-from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from eval_harness.errors import DistillensError
 
@@ -126,7 +126,7 @@ class OnPolicyLoader:
         if settings.server is None:
             self._sampler = StudentSampler(pad_id=self._pad_id, **common)
         else:
-            server = VllmServer(settings.server.base_url, timeout_s=settings.server.timeout_s)
+            server = VllmClient(settings.server.base_url, timeout_s=settings.server.timeout_s)
             self._sampler = ServerSampler(server, probe_ids=self._probe_ids(dataset), **common)
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.lens.probe import undisturbed
 from distillens_plugin.models.generating import num_unembedded
 from distillens_plugin.models.merging import merged
-from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.on_policy.weights_check import WeightsCheck
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from distillens_plugin.storage.main_process import on_main_process
@@ -45,7 +45,7 @@ class ServerSampler:
 
     def __init__(
         self,
-        server: VllmServer,
+        server: VllmClient,
         model: nn.Module,
         settings: OnPolicy,
         *,

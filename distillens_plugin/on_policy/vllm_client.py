@@ -31,7 +31,7 @@ START = (
 _MAX_THREADS = 64
 
 
-class VllmServer:
+class VllmClient:
     """Client of one server.
 
     Args:

@@ -11,7 +11,7 @@ from distillens_plugin.data.generated_rows import check_generated
 from distillens_plugin.data.rows import read_rows
 from distillens_plugin.lens.config_facts import ModelFacts
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
-from distillens_plugin.on_policy.vllm_client import VllmServer
+from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.preflight.adapters import check_lora
 from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
@@ -63,7 +63,7 @@ def _check_server(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
     limits = [model.num_positions for model in facts.values() if model.num_positions is not None]
     max_length = min([recipe.datasets.train.max_length, *limits])
     try:
-        VllmServer(server.base_url, timeout_s=server.timeout_s).check(max_length=max_length)
+        VllmClient(server.base_url, timeout_s=server.timeout_s).check(max_length=max_length)
     except DistillensError as error:
         raise DistillensError(f"{recipe.where('train.on_policy.server')}: {error}") from error
     return [f"ok train.on_policy.server: {server.base_url} takes weights"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from eval_harness.errors import DistillensError
 from eval_harness.protocols.protocol import Protocol
-from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.near import near_names
 
 
@@ -102,7 +102,7 @@ class Backend(ABC):
     layout_arguments: ClassVar[frozenset[str]] = frozenset()
     needs_transformers_model: ClassVar[bool] = True
 
-    def __init__(self, facts: ModelFacts, **arguments: Any) -> None:
+    def __init__(self, facts: ModelFiles, **arguments: Any) -> None:
         self.facts = facts
 
     @classmethod  # noqa: B027
@@ -133,7 +133,7 @@ class Backend(ABC):
     @classmethod
     def load(
         cls,
-        facts: ModelFacts,
+        facts: ModelFiles,
         arguments: dict[str, Any],
         *,
         max_length: int,

@@ -34,7 +34,7 @@ from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.model_folder.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
-from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.loaded_weights import check_loaded
 from eval_harness.shared.padding import left_padded, right_padded
 
@@ -60,7 +60,7 @@ class TransformersBackend(Backend):
 
     def __init__(
         self,
-        facts: ModelFacts,
+        facts: ModelFiles,
         *,
         dtype: str = "auto",
         device: str | None = None,
@@ -115,7 +115,7 @@ class TransformersBackend(Backend):
     @classmethod
     def load(
         cls,
-        facts: ModelFacts,
+        facts: ModelFiles,
         arguments: dict[str, Any],
         *,
         max_length: int,
@@ -204,7 +204,7 @@ class TransformersBackend(Backend):
             torch.cuda.empty_cache()
 
 
-def _with_adapter(model: Any, facts: ModelFacts) -> Any:
+def _with_adapter(model: Any, facts: ModelFiles) -> Any:
     try:
         from peft import PeftModel
     except ImportError as error:

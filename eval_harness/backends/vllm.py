@@ -22,7 +22,7 @@ from eval_harness.backends.base import (
 from eval_harness.backends.vllm_arguments import check_usable, checked_arguments, cpu_settings
 from eval_harness.backends.vllm_clients import ParallelClient, StepClient
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFiles
 
 
 class VllmBackend(Backend):
@@ -55,7 +55,7 @@ class VllmBackend(Backend):
 
     def __init__(
         self,
-        facts: ModelFacts,
+        facts: ModelFiles,
         *,
         max_length: int,
         no_repeat_ngrams: bool = False,
@@ -112,7 +112,7 @@ class VllmBackend(Backend):
     @classmethod
     def load(
         cls,
-        facts: ModelFacts,
+        facts: ModelFiles,
         arguments: dict[str, Any],
         *,
         max_length: int,
@@ -190,7 +190,7 @@ def _processor_path(config: Any) -> str:
     return f"eval_harness.backends.vllm_ngrams_{kind}:NoRepeatNgrams"
 
 
-def _lora_rank(facts: ModelFacts, settings: dict[str, Any]) -> int:
+def _lora_rank(facts: ModelFiles, settings: dict[str, Any]) -> int:
     """vLLM reserves room for adapters of a few ranks only: the smallest that holds this one."""
     if "max_lora_rank" in settings:
         return settings["max_lora_rank"]
@@ -204,7 +204,7 @@ def _lora_rank(facts: ModelFacts, settings: dict[str, Any]) -> int:
     return fitting[0]
 
 
-def _lora_request(facts: ModelFacts) -> Any:
+def _lora_request(facts: ModelFiles) -> Any:
     if facts.adapter is None:
         return None
     from vllm.lora.request import LoRARequest
@@ -212,7 +212,7 @@ def _lora_request(facts: ModelFacts) -> Any:
     return LoRARequest("adapter", 1, str(facts.adapter))
 
 
-def _explain(facts: ModelFacts, error: Exception) -> str:
+def _explain(facts: ModelFiles, error: Exception) -> str:
     message = f"vLLM does not start with {facts.name}: {error}"
     if "initialization failed" in str(error).lower():
         message += (

@@ -8,7 +8,7 @@ from typing import Any
 from eval_harness.backends.base import Backend
 from eval_harness.backends.table import backend_class, backend_entry
 from eval_harness.errors import DistillensError
-from eval_harness.shared.model_folder.identity import ModelFacts, read_model
+from eval_harness.shared.model_folder.identity import ModelFiles, read_model
 from eval_harness.shared.model_folder.trust import (
     MODEL_FLAG,
     check_folder,
@@ -30,7 +30,7 @@ class Engine:
         load: (max_length=..., no_repeat_ngrams=...) -> a backend with weights.
     """
 
-    facts: ModelFacts
+    facts: ModelFiles
     identity: dict[str, Any]
     versions: dict[str, str]
     load: Callable[..., Backend]
@@ -132,7 +132,7 @@ def _max_length(value: object) -> int | None:
 
 
 def _loader(
-    backend: type[Backend], facts: ModelFacts, arguments: dict[str, Any], trust_remote_code: bool
+    backend: type[Backend], facts: ModelFiles, arguments: dict[str, Any], trust_remote_code: bool
 ) -> Callable[..., Backend]:
     def load(*, max_length: int, no_repeat_ngrams: bool) -> Backend:
         return backend.load(

@@ -12,7 +12,7 @@ from eval_harness.errors import RunFailure
 from eval_harness.generation.store import AnswerStore
 from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.shared.digest import digest
-from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.text.tokenisation import TextEncoder
 
 
@@ -29,7 +29,7 @@ class LikelihoodTask:
 
     rows: Sequence[Row]
     prompts: Sequence[tuple[int, ...]]
-    facts: ModelFacts
+    facts: ModelFiles
     store: AnswerStore
     encoder: TextEncoder | None = None
 

@@ -16,7 +16,7 @@ from eval_harness.generation.store import AnswerStore
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.results.file_models import AnswerRow, LikelihoodRow
 from eval_harness.shared.digest import digest
-from eval_harness.shared.model_folder.identity import ModelFacts
+from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.trained_with import differences
 from eval_harness.shared.text.tokenisation import check_add_bos_token
 
@@ -105,7 +105,7 @@ def prepare_task(
     rows: list[Row],
     *,
     settings: Settings,
-    facts: ModelFacts,
+    facts: ModelFiles,
 ) -> Task:
     """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
     protocol = settings.protocol

@@ -31,8 +31,8 @@ _IGNORED = (
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What is known of a model before its weights are loaded.
+class ModelFiles:
+    """What a model's files say of it, before its weights are loaded.
 
     Attributes:
         name: as the user gave it, with the adapter's name where there is one.
@@ -64,7 +64,7 @@ def read_model(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     must_build: bool = True,
-) -> ModelFacts:
+) -> ModelFiles:
     """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
 
     Args:
@@ -101,7 +101,7 @@ def read_model(
         identity["tokenizer"] = files_digest(tokenizer_folder)
     if adapter_folder:
         identity["adapter"] = files_digest(adapter_folder)
-    return ModelFacts(
+    return ModelFiles(
         name=f"{pretrained.rstrip('/')}+{str(adapter).rstrip('/')}" if adapter else pretrained,
         folder=folder,
         adapter=adapter_folder,
