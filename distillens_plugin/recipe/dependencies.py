@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from distillens_plugin.recipe.schema.base import KeyPath
-from distillens_plugin.recipe.schema.recipe import Dependency, dependency_entries
+from distillens_plugin.recipe.schema.recipe import Dependency, Recipe, dependency_entries
+from distillens_plugin.recipe.yaml_tags import is_sampler
+from distillens_plugin.tables.makers import resolve
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG, refuse
 
@@ -48,4 +50,26 @@ def take_in_dependencies(
         try:
             import_module(dependency.name, dependency.package)
         except ImportError as error:
-            raise DistillensError(f"{at}: {error}; install it or delete it") from error
+            raise DistillensError(
+                f"{at}: {error}; install it, put its folder on PYTHONPATH, or delete it"
+            ) from error
+
+
+def check_named_sampler(recipe: Recipe, where: Callable[[KeyPath], str]) -> None:
+    """Imports the sampler that a trusted recipe names, if it is not torch's.
+
+    Raises:
+        DistillensError: there is no such module or name.
+    """
+    sampler = recipe.train.train_data_loader.sampler
+    named = sampler.class_or_func if sampler is not None else None
+    if not isinstance(named, str) or is_sampler(named):
+        return
+    at = where(("train", "train_data_loader", "sampler", "class_or_func"))
+    module, _, name = named.rpartition(".")
+    if not module:
+        raise DistillensError(f"{at}: found {named!r}, expected a path such as package.module.Name")
+    try:
+        resolve(f"{module}:{name}")
+    except (ImportError, AttributeError) as error:
+        raise DistillensError(f"{at}: {error}; expected package.module.Name") from error

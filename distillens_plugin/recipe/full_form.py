@@ -16,6 +16,7 @@ from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
 from distillens_plugin.recipe.schema.train import BoxModel
 from distillens_plugin.recipe.yaml_reader import ImportedName
+from distillens_plugin.tables.makers import resolve
 from eval_harness.errors import DistillensError
 
 
@@ -202,10 +203,8 @@ def _validation_loader(recipe: Recipe) -> dict[str, Any]:
 def _sampler(named: Any) -> Any:
     """The class that `!import_get` names; with --trust-recipe it is one already."""
     if isinstance(named, ImportedName | str):
-        import importlib
-
-        module, _, attribute = (named if isinstance(named, str) else named.key).rpartition(".")
-        return getattr(importlib.import_module(module), attribute)
+        module, _, name = (named if isinstance(named, str) else named.key).rpartition(".")
+        return resolve(f"{module}:{name}")
     return named
 
 

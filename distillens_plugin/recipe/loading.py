@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.recipe.composition import BASE, Composed, Origin, merge, read_composed
-from distillens_plugin.recipe.dependencies import take_in_dependencies
+from distillens_plugin.recipe.dependencies import check_named_sampler, take_in_dependencies
 from distillens_plugin.recipe.packaged import find_recipe
 from distillens_plugin.recipe.schema.base import checked, did_you_mean, show
 from distillens_plugin.recipe.schema.paths import matching, path_keys
@@ -111,7 +111,9 @@ def load_recipe(
     take_in_dependencies(data, source.describe, trust=trust)
     plain = copy.deepcopy(data)
     recipe = checked(Recipe, data, source.describe)
-    if not trust:
+    if trust:
+        check_named_sampler(recipe, source.describe)
+    else:
         refuse_recipe_code(recipe, source.describe)
     if recipe.output_dir is None:
         recipe.output_dir = default_output

@@ -4,12 +4,12 @@ With trust, torchdistill's other tags work too, and can run any code.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import yaml
 
+from distillens_plugin.recipe.schema.torchdistill_names import SAMPLER_MODULES, SAMPLERS
 from eval_harness.shared.files.yaml_loader import (
     LimitedComposer,
     RefusedError,
@@ -17,8 +17,7 @@ from eval_harness.shared.files.yaml_loader import (
     use_core_rules,
 )
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG, advice
-
-_SAMPLERS = re.compile(r"torch\.utils\.data\.(?:sampler\.|distributed\.)?[A-Za-z]*Sampler")
+from eval_harness.shared.near import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,10 @@ class ImportedName:
     key: str
 
 
-def is_sampler(name: Any) -> bool:
+def is_sampler(name: object) -> bool:
     """Whether a text names one of torch's own samplers."""
-    return isinstance(name, str) and _SAMPLERS.fullmatch(name) is not None
+    module, _, last = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    return module in SAMPLER_MODULES and last in SAMPLERS
 
 
 class RecipeLoader(StrictLoader):
@@ -58,7 +58,7 @@ def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
     if not is_sampler(key) or not set(entry) <= {"key", "package"}:
         raise RefusedError(
             problem=f"!import_get found {key or 'no key'}, expected a sampler of torch.utils.data; "
-            f"{advice(RECIPE_FLAG)}",
+            + (did_you_mean(key.rpartition(".")[2], SAMPLERS) or advice(RECIPE_FLAG)),
             problem_mark=node.start_mark,
         )
     return ImportedName(key)

@@ -43,6 +43,12 @@ def _of_type(
         yield from path_keys(annotation, at)
 
 
+def fits(path: KeyPath, pattern: KeyPath) -> bool:
+    """Whether a pattern names this path."""
+    pairs = zip(path, pattern, strict=False)
+    return len(path) == len(pattern) and all(part in (ANY, key) for key, part in pairs)
+
+
 def matching(node: Any, pattern: KeyPath, done: KeyPath = ()) -> list[KeyPath]:
     """Paths of the texts in plain data that a pattern names."""
     if not pattern:
