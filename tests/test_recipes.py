@@ -23,6 +23,13 @@ PAPER = {
     "tinyllama": ([4, 7, 11, 15, 18], [5, 10, 16, 21, 26], 5e-6, 10, 4),
     "qwen2.5": ([6, 11, 17, 22], [7, 14, 22, 29], 1e-4, 10, 4),
 }
+# Teacher and student as the README and scripts of the paper's code name them (Qwen: its scripts).
+PAPER_MODELS = {
+    "gpt2": ("MiniLLM/teacher-gpt2-1.5B", "openai-community/gpt2"),
+    "gpt2_medium": ("MiniLLM/teacher-gpt2-1.5B", "openai-community/gpt2-medium"),
+    "tinyllama": ("MiniLLM/SFT-Llama-7B", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
+    "qwen2.5": ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-1.5B"),
+}
 ALL = [*CONFIGS, "quickstart", "quickstart_teacher"]
 
 
@@ -98,6 +105,14 @@ def test_the_papers_settings_are_the_recipes(repo, name):
         "train[:1000]",
     )
     assert (recipe.mixed_precision, recipe.seed) == ("bf16", 10)
+
+
+@pytest.mark.parametrize("name", PAPER_MODELS)
+def test_the_papers_models_are_the_recipes(repo, name):
+    models = load_recipe(repo / "recipes" / f"{name}.yaml").models
+    assert models.teacher_model is not None
+    named = (models.teacher_model.name_or_path, models.trained.name_or_path)
+    assert named == PAPER_MODELS[name]
 
 
 def test_the_qwen_student_wears_the_papers_lora_and_template(repo):
