@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from distillens_plugin.lens.config_facts import PEFT_PREFIX, ModelFacts
+from eval_harness.shared.model_folder.config_files import check_config
 
 Check = Callable[[object], bool]
 
@@ -159,13 +160,16 @@ def known_facts(fields: Mapping[str, object], *, peft: bool = False) -> ModelFac
     """The facts that `facts_from_config` finds, or None where the model must be built for them.
 
     Args:
-        fields: of a config.json whose numbers `config_files.check_config` has seen.
+        fields: of a config.json.
         peft: as in `facts_from_config`.
+    Raises:
+        DistillensError: numbers beyond every real model.
     """
     model_type = fields.get("model_type")
     known = _ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if known is None or not _is_plain(fields, known):
         return None
+    check_config(fields)
     numbers = {key: value for key, value in fields.items() if type(value) is int}
     width, heads = numbers[known.width], numbers[known.heads]
     groups = numbers.get("num_key_value_heads", heads)

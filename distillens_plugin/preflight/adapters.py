@@ -2,17 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distillens_plugin.lens.config_facts import read_config
 from distillens_plugin.models.hub import Hub, UnreachableError
 from distillens_plugin.preflight.heavy import load_torch
+from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import read_json_object
 from eval_harness.shared.model_folder.checks import check_model_folder
 from eval_harness.shared.model_folder.shapes import empty_model
 from eval_harness.shared.program.one_line import one_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _MAX_CONFIG_BYTES = 10_000_000
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -45,14 +49,19 @@ def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
     return [f"ok {key}: on {num_modules} modules, {num_trained:,} parameters"]
 
 
-def _config(recipe: Recipe, hub: Hub) -> Any:
+def _config(recipe: Recipe, hub: Hub) -> "PretrainedConfig":
     """Of the student; where it is cut from a model that one's, which has the same modules."""
-    spec: Any = recipe.models.trained
-    if spec.init is not None and spec.init.config is not None:
+    trained, teacher = recipe.models.trained, recipe.models.teacher_model
+    spec: TeacherSpec | StudentSpec = trained
+    if trained.init is not None and trained.init.config is not None:
         load_torch()
-        return read_config(spec.init.config)
-    if spec.init is not None:
-        spec = spec.cut_source if spec.init.teacher is not None else recipe.models.teacher_model
+        return read_config(trained.init.config)
+    if trained.init is not None and trained.init.teacher is not None:
+        spec = trained.cut_source
+    elif trained.init is not None:
+        assert teacher is not None  # the schema: it is cut from one
+        spec = teacher
+    assert spec.name_or_path is not None  # the schema: there is no init
     if os.path.isdir(spec.name_or_path):
         load_torch()
         folder = Path(spec.name_or_path)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,18 @@ from distillens_plugin.models.tokenizers import load_tokenizer, needs_torch
 from distillens_plugin.preflight.adapters import check_adapter_folder
 from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.preflight.text import check_text
-from distillens_plugin.recipe.schema.models import ModelSpec
+from distillens_plugin.recipe.schema.models import ModelSpec, StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import LensKwargs
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.checkpoint_files import has_weights
 from eval_harness.shared.model_folder.checks import check_model_folder
-from eval_harness.shared.model_folder.config_files import (
-    check_config,
-    read_config,
-    read_generation_config,
-)
+from eval_harness.shared.model_folder.config_files import read_config, read_generation_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+AnySpec = TeacherSpec | StudentSpec
 
 
 def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
@@ -74,7 +73,7 @@ def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hu
     return lines
 
 
-def _wears_lora(spec: Any) -> bool:
+def _wears_lora(spec: AnySpec) -> bool:
     """Trained as a PeftModel, on which module paths are longer; an adapter is merged in instead."""
     return getattr(spec, "lora", None) is not None
 
@@ -92,40 +91,37 @@ def _check_cut(recipe: Recipe, key: str, blocks: list[int], teacher: ModelFacts 
 
 def _from_fields(fields: dict[str, Any], *, peft: bool) -> ModelFacts:
     """Of a recipe's `init.config`; builds the model only where that is needed."""
-    facts = None
-    if isinstance(fields.get("model_type"), str):
-        check_config(fields)
-        facts = known_facts(fields, peft=peft)
+    facts = known_facts(fields, peft=peft)
     if facts is None:
         load_torch()
         facts = facts_from_config(fields, peft=peft)
     return facts
 
 
-def _without_torch(spec: Any, where: str, hub: Hub) -> ModelFacts | None:
+def _without_torch(spec: AnySpec, where: str, hub: Hub) -> ModelFacts | None:
     """From config.json alone; None where the model must be built, as stored weights ask for too."""
-    if os.path.isdir(spec.name_or_path):
-        folder = Path(spec.name_or_path)
-        if has_weights(folder):
-            return None
-        try:
-            fields: dict[str, Any] | None = read_config(folder)
-            read_generation_config(folder)
-        except DistillensError as error:
-            raise DistillensError(f"{where}: {error}") from error
-    elif is_path(spec.name_or_path):
-        return None
-    else:
-        fields = hub.config_fields(spec, where)
-    return None if fields is None else known_facts(fields, peft=_wears_lora(spec))
-
-
-def _facts(spec: Any, where: str, hub: Hub) -> ModelFacts:
-    """Layers, width and vocabulary from config.json: of a folder, the local cache, or the Hub."""
     name = spec.name_or_path
+    assert name is not None  # the schema: without one there is an init
+    folder = Path(name)
+    fields: Mapping[str, object] | None = None
+    if not os.path.isdir(name):
+        fields = None if is_path(name) else hub.config_fields(spec, where)
+    try:
+        if os.path.isdir(name) and not has_weights(folder):
+            fields = read_config(folder)
+            read_generation_config(folder)
+        return None if fields is None else known_facts(fields, peft=_wears_lora(spec))
+    except DistillensError as error:
+        raise DistillensError(f"{where}: {error}") from error
+
+
+def _facts(spec: AnySpec, where: str, hub: Hub) -> ModelFacts:
+    """Layers, width and vocabulary from config.json: of a folder, the local cache, or the Hub."""
     facts = _without_torch(spec, where, hub)
     if facts is not None:
         return facts
+    name = spec.name_or_path
+    assert name is not None  # see above
     if os.path.isdir(name):
         load_torch()
         try:

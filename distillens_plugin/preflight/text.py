@@ -1,14 +1,21 @@
 """`--validate`, part three: whether the tokenizer can do what templates and prompts ask of it."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distillens_plugin.models.tokenizers import beginnings_differ
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.tokenisation import TextEncoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def check_text(recipe: Recipe, tokenizer: Any, teacher_tokenizer: Any | None) -> list[str]:
+
+def check_text(
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    teacher_tokenizer: "PreTrainedTokenizerBase | None",
+) -> list[str]:
     """Chat templates are rendered, first and end tokens looked up.
 
     Args:

@@ -2,20 +2,32 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distillens_plugin.lens.probe import plain_model
 from distillens_plugin.models.adapters import has_base
 from distillens_plugin.models.tokenizers import load_tokenizer
 from eval_harness.errors import DistillensError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 def check_saving(
-    model: Any, tokenizer: Any, *, where: str, trust_remote_code: bool = False
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    where: str,
+    trust_remote_code: bool = False,
 ) -> None:
     """Saves configuration, generation settings and tokenizer to a temporary folder, and reads them.
 
@@ -28,7 +40,7 @@ def check_saving(
     Raises:
         DistillensError: what could not be saved or read back, and why.
     """
-    plain: Any = plain_model(model)
+    plain = cast(PreTrainedModel, plain_model(model))
     with tempfile.TemporaryDirectory(prefix="distillens-") as name:
         folder = Path(name)
         steps = {

@@ -5,19 +5,18 @@ Legend: B rows of a batch, T tokens, N supervised positions, V vocabulary, D wid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillens_plugin.data.supervision import Supervised
-from distillens_plugin.divergences import ForwardKL
+from distillens_plugin.divergences import Divergence, ForwardKL
 from distillens_plugin.fused import Group, Head, walk
 from distillens_plugin.fused.naive import head_logits
 from distillens_plugin.lens.forward import forward, reader_of
-from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.layers import Layer
+from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.streams import recorded_streams
 
 NORMS = ("identity", "final")
@@ -115,7 +114,7 @@ class Pulls:
     """Compares gradients in one student, whose forward pass must have kept its graph."""
 
     def __init__(
-        self, student: Streams, teacher: Streams, divergence: Any, temperature: float
+        self, student: Streams, teacher: Streams, divergence: Divergence, temperature: float
     ) -> None:
         """Takes the lens's divergence and temperature."""
         self.student, self.teacher = student, teacher
@@ -145,7 +144,11 @@ class Pulls:
         return Pull(loss.item(), radial_share(pull, rows.detach()), unembedding, others)
 
     def _loss(
-        self, student_rows: Tensor, teacher_rows: Tensor, divergence: Any, temperature: float = 1.0
+        self,
+        student_rows: Tensor,
+        teacher_rows: Tensor,
+        divergence: Divergence,
+        temperature: float = 1.0,
     ) -> Tensor:
         group = Group(
             "one", student_rows, divergence, teacher_rows.detach(), temperature=temperature

@@ -13,12 +13,12 @@ the share of the squared gradient at the student's stream that only makes it lon
 The teacher is read through the logit lens, even where the recipe has teacher_translators.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.collate import collate
+from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.data import load_data
@@ -73,7 +73,9 @@ def _check(recipe: Recipe, num_rows: int) -> None:
             )
 
 
-def _models(recipe: Recipe, student: str | None, tokenizer: Any) -> tuple[nn.Module, nn.Module]:
+def _models(
+    recipe: Recipe, student: str | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[nn.Module, nn.Module]:
     teacher_spec = recipe.models.teacher_model
     assert teacher_spec is not None  # checked
     torch.manual_seed(recipe.seed)
@@ -89,7 +91,7 @@ def _depth(model: nn.Module) -> int:
 
 
 def _batches(
-    data: Any, num_rows: int, device: torch.device
+    data: InstructionDataset, num_rows: int, device: torch.device
 ) -> list[tuple[dict[str, Tensor], Supervised]]:
     count = min(num_rows, len(data))
     batches = []

@@ -31,6 +31,7 @@ from distillens_plugin.lens.streams import recorded_streams
 from distillens_plugin.lens.translators import save_translators, weights_digest
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
 
 _HELD_OUT = 0.1
@@ -76,12 +77,12 @@ class _Translator(nn.Module):
 
 
 def tune_lens(
-    teacher: Any, data: DatasetSpec, output: Path, settings: TuneSettings
+    teacher: TeacherSpec, data: DatasetSpec, output: Path, settings: TuneSettings
 ) -> list[LayerResult]:
     """Trains translators and writes them.
 
     Args:
-        teacher: a model section of the recipe (schema.TeacherSpec).
+        teacher: a model section of the recipe.
         data: instruction data; a tenth of its rows (the last ones) is held out.
     Raises:
         DistillensError: a layer out of range, or data that cannot be read or are too few.
@@ -97,16 +98,16 @@ def tune_lens(
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     lens = reader_of(model).lens
     layers = _layers(settings.layers, lens.num_layers)
-    translators = nn.ModuleDict(
-        {str(layer): _Translator(lens.anatomy.width) for layer in layers}
-    ).to(settings.device)
+    made = {layer: _Translator(lens.anatomy.width) for layer in layers}
+    translators = nn.ModuleDict({str(layer): made[layer] for layer in layers})
+    translators.to(settings.device)
     split = len(examples) - num_held_out
     held_out = list(range(split, len(examples)))
     before = _measure(model, lens, translators, examples, held_out, settings)
     _train(model, lens, translators, examples, split, settings)
     after = _measure(model, lens, translators, examples, held_out, settings)
     results = [LayerResult(layer, before[layer], after[layer]) for layer in layers]
-    maps = {layer: _parameters(translators[str(layer)]) for layer in layers}
+    maps = {layer: (each.weight, each.bias) for layer, each in made.items()}
     notes = {
         "teacher": teacher.name_or_path,
         "teacher_weights": weights_digest(teacher.name_or_path or ""),
@@ -116,10 +117,6 @@ def tune_lens(
     }
     save_translators(output, maps, num_layers=lens.num_layers, notes=notes)
     return results
-
-
-def _parameters(translator: Any) -> tuple[Tensor, Tensor]:
-    return translator.weight, translator.bias
 
 
 def _layers(given: Sequence[int] | None, num_layers: int) -> list[int]:
