@@ -5,9 +5,9 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 import eval_harness
 from eval_harness import (
@@ -22,6 +22,7 @@ from eval_harness import (
 )
 from eval_harness.errors import DistillensError
 
+REPO = Path(__file__).resolve().parents[2]
 QUICK = {"gen_kwargs": {"max_gen_toks": 8}, "seeds": [10, 20], "limit": 6}
 QUICK |= {"device": "cpu", "model_args": {"dtype": "float32"}}
 

@@ -3,14 +3,15 @@
 import re
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 import distillens_plugin.study.spec
 from eval_harness import BACKENDS, METRICS, PROTOCOLS, TEMPLATES, find_benchmarks
 from eval_harness.cli import main
 
+REPO = Path(__file__).resolve().parents[2]
 TABLES: dict[str, Iterable[str]] = {
     "backend": BACKENDS,
     "benchmark": find_benchmarks(),

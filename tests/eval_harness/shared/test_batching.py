@@ -12,7 +12,7 @@ from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.model_folder.identity import read_model
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 GREEDY = Sampling(8, 0.0, 1.0, 0, 0)
 LIKE_LLAMA = {
     "num_hidden_layers": 2,

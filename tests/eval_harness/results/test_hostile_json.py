@@ -1,7 +1,7 @@
 """Files that are not ours, or no longer: refused in one line or fine, and nothing is written.
 
 The suite tries a few of each; `DISTILLENS_HOSTILE_CASES=700 pytest
-tests/eval_harness/test_hostile_json.py` tries as many as you like.
+tests/eval_harness/results/test_hostile_json.py` tries as many as you like.
 """
 
 import json
