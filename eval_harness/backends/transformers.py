@@ -209,7 +209,7 @@ def _with_adapter(model: Any, facts: ModelFiles) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise DistillensError(
-            'peft=... needs the package peft; install it with pip install "distillens[peft]"'
+            'peft=... needs the package peft; install it with pip install -e ".[peft]" from a clone'
         ) from error
     # Not merged: rounding W + BA to bfloat16 would evaluate another model than was trained.
     return PeftModel.from_pretrained(model, str(facts.adapter))

@@ -8,7 +8,7 @@ from typing import Any
 from eval_harness.backends.base import check_arguments
 from eval_harness.errors import DistillensError
 
-INSTALL = 'pip install "distillens[vllm]"'
+INSTALL = 'pip install -e ".[vllm]" from a clone'
 # Set by us from the model and the protocol; what users give instead is named in the refusal.
 _OURS = {
     "model": "pretrained",
@@ -45,7 +45,7 @@ def check_usable() -> None:
     if not device:
         raise DistillensError(
             "--model vllm: this vLLM finds no device it can run on (its usual build needs a GPU); "
-            f"{INSTALL} on a machine with one, or use --model hf"
+            f"{INSTALL}, on a machine with one, or use --model hf"
         )
 
 

@@ -20,7 +20,7 @@ def require_matplotlib() -> None:
     except ImportError as error:
         raise DistillensError(
             "report draws its plots with matplotlib, which is not installed; "
-            "pip install 'distillens[report]'"
+            "pip install -e '.[report]' from a clone"
         ) from error
 
 

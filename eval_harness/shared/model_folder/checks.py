@@ -141,7 +141,7 @@ def _compare_adapter(
         import peft
     except ImportError as error:
         raise DistillensError(
-            'an adapter needs the package peft; install it with pip install "distillens[peft]"'
+            'an adapter needs the package peft; pip install -e ".[peft]" from a clone'
         ) from error
     with foreign_errors(f"{config_path}: peft cannot make this adapter for {type(model).__name__}"):
         config = peft.PeftConfig.from_pretrained(str(config_path.parent))

@@ -228,7 +228,7 @@ def test_vllm_that_is_not_installed_ends_with_the_install_line(harness, small_be
         PYTHONPATH=str(stub_vllm(tmp_path, "raise ImportError('no vllm here')")),
     )
     assert done.returncode == 2
-    assert 'pip install "distillens[vllm]"' in done.stderr
+    assert 'pip install -e ".[vllm]"' in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -240,7 +240,7 @@ def test_vllm_that_imports_but_has_no_device_is_not_usable(harness, small_benchm
     )
     assert done.returncode == 2
     assert "finds no device" in done.stderr
-    assert 'pip install "distillens[vllm]"' in done.stderr
+    assert 'pip install -e ".[vllm]"' in done.stderr
 
 
 def stub_vllm(tmp_path: Path, platforms: str) -> Path:

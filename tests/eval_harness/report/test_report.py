@@ -172,7 +172,7 @@ def test_without_matplotlib_the_install_line_is_given(folders, tmp_path):
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 2
-    assert "pip install 'distillens[report]'" in done.stderr
+    assert "pip install -e '.[report]'" in done.stderr
     assert not (tmp_path / "o").exists()
 
 
