@@ -340,7 +340,8 @@ def test_a_recipe_that_needs_no_torch_is_validated_without(tmp_path):
         "import torch, torchdistill\n"
         "from distillens_plugin.preflight import models\n"
         "models.known_facts = lambda *_, **__: None\n"
-        "models.needs_torch = lambda path: True\n"
+        "from distillens_plugin.models import tokenizers\n"
+        "tokenizers._needs_torch = lambda path: True\n"
     )
     *with_torch, loaded = validate(recipe, *options, before=built)
     assert loaded == "loaded: torch torchdistill"

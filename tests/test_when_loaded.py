@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distillens_plugin.integrations.when_loaded import when_loaded
+from distillens_plugin.integrations.when_loaded import before_loading, when_loaded
 
 
 @pytest.fixture
@@ -50,6 +50,18 @@ def test_it_comes_once(library):
     module = importlib.import_module(library)
     importlib.reload(module)
     assert sorted(done) == ["first", "second"]
+
+
+def test_an_action_may_come_right_before(library):
+    seen = []
+    before_loading(library, lambda: seen.append(hasattr(sys.modules[library], "whole")))
+    assert importlib.util.find_spec(library) is not None
+    assert seen == []
+    module = importlib.import_module(library)
+    assert seen == [False]
+    before_loading(library, lambda: seen.append("again"))
+    importlib.reload(module)
+    assert seen == [False]
 
 
 def test_nothing_comes_of_a_library_that_is_not_there():

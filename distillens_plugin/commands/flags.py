@@ -2,7 +2,7 @@
 
 import argparse
 
-from distillens_plugin.integrations.when_loaded import when_loaded
+from distillens_plugin.integrations.when_loaded import before_loading, when_loaded
 
 
 def add_trust(parser: argparse.ArgumentParser, *, what: str = "the recipe and its models") -> None:
@@ -34,6 +34,14 @@ def quiet_transformers() -> None:
     Loads nothing: what is not loaded yet is quiet as soon as it is.
     """
     when_loaded("transformers", _quiet)
+
+
+def announce_torch() -> None:
+    """One line on standard output before torch is loaded, which takes seconds, if it is at all.
+
+    Not on standard error: there a mistake in a recipe stays the only line.
+    """
+    before_loading("torch", lambda: print("loading torch and transformers ...", flush=True))
 
 
 def _quiet() -> None:

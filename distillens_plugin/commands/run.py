@@ -3,7 +3,12 @@
 import argparse
 from pathlib import Path
 
-from distillens_plugin.commands.flags import add_overrides, add_trust, quiet_transformers
+from distillens_plugin.commands.flags import (
+    add_overrides,
+    add_trust,
+    announce_torch,
+    quiet_transformers,
+)
 from eval_harness.errors import DistillensError
 
 DESCRIPTION = "Validates, tries or trains what a recipe says."
@@ -17,9 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`, for both ways of calling it."""
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml"
-    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or a shipped one: quickstart")
     parser.add_argument(
         "--validate", action="store_true", help="check all that can be checked without weights"
     )
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FRAGMENT",
         dest="fragments",
-        help="put a file over the recipe, such as recipes/methods/sft.yaml (repeatable)",
+        help="put a file over the recipe, such as methods/sft (repeatable)",
     )
     parser.add_argument("--output_dir", help="where everything is written")
     parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
@@ -57,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int | None:
     """Validates, tries or trains what a recipe says."""
     _refuse_together(arguments)
+    if arguments.validate:
+        announce_torch()
     from distillens_plugin.recipe.loading import load_recipe
 
     recipe = load_recipe(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillens_plugin.commands.flags import add_trust
+from distillens_plugin.commands.flags import add_trust, announce_torch
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Trains every method of a study with every seed, evaluates the models with "
         "eval_harness and reports what the numbers support. What is done is skipped.",
     )
-    parser.add_argument(
-        "study", metavar="STUDY", help="YAML file, such as recipes/studies/quickstart.yaml"
-    )
+    parser.add_argument("study", metavar="STUDY", help="YAML file, or a shipped one: quickstart")
     parser.add_argument(
         "--validate", action="store_true", help="check all recipes and settings without weights"
     )
@@ -64,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise DistillensError(f"{' and '.join(chosen)} exclude each other; give one")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise DistillensError(f"--jobs {arguments.jobs}: expected a number of at least 1")
+    if arguments.validate:
+        announce_torch()
     from distillens_plugin.study.evaluation import check_evaluation
     from distillens_plugin.study.generated import check_generation
     from distillens_plugin.study.load import load_study

@@ -1,4 +1,4 @@
-"""Code that runs as soon as a library is loaded, so that we need not load it ourselves.
+"""Code that runs before or after a library is loaded, so that we need not load it ourselves.
 
 As `wrapt.when_imported`, which takes 50 ms to load: a signal in that time would end a command with
 a traceback, because the package is imported before the command's first line.
@@ -24,14 +24,34 @@ def when_loaded(name: str, action: Callable[[], None]) -> None:
     if sys.modules.get(name) is not None:
         action()
     else:
-        sys.meta_path.insert(0, _Finder(name, action))
+        sys.meta_path.insert(0, _Finder(name, after=action))
+
+
+def before_loading(name: str, action: Callable[[], None]) -> None:
+    """Runs an action once, right before the module is loaded; never where it is loaded already.
+
+    Args:
+        name, action: as of `when_loaded`.
+    """
+    if sys.modules.get(name) is None:
+        sys.meta_path.insert(0, _Finder(name, before=action))
+
+
+def _nothing() -> None:
+    return None
 
 
 class _Finder:
-    """Finds one module, by asking the finders after it, and adds the action to its loading."""
+    """Finds one module, by asking the finders after it, and adds actions to its loading."""
 
-    def __init__(self, name: str, action: Callable[[], None]) -> None:
-        self._name, self._action = name, action
+    def __init__(
+        self,
+        name: str,
+        *,
+        before: Callable[[], None] = _nothing,
+        after: Callable[[], None] = _nothing,
+    ) -> None:
+        self._name, self._before, self._after = name, before, after
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -44,16 +64,17 @@ class _Finder:
         spec = next((spec for spec in found if spec is not None), None)
         # Finding is not loading: somebody may only want to know whether it is installed.
         if spec is not None and spec.loader is not None:
-            self._add_action(spec.loader)
+            self._add_actions(spec.loader)
         return spec
 
-    def _add_action(self, loader: "Loader") -> None:
+    def _add_actions(self, loader: "Loader") -> None:
         load = loader.exec_module
 
         def load_and_act(module: ModuleType) -> None:
+            self._before()
             load(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                self._action()
+                self._after()
 
         loader.exec_module = load_and_act  # type: ignore[method-assign]

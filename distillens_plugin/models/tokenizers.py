@@ -33,7 +33,7 @@ def load_tokenizer(
     if os.path.isdir(path):
         check_tokenizer_files(Path(path))
     try:
-        if needs_torch(path):
+        if _needs_torch(path):
             from transformers import AutoTokenizer as Loader
         else:
             from transformers import PreTrainedTokenizerFast as Loader
@@ -61,7 +61,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def needs_torch(path: str) -> bool:
+def _needs_torch(path: str) -> bool:
     """Whether loading the tokenizer loads torch: for all but a plain one in a folder of its own.
 
     AutoTokenizer looks at the model's config first, for which it loads torch.

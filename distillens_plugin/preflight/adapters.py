@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from distillens_plugin.lens.config_facts import read_config
 from distillens_plugin.models.hub import Hub, UnreachableError
-from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.recipe.schema.models import StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
@@ -54,7 +53,6 @@ def _config(recipe: Recipe, hub: Hub) -> "PretrainedConfig":
     trained, teacher = recipe.models.trained, recipe.models.teacher_model
     spec: TeacherSpec | StudentSpec = trained
     if trained.init is not None and trained.init.config is not None:
-        load_torch()
         return read_config(trained.init.config)
     if trained.init is not None and trained.init.teacher is not None:
         spec = trained.cut_source
@@ -63,14 +61,12 @@ def _config(recipe: Recipe, hub: Hub) -> "PretrainedConfig":
         spec = teacher
     assert spec.name_or_path is not None  # the schema: there is no init
     if os.path.isdir(spec.name_or_path):
-        load_torch()
         folder = Path(spec.name_or_path)
         return check_model_folder(
             folder, trust_remote_code=spec.trust_remote_code, must_have_weights=False
         ).config
     where = recipe.where("models")
-    hub.config_fields(spec, where)  # out of reach is out of reach: nothing need be loaded for that
-    load_torch()
+    hub.config_fields(spec, where)  # raises where it is out of reach, before torch is loaded
     return hub.config(spec, where)
 
 
@@ -94,7 +90,6 @@ def check_adapter_folder(folder: Path, where: str) -> None:
             f"{where}: {file} cannot be read ({one_line(str(error))}); expected what peft wrote, "
             "with a peft_type such as LORA"
         ) from error
-    load_torch()
     from distillens_plugin.models.adapters import import_peft
 
     peft = import_peft()

@@ -11,9 +11,8 @@ from distillens_plugin.lens.known_configs import known_facts
 from distillens_plugin.lens.layers import Layer, resolve_pairs
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.models.tokenizers import check_vocabularies as compare_vocabularies
-from distillens_plugin.models.tokenizers import load_tokenizer, needs_torch
+from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.preflight.adapters import check_adapter_folder
-from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.preflight.text import check_text
 from distillens_plugin.recipe.schema.models import ModelSpec, StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -93,7 +92,6 @@ def _from_fields(fields: dict[str, Any], *, peft: bool) -> ModelFacts:
     """Of a recipe's `init.config`; builds the model only where that is needed."""
     facts = known_facts(fields, peft=peft)
     if facts is None:
-        load_torch()
         facts = facts_from_config(fields, peft=peft)
     return facts
 
@@ -123,7 +121,6 @@ def _facts(spec: AnySpec, where: str, hub: Hub) -> ModelFacts:
     name = spec.name_or_path
     assert name is not None  # see above
     if os.path.isdir(name):
-        load_torch()
         try:
             folder = check_model_folder(
                 Path(name), trust_remote_code=spec.trust_remote_code, must_have_weights=False
@@ -137,7 +134,6 @@ def _facts(spec: AnySpec, where: str, hub: Hub) -> ModelFacts:
                 f"{where}: there is no folder {name}; expected one that save_pretrained wrote, or "
                 "a model's name on the Hub"
             )
-        load_torch()
         config = hub.config(spec, where)
     try:
         return facts_from_config(
@@ -197,7 +193,6 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
 def _check_translators(
     recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
 ) -> str:
-    load_torch()
     from distillens_plugin.lens.translators import read_info
 
     info = read_info(path, where)
@@ -269,8 +264,6 @@ def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> "PreTrainedT
     elif not is_path(name):
         hub.require_tokenizer(name, spec.revision, where)
     try:
-        if needs_torch(name):
-            load_torch()
         return load_tokenizer(
             name, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )

@@ -13,7 +13,6 @@ from distillens_plugin.lens.config_facts import ModelFacts
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.preflight.adapters import check_lora
-from distillens_plugin.preflight.heavy import load_torch
 from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
 from distillens_plugin.preflight.rouge_check import check_rouge_words
 from distillens_plugin.preflight.run_length import check_enough_rows
@@ -86,7 +85,6 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
                 f"{recipe.where(f'models.{role}')}: the full form needs the model's config: "
                 f"{lines[0]}"
             )
-    load_torch()
     form = full_form(recipe, facts[recipe.trained_role], facts.get("teacher_model"))
     if form["train"]["scheduler"]["kwargs"].get("num_steps", 0) is None:
         print(
