@@ -1,7 +1,7 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.data.rows import RawRow, read_rows
@@ -11,6 +11,9 @@ from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.templates import check_template, cut_body, cut_prompt, prompt_parts
 from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder, check_add_bos_token
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["DataCounts", "InstructionDataset", "Row", "load_examples"]
 
 # A ready prompt ends in its own "\n\n### Response:\n"; a longer last paragraph belongs to the task.
@@ -18,7 +21,11 @@ _LONGEST_ENDING = 64
 
 
 def load_examples(
-    spec: DatasetSpec, tokenizer: Any, *, where: str, default_split: str = "train"
+    spec: DatasetSpec,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    where: str,
+    default_split: str = "train",
 ) -> InstructionDataset:
     """Reads and tokenises a data set.
 
@@ -87,7 +94,7 @@ def _check_template(spec: DatasetSpec, where: str) -> None:
         raise DistillensError(f"{where}.template: {error}") from error
 
 
-def _encoder(spec: DatasetSpec, tokenizer: Any, where: str) -> TextEncoder:
+def _encoder(spec: DatasetSpec, tokenizer: "PreTrainedTokenizerBase", where: str) -> TextEncoder:
     add_bos_token = check_add_bos_token(spec.add_bos_token, f"{where}.add_bos_token")
     try:
         return TextEncoder(tokenizer, template=spec.template, add_bos_token=add_bos_token)

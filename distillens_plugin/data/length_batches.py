@@ -2,9 +2,17 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 from eval_harness.errors import DistillensError
+
+
+class RowSampler(Protocol):
+    """Torch's samplers: they name rows of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[int]: ...
 
 
 class LengthGroupedBatchSampler:
@@ -30,7 +38,7 @@ class LengthGroupedBatchSampler:
 
     def __init__(
         self,
-        sampler: Any,
+        sampler: RowSampler,
         batch_size: int,
         lengths: Sequence[int] | None = None,
         seed: int = 0,

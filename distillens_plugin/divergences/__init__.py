@@ -5,7 +5,7 @@ fused walk takes; `functions` has them as plain differentiable functions of two 
 `register_divergence` adds one of your own. The names and the table load no torch, the rest does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distillens_plugin.divergences.parameters import Parameter
 from distillens_plugin.divergences.table import (
@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Functions and classes, imported when asked for: they load torch."""
     from importlib import import_module
 

@@ -33,6 +33,12 @@ def is_sampler(name: object) -> bool:
     return module in SAMPLER_MODULES and last in SAMPLERS
 
 
+def _near_sampler(key: str) -> str:
+    """A hint where a name of torch's is misspelt; nothing for another module's."""
+    module, _, name = key.rpartition(".")
+    return did_you_mean(name, SAMPLERS) if module in SAMPLER_MODULES else ""
+
+
 class RecipeLoader(StrictLoader):
     """The strict loader with three tags that build text or names."""
 
@@ -58,7 +64,7 @@ def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
     if not is_sampler(key) or not set(entry) <= {"key", "package"}:
         raise RefusedError(
             problem=f"!import_get found {key or 'no key'}, expected a sampler of torch.utils.data; "
-            + (did_you_mean(key.rpartition(".")[2], SAMPLERS) or advice(RECIPE_FLAG)),
+            + (_near_sampler(key) or advice(RECIPE_FLAG)),
             problem_mark=node.start_mark,
         )
     return ImportedName(key)

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from distillens_plugin.lens.layers import Layer
 from distillens_plugin.recipe.schema.base import Count, NonNegative, Strict, complain, problem
 
 
@@ -18,18 +19,18 @@ def _layer(value: Any) -> Any:
     return value
 
 
-Layer = Annotated[int | str, BeforeValidator(_layer)]
+LayerEntry = Annotated[Layer, BeforeValidator(_layer)]
 
 
 class LayerPairs(Strict):
     """Which layers are compared: two lists of one length, or `auto`."""
 
-    student: list[Layer] | None = Field(
+    student: list[LayerEntry] | None = Field(
         default=None,
         description="student layers (k is the residual stream after k blocks, 0 the embeddings) or "
         "module paths",
     )
-    teacher: list[Layer] | None = Field(
+    teacher: list[LayerEntry] | None = Field(
         default=None, description="the teacher layer or module path for each student layer"
     )
     auto: Count | None = Field(

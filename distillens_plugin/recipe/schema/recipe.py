@@ -3,7 +3,7 @@
 docs/recipe_keys.md is made from these descriptions. Importing this module loads no torch.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -60,6 +60,14 @@ class TeacherCache(Strict):
     max_gb: Positive | None = Field(default=None, description="largest size in GB; null: no limit")
 
 
+class Places(Protocol):
+    """Knows where each key of a recipe came from: `recipe.loading.Source`."""
+
+    name: str
+
+    def locate(self, dotted: str) -> str: ...
+
+
 class Recipe(Strict):
     """A whole recipe, checked."""
 
@@ -98,7 +106,7 @@ class Recipe(Strict):
         "removes them",
     )
 
-    _source: Any = PrivateAttr(default=None)
+    _source: Places | None = PrivateAttr(default=None)
     _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @field_validator("dependencies", mode="before")
