@@ -1,11 +1,16 @@
 """The entry point `distillens`, and the launchers that the README names."""
 
+import argparse
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_run import save_tiny_model, tiny_recipe
+
+import distillens_plugin
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -65,3 +70,34 @@ def test_print_without_validate_is_refused(tmp_path):
     done = call("distillens_plugin.run", tiny_recipe(tmp_path), "--print")
     assert done.returncode == 2
     assert "--validate" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["distillens_plugin", "eval_harness"])
+def test_a_face_names_its_commands_and_holds_nothing_else(package):
+    face = importlib.import_module(f"{package}.cli")
+    assert face.__file__ is not None
+    assert len(Path(face.__file__).read_text(encoding="utf-8").splitlines()) < 60
+    commands = {path.stem for path in Path(face.__file__).parent.glob("commands/*.py")}
+    # What several commands share stands beside them.
+    assert commands - {"__init__", "flags"} == set(face.COMMANDS)
+    for name in face.COMMANDS:
+        module = importlib.import_module(f"{package}.commands.{name}")
+        parser = argparse.ArgumentParser()
+        subparsers = parser.add_subparsers()
+        module.add_parser(subparsers)
+        assert list(subparsers.choices) == [name.replace("_", "-")]
+        assert callable(module.run)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    for module in ("distillens_plugin.cli", "eval_harness"):
+        done = call(module, "--version")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[1] == distillens_plugin.__version__
+
+
+def test_debug_may_stand_before_the_command_or_after_it(tmp_path):
+    for arguments in (("--debug", "hooks"), ("hooks", "--debug")):
+        done = call("distillens_plugin.cli", *arguments, tmp_path / "nowhere")
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
