@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.program.early import words
@@ -68,7 +68,7 @@ def run_program(
     guard = SignalGuard()
     previous_hook = sys.unraisablehook
 
-    def forget_no_signal(unraisable: Any) -> None:
+    def forget_no_signal(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
             guard.redeliver()
         else:

@@ -10,12 +10,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from eval_harness.shared.program.early import ENDING_SIGNALS
 
+# What signal.getsignal gives.
+Handler = Callable[[int, FrameType | None], object] | int | None
 # Signals that follow the first within this time are part of the same wish to end: a launcher
 # passes on what the terminal has sent already. Later ones interrupt an end that takes too long.
 _PATIENCE_S = 10.0
@@ -65,7 +66,7 @@ class _Recorder:
     def __init__(self) -> None:
         self._holding = True
         self._pending: list[int] = []
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Handler] = {}
 
     def start(self) -> None:
         for number in ENDING_SIGNALS:
@@ -112,7 +113,7 @@ class SignalGuard:
         self._came_at = 0.0
         self._exit_code: int | None = None
         self._process = os.getpid()
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Handler] = {}
 
     def install(self) -> None:
         """Takes over the handlers; does nothing outside the main thread."""
