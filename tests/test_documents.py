@@ -45,6 +45,17 @@ def test_named_files_and_modules_are_there(page):
             assert importlib.util.find_spec(module), module
 
 
+def test_named_tests_are_there():
+    files = {path.name for path in (REPO / "tests").rglob("test_*.py")}
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 40
+    assert named <= files, named - files
+
+
 def test_every_key_of_ours_is_explained():
     from distillens_plugin.divergences import DIVERGENCES
     from distillens_plugin.integrations.torchdistill.registry import KINDS
