@@ -21,7 +21,7 @@ import pytest
 from small_models import small_model
 from transformers import AutoTokenizer
 
-from distillens_plugin import cli
+from distillens_plugin.commands import hooks as hooks_command
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.identity import read_model
@@ -125,7 +125,7 @@ def mutate(folder: Path, rng: random.Random) -> str:
 
 def hooks(folder: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        cli._hooks(argparse.Namespace(model=str(folder), revision=None))
+        hooks_command.run(argparse.Namespace(model=str(folder), revision=None))
 
 
 def evaluate(folder: Path) -> None:
