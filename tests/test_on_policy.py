@@ -281,7 +281,6 @@ def test_a_run_with_an_adaptive_share_logs_it(tmp_path, capsys):
         ("train.on_policy={top_p: 0}", "expected a number in (0, 1]"),
         ("models.teacher_model=null", "compares with a teacher"),
         ("teacher_cache={path: x}", "answers that are sampled anew (on_policy)"),
-        ("train.train_data_loader.collate_fn=mine", "on_policy needs distillens.collate"),
         (
             "train.criterion.kwargs.sub_terms.ce={criterion: {key: distillens.cross_entropy}}",
             "sub_terms.ce: cross-entropy would teach the student its own sampled answers",
@@ -292,6 +291,19 @@ def test_what_does_not_go_with_on_policy_is_refused(tmp_path, change, expected):
     with pytest.raises(DistillensError) as caught:
         load_recipe(tiny_recipe(tmp_path), ["train.on_policy={share: 0.5}", change])
     assert expected in str(caught.value)
+
+
+def test_a_collate_function_of_one_s_own_is_refused(tmp_path, monkeypatch):
+    # A module of the user's registers the name, so it is not refused as unknown.
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_collate.py").write_text(
+        "from torchdistill.datasets.registry import register_collate_func\n"
+        "register_collate_func(key='mine')(list)\n"
+    )
+    changes = ["train.on_policy={share: 0.5}", "train.train_data_loader.collate_fn=mine"]
+    changes.append("dependencies=[{name: distillens_plugin}, {name: my_collate}]")
+    with pytest.raises(DistillensError, match=r"on_policy needs distillens\.collate"):
+        load_recipe(tiny_recipe(tmp_path), changes, True)
 
 
 def test_adaptive_needs_validation_data_and_any_of_it_a_teacher(tmp_path):
