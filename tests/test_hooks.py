@@ -17,8 +17,7 @@ from distillens_plugin.lens.discovery import (
     hidden_states_of,
 )
 from distillens_plugin.lens.hooks import check_paths, describe_hooks
-from distillens_plugin.lens.layers import forward_hook_config
-from distillens_plugin.lens.layers import layer_to_hook
+from distillens_plugin.lens.layers import forward_hook_config, layer_to_hook
 from eval_harness.errors import DistillensError
 
 

@@ -25,8 +25,8 @@ from distillens_plugin.storage.kept_state import (
     read_standing,
     save_state,
 )
-from eval_harness.shared.files.exchange import put_back, replace_folder
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.exchange import put_back, replace_folder
 
 TERMS = "train.criterion.kwargs.sub_terms"
 MSE = {

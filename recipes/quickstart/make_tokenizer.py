@@ -2,7 +2,7 @@
 
     python recipes/quickstart/make_tokenizer.py
 
-Digits stand alone (the first with the space before it), so that numbers are always split the same way.
+Digits stand alone (the first with the space before it), so numbers are always split the same way.
 <|endoftext|> ends a text and pads.
 """
 
