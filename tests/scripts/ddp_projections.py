@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 # The repository too, or tests/eval_harness would be taken for the package of that name.
-sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accelerate import Accelerator
 from boxes import build_box, load_box_recipe
