@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-# The repository too, or tests/eval_harness would be taken for the package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from accelerate import Accelerator
 from boxes import build_box, load_box_recipe

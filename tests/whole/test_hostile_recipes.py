@@ -1,7 +1,7 @@
 """Hostile recipes: refused in one line or fine, at once, and nothing written or run.
 
-The suite tries a few hundred; `DISTILLENS_HOSTILE_CASES=2000 pytest tests/test_hostile_recipes.py`
-tries as many as you like, the first of which are those of the suite.
+The suite tries a few hundred. `DISTILLENS_HOSTILE_CASES=2000 pytest` on this file tries as many as
+you like, the first of which are those of the suite.
 """
 
 import os

@@ -17,8 +17,8 @@ from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 
-CONFIGS = Path(__file__).parent / "configs"
-REPO = Path(__file__).resolve().parent.parent
+CONFIGS = Path(__file__).parents[1] / "configs"
+REPO = Path(__file__).resolve().parents[2]
 ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "3"}
 
 

@@ -6,64 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from floors import FLOORS
 
-REPO = Path(__file__).resolve().parent.parent
-
-# From the top down: a part imports only from parts below it. A dot leads into a folder.
-FLOORS = {
-    "distillens_plugin": [
-        "cli",
-        "run",
-        "commands",
-        "study.report",
-        "study",
-        "training",
-        "prepare",
-        "teacher_cache",
-        "experiment",
-        "preflight",
-        "on_policy",
-        "storage",
-        "integrations",
-        "losses",
-        "models",
-        "recipe",
-        "lens",
-        "fused",
-        "divergences",
-        "data",
-        "tables",
-    ],
-    "distillens_plugin.recipe": [
-        "keys_document",
-        "loading",
-        "full_form",
-        "packaged",
-        "dependencies",
-        "trust",
-        "composition",
-        "yaml_reader",
-        "yaml_tags",
-        "schema",
-    ],
-    "eval_harness": [
-        "__main__",
-        "cli",
-        "commands",
-        "api",
-        "report",
-        "comparison",
-        "generation",
-        "benchmarks",
-        "scoring",
-        "results",
-        "backends",
-        "protocols",
-        "shared",
-        "errors",
-    ],
-    "eval_harness.shared": ["model_folder", "text", "files", "program"],
-}
+REPO = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from distillens_plugin.lens.config_facts import facts_from_config
 from distillens_plugin.lens.known_configs import known_facts
 from eval_harness.errors import DistillensError
 
-CONFIGS = sorted(Path(__file__).parent.glob("configs/*/config.json"))
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*/config.json"))
 LLAMA = {
     "model_type": "llama",
     "num_hidden_layers": 2,

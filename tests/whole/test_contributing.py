@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_house import FLOORS, REPO
+from floors import FLOORS
+from tiny_run import REPO
 
 TEXT = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", TEXT)

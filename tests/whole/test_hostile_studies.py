@@ -1,6 +1,6 @@
 """Hostile studies, fragments and benchmark files: one line or fine, at once, nothing written.
 
-`DISTILLENS_HOSTILE_CASES=2000 pytest tests/test_hostile_studies.py` tries more than the suite does.
+`DISTILLENS_HOSTILE_CASES=2000 pytest` on this file tries more than the suite does.
 """
 
 import os

@@ -26,7 +26,7 @@ from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.identity import read_model
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 NUM_CASES = int(os.environ.get("DISTILLENS_HOSTILE_MODELS", "120"))
 LONGEST_S = 5.0
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4096\n"

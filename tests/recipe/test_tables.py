@@ -31,7 +31,7 @@ from eval_harness.backends.table import BACKENDS
 from eval_harness.protocols.protocol import PROTOCOLS
 from eval_harness.shared.text.template_table import TEMPLATES
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 METHODS = sorted((REPO / "recipes" / "methods").glob("*.yaml"))
 OWN = [(kind, key) for kind in KINDS for key in kind.own]
 

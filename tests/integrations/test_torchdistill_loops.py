@@ -18,7 +18,7 @@ from distillens_plugin.data.collate import collate
 from distillens_plugin.lens.forward import forward, forward_with_logits
 from eval_harness.errors import DistillensError
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 STOCK = {
     "mse": """
         criterion:
