@@ -38,7 +38,7 @@ def __getattr__(name: str) -> object:
 
 def _register_keys() -> None:
     # What registers may itself load torchdistill, so the modules that it imports must not do that
-    # while they are imported (tests/test_import.py).
+    # while they are imported (tests/whole/test_import.py).
     from distillens_plugin.integrations.torchdistill.registry import register
 
     register()

@@ -1,6 +1,6 @@
 """The names that torchdistill's registries hold, listed so that a recipe is checked without torch.
 
-tests/test_names.py holds the lists against the registries of the installed torchdistill and torch.
+tests/recipe/test_tables.py holds the lists against the registries of the installed versions.
 torchdistill fills some registries with all that a module of torch holds; what makes nothing there,
 or nothing that a recipe can use, is listed as such.
 """
