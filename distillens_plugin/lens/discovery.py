@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 # Largest |difference| / largest |logit| that rounding explains. The check repeats the model's own
-# operations, so it is nearly exact; the room is for autocast and for TF32 matrix products.
+# operations, so it is nearly exact; the margin allows for autocast and TF32 matrix products.
 TOLERANCES = {
     torch.float64: 1e-6,
     torch.float32: 2e-3,
@@ -58,8 +58,8 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     Args:
         model: a transformers causal LM, bare or in DDP, torch.compile or peft.
     Raises:
-        DistillensError: not a causal LM that the lens can read; with the self-check's measured
-            error where it is the logits that do not come out right.
+        DistillensError: not a causal LM that the lens can read; if the logits are not reproduced,
+            with the self-check's measured error.
     """
     refuse_sharded(model)
     plain = plain_model(model)
@@ -193,7 +193,7 @@ def _body(plain: nn.Module, trace: Trace, head: Call) -> str:
     if not bodies:
         raise DistillensError(
             f"{type(plain).__name__}: no module returns the hidden states that the unembedding "
-            "reads, so they are changed in between; this architecture is not supported"
+            "reads, so something changes them in between; this architecture is not supported"
         )
     return bodies[-1].path
 
@@ -218,7 +218,10 @@ def _logit_transform(plain: nn.Module, head: nn.Module, trace: Trace) -> tuple[f
     finally:
         handle.remove()
     if logits.numel() < len(ramp) or logits.numel() != trace.logits.numel():
-        raise DistillensError(f"{type(plain).__name__}: fewer logits than {len(ramp)} on the probe")
+        raise DistillensError(
+            f"{type(plain).__name__}: found {logits.numel()} logits on the probe batch, expected "
+            f"{trace.logits.numel()} and at least {len(ramp)}; this architecture is not supported"
+        )
     logits = logits[: len(ramp)]
     ramp = ramp.double()
     scale = (logits[1] / ramp[1]).item()

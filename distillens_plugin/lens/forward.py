@@ -7,7 +7,7 @@ norm and unembedding), and torchdistill puts it into `io_dict['.']['output']`.
 The model runs *headless*: it is asked for the logits of no position at all (`logits_to_keep`
 empty), through its own, possibly DDP-wrapped, forward. The head stays in the graph, so DDP
 synchronises its gradient, and no [B, T, V] tensor exists; the losses read the head at supervised
-positions only. Where somebody's hook reads the head's output, the model runs with its logits.
+positions only. If another hook reads the head's output, the model computes its logits.
 """
 
 import warnings
@@ -54,8 +54,8 @@ class _Reader:
         hidden, self.last_hidden = self.last_hidden, None
         if hidden is None:
             raise DistillensError(
-                "the model's forward did not reach its body; was a module swapped after the first "
-                "forward pass? build the box anew"
+                "the model's forward did not reach its body; was a module replaced after the first "
+                "forward pass? build the box again"
             )
         return hidden, self.autocast_dtype
 
@@ -92,11 +92,11 @@ def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
 def _inputs(batch: object) -> tuple[dict[str, Tensor], object]:
     """What the model is called with, and the targets inside the batch, or None.
 
-    Labels are kept from the model, which would compute a loss of its own on all logits.
+    Labels are not passed to the model, which would compute its own loss on all logits.
     """
     targets: object = None
     if isinstance(batch, tuple | list) and len(batch) == 2:
-        # A loop without targets hands on what distillens.collate gives as it is.
+        # A loop without targets passes on the pair that distillens.collate returns.
         batch, targets = batch
     if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
         raise DistillensError(
@@ -117,7 +117,7 @@ def _inputs(batch: object) -> tuple[dict[str, Tensor], object]:
 
 
 def _must_have_logits(model: nn.Module, reader: _Reader) -> bool:
-    """Whether a hook reads what the head gives; said once, since logits take memory."""
+    """Whether a hook reads the head's output; warns once, since logits take memory."""
     path = head_reader(model, reader.head) if reader.headless else None
     if path is not None and not reader.has_warned:
         reader.has_warned = True
@@ -141,10 +141,10 @@ def forward(
 
     Args:
         model: a transformers causal LM, bare or wrapped by DDP, peft or torch.compile.
-        sample_batch: `input_ids` and `attention_mask`, both [B, T], and perhaps `labels`, which
-            are the targets of a loop that gives none.
+        sample_batch: `input_ids` and `attention_mask`, both [B, T], and optionally `labels`, used
+            if the loop passes no targets.
     Raises:
-        DistillensError: another kind of batch, or labels of another shape.
+        DistillensError: the batch has no input_ids, or labels of another shape.
     """
     return _run(model, sample_batch, with_logits=False)
 

@@ -1,7 +1,7 @@
-"""Whether somebody's hook reads what the unembedding gives: then a model cannot run without it.
+"""Whether another hook reads the unembedding's output; then the model cannot run without it.
 
 Under a headless forward the head sees the rows of no position at all. A loss on its output, such as
-torchdistill's own on `lm_head`, would be the mean over nothing: NaN, without a word.
+torchdistill's own on `lm_head`, would be the mean over nothing: NaN, without a warning.
 """
 
 from torch import nn
@@ -12,7 +12,7 @@ from distillens_plugin.lens.probe import unwrap
 def head_reader(model: nn.Module, head: nn.Module) -> str | None:
     """The path of a module whose hook sees the head's rows or the logits; None if there is none.
 
-    These are the head, what is inside it (LoRA), and what it is inside of, up to the wrappers.
+    Such a module is the head, one inside it (LoRA), or one around it, up to the wrappers.
 
     Args:
         model: as it is called, perhaps in DDP, torch.compile or peft.
@@ -27,7 +27,7 @@ def head_reader(model: nn.Module, head: nn.Module) -> str | None:
 
 def _hooked(path: str, head: nn.Module) -> str | None:
     for inner, module in head.named_modules(prefix=path):
-        # A hook before the head reads the rows that it is given: none.
+        # A hook before the head sees its input rows, and there are none.
         if module._forward_hooks or module._forward_pre_hooks:
             return inner
     return None

@@ -33,7 +33,7 @@ def check_paths(model: nn.Module, paths: Iterable[str], where: str = "forward_ho
 def _nearest(model: nn.Module, path: str) -> str:
     prefix = hook_prefix(model)
     if prefix and _resolve(model, prefix + path) is not None:
-        return f"the model is inside a PeftModel, write {prefix}{path}"
+        return f"the model is inside a PeftModel; write {prefix}{path}"
     names = [name for name, _ in model.named_modules() if name]
     near = nearest(prefix + path, names)
     return f"nearest: {', '.join(near)}" if near else "distillens hooks MODEL lists them"

@@ -39,7 +39,7 @@ def resolve_pairs(
     if len(student) != len(teacher):
         raise DistillensError(
             f"{where}: student has {len(student)} layers and teacher {len(teacher)}; the lists are "
-            "read as pairs and must be equally long"
+            "read as pairs and must have the same length"
         )
     pairs = list(zip(student, teacher, strict=True))
     for index, pair in enumerate(pairs):
@@ -63,18 +63,18 @@ def auto_layers(num_pairs: int, num_layers: int) -> list[int]:
 
 
 def pair_shares(weights: Sequence[float] | None, num_pairs: int, where: str) -> list[float]:
-    """Each pair's share of a term: `pair_weights` normalised to sum to 1; None weighs all alike.
+    """Each pair's share of a term: `pair_weights` normalised to sum to 1; None weighs all equally.
 
     Raises:
-        DistillensError: not one weight >= 0 a pair, or all zero.
+        DistillensError: not one weight >= 0 per pair, or all zero.
     """
     if weights is None:
         return [1.0 / num_pairs] * num_pairs
     total = sum(weights)
     if len(weights) != num_pairs or min(weights) < 0 or total <= 0:
         raise DistillensError(
-            f"{where}: pair_weights = {list(weights)}, expected {num_pairs} "
-            "weights >= 0 (one a layer pair), not all zero"
+            f"{where}: pair_weights = {list(weights)}, expected {num_pairs} weights >= 0 (one per "
+            "layer pair), not all zero"
         )
     return [weight / total for weight in weights]
 
@@ -107,7 +107,9 @@ def _automatic(
     num_pairs: object, student_layers: int, teacher_layers: int, where: str
 ) -> list[tuple[Layer, Layer]]:
     if not isinstance(num_pairs, int) or isinstance(num_pairs, bool) or num_pairs < 1:
-        raise DistillensError(f"{where}.auto = {num_pairs!r}, expected a number of pairs from 1 up")
+        raise DistillensError(
+            f"{where}.auto = {num_pairs!r}, expected a number of pairs of at least 1"
+        )
     for side, num_layers in (("student", student_layers), ("teacher", teacher_layers)):
         if not _distinct(num_pairs, num_layers):
             most = max(k for k in range(1, num_layers + 1) if _distinct(k, num_layers))

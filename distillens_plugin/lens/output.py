@@ -26,7 +26,7 @@ def rows_at(hidden_BTD: Tensor, supervised: Supervised) -> Tensor:
 
 
 class LensRows:
-    """What a loss reads a model through: the rows that the model's own head takes.
+    """How a loss reads a model: as the rows that the model's own head takes.
 
     `LensOutput` takes them from a forward pass; the teacher cache reads them from disk.
 
@@ -100,15 +100,15 @@ class LensOutput(LensRows):
         Args:
             targets: the box's; where they are None, those that came inside the batch.
         Raises:
-            DistillensError: there are neither, or they are nothing that has labels.
+            DistillensError: there are none, or they hold no labels.
         """
         return supervised_from_targets(self.targets if targets is None else targets).to(self.device)
 
     @classmethod
     def __torch_function__(cls, *args: object, **kwargs: object) -> NoReturn:
-        """A loss of torch's or torchdistill's that was given the output itself, module path '.'."""
+        """For a loss of torch's or torchdistill's that reads the output itself, module path '.'."""
         raise DistillensError(
-            "a loss takes the model's output '.' for a tensor, and distillens.forward returns no "
+            "a loss reads the model's output '.' as a tensor, but distillens.forward returns no "
             "tensor; let it read the head: forward_hook: {output: [lm_head]} and that module path"
         )
 
@@ -142,13 +142,13 @@ def hooked(io_dict: IoDict, layer: Layer, blocks_path: str) -> Tensor:
     """The [B, T, D] residual stream that torchdistill's forward hook recorded for a layer.
 
     Raises:
-        DistillensError: the recipe installs no such hook; the line says which one to add.
+        DistillensError: the recipe installs no such hook; the error says which one to add.
     """
     kind, path = ("output", layer) if isinstance(layer, str) else layer_to_hook(layer, blocks_path)
     hidden = hidden_states_of(io_dict.get(path, {}).get(kind))
     if hidden is None:
         raise DistillensError(
-            f"the loss needs the {kind} of module {path!r} (layer {layer}), and no hook "
-            f"recorded it: add it to forward_hook: {{{kind}: [{path}]}} in the recipe"
+            f"the loss needs the {kind} of module {path!r} (layer {layer}), but no hook recorded "
+            f"it; add it to forward_hook: {{{kind}: [{path}]}} in the recipe"
         )
     return hidden

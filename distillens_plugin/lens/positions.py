@@ -9,7 +9,7 @@ _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 def num_positions(config: "PretrainedConfig") -> int | None:
-    """Longest prompt and answer together, in tokens; None where the config sets no limit.
+    """Longest prompt and answer together, in tokens; None if the config sets no limit.
 
     Args:
         config: of a transformers model.

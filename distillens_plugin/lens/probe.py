@@ -55,7 +55,7 @@ def hook_prefix(model: nn.Module) -> str:
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Raises where weights exist only as shards: the lens reads them outside the model's forward.
+    """Raises if weights exist only as shards: the lens reads them outside the model's forward.
 
     Gathering them there would give gradients that the sharding wrapper never sees.
     """
@@ -65,8 +65,8 @@ def refuse_sharded(model: nn.Module) -> None:
     if sharded or any(hasattr(p, "ds_id") or hasattr(p, "placements") for p in model.parameters()):
         raise DistillensError(
             f"{type(unwrap(model)).__name__} is sharded (FSDP, ZeRO-3 or tensor parallel): the "
-            "lens reads the unembedding outside the model's forward; use DDP (accelerate launch "
-            "--multi_gpu), ZeRO-1 or ZeRO-2"
+            "lens reads the unembedding outside the model's forward, so sharded training is not "
+            "supported yet; use plain data parallelism (accelerate launch --multi_gpu)"
         )
 
 
@@ -164,7 +164,7 @@ def run_probe(model: nn.Module, **more: Any) -> Any:
     """The plain model's output on the probe batch.
 
     Raises:
-        DistillensError: the forward fails; with the model's class and the error in it.
+        DistillensError: the forward fails; names the model's class and the error.
     """
     try:
         return model(**probe_inputs(model), **more)

@@ -18,7 +18,7 @@ from eval_harness.errors import DistillensError
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where a causal LM keeps what the lens needs; found by `architectures.find_anatomy`.
+    """Where a causal LM keeps what the lens needs; found by `discovery.find_anatomy`.
 
     Paths are those of `plain_model(model)`, except for `blocks`, which is for hooks.
 
@@ -70,7 +70,7 @@ def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [V, D_head] and bias [V] of a head, LoRA merged in and differentiable in its factors.
 
     Raises:
-        DistillensError: the weight is no matrix of floats (quantised).
+        DistillensError: the weight is not a float matrix (quantised).
     """
     layer: Any = module
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer

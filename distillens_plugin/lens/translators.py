@@ -31,12 +31,12 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class TranslatorInfo:
-    """What a file of translators says of itself.
+    """The header of a file of translators.
 
     Attributes:
         num_layers, width: of the teacher that they were trained for.
-        layers: for which there is one; k is the residual stream after k blocks.
-        weights: digest of that teacher's weights; None where it is not known.
+        layers: those with a translator; k is the residual stream after k blocks.
+        weights: digest of that teacher's weights; None if unknown.
     """
 
     num_layers: int
@@ -58,14 +58,14 @@ class TranslatorInfo:
         missing = [k for k in layers if k not in self.layers and k != num_layers]
         if missing:
             raise DistillensError(
-                f"{where}: there is no translator for the teacher's layer {missing[0]} (those "
-                f"there are: {', '.join(map(str, self.layers))}); train one or choose other layers"
+                f"{where}: there is no translator for the teacher's layer {missing[0]} (found: "
+                f"{', '.join(map(str, self.layers))}); train one or choose other layers"
             )
 
     def check_weights(self, teacher: str | os.PathLike[str], where: str) -> None:
-        """Refuses a teacher in a local folder that has been trained again since.
+        """Refuses a teacher in a local folder that has been trained further since.
 
-        Its sizes are still the same, but what its layers say has moved.
+        Its sizes are the same, but its layers have changed.
         """
         found = weights_digest(teacher)
         if None not in (self.weights, found) and found != self.weights:
@@ -76,7 +76,7 @@ class TranslatorInfo:
 
 
 def weights_digest(teacher: str | os.PathLike[str]) -> str | None:
-    """Sixteen hexadecimal digits over the weights in a local folder; None where there are none."""
+    """Sixteen hexadecimal digits over the weights in a local folder; None if it has none."""
     folder = os.fspath(teacher)
     files = sorted(p for p in Path(folder).glob("*") if folder and p.suffix in _WEIGHTS)
     if not files:
@@ -105,15 +105,15 @@ def read_info(path: str | os.PathLike[str], where: str) -> TranslatorInfo:
             fields.get("notes", {}).get("teacher_weights"),
         )
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = "there is no such file" if not os.path.isfile(path) else "it holds none"
+        reason = "there is no such file" if not os.path.isfile(path) else "the file holds none"
         raise DistillensError(
-            f"{where}: no translators can be read from {os.fspath(path)}: {reason}; expected a "
-            "file that `distillens tune-lens` wrote"
+            f"{where}: cannot read translators from {os.fspath(path)}: {reason}; expected a file "
+            "that `distillens tune-lens` wrote"
         ) from error
 
 
 class Translators:
-    """The translators of some layers, loaded once and applied without gradients to themselves.
+    """The translators of some layers, loaded once; they are applied, never trained.
 
     Args:
         path: of the file.
@@ -179,5 +179,5 @@ def save_translators(
     try:
         with whole_file(target) as partial:
             save_file(tensors, partial, metadata=metadata)
-    except SafetensorError as error:  # so it reports a full disk
+    except SafetensorError as error:  # raised when the disk is full, among others
         raise RunFailure(f"{target}: cannot write the translators ({error})") from error

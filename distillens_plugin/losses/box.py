@@ -21,13 +21,14 @@ class Box(Protocol):
     """A DistillationBox, or a TrainingBox.
 
     Attributes:
-        criterion: a loss of the high-level registry, ours or somebody else's.
-        model: of a TrainingBox, which has none of the following.
-        student_model, teacher_model, teacher_updatable, teacher_forward_proc: with a teacher only.
+        criterion: a loss of the high-level registry, ours or someone else's.
+        model: only on a TrainingBox, which lacks the student's and teacher's attributes.
+        student_model, teacher_model, teacher_updatable, teacher_forward_proc: only on a
+            DistillationBox.
         teacher_io_dict: what the hooks of the teacher's modules recorded, by module path.
-        grad_accum_step: batches of an accumulation window.
-        max_grad_norm: None: gradients are not clipped.
-        scheduling_step: 0: the schedule steps by epoch, and not by step.
+        grad_accum_step: batches per accumulation window.
+        max_grad_norm: None leaves gradients unclipped.
+        scheduling_step: 0 steps the schedule once per epoch rather than once per step.
     """
 
     accelerator: Accelerator | None

@@ -12,7 +12,7 @@ from distillens_plugin.losses.term import Needs, Term
 
 
 class CrossEntropy(Term):
-    """`distillens.cross_entropy`: negative log-likelihood of the supervised tokens, in nats a
+    """`distillens.cross_entropy`: negative log-likelihood of the supervised tokens, in nats per
     token.
     """
 
@@ -37,7 +37,7 @@ class CrossEntropy(Term):
 
 
 class LogitsKD(Term):
-    """`distillens.logits_kd`: a divergence of the final next-token distributions, in nats a token.
+    """`distillens.logits_kd`: divergence of the final next-token distributions, in nats per token.
 
     Args:
         divergence: fkl, rkl, jeffreys (FKL + RKL), jsd, akl, skew_fkl, skew_rkl, tvd or alpha_beta.

@@ -22,9 +22,9 @@ class HiddenMSE(ProjectedTerm):
     The mean is over the teacher's width, the supervised positions and the layer pairs.
 
     Args:
-        metric: how directions of the error count (metric.py): `identity`, all alike;
-            `unembedding` or `inverse_unembedding`, as much or as little as the teacher's logits
-            move with them.
+        metric: how much each direction of the error counts (`unembedding_metric`): `identity`
+            counts all equally; `unembedding` favours directions that move the teacher's logits,
+            `inverse_unembedding` those that hardly move them.
         layers, projection, pair_weights, seed: as for `ProjectedTerm`.
     """
 
@@ -73,7 +73,7 @@ class HiddenCosine(ProjectedTerm):
     """`distillens.hidden_cosine`: 1 - cosine of projected student and teacher states, in [0, 2].
 
     The mean is over the supervised positions and the layer pairs. Arguments as `ProjectedTerm`.
-    Source: Sanh et al. 2019 (DistilBERT), arXiv 1910.01108, there for models of one width.
+    Source: Sanh et al. 2019 (DistilBERT), arXiv 1910.01108, there for models of equal width.
     """
 
     default_name = "hidden_cosine"

@@ -25,11 +25,11 @@ class HiddenTerm(Term):
         super().__init__(layers, pair_weights=pair_weights)
 
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-        """A 0-d value of one layer pair: the mean over its rows, of which there is at least one.
+        """A 0-d value of one layer pair: the mean over its rows, at least one.
 
         Args:
-            index: of the pair.
-            student_ND, teacher_ND: float32; the teacher's take no gradient.
+            index: number of the pair, from 0.
+            student_ND, teacher_ND: float32; the teacher's get no gradient.
         """
         raise NotImplementedError
 

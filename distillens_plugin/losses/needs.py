@@ -1,4 +1,4 @@
-"""What a loss term reads of the models, and zeros that reach what it does not read."""
+"""What a loss term reads from the models, and zeros that keep the rest in the graph."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from distillens_plugin.lens.output import LensOutput
 
 @dataclass(frozen=True)
 class Needs:
-    """What a term reads of the models beside the layers of its pairs.
+    """What a term reads from the models besides its layer pairs.
 
     Attributes:
         final_states: the student's final hidden states, so that all blocks get a gradient from it.
         unembedding: the student's unembedding, with a gradient.
-        activations: logits, or whatever else of the models: what a teacher cache does not keep.
+        activations: logits, or anything else that a teacher cache does not keep.
     """
 
     final_states: bool = False
@@ -23,7 +23,7 @@ class Needs:
 
 
 def zeros_through(student: LensOutput, reached: Needs) -> list[Tensor]:
-    """Zeros with a graph to what a term does not reach."""
+    """Zeros whose graph reaches what a term does not read."""
     zeros = [] if reached.final_states else [student.last_hidden[:0].sum()]
     if not reached.unembedding:
         head = student.lens.head()

@@ -23,8 +23,8 @@ class ProjectedTerm(HiddenTerm):
         projection: `per_pair`, one map for each layer pair (the regressors of FitNets, Romero et
             al. 2015, arXiv 1412.6550, and the filters of TED, Liang et al. 2023, arXiv 2210.01351);
             `shared`, one for all (TinyBERT, Jiao et al. 2020, arXiv 1909.10351); or `none` for
-            models of one width.
-        seed: of the map's random start; the runner gives the recipe's.
+            models of equal width.
+        seed: for the map's initial values; the runner passes the recipe's.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ProjectedTerm(HiddenTerm):
         """Makes the maps, the same on every process and device.
 
         Args:
-            widths: (student, teacher) of each layer pair.
+            widths: (student, teacher) for each layer pair.
         Raises:
             DistillensError: `none` or `shared` with widths that differ.
         """
@@ -75,7 +75,10 @@ class ProjectedTerm(HiddenTerm):
         if self.projections is not None:
             return
         if teacher is None:
-            raise DistillensError(f"{self.where}: there is no teacher to compare the student with")
+            raise DistillensError(
+                f"{self.where}: there is no teacher to compare the student with; add "
+                "models.teacher_model to the recipe"
+            )
         depths = [reader_of(model).lens.num_layers for model in (student, teacher)]
         pairs = self.pairs(*depths)
         widths = zip(
@@ -98,7 +101,7 @@ class ProjectedTerm(HiddenTerm):
 
 
 def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
-    """torch's own random start, drawn from a generator: the global one differs over ranks."""
+    """torch's default initialisation, from a generator: the global one differs between ranks."""
     layer = nn.Linear(width_in, width_out)
     bound = width_in**-0.5
     with torch.no_grad():
@@ -108,7 +111,7 @@ def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Lin
 
 
 def _widths(model: nn.Module, layers: list[Layer]) -> list[int]:
-    """Width of each layer's hidden states; a module path is looked at in a probe forward."""
+    """Width of each layer's hidden states; that of a module path is found by a probe forward."""
     width = reader_of(model).lens.anatomy.width
     if all(isinstance(layer, int) for layer in layers):
         return [width] * len(layers)

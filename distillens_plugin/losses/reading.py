@@ -1,4 +1,4 @@
-"""What a loss term reads of one batch: both models' states where the next token is supervised.
+"""What a loss term reads from one batch: both models' states at supervised positions.
 
 Legend: B batch, T tokens, N supervised positions, D width.
 """
@@ -34,13 +34,13 @@ def lens_output(io_dict: IoDict, role: str) -> LensRows:
         return output
     found = "there is none" if output is None else f"it returned {type(output).__name__}"
     raise DistillensError(
-        f"train.{role}.forward_proc: distillens losses read the output of distillens.forward, and "
+        f"train.{role}.forward_proc: distillens losses read the output of distillens.forward, but "
         f"{found}; set forward_proc: distillens.forward"
     )
 
 
 class Reading:
-    """What torchdistill hands a loss, read only as far as a term asks for it.
+    """What torchdistill passes to a loss; each part is read only when a term asks for it.
 
     Args:
         student_io, teacher_io: what the hooks and the forward procedures left, by module path.
@@ -69,10 +69,10 @@ class Reading:
 
     @cached_property
     def share_of_window(self) -> float | Tensor:
-        """What a mean over this batch counts for where the runner sums over a window.
+        """The weight of a mean over this batch when the runner sums over a window.
 
-        The batch's supervised tokens over those of the window and all ranks; 1 where nothing is
-        summed. Two means of unlike batches must not weigh the same.
+        It is the batch's supervised tokens divided by those of the window over all ranks, and 1
+        where nothing is summed: means of batches of different size must not count equally.
         """
         targets = self.targets if isinstance(self.targets, Mapping) else {}
         count: float | Tensor | None = targets.get("num_supervised")
@@ -94,7 +94,7 @@ class Reading:
         return student.float(), teacher.detach().float()
 
     def final_states(self) -> tuple[Tensor, Tensor]:
-        """What both heads read, [N, D_student] and [N, D_teacher], as `states` gives it."""
+        """What both heads read, [N, D_student] and [N, D_teacher], in the form of `states`."""
         student = self.student.final_rows(self.supervised)
         teacher = self.teacher.final_rows(self.supervised)
         return student.float(), teacher.detach().float()

@@ -1,4 +1,4 @@
-"""Loss terms on the geometry of hidden states: which positions are alike, whatever the width.
+"""Loss terms on the geometry of hidden states: which positions are similar, whatever the width.
 
 Neither needs a projection: a Gram matrix over positions has the same shape for both models.
 
@@ -14,11 +14,11 @@ from distillens_plugin.losses.hidden_term import HiddenTerm
 class GramAlignment(HiddenTerm):
     """`distillens.gram`: mean squared difference of the cosines between all pairs of positions.
 
-    Rows are brought to length 1, G = X X^T for each model, and the value is the mean of
+    Rows are scaled to length 1, G = X X^T for each model, and the value is the mean of
     (G_s - G_t)^2 over all N x N entries of the batch; in [0, 4].
 
-    Source: Tung and Mori 2019, arXiv 1907.09682, eq. 4. There the Gram matrix is of images and its
-    *rows* are brought to length 1; here the states are, so that entries are cosines and neither
+    Source: Tung and Mori 2019, arXiv 1907.09682, eq. 4. There the Gram matrix compares images and
+    its *rows* are scaled to length 1. Here the states are, so that entries are cosines, and neither
     states of large norm nor the number of positions set the scale.
     """
 
@@ -51,7 +51,7 @@ class CKA(HiddenTerm):
         # The scale drops out of the ratio; without it squares of large states would overflow.
         left, right = left / _norm(left), right / _norm(right)
         squares = inner(left, left) * inner(right, right)
-        # A single position, or positions all alike, have no geometry: 0, as if they agreed. The
+        # A single position, or identical ones, have no geometry: 0, as if the models agreed. The
         # clamp comes before the root, whose slope at 0 is infinite.
         agree = (squares == 0).to(squares.dtype)
         norms = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()

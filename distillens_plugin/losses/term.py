@@ -1,9 +1,9 @@
 """`Term`, the one base of this package's loss terms, and their evaluation on a batch.
 
-A term says which layers it compares (`pairs`), what else it reads (`needs`), what it trains of its
-own (`prepare`, `trained`), and what its loss is: either groups of rows for the fused walk over the
-vocabulary (`groups`) or a number of its own (`value`). Whoever uses terms asks these and never
-their type. torchdistill's own losses answer the same questions through `as_term`.
+A term states which layers it compares (`pairs`), what else it reads (`needs`), what it trains
+itself (`prepare`, `trained`), and what its loss is: either groups of rows for the fused walk over
+the vocabulary (`groups`) or a number of its own (`value`). Callers ask these questions and never
+check a term's type. torchdistill's own losses answer them through `as_term`.
 
 Legend: N supervised positions, D width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from distillens_plugin.lens.output import IoDict, LensOutput
 from distillens_plugin.losses.needs import Needs, zeros_through
 from distillens_plugin.losses.reading import Reading
 
-# As a recipe gives it: two lists of equal length, or {"auto": K}.
+# As written in a recipe: two lists of equal length, or {"auto": K}.
 LayerSpec = Mapping[str, int | Sequence[Layer]]
 
 
@@ -40,12 +40,12 @@ class Term(nn.Module):
         layers: `{student: [...], teacher: [...]}` with layer numbers (k is the residual stream
             after k blocks, 0 the embeddings) or module paths, or `{auto: K}` for K pairs by
             relative depth. None: the term compares no layers.
-        pair_weights: one weight >= 0 a pair, normalised to sum to 1; None weighs all equally.
+        pair_weights: one weight >= 0 per pair, normalised to sum to 1; None weighs all equally.
         chunk_rows: rows of the vocabulary walk at a time; None chooses.
 
     Attributes:
-        default_name: what its values are called in `last_values`.
-        needs: what it reads beside its layers.
+        default_name: the name of its values in `last_values`.
+        needs: what it reads besides its layers.
         last_values: after a forward pass, each group's or part's value by name, `name` or
             `name/1-2` for a layer pair (0-d tensors, detached).
     """
@@ -92,7 +92,7 @@ class Term(nn.Module):
         return [(a, b, share) for (a, b), share in zip(pairs, shares, strict=True)]
 
     def groups(self, reading: Reading) -> list[Group]:
-        """The rows whose next-token distributions it compares; none: it has a value of its own."""
+        """The rows whose next-token distributions it compares; empty if it has its own value."""
         return []
 
     def value(self, reading: Reading) -> Tensor:
@@ -110,8 +110,8 @@ class Term(nn.Module):
     def anchor(self, reading: Reading) -> Tensor | None:
         """Zero, with a graph to what the term alone would leave without a gradient.
 
-        DDP waits for the gradient of every parameter: blocks above the last layer that is read and
-        an unembedding that is not. An empty slice costs nothing and gives them zeros.
+        DDP waits for the gradient of every parameter, also of blocks above the last layer that is
+        read and of an unembedding that is not. An empty slice costs nothing and gives them zeros.
         """
         zeros = zeros_through(reading.student, self.needs)
         return _sum(zeros) if zeros else None
@@ -128,9 +128,9 @@ class Term(nn.Module):
         }
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Builds what the term itself trains; called before each epoch, so a second time too.
+        """Builds what the term itself trains; called before each epoch, so it must be repeatable.
 
-        Here: parameters that the term has already go to the student's device.
+        By default it moves the term's parameters to the student's device.
         """
         self.to(next(student.parameters()).device)
 
@@ -153,7 +153,7 @@ class Term(nn.Module):
 
 
 class ForeignTerm(Term):
-    """A mid-level loss of somebody else's: a mean over its batch of whatever it reads.
+    """Someone else's mid-level loss: a mean over its batch of whatever it reads.
 
     Args:
         loss: takes torchdistill's (student_io_dict, teacher_io_dict, targets).
@@ -174,11 +174,11 @@ class ForeignTerm(Term):
         return [Part(self.default_name, value * reading.share_of_window)]
 
     def anchor(self, reading: Reading) -> Tensor | None:
-        """None: which parameters it reaches is not known, nor whether distillens.forward ran."""
+        """None: it is unknown which parameters it reaches and whether distillens.forward ran."""
         return None
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Somebody else's loss stays where it was put."""
+        """Leaves the loss on its device."""
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
@@ -200,7 +200,7 @@ def as_term(loss: nn.Module) -> Term:
 def terms_of(criterion: object) -> dict[str, WeightedTerm]:
     """The terms of torchdistill's high-level loss by their names in the recipe.
 
-    None for one of somebody else's that has no `term_dict`.
+    Empty for someone else's loss without a `term_dict`.
     """
     found: Mapping[str, tuple[nn.Module, float]] = getattr(criterion, "term_dict", {})
     return {name: WeightedTerm(as_term(loss), factor) for name, (loss, factor) in found.items()}

@@ -1,4 +1,4 @@
-"""Parameters that belong to the loss: into the optimizer, equal on all ranks, and saved.
+"""Parameters that belong to the loss: put into the optimizer, kept equal on all ranks, and saved.
 
 torchdistill makes its optimizer from the models alone, and keeps loss terms in a plain dict, so
 that `criterion.parameters()` is empty. `distillens.pre_epoch` calls `adopt`;
@@ -69,11 +69,13 @@ def load_loss_state(criterion: object, state: Mapping[str, Tensor]) -> None:
     """Puts back what `loss_state` gave.
 
     Raises:
-        ValueError: other parameters than those of this criterion.
+        ValueError: the state has other parameters than this criterion.
     """
     parameters = loss_parameters(criterion)
     if set(parameters) != set(state):
-        raise ValueError(f"the loss has {sorted(parameters)}, the state {sorted(state)}")
+        raise ValueError(
+            f"the loss has the parameters {sorted(parameters)}, but the state has {sorted(state)}"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])

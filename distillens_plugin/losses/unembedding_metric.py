@@ -3,8 +3,8 @@
 An error e in what a head reads moves the logits by W e, whose variance over the vocabulary is
 e^T G e with G the covariance of the rows of W (a shift of all logits changes no distribution). G is
 far from the identity: in the quickstart's teacher its first direction alone has 42 % of the trace,
-and 0.3 to 0.6 % of what the middle layers' states vary. Its inverse favours the directions that
-the logits hardly show and later blocks still read.
+but 0.3 to 0.6 % of the variance of the middle layers' states. Its inverse favours the directions
+that hardly move the logits but that later blocks still read.
 
 Legend: V vocabulary, D width.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 
 METRICS = ("identity", "unembedding", "inverse_unembedding")
 
-# Of the mean eigenvalue, added to all before the inverse: directions that no token uses count at
-# most a hundred times as much as the mean one.
+# This share of the mean eigenvalue is added to all before inverting: directions that no token uses
+# count at most a hundred times as much as the mean one.
 _RIDGE = 1e-2
 _CHUNK_ROWS = 8192
 
@@ -27,7 +27,7 @@ def unembedding_metric(weight_VD: Tensor, *, inverse: bool) -> Tensor:
     Args:
         weight_VD: [V, D], the unembedding.
     Returns:
-        [D, D] float32, symmetric; as I / D, the mean squared error's, it has trace 1.
+        [D, D] float32, symmetric, with trace 1 like I / D, the metric of the mean squared error.
     """
     num_tokens, width = weight_VD.shape
     mean = weight_VD.double().mean(0)

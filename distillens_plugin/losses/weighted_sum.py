@@ -73,8 +73,7 @@ class WeightedSum(nn.Module):
 def named_values(criterion: object) -> dict[str, Tensor]:
     """Every loss term by its name in the recipe, and each layer pair as `term/a-b`; 0-d, detached.
 
-    Under torchdistill's WeightedSumLoss a loss of somebody else's has no value here: nobody keeps
-    it.
+    Under torchdistill's WeightedSumLoss someone else's loss has no value here, as nothing keeps it.
     """
     named: dict[str, Tensor] = {}
     for name, weighted in terms_of(criterion).items():

@@ -194,7 +194,7 @@ def test_a_file_of_another_teacher_or_of_something_else_is_refused(tmp_path):
     with pytest.raises(DistillensError, match="there is no such file"):
         read_info(tmp_path / "none", "x")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(DistillensError, match="it holds none; expected a file that"):
+    with pytest.raises(DistillensError, match="the file holds none; expected a file that"):
         read_info(tmp_path / "text", "x")
 
 
