@@ -27,14 +27,14 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> Batch:
         examples: items of an `InstructionDataset`, or of any data set with `input_ids` and `labels`
             of equal length (lists, arrays or tensors), and optionally `attention_mask` (0 leaves
             out the padding that a row comes with), `pad_id` (0 if not given), `max_length` (no
-            limit if not given) and `id`. A row without an id goes by its number in the data set
-            where it has that (`index` or `idx`), else by its place in the batch. Other columns
-            are left out.
+            limit if not given) and `id`. A row without an id is named by its number in the data set
+            (`index` or `idx`) if it has one, else by its place in the batch. Other columns are
+            ignored.
     Returns:
         batch: `input_ids` and `attention_mask`, [B, T] int64.
         targets: labels, and where they lie (`supervision.Targets`).
     Raises:
-        DistillensError: no rows, or one whose columns are missing or of unlike length.
+        DistillensError: no rows, or one whose columns are missing or differ in length.
     """
     if not examples:
         raise DistillensError("distillens.collate: found no rows, expected at least one")
@@ -79,7 +79,7 @@ def _ids(example: Mapping[str, Any], row_id: str) -> tuple[Tensor, Tensor]:
     if len(labels) != len(ids):
         raise DistillensError(
             f"distillens.collate: row {row_id!r} has {len(ids)} input_ids and {len(labels)} "
-            "labels, expected as many, with -100 where nothing is supervised"
+            "labels, expected as many of each, with -100 where nothing is supervised"
         )
     if example.get("attention_mask") is None:
         return ids, labels
@@ -87,7 +87,7 @@ def _ids(example: Mapping[str, Any], row_id: str) -> tuple[Tensor, Tensor]:
     if len(mask) != len(ids):
         raise DistillensError(
             f"distillens.collate: row {row_id!r} has {len(ids)} input_ids and an attention_mask of "
-            f"{len(mask)}, expected as many"
+            f"{len(mask)}, expected as many of each"
         )
     return ids[mask != 0], labels[mask != 0]
 
@@ -103,7 +103,7 @@ def _column(example: Mapping[str, Any], key: str, row_id: str) -> Tensor:
         column = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DistillensError(
-            f"distillens.collate: row {row_id!r}: its {key} are no list of integers ({error})"
+            f"distillens.collate: row {row_id!r}: its {key} are not a list of integers ({error})"
         ) from error
     whole = not column.is_floating_point() and not column.is_complex()
     if column.dim() != 1 or not (whole or column.numel() == 0):

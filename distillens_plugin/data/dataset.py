@@ -1,4 +1,4 @@
-"""Tokenised rows, what became of those that were read, and how they are told."""
+"""Tokenised rows, and counts of what was read, kept and dropped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class DataCounts:
     """What became of the rows: read = kept + empty + dropped_long_prompts.
 
     `cut` prompts and `truncated_responses` are kept; the tokens are those of the kept rows.
-    `as_text` rows hold text that looks like special tokens and is none; in `special` rows the
-    tokenizer makes special tokens of it all the same.
+    `as_text` rows hold text that looks like special tokens, tokenised as text; in `special` rows
+    the tokenizer turns such text into special tokens.
     """
 
     read: int = 0
@@ -57,12 +57,12 @@ class InstructionDataset(Dataset):
 
     Attributes:
         spec: what was asked for.
-        rows: the kept rows; their prompts and references serve to generate samples.
+        rows: the kept rows; samples are generated from their prompts and references.
         lengths: tokens of each row.
         counts: what was read, kept, dropped and cut.
         prefix_ids: what every prompt begins with; often empty.
         end_ids: the token that ends a response, and so an answer.
-        notes: what is unusual about the tokens, as phrases.
+        notes: phrases about anything unusual in the tokens.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class InstructionDataset(Dataset):
         return 0 if self.spec.loss_on_prompt else len(row.prompt_ids)
 
     def describe(self) -> str:
-        """One line for people: what was read and what became of it."""
+        """One line for people: what was read, kept, dropped and cut."""
         counts = self.counts
         return (
             f"{self.spec.path}: {counts.read:,} rows read, {counts.kept:,} kept "
@@ -119,7 +119,7 @@ class InstructionDataset(Dataset):
         counts, notes = self.counts, list(self.notes)
         if counts.as_text:
             notes.append(
-                f"{counts.as_text:,} rows hold what looks like special tokens, tokenised as text"
+                f"{counts.as_text:,} rows hold text that looks like special tokens, tokenised as text"
             )
         if counts.special:
             notes.append(

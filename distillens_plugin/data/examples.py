@@ -29,8 +29,8 @@ def load_examples(
 ) -> InstructionDataset:
     """Reads and tokenises a data set.
 
-    Prompt and response are tokenised apart, so that a prompt has the same tokens here and when an
-    answer to it is generated. (The reference tokenises both as one text and cuts that at the
+    Prompt and response are tokenised separately, so that a prompt has the same tokens here and when
+    an answer to it is generated. (The paper's code tokenises both as one text and splits it at the
     prompt's length.)
 
     Args:
@@ -126,7 +126,7 @@ def _cut(row: RawRow, spec: DatasetSpec, encoder: TextEncoder, where: str) -> li
         text, ending = _split_ready_prompt(row.prompt or "")
         parts: tuple[list[Part], Part, list[Part]] = ([], Part(text, False), [Part(ending, False)])
         ids = cut_body(parts, encoder, limit)
-        # Where its last line alone is too long, there is nothing to keep whole.
+        # If its last line alone is too long, nothing can be kept whole.
         return (
             ids if ids is not None else encoder.prompt([Part(row.prompt or "", False)]).ids[:limit]
         )

@@ -16,7 +16,7 @@ def check_generated(path: str, where: str) -> int:
     """How many rows a file of generated answers holds.
 
     Raises:
-        DistillensError: it is no such file; the line says how to make one.
+        DistillensError: it is not such a file; the error says how to make one.
     """
     todo = (
         "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
@@ -31,8 +31,8 @@ def check_generated(path: str, where: str) -> int:
     for line, row in read_jsonl(path):
         if MARK not in row:
             raise DistillensError(
-                f"{where}: {path}:{line} is no generated answer (it has no {MARK!r}), and SeqKD "
-                f"(generated: true) needs the teacher's; {todo}"
+                f"{where}: {path}:{line} is not a generated answer (it has no {MARK!r}), but SeqKD "
+                f"(generated: true) needs the teacher's answers; {todo}"
             )
         num_rows += 1
     return num_rows

@@ -1,4 +1,4 @@
-"""Batches of rows of like length: little padding, in an order that a seed fixes."""
+"""Batches of rows of similar length: little padding, in an order that a seed fixes."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from eval_harness.errors import DistillensError
 
 
 class RowSampler(Protocol):
-    """Torch's samplers: they name rows of a data set."""
+    """A sampler of torch: it yields row numbers of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -16,24 +16,24 @@ class RowSampler(Protocol):
 
 
 class LengthGroupedBatchSampler:
-    """Batches of rows of like length, in a random order that depends on seed and epoch alone.
+    """Batches of rows of similar length, in a random order that depends only on seed and epoch.
 
-    The shuffled rows are cut into pools of `pool_batches` batches; within a pool they are sorted by
-    length. Blocks of `neighbours` consecutive batches then move together, so that batches which
-    several processes take at one step are of like length too, and none waits for another's padding.
-    Only the last batch may be short: accelerate deals out batches on that condition.
+    The shuffled rows are split into pools of `pool_batches` batches; within a pool they are sorted
+    by length. Blocks of `neighbours` consecutive batches then move together. So the batches that
+    several processes take at one step are also of similar length, and none waits for another's
+    padding. Only the last batch may be short, as accelerate requires.
 
     Args:
-        sampler: names the rows: all of its `data_source` (or `dataset`), or, where it is shorter
-            than that (a subset, a rank's share), those it yields. Its own order plays no part.
+        sampler: names the rows: all of its `data_source` (or `dataset`), or, if it is shorter
+            (a subset, a rank's share), those it yields. Its own order is ignored.
         batch_size: rows per batch.
         lengths: tokens per row; by default the `lengths` of the sampler's data set.
-        seed: with the epoch, all that the order depends on.
+        seed: the order depends only on it and the epoch.
         drop_last: leave the short batch out.
         pool_batches: larger pools pad less and shuffle less.
         neighbours: batches that stay together; a multiple of the number of processes.
     Raises:
-        DistillensError: a batch size below 1, or a data set that doesn't say how long its rows are.
+        DistillensError: a batch size below 1, or a data set that does not give its rows' lengths.
     """
 
     def __init__(

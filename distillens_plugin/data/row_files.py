@@ -1,4 +1,4 @@
-"""Rows of .jsonl, .json and .csv files, with every text as it stands.
+"""Rows of .jsonl, .json and .csv files, with every text as written.
 
 Libraries that guess types read "NA" as missing, "007" as 7 and "2024-01-01" as a date.
 """
@@ -14,7 +14,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import json_type
 from eval_harness.shared.files.jsonl import read_jsonl
 
-# In these columns of a CSV file, which knows no null, an empty cell is a missing value.
+# CSV has no null: in these columns an empty cell is a missing value.
 _MISSING_WHERE_EMPTY = ("id", "instruction", "prompt")
 
 
@@ -25,17 +25,19 @@ def read_jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each row: one array of objects, or JSON Lines under another name.
+    """(place, object) of each row of an array of objects, or of JSON Lines under another name.
 
     Raises:
-        DistillensError: neither of the two.
+        DistillensError: it is neither of the two.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DistillensError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DistillensError(f"{path}: byte {error.start} is not UTF-8; save it so") from error
+        raise DistillensError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
     if not text.lstrip().startswith("["):
         yield from read_jsonl_rows(path)
         return
@@ -100,7 +102,7 @@ def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[tuple[str, dict[str, Any
     columns: list[str] = next((cells for cells in lines if cells), [])
     repeated = [name for name in columns if columns.count(name) > 1]
     if repeated:
-        raise DistillensError(f"{path}:1: the column {repeated[0]!r} is there twice; rename one")
+        raise DistillensError(f"{path}:1: the column {repeated[0]!r} appears twice; rename one")
     num_rows = 0
     start = lines.line_num + 1
     for cells in lines:
@@ -110,7 +112,7 @@ def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[tuple[str, dict[str, Any
         if len(cells) != len(columns):
             raise DistillensError(
                 f"{place}: found {len(cells)} cells, expected {len(columns)} as in the first row; "
-                "put texts with commas or line ends in double quotes"
+                "put texts with commas or line breaks in double quotes"
             )
         num_rows += 1
         named = zip(columns, cells, strict=True)

@@ -1,4 +1,4 @@
-"""Rows of instruction data as they stand in a file, a folder or on the Hub, checked one by one."""
+"""Rows of instruction data, read from a file, a folder or the Hub, and checked one by one."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from eval_harness.shared.text.answers import read_newlines, without_empty
 _SUFFIXES = (*READERS, ".parquet")
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d{0,18}):(-?\d{0,18})\])?")
 _MINILLM_NEWLINE = "<n>"
-# Names by which `datasets` means itself and not the Hub: pickled tables, and Python's own objects.
+# Names of `datasets`' own readers rather than of the Hub: pickled tables and Python objects.
 _CODE_FORMATS = ("pandas", "generator", "spark", "sql", "cache")
 
 
@@ -30,7 +30,7 @@ class RawRow:
     Attributes:
         id: the row's own `id`, or its place in the source.
         instruction: None where the row brings a ready `prompt`.
-        input: "" where there is none.
+        input: "" if missing.
         prompt: a ready prompt, to which no template is applied.
         references: at least one text; the first one is trained on. Empty ones are left out where
             there are others.
@@ -70,7 +70,7 @@ def read_rows(
     if num_marks:
         print(
             f"{where}: {num_marks} ready prompts of {spec.path} hold {_MINILLM_NEWLINE}, which is "
-            f"taken as it stands; where it means a newline, as in MiniLLM's files, set newline: "
+            f"kept as written; if it means a newline, as in MiniLLM's files, set newline: "
             f'"{_MINILLM_NEWLINE}"',
             file=sys.stderr,
         )
@@ -143,7 +143,7 @@ def _refuse_hub_options(spec: DatasetSpec, where: str, path: Path) -> None:
     for option in ("name", "split", "data_files"):
         if getattr(spec, option) is not None:
             raise DistillensError(
-                f"{where}.{option}: {path} is one file, which has no {option}; delete the key"
+                f"{where}.{option}: {path} is a single file, which has no {option}; delete the key"
             )
 
 
@@ -157,11 +157,11 @@ def _load_with_datasets(
             f"{where}.path: found {spec.path!r}, a file format that can run code; expected a file, "
             "a folder, or a data set on the Hub"
         )
-    # Imported here: it takes a second that a plain file should not cost.
+    # Imported here: it takes a second, which a plain file does not need.
     import datasets
 
     data_files = spec.data_files
-    # A single file makes a single split, which `datasets` calls train.
+    # A single file has a single split, which `datasets` calls train.
     split = spec.split or ("train" if data_files or path.is_file() else default_split)
     try:
         if path.is_file():
@@ -195,7 +195,7 @@ def _load_with_datasets(
     except Exception as error:  # whatever a Hub, a network or a file format can raise
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         advice = (
-            f"has it the split {split!r}?"
+            f"does it have the split {split!r}?"
             if path.exists()
             else "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
         )
@@ -209,7 +209,7 @@ def _load_with_datasets(
 def _own_files(builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]] | None:
     """The rows of a split of a local folder whose files can be read without guessing types.
 
-    None: other formats, or a split that only `datasets` knows to cut or to refuse.
+    None for other formats, or for a split that only `datasets` can slice or refuse.
     """
     wanted = _SLICE.fullmatch(split)
     splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}

@@ -1,4 +1,4 @@
-"""What the reading of instruction data asks of its settings; the recipe's sections give it."""
+"""The settings for reading instruction data; sections of a recipe provide them."""
 
 from typing import Protocol
 
@@ -6,18 +6,18 @@ from typing import Protocol
 class DatasetSpec(Protocol):
     """What to read and how.
 
-    Defaults, ranges and descriptions stand in `recipe/schema/data.py`.
+    Defaults, ranges and descriptions are in `recipe/schema/data.py`.
 
     Attributes:
         path: a .jsonl file, a folder, or a name on the Hub.
         name: the configuration of a Hub data set.
         data_files: one file of a Hub repository or folder.
         split: of a Hub data set or folder; None leaves it to the caller.
-        newline: what the rows write for a newline, `<n>` in MiniLLM's ready prompts; None: nothing.
+        newline: what stands for a newline in the rows, `<n>` in MiniLLM's ready prompts; or None.
         template: a name of `eval_harness.shared.text.templates` or a format string; not used by
             rows that bring a ready `prompt`.
-        add_bos_token: what prompts begin with: auto, as the tokenizer begins a text; true, its
-            first token; false, nothing that the template does not bring.
+        add_bos_token: how prompts begin: auto, as the tokenizer begins a text; true, with its first
+            token; false, with what the template has.
         max_length: prompt, response and end token together, in tokens.
         max_prompt_length: in tokens, below `max_length`.
         long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.

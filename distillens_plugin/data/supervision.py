@@ -44,8 +44,8 @@ class Supervised:
     Attributes:
         positions: [N] int64, into the flattened [B * T] grid of hidden states.
         labels: [N] int64, the token that follows each position.
-        count: what sums over positions are divided by; None means N itself. The runner sets it to
-            the number of supervised tokens in the whole accumulation window and over all ranks.
+        count: divides sums over positions; None means N itself. The runner sets it to the number
+            of supervised tokens in the whole accumulation window over all ranks.
     """
 
     positions: Tensor
@@ -94,7 +94,7 @@ def supervised_from_targets(targets: object) -> Supervised:
         return Supervised(*find_supervised(targets))
     found = "none" if targets is None else type(targets).__name__
     raise DistillensError(
-        "the targets of a distillens loss are a [B, T] label tensor with -100 where nothing is "
-        "supervised, or what collate_fn: distillens.collate makes, or labels inside the batch; "
-        f"found {found}"
+        f"the targets of a distillens loss: found {found}, expected a [B, T] label tensor with "
+        "-100 where nothing is supervised, what collate_fn: distillens.collate makes, or labels "
+        "inside the batch"
     )

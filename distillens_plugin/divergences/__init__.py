@@ -1,8 +1,8 @@
 """Divergences between a teacher's and a student's next-token distributions, in nats, per row.
 
-`table` has their names and parameters; `make_divergence` makes an object from a name, which the
-fused walk takes; `functions` has them as plain differentiable functions of two logit tensors.
-`register_divergence` adds one of your own. The names and the table load no torch, the rest does.
+`table` has their names and parameters. `make_divergence` makes an object for the fused walk from a
+name. `functions` has them as plain differentiable functions of two logit tensors.
+`register_divergence` adds one of your own. The names and the table load no torch; the rest does.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""The divergences as plain differentiable functions, a value a row: what fused forms must equal.
+"""The divergences as plain differentiable functions, one value per row: the fused forms' reference.
 
 p is the teacher's distribution, q the student's, both softmax over the last dimension. float64
 logits are computed in float64, everything else in float32. A column that is -inf in either model is
-taken out of both, as an id outside their common vocabulary would be: it adds nothing to the value
-or to a gradient.
+removed from both, like an id outside their common vocabulary: it adds nothing to the value or to a
+gradient.
 
 Legend: N rows, V vocabulary.
 """
@@ -74,8 +74,8 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, *, beta: floa
     """Generalised Jensen-Shannon divergence per row, in nats.
 
     beta KL(p||m) + (1 - beta) KL(q||m) with m = beta p + (1 - beta) q; at most ln 2 at beta 0.5.
-    The formula vanishes towards both ends; by TRL's convention exactly 0 means KL(p||q) and exactly
-    1 means KL(q||p), a jump.
+    The formula vanishes towards both ends; by TRL's convention beta exactly 0 means KL(p||q) and
+    exactly 1 means KL(q||p), which is a jump.
 
     Args:
         teacher_logits, student_logits: [N, V], as `forward_kl`.
@@ -240,8 +240,7 @@ def _log_probs(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, 
     wide = torch.float64 in (teacher_logits.dtype, student_logits.dtype)
     dtype = torch.float64 if wide else torch.float32
     absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
-    # Filled rather than dropped: log p - log q is then exactly 0 there, and its probability exactly
-    # 0.
+    # Filled rather than dropped: log p - log q and the probability are then exactly 0 there.
     log_p = teacher_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
     log_q = student_logits.to(dtype).masked_fill(absent, _ABSENT).log_softmax(-1)
     return log_p.masked_fill(absent, _ABSENT), log_q.masked_fill(absent, _ABSENT)
@@ -261,6 +260,5 @@ def _kl_to_mixture(log_p: Tensor, log_q: Tensor, teacher_share: float) -> tuple[
 
 
 def _not_negative(value: Tensor) -> Tensor:
-    # Rounding can leave -1e-8 where p is close to q; the gradient there is still right, so it
-    # stays.
+    # Rounding can leave -1e-8 where p is close to q; the gradient there is right and stays.
     return value + (value.detach().clamp_min(0) - value.detach())

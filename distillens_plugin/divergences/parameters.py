@@ -1,4 +1,4 @@
-"""The parameters of the divergences: defaults, ranges and meaning, each said here alone.
+"""The parameters of the divergences: defaults, ranges and meaning, each stated only here.
 
 Loads no torch, so that a recipe can be checked without it.
 """
@@ -25,7 +25,7 @@ class Parameter:
 
     @property
     def expected(self) -> str:
-        """What a value must be, as an error says it."""
+        """What a value must be, in the words of an error."""
         if isinstance(self.default, tuple):
             return f"{len(self.default)} numbers, each {self.range}".strip()
         return f"a number {self.range}".strip()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Maker = Callable[..., "Divergence"]
 ParameterValue = float | Sequence[float] | None
 
-# Recipe keys that stand beside a divergence's parameters and mean something else.
+# Recipe keys that stand beside a divergence's parameters and have another meaning.
 RESERVED = frozenset(
     {
         "divergence",
@@ -43,7 +43,7 @@ class Entry:
             `package.module:Name`.
         meaning: a phrase for the documentation.
         parameters: by name.
-        check: for what the ranges cannot say: called like the maker, raises ValueError.
+        check: for what ranges cannot express; called like the maker, raises ValueError.
         aliases: other names.
     """
 
@@ -112,7 +112,7 @@ DIVERGENCES: tuple[str, ...] = tuple(_TABLE)
 
 
 def divergence_names(*, aliases: bool = False) -> tuple[str, ...]:
-    """Every name that is known now, those that were registered included."""
+    """Every name that is known now, including registered ones."""
     if not aliases:
         return tuple(_TABLE)
     return tuple(known for name, entry in _TABLE.items() for known in (name, *entry.aliases))
@@ -143,7 +143,7 @@ def make_divergence(name: str, **parameters: ParameterValue) -> "Divergence":
     Each name reads only its own parameters, so that one set can be kept while the name is changed.
 
     Args:
-        name: one of `divergence_names()`; "fkl+rkl" is another name of "jeffreys".
+        name: one of `divergence_names()`; "fkl+rkl" is another name for "jeffreys".
         parameters: by keyword, None for the default; docs/recipe_keys.md lists them. `beta` of jsd
             and alpha_beta, `alpha` of skew_fkl, skew_rkl and alpha_beta, `coefficients` of
             jeffreys, `head_mass` of akl.
@@ -157,7 +157,7 @@ def make_divergence(name: str, **parameters: ParameterValue) -> "Divergence":
         if not readers(key):
             known = sorted({key for entry in _TABLE.values() for key in entry.parameters})
             raise ValueError(
-                f"{key} is no parameter of a divergence, expected one of {', '.join(known)}"
+                f"{key} is not a parameter of any divergence, expected one of {', '.join(known)}"
                 f"{near_names(key, known)}"
             )
     return entry.make(given)
@@ -182,16 +182,16 @@ def register_divergence(
             `package.module:Name`.
         parameters: defaults and ranges by name.
         meaning: a phrase for the documentation.
-        check: for what ranges cannot say: called like the maker, raises ValueError.
+        check: for what ranges cannot express; called like the maker, raises ValueError.
     Raises:
-        ValueError: the name is taken, or a parameter's name has a meaning already.
+        ValueError: the name is taken, or a parameter's name is a key of the loss terms.
     """
     if not name or not isinstance(name, str):
-        raise ValueError(f"divergence name = {name!r}, expected a text")
+        raise ValueError(f"divergence name = {name!r}, expected a non-empty string")
     taken = next((e for k, e in _TABLE.items() if name == k or name in e.aliases), None)
     if taken is not None and path_of(taken.maker) != path_of(maker):
         raise ValueError(
-            f"the divergence {name!r} is {path_of(taken.maker)} already; expected another name"
+            f"the divergence {name!r} is already {path_of(taken.maker)}; choose another name"
         )
     clash = sorted(RESERVED.intersection(parameters or {}))
     if clash:

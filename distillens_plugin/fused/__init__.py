@@ -1,4 +1,4 @@
-"""The fused lens: losses over the vocabulary from hidden states, without a [R, V] tensor.
+"""The fused lens: vocabulary losses from hidden states, never more than a chunk of rows at once.
 
 `lens_divergence` is the one-group form. `walk` takes all groups of a training step at once: lens
 pairs, the divergence of the final logits, and cross-entropy share one pass and one gradient of the

@@ -33,8 +33,7 @@ class BlockResult(NamedTuple):
 
 
 class Scratch:
-    """A stack of reused buffers; `take` gives the next one, uninitialised, in the shape asked
-    for."""
+    """A stack of reused buffers; `take` gives the next one, uninitialised, in a tensor's shape."""
 
     def __init__(self, num_elements: int, dtype: torch.dtype) -> None:
         self.num_elements = num_elements
@@ -58,12 +57,11 @@ def divergence_block(
     entropies: bool = False,
     check_on_host: bool = True,
 ) -> BlockResult:
-    """Losses and gradient of a divergence for [r, V] logits of both models, which stay as they are.
+    """Losses and gradient of a divergence for [r, V] logits of both models, left unchanged.
 
     Args:
-        check_on_host: look for -inf columns with one test on the host and take them out only then;
-            if not, always mask them (what a GPU, which must not wait for the host, does at no
-            cost).
+        check_on_host: test on the host for -inf columns, and mask them only if there are any;
+            otherwise always mask them, which costs a GPU nothing and spares it a wait.
     """
     if not isinstance(divergence, FusedDivergence):
         return _by_autograd(
@@ -108,7 +106,7 @@ def cross_entropy_block(
 
 
 def _all_finite(logits: Tensor) -> bool:
-    # One -inf makes the sum -inf (or NaN); a sum is the cheapest test there is.
+    # One -inf makes the sum -inf (or NaN); a sum is the cheapest test.
     return math.isfinite(logits.sum().item())
 
 

@@ -19,8 +19,8 @@ class ChunkWalker:
     """The state of one walk: `run` fills it; `loss`, then `result`, read it.
 
     Attributes:
-        unit: what the gradients of `run` are still to be multiplied by. It is 1 in float32, and a
-            power of two in half precision, which keeps small coefficients from vanishing there.
+        unit: factor that the gradients of `run` still need. It is 1 in float32, and a power of two
+            in half precision, which keeps small coefficients from vanishing there.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChunkWalker:
         """Walk once.
 
         Args:
-            wanted: for each row set's rows, the weight and the bias: whether it gets a gradient.
+            wanted: whether each row set's rows, the weight and the bias get a gradient.
         Returns:
             Those gradients in the same order, in self.dtype, None where not wanted.
         """
@@ -116,7 +116,7 @@ class ChunkWalker:
         return total.to(self.dtype)
 
     def result(self, loss: Tensor) -> WalkResult:
-        """The result of the walk, whose loss may have got a graph meanwhile."""
+        """The result of the walk; its loss may have a graph by now."""
         row_losses, mean_entropies = {}, {}
         for row_set in self.row_sets:
             for group, losses, pair in zip(
@@ -201,7 +201,7 @@ class ChunkWalker:
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, *, overwrite: bool) -> None:
-    """target (+)= left @ right, for half-precision factors and a target that is wider."""
+    """target (+)= left @ right, for half-precision factors and a wider target."""
     if overwrite:
         target.zero_()
     if target.device.type == "cuda":

@@ -19,12 +19,12 @@ Block = Callable[..., BlockResult]
 
 
 class CompiledBlock:
-    """A block function that compiles itself on first use, and gives that up if it cannot."""
+    """A block function that compiles itself on first use, or runs uncompiled if that fails."""
 
     def __init__(self, function: Block, name: str) -> None:
         self.name = name
         self.eager = function
-        # Chunks differ in their number of rows, and a new one must not compile anew.
+        # Chunks differ in their number of rows, and a new number must not compile again.
         self.function: Block = torch.compile(function, dynamic=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> BlockResult:
@@ -38,8 +38,8 @@ class CompiledBlock:
             reason = str(error).strip().splitlines()
             warnings.warn(
                 f"the fused lens could not compile {self.name} ({type(error).__name__}: "
-                f"{reason[0] if reason else 'no message'}); running it uncompiled, which is slower "
-                "and gives the same",
+                f"{reason[0] if reason else 'no message'}); it runs uncompiled: slower, with the "
+                "same results",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -32,7 +32,7 @@ class GroupBlocks:
         student, teacher: the heads, for their bias, scale and soft-cap.
         columns: how many of the student's ids are computed; common: how many a divergence reads.
         dtype: of the elementwise arithmetic.
-        chunk_rows: the most rows that come at once.
+        chunk_rows: the largest number of rows at a time.
         compiled: run blocks through torch.compile, a whole segment at a time.
     """
 
@@ -68,7 +68,7 @@ class GroupBlocks:
         bias_gradient: Tensor | None,
         keep_gradient: bool,
     ) -> None:
-        """Rows from `start` on: fill the row set's losses, write the gradient over the products."""
+        """From row `start` on: fills the losses and writes the gradient over the products."""
         for first in range(0, student_products.shape[0], self.block_rows):
             block = slice(first, first + self.block_rows)
             products = student_products[block]
@@ -160,7 +160,7 @@ class GroupBlocks:
         return self.scratch.take(like)
 
     def _logits(self, products: Tensor, head: Head | None) -> Tensor:
-        """The head's logits in self.dtype, over the products where they have that type already."""
+        """The head's logits in self.dtype, written over the products if those have that type."""
         logits = products
         if products.dtype != self.dtype:
             logits = self._take(products).copy_(products)

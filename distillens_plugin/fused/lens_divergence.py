@@ -14,7 +14,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 class _ForwardOnly(torch.autograd.Function):
-    """Row losses as they are; a backward through them is refused rather than silently nothing."""
+    """Row losses, unchanged; a backward through them raises rather than silently doing nothing."""
 
     @staticmethod
     def forward(ctx: Any, losses: Tensor, *leaves: Tensor) -> Tensor:
@@ -70,12 +70,12 @@ class LensDivergence:
     ) -> Tensor:
         """Divergence between the next-token distributions that two models read from hidden states.
 
-        In nats. Never holds more of a [R, V] tensor than a chunk of rows. `lens_divergence.naive`
-        is the same by plain autograd.
+        In nats. Holds logits for never more than a chunk of rows. `lens_divergence.naive` is the
+        same by plain autograd.
 
         Args:
-            student_hidden: [R, D_s], rows of all supervised positions of all layer pairs, already
-                normed.
+            student_hidden: [R, D_s], the rows of all supervised positions of all layer pairs, after
+                the norm.
             student_weight: [V_s, D_s].
             teacher_hidden: [R, D_t]. The teacher gets no gradient.
             teacher_weight: [V_t, D_t]; only the ids that both vocabularies have are compared.
@@ -94,8 +94,8 @@ class LensDivergence:
             0-d (or [R]) float32, float64 for float64 weights.
         Raises:
             ValueError: shapes that do not fit, or a parameter out of range.
-            RuntimeError: in the backward of reduction "none", in a second backward without
-                retain_graph=True in the first, and in a double backward.
+            RuntimeError: in the backward of reduction "none", in a second backward after a first
+                without retain_graph=True, and in a double backward.
         """
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction = {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")

@@ -1,4 +1,4 @@
-"""What a walk is made of: heads, groups of rows, and what comes back.
+"""The parts of a walk: heads, groups of rows, and the result.
 
 Legend: R rows of a group, D width, V vocabulary.
 """
@@ -170,9 +170,7 @@ def check_groups(groups: list[Group], student: Head, teacher: Head | None) -> No
         raise ValueError("a walk needs at least one group")
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
-        raise ValueError(
-            f"group names {names} repeat; each value is returned under its group's name"
-        )
+        raise ValueError(f"group names {names} repeat; give each group its own name")
     for group in groups:
         _check_width(group.name, "student", group.student_rows, student)
         if group.is_cross_entropy:
@@ -183,7 +181,7 @@ def check_groups(groups: list[Group], student: Head, teacher: Head | None) -> No
             )
         assert (
             group.teacher_rows is not None
-        )  # __post_init__ saw to it; this tells the type checker
+        )  # __post_init__ has checked it; this is for the type checker
         _check_width(group.name, "teacher", group.teacher_rows, teacher)
 
 

@@ -1,7 +1,7 @@
-"""How the rows of all groups are laid out in one walk, and cut into chunks.
+"""How the rows of all groups are laid out in one walk, and split into chunks.
 
-Groups that share a `student_rows` object form one row set. Row sets are laid end to end and chunks
-are cut over the whole, so that a few rows a layer do not make small matrix products.
+Groups that share a `student_rows` object form one row set. Row sets are laid end to end and split
+into chunks as a whole, so that few rows per layer do not mean small matrix products.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from distillens_plugin.fused.parts import Group
 
-# Chunks of 256 rows; 512 is alike, 128 and 64 are clearly slower, since every chunk reads and
+# Chunks of 256 rows; 512 is as fast, 128 and 64 are clearly slower, since every chunk reads and
 # writes all of grad_W (docs/fused.md).
 _CHUNK_ELEMENTS_CPU = 256 * 50304
-# A GPU wants larger products and has the memory: 256 MB of float32 logits a model.
+# A GPU wants larger products and has the memory: 256 MB of float32 logits per model.
 _CHUNK_ELEMENTS_GPU = 64 * 2**20
 _CHUNK_ROWS = (256, 4096)
 
@@ -32,8 +32,8 @@ class RowSet:
         losses: per group, [R], filled by the walk; entropies: per group, (student, teacher) [R].
         scale: [R], the coefficient of a row's stored gradient in the loss.
         folded: [R], what the stored gradient is multiplied by; None is 1.
-        shares: per group, [R], its part in the stored gradient; None where there is one group only.
-        gradient: [R, D_s] towards the rows, filled by the walk where asked for.
+        shares: per group, [R], its part in the stored gradient; None if there is only one group.
+        gradient: [R, D_s] towards the rows, filled by the walk if wanted.
     """
 
     rows: Tensor
@@ -110,7 +110,7 @@ def row_sets_of(groups: list[Group]) -> list[RowSet]:
 
 
 def chunks_of(row_sets: list[RowSet], chunk_rows: int) -> Iterator[list[Segment]]:
-    """Cut the row sets, laid end to end, into even chunks of at most `chunk_rows` rows."""
+    """Split the row sets, laid end to end, into even chunks of at most `chunk_rows` rows."""
     total = sum(row_set.rows.shape[0] for row_set in row_sets)
     if total == 0:
         return
@@ -132,7 +132,7 @@ def chunks_of(row_sets: list[RowSet], chunk_rows: int) -> Iterator[list[Segment]
 
 
 def default_chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows a chunk for this vocabulary on this device."""
+    """Rows per chunk for this vocabulary on this device."""
     elements = _CHUNK_ELEMENTS_CPU if device.type == "cpu" else _CHUNK_ELEMENTS_GPU
     least, most = _CHUNK_ROWS
     return max(least, min(most, elements // max(1, vocab_size)))

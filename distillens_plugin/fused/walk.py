@@ -1,10 +1,10 @@
-"""The fused walk: losses over the vocabulary and their gradients, without a [R, V] tensor.
+"""The fused walk: vocabulary losses and gradients, never more than a chunk of rows at once.
 
-Chunk by chunk over the rows of all groups: the student's and the teacher's matrix product into
-reused buffers; losses and the gradient towards the student's logits, block by block, written over
-the logits (blocks.py); then from that gradient the chunk's part of the gradients towards rows,
-weight and bias. The backward pass only scales them. docs/fused.md has the measurements behind each
-choice.
+It goes over the rows of all groups chunk by chunk. The student's and the teacher's matrix products
+go into reused buffers. Losses and the gradient towards the student's logits are computed block by
+block and written over the logits (blocks.py). That gradient gives the chunk's part of the gradients
+towards rows, weight and bias. The backward pass only scales them. docs/fused.md has the
+measurements behind each choice.
 
 Legend: R rows, D width, V vocabulary.
 """
@@ -50,7 +50,7 @@ def walk(
         entropies: also return mean entropies.
         compile_blocks: run the elementwise passes through torch.compile; None does on CUDA.
     Returns:
-        WalkResult; nothing in it was brought to the host.
+        WalkResult; no value in it was copied to the host.
     Raises:
         ValueError: groups and heads that do not fit together, chunk_rows < 1, labels outside [0,
             V_s).
@@ -89,7 +89,7 @@ def walk(
 
 
 class _Walk(torch.autograd.Function):
-    """Runs the walk in forward, gradients included; backward hands them over, scaled."""
+    """Runs the walk in forward, gradients included; backward returns them, scaled."""
 
     @staticmethod
     def forward(
@@ -106,8 +106,8 @@ class _Walk(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "the fused lens handed its gradients over in the first backward and kept no copy; "
-                "call backward(retain_graph=True) the first time, or call the loss again"
+                "the fused lens gave its gradients to the first backward and kept no copy; call "
+                "backward(retain_graph=True) the first time, or compute the loss again"
             )
         factor = grad_output * ctx.unit
         if _graph_is_kept():

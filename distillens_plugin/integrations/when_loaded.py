@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def when_loaded(name: str, action: Callable[[], None]) -> None:
-    """Runs an action once: now where the module is loaded already, else right after it is.
+    """Runs an action once: now if the module is already loaded, else right after its import.
 
     Args:
         name: of a top-level module written in Python.
-        action: what it raises, the import raises.
+        action: whatever it raises, the import raises.
     """
     if sys.modules.get(name) is not None:
         action()
@@ -28,7 +28,7 @@ def when_loaded(name: str, action: Callable[[], None]) -> None:
 
 
 def before_loading(name: str, action: Callable[[], None]) -> None:
-    """Runs an action once, right before the module is loaded; never where it is loaded already.
+    """Runs an action once, right before the module is loaded; never if it is already loaded.
 
     Args:
         name, action: as of `when_loaded`.
@@ -62,7 +62,7 @@ class _Finder:
         others = sys.meta_path[sys.meta_path.index(self) + 1 :]
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
-        # Finding is not loading: somebody may only want to know whether it is installed.
+        # Finding is not loading: the caller may only ask whether it is installed.
         if spec is not None and spec.loader is not None:
             self._add_actions(spec.loader)
         return spec

@@ -1,1 +1,1 @@
-"""Teachers, students and their tokenizers: loaded, adapted, sampled from."""
+"""Teachers, students and their tokenizers: loading, adapting and sampling."""

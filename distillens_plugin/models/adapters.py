@@ -1,4 +1,4 @@
-"""peft adapters: those that are trained, and those that come with a model and are merged in."""
+"""peft adapters: those being trained, and those that come with a model and are merged in."""
 
 import os
 import re
@@ -54,10 +54,10 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, where: str) -> "PeftModel":
 
 
 def name_base(model: "PeftModel", spec: StudentSpec) -> None:
-    """Lets the trained adapter name the weights that it belongs to, or none.
+    """Records in the trained adapter the weights that it belongs to, if they have a name.
 
     An adapter on top of another, or on a student without weights of its own, belongs to weights
-    that are nowhere but in the merged model.
+    that exist only in the merged model.
 
     Args:
         model: as trained.
@@ -78,7 +78,7 @@ def merge_adapter(model: PreTrainedModel, spec: ModelSpec, *, where: str) -> Pre
     """The model with the adapter that its section names merged in; trainable as it was before.
 
     Raises:
-        DistillensError: the adapter is not there, belongs to another model, or cannot be merged.
+        DistillensError: the adapter is missing, belongs to another model, or cannot be merged.
     """
     peft = import_peft()
     before = {
@@ -86,7 +86,7 @@ def merge_adapter(model: PreTrainedModel, spec: ModelSpec, *, where: str) -> Pre
         for name, parameter in model.named_parameters(remove_duplicate=False)
     }
     here = f"{where}.adapter"
-    assert spec.adapter is not None  # the caller has looked
+    assert spec.adapter is not None  # the caller has checked
     try:
         if os.path.isdir(spec.adapter):
             check_adapter_fits(Path(spec.adapter), None)
@@ -101,10 +101,10 @@ def merge_adapter(model: PreTrainedModel, spec: ModelSpec, *, where: str) -> Pre
         plain = merge(adapted)
     except DistillensError as error:
         raise DistillensError(f"{here}: {spec.adapter!r}: {error}") from error
-    except Exception as error:  # whatever peft raises at files that are not as it wrote them
+    except Exception as error:  # whatever peft raises on damaged files
         raise DistillensError(
             f"{here}: cannot load {spec.adapter!r} ({first_line(error)}); expected a folder or a "
-            "Hub name with adapter_config.json, of an adapter of this model"
+            "Hub name of an adapter for this model, with adapter_config.json"
         ) from error
     for name, parameter in plain.named_parameters(remove_duplicate=False):
         # peft freezes the base, and computes in float32.
@@ -147,5 +147,5 @@ def import_peft() -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something."""
+    """The first line of an exception's text that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

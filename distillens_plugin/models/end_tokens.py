@@ -13,10 +13,10 @@ from distillens_plugin.models.generation_settings import valid_settings
 def end_token_ids(
     tokenizer: PreTrainedTokenizerBase, *datasets: InstructionDataset | None
 ) -> tuple[int, ...]:
-    """The tokenizer's end token and what else the data sets end a response with, each once.
+    """The tokenizer's end token and any others that end a response in the data sets, each once.
 
-    The model's own files may name others (a base model under its chat version's tokenizer): they
-    are not what was taught.
+    The model's own files may name others (a base model under its chat version's tokenizer): those
+    are not in the training data.
 
     Args:
         datasets: None is left out.
@@ -30,7 +30,7 @@ def end_token_ids(
 def set_special_tokens(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, end_ids: tuple[int, ...] | None = None
 ) -> None:
-    """Gives configuration and generation settings the tokens that end and pad what is trained.
+    """Sets the training data's end and padding tokens in configuration and generation settings.
 
     Generation settings that could then not be saved are left out: see `valid_settings`.
 

@@ -1,8 +1,8 @@
 """Answers of a model that is being trained, through transformers' generate.
 
-They depend on weights, prompts and what is asked for here, on nothing that the model's own
-generation_config.json says: a penalty or a cutoff there would sample another distribution, and
-another end token there would let answers run on behind the one that training teaches.
+They depend only on weights, prompts and the settings given here, never on the model's own
+generation_config.json: a penalty or a cutoff there would sample another distribution, and another
+end token would let answers run past the one that is trained.
 
 Legend: B rows, V vocabulary.
 """
@@ -28,12 +28,12 @@ class Decoding:
 
     Attributes:
         end_ids: tokens that end an answer.
-        pad_id: stands beside prompts of unlike length; any id of the vocabulary.
+        pad_id: pads shorter prompts; any id of the vocabulary.
         max_new_tokens: longest answer; None leaves it to `max_length`.
         max_length: longest prompt and answer together; None is the model's positions.
-        num_ids: ids from here up belong to no token and are never chosen; None forbids none.
+        num_ids: ids from here up belong to no token and are never chosen; None allows all.
         temperature: 0 is greedy.
-        top_p: share of the probability that is sampled from; 1 is all.
+        top_p: share of the probability mass to sample from; 1 is all.
     """
 
     end_ids: tuple[int, ...]
@@ -49,7 +49,7 @@ class Decoding:
 def generating(model: nn.Module) -> Iterator[Any]:
     """The plain transformers model in eval mode, without its own generation settings.
 
-    `generate` fills what a call leaves open from those settings; modes and settings are put back.
+    `generate` would use those settings where a call sets nothing; modes and settings are restored.
     """
     plain: Any = plain_model(model)
     own = plain.generation_config
@@ -62,7 +62,7 @@ def generating(model: nn.Module) -> Iterator[Any]:
 
 
 def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -> list[list[int]]:
-    """An answer for each prompt, up to and with its end token where it has one.
+    """An answer for each prompt, up to and including its end token if it has one.
 
     Rows of one call share the room that the longest prompt leaves. Sampling draws from torch's
     global generators.
@@ -71,7 +71,7 @@ def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -
         model: the (wrapped) model; its mode and settings stay as they are.
         prompts: token ids, at least one each (`begin`).
     Raises:
-        RunFailure: the model's logits are not numbers.
+        RunFailure: the model's logits are not finite.
     """
     with generating(model) as plain:
         limits = [n for n in (decoding.max_length, num_positions(plain.config)) if n is not None]
@@ -86,7 +86,7 @@ def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -
 
 
 def begin(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The prompt; where it is empty, the tokenizer's first or end token, as eval_harness begins."""
+    """The prompt; if empty, the tokenizer's first or end token, as in eval_harness."""
     if prompt_ids:
         return prompt_ids
     first = tokenizer.bos_token_id
@@ -112,7 +112,7 @@ def num_unembedded(model: nn.Module) -> int:
 
 
 def until_end(answer_ids: list[int], end_ids: Sequence[int]) -> list[int]:
-    """Up to and with the first end token."""
+    """Up to and including the first end token."""
     for place, token in enumerate(answer_ids):
         if token in end_ids:
             return answer_ids[: place + 1]

@@ -1,8 +1,8 @@
-"""generation_config.json as it is published, made such that it can be saved again."""
+"""A published generation_config.json, changed so that it can be saved again."""
 
 from transformers import GenerationConfig
 
-# Others are judged by these, so they are taken first.
+# The validity of others depends on these, so they come first.
 _SWITCHES = (
     "do_sample",
     "num_beams",
@@ -14,10 +14,10 @@ _SWITCHES = (
 
 
 def valid_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
-    """The settings without those that transformers refuses to save, and the names of these.
+    """The settings without those that transformers refuses to save, and the names of the latter.
 
-    Published files often have a temperature without do_sample: generate ignores it, but saving is
-    strict as soon as a setting (the padding token) has changed. What is left out had no effect.
+    Published files often have a temperature without do_sample. generate ignores it, but saving is
+    strict once a setting (the padding token) has changed. The settings left out had no effect.
     """
     if _is_valid(settings):
         return settings, []

@@ -1,4 +1,4 @@
-"""What the Hub can tell before weights are fetched, without long waits if it does not answer."""
+"""What the Hub knows before weights are fetched, without long waits if it does not answer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ _MAX_CONFIG_BYTES = 10_000_000
 
 
 class UnreachableError(Exception):
-    """Something is not here and cannot be fetched now; the text says why."""
+    """Something is not here and cannot be fetched now; the message says why."""
 
 
 def is_path(name: str) -> bool:
@@ -52,7 +52,8 @@ class Hub:
             HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_TIMEOUT_S)
         except RevisionNotFoundError as error:
             raise DistillensError(
-                f"{where}: {name} on the Hub has no revision {revision!r}; delete it for the newest"
+                f"{where}: {name} on the Hub has no revision {revision!r}; delete the key to use "
+                "the newest"
             ) from error
         except (RepositoryNotFoundError, HFValidationError) as error:
             raise DistillensError(
@@ -70,7 +71,7 @@ class Hub:
         """A model's config.json, from the local cache or the Hub, read without transformers.
 
         Returns:
-            None where only `config` can tell more.
+            None if only `config` can find out.
         Raises:
             DistillensError: there is no such model.
             UnreachableError: not in the cache, and the Hub does not answer.
@@ -79,7 +80,7 @@ class Hub:
         from huggingface_hub.errors import HFValidationError
 
         name, revision = spec.name_or_path, spec.revision
-        assert name is not None  # the caller has looked
+        assert name is not None  # the caller has checked
         try:
             file = try_to_load_from_cache(name, "config.json", revision=revision)
         except HFValidationError:
@@ -88,7 +89,7 @@ class Hub:
             self.require("model", name, revision, where)
             try:
                 file = hf_hub_download(name, "config.json", revision=revision)
-            except Exception:  # whatever it is, `config` meets it again and says it
+            except Exception:  # whatever it is, `config` meets it again and reports it
                 return None
         try:
             return read_json_object(Path(file), max_bytes=_MAX_CONFIG_BYTES)
@@ -106,12 +107,12 @@ class Hub:
         """
         from transformers import AutoConfig
 
-        assert spec.name_or_path is not None  # the caller has looked
+        assert spec.name_or_path is not None  # the caller has checked
         options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
         try:
             return AutoConfig.from_pretrained(spec.name_or_path, local_files_only=True, **options)
         except (OSError, ValueError):
-            # transformers retries for half a minute where nothing answers, so ask first.
+            # transformers retries for half a minute if nothing answers, so ask first.
             self.require("model", spec.name_or_path, spec.revision, where)
         except Exception as error:  # config classes validate with exceptions of their own
             raise DistillensError(f"{where}: {_reason(error)}") from error

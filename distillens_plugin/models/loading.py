@@ -48,7 +48,10 @@ def load_student(
         if spec.init.teacher is not None:
             source = load_pretrained(spec.cut_source, where=f"{where}.init.teacher")
         if source is None:
-            raise DistillensError(f"{where}.init.from_teacher_layers: there is no teacher_model")
+            raise DistillensError(
+                f"{where}.init.from_teacher_layers: there is no teacher_model; add it, or name the "
+                "model to cut from in init.teacher"
+            )
         model = cut_from_teacher(
             source,
             spec.init.from_teacher_layers,
@@ -70,7 +73,7 @@ def load_student(
 def _from_config(
     spec: StudentSpec, tokenizer: PreTrainedTokenizerBase, *, where: str
 ) -> PreTrainedModel:
-    assert spec.init is not None  # the caller has looked
+    assert spec.init is not None  # the caller has checked
     assert spec.init.config is not None
     settings = {
         "vocab_size": len(tokenizer),
@@ -148,11 +151,11 @@ def _shallower(config: PretrainedConfig, layers: list[int]) -> dict[str, Any]:
         else value
         for key, value in config.to_dict().items()
     }
-    # GPT-2 and its like have a name of their own for it.
+    # GPT-2 and similar models have their own name for it.
     cut[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
     return cut
 
 
 def num_parameters(model: PreTrainedModel, *, trainable: bool = False) -> int:
-    """Parameters of a model, tied ones once."""
+    """Number of parameters of a model, tied ones counted once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

@@ -1,7 +1,7 @@
-"""Adapters folded into the weights they adapt, and a check that the model is still the same.
+"""Adapters merged into the weights they adapt, and a check that the model is still the same.
 
-An adapter on one of two tied modules (an unembedding that is the embedding) cannot be folded into
-the weight that both share: the other one would change as well. Such a model is untied first.
+An adapter on one of two tied modules (an unembedding that is the embedding) cannot be merged into
+the weight that both share: the other module would change as well. Such a model is untied first.
 """
 
 import copy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def merged(model: "PreTrainedModel | PeftModel") -> PreTrainedModel:
-    """A plain transformers model with LoRA folded in; the model itself where it has none.
+    """A plain transformers model with LoRA merged in; the model itself if it has none.
 
     Raises:
         DistillensError: as `merge` does.
@@ -32,18 +32,18 @@ def merged(model: "PreTrainedModel | PeftModel") -> PreTrainedModel:
 
 
 def merge(model: "PeftModel") -> PreTrainedModel:
-    """Folds a PeftModel's adapter into its weights, in place; returns the plain model.
+    """Merges a PeftModel's adapter into its weights, in place; returns the plain model.
 
-    Where the adapter is on one of two tied modules, the two are untied, and the config says so.
+    If the adapter is on one of two tied modules, the two are untied, and the config says so.
 
     Raises:
-        DistillensError: the adapter cannot be folded in, or the model's logits change by it.
+        DistillensError: the adapter cannot be merged, or merging changes the model's logits.
     """
     if not hasattr(model.base_model, "merge_and_unload"):
         kind = getattr(model.active_peft_config.peft_type, "value", "?")
         raise DistillensError(
-            f"an adapter of the type {kind} is not part of the weights, so it cannot be merged in; "
-            "expected one such as LORA"
+            f"an adapter of the type {kind} is not part of the weights, so it cannot be merged; "
+            "expected a type such as LORA"
         )
     expected = _logits(plain_model(model))
     _untie_adapted(model)
@@ -64,7 +64,7 @@ def merge(model: "PeftModel") -> PreTrainedModel:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft warns of tied weights at length; here they are untied."""
+    """Silences peft's warnings about tied weights, which are untied here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
@@ -80,7 +80,7 @@ def is_tied(model: nn.Module) -> bool:
 
 
 def _untie_adapted(model: nn.Module) -> None:
-    """Gives each adapted module a weight of its own where others share it."""
+    """Gives each adapted module its own weight if others share it."""
     holders: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

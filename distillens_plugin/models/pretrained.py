@@ -1,7 +1,7 @@
-"""Weights that exist already: a causal LM from a folder or the Hub.
+"""Existing weights: a causal LM from a folder or the Hub.
 
-Files are checked before they are loaded, so that a broken one is named, and what does not belong
-together is refused.
+Files are checked before they are loaded, so that errors name a broken file, and files that do not
+belong together are refused.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def load_pretrained(spec: TeacherSpec | StudentSpec, *, where: str) -> PreTraine
             the weights; names the file.
     """
     name = spec.name_or_path
-    assert name is not None  # the caller has looked
+    assert name is not None  # the caller has checked
     key = f"{where}.name_or_path"
     folder = _folder(name, spec.revision, key)
     check_folder(folder, trusted=spec.trust_remote_code, flag=RECIPE_FLAG)
@@ -51,7 +51,7 @@ def load_pretrained(spec: TeacherSpec | StudentSpec, *, where: str) -> PreTraine
         check_loaded(model, report, folder)
     except DistillensError as error:
         raise DistillensError(f"{key}: cannot load {name!r}: {error}") from error
-    # A model of the Hub goes by its name, not by the place of its copy on this machine.
+    # A model of the Hub keeps its name rather than the path of its local copy.
     model.name_or_path = model.config.name_or_path = name
     return model
 

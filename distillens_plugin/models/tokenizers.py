@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NUM_NAMED = 3
-# What tokenizer.json alone makes; AutoTokenizer gives this class for both names.
+# Classes that need only tokenizer.json; AutoTokenizer gives the same class for both names.
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _MAX_CONFIG_BYTES = 20_000_000
 
@@ -21,7 +21,7 @@ _MAX_CONFIG_BYTES = 20_000_000
 def load_tokenizer(
     path: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """A tokenizer that can end and pad a text; the pad token is the end token where there is none.
+    """A tokenizer that can end and pad a text; a missing pad token becomes the end token.
 
     Args:
         path: a folder that `save_pretrained` wrote, or a model's name on the Hub.
@@ -46,10 +46,10 @@ def load_tokenizer(
             f"tokenizer {path!r} cannot be loaded: {reason.strip()}; expected a folder with "
             "tokenizer.json, or a model on the Hub that can be reached"
         ) from error
-    # transformers gives an empty tokenizer, silently, for some folders whose files it doesn't know.
+    # For some folders with unknown files, transformers silently gives an empty tokenizer.
     if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
         raise DistillensError(
-            f"tokenizer {path!r} gives no tokens for a text; is tokenizer.json missing?"
+            f"tokenizer {path!r} finds no tokens in a text; is tokenizer.json missing?"
         )
     if tokenizer.eos_token_id is None:
         raise DistillensError(
@@ -82,7 +82,7 @@ def _needs_torch(path: str) -> bool:
 def beginnings_differ(
     teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase"
 ) -> list[str]:
-    """A warning where the two tokenizers begin a text differently; the student's makes the data."""
+    """A warning if the two tokenizers begin a text differently; the data uses the student's."""
     ids = [TextEncoder(tokenizer).prefix_ids for tokenizer in (teacher, student)]
     if ids[0] == ids[1]:
         return []
@@ -102,7 +102,7 @@ def check_vocabularies(
     """Refuses tokenizers that give one id to different tokens.
 
     Ids that only one of them has (added tokens) are fine, and so are models whose embedding is
-    padded beyond the vocabulary: only the common ids are compared, and only they are distilled.
+    padded beyond the vocabulary: only the common ids are compared and distilled.
 
     Args:
         teacher: the teacher's tokenizer.

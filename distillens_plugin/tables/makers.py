@@ -1,4 +1,4 @@
-"""Makers by dotted path, so that a table can name what would load torch."""
+"""Makers by dotted path, so that a table can name something that loads torch without loading it."""
 
 from importlib import import_module
 from typing import Any

@@ -1,4 +1,4 @@
-"""The epochs of a run: steps, the log, and what is done when an epoch ends."""
+"""The epochs of a run: steps, the log, and what happens at the end of an epoch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class AtEpochEnd:
-    """What is done when an epoch ends, in this order.
+    """What happens at the end of an epoch, in this order.
 
     Attributes:
-        validate: returns scores by name; None where there is no validation data, and then every
-            save is `best` as well.
-        keep: called before saving, so that a save that is killed is done again from what was kept;
-            None: the run cannot be resumed.
-        save: called with `last`, and with `best` where the score improved.
+        validate: returns scores by name; None without validation data, and then every save is
+            `best` as well.
+        keep: called before saving, so that an interrupted save is repeated from the kept state;
+            None means that the run cannot be resumed.
+        save: called with `last`, and with `best` if the score improved.
         score_name: of the score that decides `best`.
     """
 
@@ -119,8 +119,8 @@ class Epochs:
                 break
         if trainer.step_number == step_before:
             raise RunFailure(
-                f"epoch {self.epoch + 1}: the data loader gave no batch, so that nothing can be "
-                "trained; look at its sampler, batch_size and drop_last"
+                f"epoch {self.epoch + 1}: the data loader gave no batch, so nothing can be "
+                "trained; check its sampler, batch_size and drop_last"
             )
         box.post_epoch_process()
 

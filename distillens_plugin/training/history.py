@@ -1,4 +1,4 @@
-"""What a run leaves behind for its summary, and which of its models is the best."""
+"""What a run records for its summary, and which of its models is the best."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""How much memory the run took at most."""
+"""The run's peak memory."""
 
 import resource
 import sys

@@ -23,7 +23,7 @@ from eval_harness.errors import RunFailure
 
 @dataclass
 class StepResult:
-    """What one optimiser step was made of, over all batches of its window and all ranks.
+    """The numbers of one optimiser step, over all batches of its window and all ranks.
 
     Attributes:
         loss: total loss, normalised by the window's supervised tokens.
@@ -107,7 +107,7 @@ class Trainer:
         found = "; ".join(gather_object(bad))
         raise RunFailure(
             f"step {self.step_number + 1}: the loss is not finite: {found}; the optimiser did not "
-            "step and the last checkpoint is intact; lower the learning rate or look at these rows"
+            "step and the last checkpoint is intact; lower the learning rate or check these rows"
         )
 
     def _clip(self) -> float | None:

@@ -27,7 +27,7 @@ def validation_loss(
 ) -> float:
     """Negative log-likelihood per supervised token over the whole data set, in nats.
 
-    Batches hold rows of like length and are dealt out over the ranks; every row counts once.
+    Batches hold rows of similar length and are dealt out over the ranks; every row counts once.
 
     Raises:
         RunFailure: it is NaN or infinite; names the rows of the first such batches.
@@ -100,7 +100,7 @@ def validation_rouge(
     accelerator: Accelerator,
     batch_size: int = 32,
 ) -> float:
-    """Mean ROUGE-L (x 100) of one sampled answer a row, temperature 1, as the paper picks `best`.
+    """Mean ROUGE-L (x 100) of one sampled answer per row, temperature 1, as the paper picks `best`.
 
     Each batch has a seed of its own, so the score does not depend on the number of processes.
     """
@@ -142,7 +142,7 @@ def _decoding(
 
 
 def _text(answer_ids: list[int], decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Without its end token, which need not be one that the tokenizer leaves out."""
+    """Without its end token, which the tokenizer may not leave out itself."""
     if answer_ids[-1:] and answer_ids[-1] in decoding.end_ids:
         answer_ids = answer_ids[:-1]
     return str(tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()

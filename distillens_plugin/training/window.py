@@ -29,7 +29,7 @@ class Window:
 
 
 def windows(loader: Iterable[Batch], size: int, accelerator: Accelerator) -> Iterator[Window]:
-    """Groups a loader's batches by `size`; what is left at the end is a smaller window."""
+    """Groups a loader's batches by `size`; the rest at the end is a smaller window."""
     pending: list[Batch] = []
     for pair in loader:
         pending.append(pair)

@@ -114,7 +114,7 @@ def test_a_rows_own_padding_is_left_out_by_its_mask(side):
         ([plain([1], [1], id="x", attention_mask=[1, 1])], "row 'x' has 1 input_ids and an atten"),
         ([{"input_ids": [1, 2]}], "row '0' has no labels; its columns are input_ids"),
         ([{"text": "a", "id": "q"}], "row 'q' has no input_ids"),
-        ([plain([1, "a"], [1, 2])], "row '0': its input_ids are no list of integers"),
+        ([plain([1, "a"], [1, 2])], "row '0': its input_ids are not a list of integers"),
         ([plain([1.5, 2], [1, 2])], "its input_ids have shape \\[2\\] and type float32"),
         ([plain([[1, 2]], [[1, 2]])], "its input_ids have shape \\[1, 2\\]"),
         (["a text"], "row 0 of the batch is str"),

@@ -90,7 +90,7 @@ def test_a_special_token_in_a_row_is_text_and_counted(load):
         template="chat",
     )
     assert (data.counts.as_text, data.counts.special) == (3, 0)
-    assert "3 rows hold what looks like special tokens, tokenised as text" in data.describe()
+    assert "3 rows hold text that looks like special tokens, tokenised as text" in data.describe()
     start = tokenizer.convert_tokens_to_ids(SIGNS)[0]
     for kept in data.rows:
         assert kept.prompt_ids.count(start) == 2

@@ -283,7 +283,7 @@ def test_a_folder_is_read_through_datasets(tmp_path, tokenizer, monkeypatch):
     assert [kept.id for kept in load_examples(sliced, tokenizer, where="d").rows] == ["w"]
     one_file = spec.model_copy(update={"data_files": "validation.jsonl"})
     assert [raw.id for raw in read_rows(one_file, where="d")] == ["v", "w"]
-    with pytest.raises(DistillensError, match="has it the split 'test'"):
+    with pytest.raises(DistillensError, match="does it have the split 'test'"):
         list(read_rows(spec.model_copy(update={"split": "test"}), where="d"))
 
 

@@ -104,7 +104,7 @@ def test_slices_and_splits_of_a_folder_of_csv_files(tmp_path):
         rows = rows_of(folder, split=split)
         assert [row.instruction for row in rows] == [f"train {number}" for number in numbers]
     assert rows_of(folder, split="validation", num_rows=1)[0].instruction == "validation 0"
-    with pytest.raises(DistillensError, match="has it the split 'test'"):
+    with pytest.raises(DistillensError, match="does it have the split 'test'"):
         rows_of(folder, split="test")
 
 

@@ -119,7 +119,7 @@ def test_seqkd_without_generated_answers_is_refused_with_the_command_to_make_the
     recipe = load_recipe(path, [student], fragments=[SEQKD])
     with pytest.raises(DistillensError) as caught:
         validate_without_weights(recipe)
-    assert "train.jsonl:1 is no generated answer" in str(caught.value)
+    assert "train.jsonl:1 is not a generated answer" in str(caught.value)
     assert "distillens generate RECIPE --output FILE.jsonl" in str(caught.value)
     hub = load_recipe(path, [student, "datasets.train.path=some/data"], fragments=[SEQKD])
     with pytest.raises(DistillensError, match=r"found 'some/data'; make them with"):
@@ -129,7 +129,7 @@ def test_seqkd_without_generated_answers_is_refused_with_the_command_to_make_the
 def test_answers_that_reached_the_limit_are_left_out(tmp_path):
     recipe = load_recipe(tiny_recipe(tmp_path), ROWS)
     how = Generation("hf", {"device": "cpu"}, {"max_gen_toks": 1})
-    with pytest.raises(RunFailure, match="not one of 4 prompts has a finished answer"):
+    with pytest.raises(RunFailure, match="none of 4 prompts has a finished answer"):
         generate(recipe, tmp_path / "a.jsonl", how)
     assert not (tmp_path / "a.jsonl").exists()
 
@@ -169,5 +169,5 @@ def test_mistakes_are_refused_before_anything_is_loaded(tmp_path):
         [f"models.student_model.tokenizer={tmp_path / 'teacher'}"],
         fragments=[REPO / "recipes" / "methods" / "sft.yaml"],
     )
-    with pytest.raises(DistillensError, match="there is no teacher to answer"):
+    with pytest.raises(DistillensError, match="found no teacher_model to answer"):
         generate(sft, tmp_path / "a.jsonl", Generation())

@@ -219,7 +219,7 @@ def test_registering_a_divergence():
     assert make_divergence("test_half", share=0.25, beta=0.1).share == 0.25
     with pytest.raises(ValueError, match=r"share = 2, expected a number from 0 to 1"):
         make_divergence("test_half", share=2)
-    with pytest.raises(ValueError, match=r"sharp is no parameter of a divergence.*'share'"):
+    with pytest.raises(ValueError, match=r"sharp is not a parameter of any divergence.*'share'"):
         make_divergence("test_half", sharp=1)
     with pytest.raises(ValueError, match=r"'jsd' is distillens_plugin.* already"):
         register_divergence("jsd", Half)
@@ -227,5 +227,5 @@ def test_registering_a_divergence():
         register_divergence("fkl+rkl", Half)
     with pytest.raises(ValueError, match="'temperature', which is a key of the loss terms"):
         register_divergence("hot", Half, parameters={"temperature": Parameter(1.0, Range(0))})
-    with pytest.raises(ValueError, match="expected a text"):
+    with pytest.raises(ValueError, match="expected a non-empty string"):
         register_divergence("", Half)

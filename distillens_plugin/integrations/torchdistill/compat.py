@@ -1,4 +1,4 @@
-"""Shims for faults in what we build on, each with the condition under which it can go."""
+"""Shims for faults in what we build on; each states when it can be removed."""
 
 from accelerate.state import AcceleratorState
 

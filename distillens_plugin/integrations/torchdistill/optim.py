@@ -16,9 +16,8 @@ def adamw(
     """AdamW whose weight decay leaves out biases and norms: every parameter with fewer than 2 axes.
 
     Args:
-        module: what to train; needs `filters_params: false` in torchdistill's optimizer section,
-        since
-            parameters filtered by torchdistill come as one list.
+        module: what to train. torchdistill's optimizer section needs `filters_params: false`, since
+            torchdistill's filter gives one list of parameters instead of a module.
         lr, weight_decay, kwargs: of torch.optim.AdamW.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]

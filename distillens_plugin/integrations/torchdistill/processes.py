@@ -1,4 +1,4 @@
-"""What torchdistill's boxes call around an epoch and a batch, with their faults mended.
+"""What torchdistill's boxes call around an epoch and a batch, with their faults fixed.
 
 `default_post_forward_process` divides the loss in place, drops the last partial accumulation window
 and clips without accelerate; the default pre-epoch process leaves a teacher in train mode.
@@ -22,8 +22,8 @@ class StepReport:
 
 
 def pre_epoch(self: Box, epoch: int | None = None, **kwargs: object) -> None:
-    """`pre_epoch_process: distillens.pre_epoch`: student in train mode, teacher in eval mode, new
-    order; parameters of the loss join the optimizer.
+    """`pre_epoch_process: distillens.pre_epoch`: student in train mode, teacher in eval mode, a new
+    order of batches; parameters of the loss join the optimizer.
 
     Args:
         epoch: number of the epoch, which decides the order of the batches.
@@ -43,10 +43,10 @@ def pre_epoch(self: Box, epoch: int | None = None, **kwargs: object) -> None:
 
 
 def set_epoch(loader: Loader, epoch: int) -> None:
-    """Tells every sampler of a (prepared) data loader which epoch it is."""
+    """Sets the epoch of every sampler of a (prepared) data loader."""
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
-    # accelerate shards a batch sampler by wrapping it, and tells only the innermost sampler.
+    # accelerate shards a batch sampler by wrapping it, and sets only the innermost sampler's epoch.
     sampler = getattr(loader, "batch_sampler", None)
     while sampler is not None:
         for candidate in (sampler, getattr(sampler, "sampler", None)):
@@ -65,7 +65,7 @@ def post_forward(
     supervised tokens over the window and all ranks instead.
 
     Returns:
-        A report where the optimiser stepped, else None.
+        A report if the optimiser stepped, else None.
     """
     per_epoch = len(self.train_data_loader)
     self.stage_grad_count += 1
@@ -79,7 +79,7 @@ def post_forward(
 
 
 def backward(box: Box, loss: Tensor) -> None:
-    """Backward through accelerate where there is one (it scales the loss in fp16)."""
+    """Backward, through accelerate if there is one (it scales the loss in fp16)."""
     if box.accelerator is None:
         loss.backward()
     else:
@@ -97,8 +97,8 @@ def apply_gradients(box: Box) -> bool:
     """Optimiser and schedule step; gradients are cleared.
 
     Returns:
-        Whether the step was skipped: fp16's scaler does so where a gradient overflowed, and then
-        the schedule waits for a real one.
+        Whether the step was skipped: fp16's scaler skips it if a gradient overflowed, and then the
+        schedule waits for a real one.
     """
     box.optimizer.step()
     box.optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """The one file that registers with torchdistill: what the YAML keys of this package name.
 
-The names and what makes them stand in the tables of `recipe/schema/names.py`.
+The names and their makers are in the tables of `recipe/schema/names.py`.
 """
 
 from collections.abc import Mapping
