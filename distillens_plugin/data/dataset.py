@@ -119,7 +119,8 @@ class InstructionDataset(Dataset):
         counts, notes = self.counts, list(self.notes)
         if counts.as_text:
             notes.append(
-                f"{counts.as_text:,} rows hold text that looks like special tokens, tokenised as text"
+                f"{counts.as_text:,} rows hold text that looks like special tokens, tokenised as "
+                "text"
             )
         if counts.special:
             notes.append(

@@ -44,8 +44,8 @@ class Head:
             raise ValueError(f"head weight has shape {tuple(self.weight.shape)}, expected [V, D]")
         if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
             raise ValueError(
-                f"head bias has shape {tuple(self.bias.shape)}, expected "
-                f"({self.weight.shape[0]},) as the weight is {tuple(self.weight.shape)}"
+                f"head bias has shape {tuple(self.bias.shape)}, expected ({self.weight.shape[0]},) "
+                f"as the weight is {tuple(self.weight.shape)}"
             )
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"softcap = {self.softcap}, expected a number above 0, or None")

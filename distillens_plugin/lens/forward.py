@@ -123,8 +123,8 @@ def _must_have_logits(model: nn.Module, reader: _Reader) -> bool:
         reader.has_warned = True
         warnings.warn(
             f"a hook on {path!r} of {type(plain_model(model)).__name__} sees the logits, so "
-            "distillens.forward computes them for all positions, as "
-            "distillens.forward_with_logits does",
+            "distillens.forward computes them for all positions, as distillens.forward_with_logits "
+            "does",
             stacklevel=3,
         )
     return path is not None

@@ -1,6 +1,6 @@
 """Recipes made of others: `base:` names what a recipe starts from, and its own keys change that.
 
-Mappings are merged key by key, lists and values are replaced, and null takes a key out (the schema
+Mappings are merged key by key, lists and values are replaced, and null removes a key (the schema
 reads it as not given). So a method is a fragment with a few keys (recipes/methods/), and no recipe
 is a copy of another.
 """
@@ -16,7 +16,7 @@ from distillens_plugin.recipe.yaml_reader import KeyPath, Place, read_yaml_file
 from eval_harness.errors import DistillensError
 
 BASE = "base"
-# A folder belongs to one run: what is derived from a recipe does not write into that one's.
+# A folder belongs to one run: a recipe does not write into the folder of its base.
 _NOT_INHERITED = "output_dir"
 _MAX_FILES = 50
 
@@ -30,7 +30,7 @@ class Origin:
 
     @property
     def folder(self) -> str:
-        """From where ./ and ../ in the value start."""
+        """The folder that ./ and ../ in the value start from."""
         return os.path.dirname(os.path.abspath(self.file))
 
 
@@ -51,10 +51,10 @@ def read_composed(path: str, *, trust: bool = False) -> Composed:
     """Reads a recipe and everything it is based on.
 
     Args:
-        path: a recipe, named in errors as it is given; its bases are found from its folder.
+        path: a recipe, named in errors as given; paths of its bases start at its folder.
         trust: as for `read_yaml_file`.
     Raises:
-        DistillensError: as `read_yaml_file`; `base` is no file name or list of them, a file is
+        DistillensError: as `read_yaml_file`; `base` is not a file name or a list of them, a file is
             missing, or a recipe is its own base.
     """
     return _Reader(trust).read(path, ())
@@ -101,7 +101,7 @@ def _paths_of(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 
 class _Reader:
-    """Reads each file once, however often it is named: a few files could stand for millions."""
+    """Reads each file once, however often it is named: few files could mean millions of reads."""
 
     def __init__(self, trust: bool) -> None:
         self._trust = trust
@@ -111,7 +111,7 @@ class _Reader:
         """A recipe with its bases merged in.
 
         Args:
-            chain: the files that lead to it.
+            chain: the files whose bases lead to it.
         """
         real = os.path.realpath(path)
         if real not in self._done:
@@ -137,7 +137,7 @@ class _Reader:
                 )
             if not os.path.isfile(base):
                 raise DistillensError(
-                    f"{where}: there is no file {base}; expected a recipe, found from the folder "
+                    f"{where}: there is no file {base}; expected a recipe, relative to the folder "
                     f"of {path}"
                 )
             result = merge(result, self.read(base, chain))

@@ -1,6 +1,6 @@
-"""The modules that a recipe lists under `dependencies`: which need trust, and their import.
+"""The modules that a recipe lists under `dependencies`: which of them need trust, and their import.
 
-They are imported before the recipe's keys are checked, as they may register what the keys name.
+They are imported before the recipe's keys are checked, as they may register names used there.
 """
 
 import re
@@ -25,11 +25,11 @@ def take_in_dependencies(
 ) -> None:
     """Imports what a trusted recipe depends on; refuses what an untrusted one may not import.
 
-    distillens_plugin and torchdistill's modules need no trust. The two themselves are left to the
-    run: the names that they register are known, and importing them takes seconds.
+    distillens_plugin and torchdistill's modules need no trust. The two packages themselves are
+    imported later, by the run: their names are known, and importing them takes seconds.
 
     Args:
-        data: the recipe before it is checked; entries of a wrong form are left to the schema.
+        data: the recipe before it is checked; the schema refuses malformed entries.
         where: what errors about a key begin with.
     Raises:
         DistillensError: names the key and the module.

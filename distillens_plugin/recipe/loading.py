@@ -35,8 +35,8 @@ class Source:
     """Where each value of a recipe came from.
 
     Attributes:
-        name: of the recipe file, as it was given.
-        origins: of each key: file and place; a recipe may be made of several files.
+        name: of the recipe file, as given.
+        origins: of each key: file and place; a recipe may consist of several files.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Source:
         return None
 
     def describe(self, path: KeyPath) -> str:
-        """`recipes/gpt2.yaml:23: train.criterion.key`; a --set that plays a part is named too."""
+        """`recipes/gpt2.yaml:23: train.criterion.key`; names a --set that has an effect, too."""
         dotted = ".".join(map(_shown, path))
         override = self.override_of(path)
         if override is not None:
@@ -82,12 +82,12 @@ def load_recipe(
     """Reads, composes, overrides and checks a recipe.
 
     Args:
-        path: the YAML file, named in errors as it is given, or a packaged name such as quickstart.
-            Its `base:` is read first.
-        fragments: files merged over it, in order, such as recipes/methods/sft.yaml; the output
-            folder gets their names.
+        path: the YAML file, named in errors as given, or a packaged name such as quickstart. Its
+            `base:` is read first.
+        fragments: files merged over it, in order, such as recipes/methods/sft.yaml; their names
+            become part of the output folder's.
         overrides: `a.b=c` texts; c is read as YAML, a number in the path picks a list's entry.
-        trust: allow what can run code: torchdistill's other YAML tags, any module under
+        trust: allow whatever can run code: torchdistill's other YAML tags, any module under
             dependencies, and trust_remote_code.
 
     Raises:
@@ -102,8 +102,8 @@ def load_recipe(
         override = parse_override(text, trust=trust)
         if override.path[0] == BASE:
             raise DistillensError(
-                f"--set {_shown(text)}: a recipe's base is part of its file; put other files over "
-                "it with --with FILE"
+                f"--set {_shown(text)}: a recipe's base can only be set in its file; merge other "
+                "files over it with --with FILE"
             )
         _apply(data, override, source.name)
         source.overrides.append(override)
@@ -123,7 +123,7 @@ def load_recipe(
 
 
 def _compose(name: str, fragments: list[str], trust: bool) -> tuple[Composed, str]:
-    """The recipe with fragments over it, and where it writes unless it says so itself."""
+    """The recipe with fragments merged over it, and its default output folder."""
     composed = read_composed(name, trust=trust)
     default = os.path.join("runs", Path(name).stem)
     for fragment in fragments:
@@ -155,7 +155,7 @@ def parse_override(text: str, *, trust: bool = False) -> Override:
 
 
 def _apply(data: Any, override: Override, name: str) -> None:
-    """Puts an override in place; keys that are not there are made, for the schema to judge."""
+    """Applies an override; missing keys are created, for the schema to check."""
     node = data
     for depth, part in enumerate(override.path):
         last = depth == len(override.path) - 1
@@ -184,7 +184,7 @@ def _apply(data: Any, override: Override, name: str) -> None:
 
 
 def _part(text: str) -> str | int:
-    """A part of a dotted key path: few digits are a list's entry."""
+    """A part of a dotted key path: up to nine digits number a list's entry."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
 
 
@@ -210,8 +210,8 @@ def _near(data: Any, path: KeyPath, depth: int) -> str:
 
 
 def _resolve_paths(data: dict[str, Any], source: Source) -> None:
-    """Makes ./ and ../ absolute: from the file that says so, or for --set from the working
-    folder.
+    """Makes ./ and ../ absolute: from the folder of the file with the key, or for --set from the
+    working folder.
     """
     folder = os.path.dirname(os.path.abspath(source.name))
     for pattern, _ in path_keys(Recipe):

@@ -1,6 +1,6 @@
-"""The shipped recipes, methods and studies: where they lie, and the names that stand for them.
+"""The shipped recipes, methods and studies: their folder, and the names that stand for them.
 
-In a wheel recipes/ is a folder of this package; in a clone it lies beside the package.
+In a wheel, recipes/ is a folder of this package; in a clone it is beside the package.
 """
 
 import os
@@ -41,15 +41,15 @@ def packaged_names() -> list[str]:
 
 
 def find_recipe(name: str | os.PathLike[str], *, within: str = "") -> str:
-    """The file that a name stands for: one that is there, or else the packaged one.
+    """The file that a name stands for: an existing one, or else the packaged one.
 
     Args:
         name: a path, with or without .yaml, or a packaged name such as quickstart.
         within: the folder of the packaged files that a name may leave out: `studies`.
     Returns:
-        the path as it was given where nothing else fits; reading it says what is wrong.
+        the path as given if nothing else fits; reading it reports what is wrong.
     Raises:
-        DistillensError: no file, and a bare name that no packaged file has.
+        DistillensError: no such file, and a bare name that no packaged file has.
     """
     text = os.fspath(name)
     for here in (text, text + _SUFFIX):

@@ -1,9 +1,9 @@
-"""What a stranger's recipe must not do unasked.
+"""What a stranger's recipe must not do without consent.
 
-`eval_harness.shared.model_folder.trust` does the refusing. YAML tags are refused while the file is
-read (`yaml_reader`), modules before the keys are checked (`dependencies`), everything else here,
-once the keys are known: so it makes no difference whether a key comes from the recipe, its base, a
-fragment, a study or --set.
+`eval_harness.shared.model_folder.trust` raises the errors. YAML tags are refused while the file is
+read (`yaml_reader`), modules before the keys are checked (`dependencies`), and everything else
+here, once the keys are known. So it makes no difference whether a key comes from the recipe, its
+base, a fragment, a study or --set.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def _check_model(
         here = where((*at, "init", "config"))
         if init.config.get("auto_map") is not None:
             found = f"auto_map {init.config['auto_map']!r}"
-            refuse(here, found, "names code of a model", RECIPE_FLAG)
+            refuse(here, found, "names a model's own code", RECIPE_FLAG)
         check_config(init.config, here, trusted=False, flag=RECIPE_FLAG)
     named = ((("name_or_path",), spec.name_or_path), (("adapter",), spec.adapter))
     for key, name in (*named, (("init", "teacher"), getattr(init, "teacher", None))):

@@ -12,10 +12,10 @@ __all__ = ["ImportedName", "KeyPath", "Mark", "Place", "parse_yaml", "read_yaml_
 def read_yaml_file(
     path: str, *, trust: bool = False
 ) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    """The mapping in a recipe file, and where each of its keys and entries stands.
+    """The mapping in a recipe file, and the place of each of its keys and entries.
 
     Args:
-        path: named in errors as it is given.
+        path: named in errors as given.
         trust: torchdistill's other YAML tags work too, and can run any code.
     Raises:
         DistillensError: as `strict_yaml.read_mapping`, or a tag needs trust.
@@ -29,7 +29,7 @@ def parse_yaml(text: str, name: str, *, trust: bool = False) -> tuple[Any, dict[
     """One YAML document as Python values, with the place of each key and entry.
 
     Args:
-        name: file name (or `--set ...`) that errors begin with.
+        name: file name (or `--set ...`) at the start of errors.
     Raises:
         DistillensError: as `read_yaml_file`.
     """

@@ -28,13 +28,13 @@ class ImportedName:
 
 
 def is_sampler(name: object) -> bool:
-    """Whether a text names one of torch's own samplers."""
+    """Whether a value names one of torch's own samplers."""
     module, _, last = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     return module in SAMPLER_MODULES and last in SAMPLERS
 
 
 def _near_sampler(key: str) -> str:
-    """A hint where a name of torch's is misspelt; nothing for another module's."""
+    """A hint if a name of torch's is misspelt; empty for another module's."""
     module, _, name = key.rpartition(".")
     return did_you_mean(name, SAMPLERS) if module in SAMPLER_MODULES else ""
 
@@ -76,7 +76,7 @@ RecipeLoader.add_constructor("!import_get", _construct_import_get)
 
 
 def trusted_loader() -> type[yaml.FullLoader]:
-    """A loader with torchdistill's tags, on a class of its own: yaml.FullLoader keeps none."""
+    """A loader with torchdistill's tags, as its own class: yaml.FullLoader itself gets none."""
     from torchdistill.common import yaml_util
 
     class TrustedLoader(LimitedComposer, yaml.FullLoader):

@@ -281,7 +281,7 @@ def test_encoders_that_load_as_language_models_are_refused():
     model = small_model("llama")
     # A block that looks ahead.
     model.model.layers[0].register_forward_hook(lambda _, args, output: output + output[:, -1:])
-    assert "depend on the tokens after it" in refusal(model)
+    assert "depend on later tokens" in refusal(model)
 
 
 def test_blocks_that_do_not_chain_are_refused():

@@ -280,7 +280,7 @@ def test_a_run_with_an_adaptive_share_logs_it(tmp_path, capsys):
         ("train.on_policy={share: 2}", "expected a number from 0 to 1"),
         ("train.on_policy={top_p: 0}", "expected a number in (0, 1]"),
         ("models.teacher_model=null", "compares with a teacher"),
-        ("teacher_cache={path: x}", "answers that are sampled anew (on_policy)"),
+        ("teacher_cache={path: x}", "newly sampled answers (on_policy)"),
         (
             "train.criterion.kwargs.sub_terms.ce={criterion: {key: distillens.cross_entropy}}",
             "sub_terms.ce: cross-entropy would teach the student its own sampled answers",

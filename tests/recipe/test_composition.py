@@ -99,8 +99,8 @@ def test_errors_name_the_file_and_line_that_gave_the_value(tmp_path):
 def test_cycles_missing_files_and_other_types_are_refused(tmp_path):
     path = write_recipe(tmp_path, "seed: 1\nbase: other.yaml\n")
     assert refusal(path) == (
-        f"{path}:2: base: there is no file {tmp_path / 'other.yaml'}; expected a recipe, found "
-        f"from the folder of {path}"
+        f"{path}:2: base: there is no file {tmp_path / 'other.yaml'}; expected a recipe, "
+        f"relative to the folder of {path}"
     )
     other = write_recipe(tmp_path, "base: [recipe.yaml]\n", "other.yaml")
     assert refusal(path) == (

@@ -112,7 +112,7 @@ def test_a_registered_divergences_parameters_are_checked(recipe, tmp_path):
     for text, part in [
         ("margin=5", "margin: found 5, expected a number from 1 to 3"),
         ("margi=2", "unknown key; did you mean 'margin'?"),
-        ("divergence=fkl", "fkl does not read it (it is for their_power)"),
+        ("divergence=fkl", "fkl does not read this key (it is for their_power)"),
         ("divergence=their_powr", "did you mean 'their_power'?"),
     ]:
         done = run(recipe, "--trust-recipe", "--validate", "--set", f"{at}.{text}", folder=tmp_path)
@@ -121,10 +121,14 @@ def test_a_registered_divergences_parameters_are_checked(recipe, tmp_path):
 
 
 UNKNOWN = [
-    ("train.optimizer.key", "AdamaxW", "which is no optimizer; did you mean 'Adamax'"),
+    ("train.optimizer.key", "AdamaxW", "which is not a known optimizer; did you mean 'Adamax'"),
     ("train.optimizer.key", "LBFGS", "which a recipe cannot use as optimizer"),
-    ("train.scheduler.key", "StepLr", "which is no scheduler; did you mean 'StepLR'?"),
-    ("train.teacher.forward_proc", "forward_batch", "which is no forward procedure; did you"),
+    ("train.scheduler.key", "StepLr", "which is not a known scheduler; did you mean 'StepLR'?"),
+    (
+        "train.teacher.forward_proc",
+        "forward_batch",
+        "which is not a known forward procedure;",
+    ),
     ("train.student.forward_proc", "distillens.forwrd", "did you mean 'distillens.forward'"),
     ("train.criterion.func2extract_model_loss", "extract_model_los_dict", "did you mean 'extract"),
     ("train.criterion.key", "WeightedSum", "did you mean 'WeightedSumLoss'"),
@@ -139,7 +143,7 @@ UNKNOWN = [
     (
         f"{TERMS}.kd.criterion_wrapper",
         "{key: SimpleLosWrapper}",
-        "which is no loss wrapper; did you mean 'SimpleLossWrapper'",
+        "which is not a known loss wrapper; did you mean 'SimpleLossWrapper'",
     ),
     ("train.pre_epoch_process", "distillens.pre_epoch", "unknown key"),
     ("train.post_forward_process", "default_post_forward_process", "unknown key"),
@@ -169,7 +173,10 @@ def test_validate_ends_with_2_before_the_data_is_read(tmp_path):
     done = run(path, "--validate", "--set", "train.optimizer.key=Adm", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "train.optimizer.key: found 'Adm', which is no optimizer; did you mean" in done.stderr
+    assert (
+        "train.optimizer.key: found 'Adm', which is not a known optimizer; did you mean"
+        in done.stderr
+    )
 
 
 def test_names_are_checked_without_torch(tmp_path):

@@ -38,12 +38,12 @@ def problem(found: object, expected: str, todo: str = "", *, at: KeyPath = ()) -
 
 
 def complain(text: str, *, at: KeyPath = ()) -> NoReturn:
-    """Refuses a value with a sentence of its own, for what is missing or in conflict."""
+    """Refuses a value in its own words, for keys that are missing or in conflict."""
     raise PydanticCustomError("distillens", "{text}", {"text": text, "at": at})
 
 
 def show(value: object) -> str:
-    """A value as an error names it: short, and as the recipe would write it."""
+    """A value as errors show it: short, and as in a recipe."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -80,10 +80,10 @@ def within(
 
 @dataclass(frozen=True)
 class PathKey:
-    """Marks a key as a path: ./ and ../ in it start from the file that says it.
+    """Marks a key as a path: ./ and ../ in it start at the folder of the file with the key.
 
     Attributes:
-        always: so does any other relative path.
+        always: any other relative path starts there, too.
     """
 
     always: bool = False
@@ -93,7 +93,7 @@ class PathKey:
 PathName = Annotated[str, PathKey()]
 Count = Annotated[int, within(1)]
 NonNegativeInt = Annotated[int, within(0)]
-# What numpy takes, which accelerate seeds too.
+# The range of numpy's seeds, as accelerate seeds numpy too.
 Seed = Annotated[int, within(0, 2**32 - 1)]
 # Processes and threads: a slip of a zero must not bring a machine down.
 FewOrNone = Annotated[int, within(0, 1024)]
@@ -105,9 +105,9 @@ BelowOne = Annotated[float, within(0, 1, open_high=True)]
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused with a near name, and no type is guessed from another.
+    """Refuses unknown keys, with a hint at a similar one, and converts no type into another.
 
-    A key given as null counts as not given, so that `--set train.num_epochs=null` takes it out.
+    A key given as null counts as not given, so that `--set train.num_epochs=null` removes it.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -136,7 +136,7 @@ class Strict(BaseModel):
 
     @classmethod
     def inner_models(cls) -> dict[str, tuple[type["Strict"], ...]]:
-        """What checks the entries of a field that is a plain mapping to pydantic."""
+        """The sections that check the entries of a field that is a plain mapping to pydantic."""
         return {}
 
 
@@ -163,7 +163,7 @@ def checked(model: type[Model], data: object, where: Callable[[KeyPath], str]) -
 
 
 def first_problem(error: ValidationError) -> tuple[KeyPath, str]:
-    """Of all that is wrong, what to tell first: its path, and one line that says what to do."""
+    """The mistake to report first: its path, and one line that says what to do."""
     errors = error.errors(include_url=False)
     loc, text = _translate(errors[0])
     if len(errors) > 1:

@@ -77,9 +77,9 @@ class SubTerm(Strict):
 class CriterionKwargs(Strict):
     """Parameters of the weighted sum."""
 
-    sub_terms: dict[str, SubTerm] = Field(description="the terms by a name of your choice")
+    sub_terms: dict[str, SubTerm] = Field(description="the terms, under names of your choice")
     model_term: dict[str, Any] | None = Field(
-        default=None, description="torchdistill's factor for losses that the model itself returns"
+        default=None, description="torchdistill's factor for losses that the model returns itself"
     )
 
     @field_validator("sub_terms", mode="before")
@@ -94,8 +94,8 @@ class CriterionKwargs(Strict):
     def _not_empty(cls, terms: dict[str, SubTerm]) -> dict[str, SubTerm]:
         if not terms:
             complain(
-                "found no terms, expected at least one, e.g. ce: {criterion: {key: distillens."
-                "cross_entropy}}"
+                "found no terms, expected at least one, e.g. ce: {criterion: {key: "
+                "distillens.cross_entropy}}"
             )
         for name in terms:
             if not name or "." in name or "/" in name or ":" in name:
@@ -111,13 +111,13 @@ class Criterion(Strict):
 
     key: Annotated[str, CRITERION.validator] = Field(
         default=OWN_SUM,
-        description="WeightedSumLoss (torchdistill's; each term alone) or "
-        "distillens.weighted_sum (same keys; one walk over the vocabulary, each term logged)",
+        description="distillens.weighted_sum (one pass over the vocabulary for all terms, each "
+        "term logged) or torchdistill's WeightedSumLoss (same keys; each term computed alone)",
     )
     kwargs: CriterionKwargs = Field(description="the terms")
     func2extract_model_loss: Annotated[str, MODEL_LOSS_FUNCTION.validator] = Field(
         default="distillens.no_model_loss",
-        description="torchdistill's function that reads losses off the model's output",
+        description="torchdistill's function that reads losses from the model's output",
     )
 
     def layer_terms(self) -> Iterator[tuple[str, PairedKwargs]]:

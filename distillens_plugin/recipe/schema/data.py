@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from distillens_plugin.recipe.schema.base import Count, PathName, Strict, complain, problem
 
-# How rows become tokens: what the validation set takes over from the training set.
+# How rows become tokens: the validation set inherits these keys from the training set.
 _INHERITED = (
     "newline",
     "template",
@@ -19,7 +19,7 @@ _INHERITED = (
 
 
 def _auto_or_bool(value: Any) -> Any:
-    # Here, since pydantic would report on each half of the type.
+    # Checked here, since pydantic would report an error for each half of the type.
     if value != "auto" and not isinstance(value, bool):
         problem(value, "auto, true or false")
     return value
@@ -37,14 +37,14 @@ class DatasetSpec(Strict):
     )
     split: str | None = Field(
         default=None,
-        description="split of a Hub data set, slices allowed: train[1000:]; its own name if not "
-        "given",
+        description="split of a Hub data set, slices allowed: train[1000:]; by default the "
+        "section's own name, train or validation",
     )
     newline: str | None = Field(
         default=None,
         min_length=1,
-        description="what the rows' texts write for a newline, such as `<n>` in MiniLLM's ready "
-        "prompts; null: nothing, texts stay as they are",
+        description="what stands for a newline in the rows' texts, such as `<n>` in MiniLLM's "
+        "ready prompts; null keeps the texts as written",
     )
     template: str = Field(
         default="alpaca",
@@ -53,22 +53,25 @@ class DatasetSpec(Strict):
     )
     add_bos_token: Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_bool)] = Field(
         default="auto",
-        description="what prompts begin with: auto, as the tokenizer itself begins a text; true, "
-        "its first token; false, nothing that the template does not bring",
+        description="how prompts begin: auto, as the tokenizer itself begins a text; true, with "
+        "its first token; false, with what the template has",
     )
     max_length: Count = Field(
         default=512, description="longest prompt and response together, in tokens"
     )
     max_prompt_length: Count = Field(default=256, description="longest prompt, in tokens")
     long_prompts: Literal["drop", "cut"] = Field(
-        default="drop", description="longer prompts are left out (and counted), or cut"
+        default="drop",
+        description="drop rows with longer prompts (and count them), or cut the prompts",
     )
-    num_rows: Count | None = Field(default=None, description="use only the first rows; null: all")
-    loss_on_prompt: bool = Field(default=False, description="supervise the prompt's tokens too")
+    num_rows: Count | None = Field(
+        default=None, description="use only this many rows, from the start; null uses all"
+    )
+    loss_on_prompt: bool = Field(default=False, description="also supervise the prompt's tokens")
 
     generated: bool = Field(
         default=False,
-        description="the responses must be a teacher's, made by `distillens generate` (SeqKD)",
+        description="require a teacher's responses, made by `distillens generate` (SeqKD)",
     )
 
     @model_validator(mode="after")
@@ -76,7 +79,7 @@ class DatasetSpec(Strict):
         if self.max_prompt_length >= self.max_length:
             complain(
                 f"found {self.max_prompt_length}, expected less than max_length "
-                f"({self.max_length}), or no room is left for the response",
+                f"({self.max_length}), to leave room for the response",
                 at=("max_prompt_length",),
             )
         return self
@@ -85,11 +88,11 @@ class DatasetSpec(Strict):
 class DataSets(Strict):
     """train, and validation for choosing the best model."""
 
-    train: DatasetSpec = Field(description="what is learnt from")
+    train: DatasetSpec = Field(description="the training data")
     validation: DatasetSpec | None = Field(
         default=None,
-        description="what the best model is chosen by; template and lengths are those of train "
-        "unless given",
+        description="data for choosing the best model; template, lengths and the like default to "
+        "those of train",
     )
 
     @model_validator(mode="before")

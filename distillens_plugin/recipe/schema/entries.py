@@ -1,4 +1,4 @@
-"""What the tables of this package's torchdistill keys hold: a maker, and what checks its kwargs."""
+"""Entries in the tables of this package's torchdistill keys: a maker, and a check of its kwargs."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class OwnName:
     """A key that this package registers with torchdistill.
 
     Attributes:
-        maker: `package.module:Name`; imported when it is registered, for it loads torch.
-        parameters: the keys of its kwargs; None: nothing here can be chosen.
-        short: what a recipe may write instead.
+        maker: `package.module:Name`; imported only when it is registered, as it loads torch.
+        parameters: the keys of its kwargs; None if it has none to choose.
+        short: a shorter name for recipes.
     """
 
     maker: str

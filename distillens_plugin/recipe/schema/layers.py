@@ -23,7 +23,7 @@ LayerEntry = Annotated[Layer, BeforeValidator(_layer)]
 
 
 class LayerPairs(Strict):
-    """Which layers are compared: two lists of one length, or `auto`."""
+    """Which layers are compared: two lists of the same length, or `auto`."""
 
     student: list[LayerEntry] | None = Field(
         default=None,
@@ -35,8 +35,8 @@ class LayerPairs(Strict):
     )
     auto: Count | None = Field(
         default=None,
-        description="this many pairs by relative depth, layer round(k L / (K + 1)); instead of "
-        "lists",
+        description="instead of lists: K pairs at equal relative depth, layers round(k L / (K + "
+        "1)) for k = 1 to K of L blocks",
     )
 
     @model_validator(mode="after")
@@ -45,7 +45,8 @@ class LayerPairs(Strict):
         if self.auto is not None:
             if student is not None or teacher is not None:
                 complain(
-                    "found auto beside lists; keep auto: K, or student: [...] and teacher: [...]"
+                    "found auto and lists; keep either auto: K, or student: [...] and teacher: "
+                    "[...]"
                 )
         elif student is None or teacher is None:
             missing = "auto: K, or student: [...] and teacher: [...]"
@@ -57,7 +58,7 @@ class LayerPairs(Strict):
         elif len(student) != len(teacher):
             complain(
                 f"found {len(student)} student layers but {len(teacher)} teacher layers, "
-                "expected as many of each: the lists are read in pairs"
+                "expected as many of each: the lists are read as pairs"
             )
         elif not student:
             complain("found empty lists, expected at least one layer pair")
@@ -77,7 +78,7 @@ class PairedKwargs(Strict):
     )
     pair_weights: list[NonNegative] | None = Field(
         default=None,
-        description="one weight per layer pair, normalised to sum to 1; null: all alike",
+        description="one weight per layer pair, normalised to sum to 1; null weighs all equally",
     )
 
     @model_validator(mode="after")

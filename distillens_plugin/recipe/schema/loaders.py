@@ -16,12 +16,12 @@ from distillens_plugin.recipe.schema.torchdistill_names import SAMPLER_MODULES, 
 
 
 class LoaderKwargs(Strict):
-    """Of torch's DataLoader."""
+    """Parameters of torch's DataLoader."""
 
-    batch_size: Count = Field(description="rows per process and batch")
-    num_workers: FewOrNone = Field(default=0, description="loading processes")
-    pin_memory: bool = Field(default=False, description="faster copies to a GPU")
-    drop_last: bool = Field(default=False, description="leave out a last batch that is not full")
+    batch_size: Count = Field(description="rows per batch on each process")
+    num_workers: FewOrNone = Field(default=0, description="number of loading processes")
+    pin_memory: bool = Field(default=False, description="pinned memory, for faster copies to a GPU")
+    drop_last: bool = Field(default=False, description="drop the last batch if it is not full")
 
 
 class Sampler(Strict):
@@ -33,7 +33,7 @@ class Sampler(Strict):
     @field_validator("class_or_func")
     @classmethod
     def _torch_has_it(cls, value: Any) -> Any:
-        """Torch's own names; any other needs --trust-recipe, and is looked at there."""
+        """Checks torch's own names; any other needs --trust-recipe, and is checked there."""
         named = getattr(value, "key", value)
         module, _, name = named.rpartition(".") if isinstance(named, str) else ("", "", "")
         if module in SAMPLER_MODULES and name not in SAMPLERS:
@@ -54,30 +54,30 @@ class BatchSampler(Strict):
 class DataLoader(Strict):
     """A data loader; batches are grouped by length unless a sampler is given."""
 
-    kwargs: LoaderKwargs = Field(description="of torch's DataLoader")
+    kwargs: LoaderKwargs = Field(description="parameters of torch's DataLoader")
     sampler: Sampler | None = Field(
-        default=None, description="an order of your own instead of batches of like length"
+        default=None, description="an order of your own instead of batches of similar length"
     )
     batch_sampler: BatchSampler | None = Field(
         default=None,
         description="another way to form batches; distillens.length_grouped if not given",
     )
     collate_fn: Annotated[str, COLLATE_FUNCTION.validator] = Field(
-        default="distillens.collate", description="torchdistill's key of the collation"
+        default="distillens.collate", description="torchdistill's key of the collate function"
     )
 
 
 class ValidationKwargs(Strict):
-    """What can be chosen of the validation loader."""
+    """The settings of the validation loader."""
 
     batch_size: Count | None = Field(
-        default=None, description="rows per process and batch; that of training if not given"
+        default=None, description="rows per batch on each process; by default that of training"
     )
 
 
 class ValidationLoader(Strict):
-    """The validation loader, in which nothing but its batch size is a matter of choice."""
+    """The validation loader, of which only the batch size can be set."""
 
     kwargs: ValidationKwargs = Field(
-        default_factory=ValidationKwargs, description="of torch's DataLoader"
+        default_factory=ValidationKwargs, description="parameters of torch's DataLoader"
     )

@@ -1,4 +1,4 @@
-"""The recipe's models: where their weights come from, and what is done to them."""
+"""The recipe's models: where their weights come from, and how they are adapted."""
 
 from typing import Any, Literal
 
@@ -22,26 +22,27 @@ class Lora(Strict):
     dropout: BelowOne = Field(default=0.1, description="dropout before the adapter")
     target_modules: list[str] | str | None = Field(
         default=None,
-        description="names of the modules to adapt; null: peft's choice for the model. On one of "
-        "two tied modules: they are saved untied",
+        description="names of the modules to adapt; null takes peft's choice for the model. If "
+        "only one of two tied modules is adapted, they are saved untied",
     )
 
 
 class Init(Strict):
-    """A student that starts without weights of its own; one of the two keys."""
+    """A student that starts without pretrained weights: from_teacher_layers or config."""
 
     from_teacher_layers: list[int] | None = Field(
         default=None,
-        description="keep these blocks of the teacher (0 is the first), with embeddings, norm "
-        "and head",
+        description="start from these blocks of the teacher (0 is the first) and its embeddings, "
+        "final norm and head",
     )
     teacher: PathName | None = Field(
         default=None,
-        description="folder or Hub name of the model to cut from, in a run without teacher_model",
+        description="folder or Hub name of the model to take the blocks from, in a run without "
+        "teacher_model",
     )
     config: dict[str, Any] | None = Field(
         default=None,
-        description="a transformers config with its model_type; random weights, seeded",
+        description="a transformers config with its model_type, for seeded random weights",
     )
 
     @model_validator(mode="after")
@@ -52,7 +53,7 @@ class Init(Strict):
         blocks = self.from_teacher_layers
         if blocks is not None and (not blocks or min(blocks) < 0 or sorted(set(blocks)) != blocks):
             complain(
-                f"found {blocks}, expected block numbers from 0 in rising order, each once",
+                f"found {blocks}, expected block numbers from 0 up in ascending order, each once",
                 at=("from_teacher_layers",),
             )
         if self.teacher is not None and blocks is None:
@@ -77,10 +78,11 @@ class ModelSpec(Strict):
     )
     tokenizer: PathName | None = Field(
         default=None,
-        description="folder or Hub name of the tokenizer, where it is not the model's own",
+        description="folder or Hub name of the tokenizer, if it is not the model's own",
     )
     attn_implementation: str | None = Field(
-        default=None, description="transformers' attention, e.g. sdpa or flash_attention_2"
+        default=None,
+        description="transformers' attention implementation, e.g. sdpa or flash_attention_2",
     )
     trust_remote_code: bool = Field(
         default=False, description="run the model repository's own code; needs --trust-recipe"
@@ -105,12 +107,12 @@ class StudentSpec(ModelSpec):
     """The model that is trained."""
 
     name_or_path: PathName | None = Field(
-        default=None, description="folder or Hub name; or init instead"
+        default=None, description="folder or Hub name; alternatively, set init"
     )
-    init: Init | None = Field(default=None, description="a start without weights of its own")
+    init: Init | None = Field(default=None, description="start without pretrained weights")
     lora: Lora | None = Field(default=None, description="train low-rank adapters only")
     gradient_checkpointing: bool = Field(
-        default=False, description="compute activations again in the backward pass, to save memory"
+        default=False, description="recompute activations in the backward pass to save memory"
     )
 
     @property
@@ -136,12 +138,13 @@ class StudentSpec(ModelSpec):
         if (self.name_or_path is None) == (self.init is None):
             found = "neither" if self.init is None else "both"
             complain(
-                f"found {found} of name_or_path and init, expected one: weights, or a start "
-                "without (set the other to null)"
+                f"found {found} of name_or_path and init, expected one: weights to load, or a "
+                "start without them; set the other to null"
             )
         if self.init is not None and self.adapter is not None:
             complain(
-                "found an adapter beside init; it belongs to the weights of name_or_path",
+                "found an adapter with init, but an adapter needs the weights of name_or_path; "
+                "delete it, or set name_or_path instead of init",
                 at=("adapter",),
             )
         return self
@@ -150,8 +153,8 @@ class StudentSpec(ModelSpec):
 class Models(Strict):
     """teacher_model and student_model for distillation; model alone for fine-tuning.
 
-    A student_model without a teacher is the same as a model: so a fragment turns a distillation
-    recipe into fine-tuning with `teacher_model: null`.
+    A student_model without a teacher is the same as a model, so that a fragment can turn a
+    distillation recipe into fine-tuning with `teacher_model: null`.
     """
 
     teacher_model: TeacherSpec | None = Field(default=None, description="the frozen teacher")
@@ -165,15 +168,15 @@ class Models(Strict):
         pair = (self.teacher_model is not None, self.student_model is not None)
         if self.model is not None and any(pair):
             complain(
-                "found model beside teacher_model or student_model, expected either model alone or "
-                "the two others"
+                "found model with teacher_model or student_model, expected either model alone or "
+                "the other two"
             )
         if self.model is None and not any(pair):
             complain("found no model, expected teacher_model and student_model, or model alone")
         if pair == (True, False):
             complain(
-                "missing; a teacher teaches a student (a run without a teacher has models.model "
-                "alone)",
+                "missing; add the student of models.teacher_model, or set models.model alone for a "
+                "run without a teacher",
                 at=("student_model",),
             )
         return self

@@ -25,12 +25,12 @@ class Kind:
     """One kind of name.
 
     Attributes:
-        what: as errors call it.
-        register: torchdistill's function that takes a name in.
+        what: its name in errors.
+        register: torchdistill's function that registers a name.
         registries: torchdistill's dictionaries of them.
         own: what this package registers.
-        theirs: what torchdistill brings.
-        unusable: what its registries hold besides.
+        theirs: what torchdistill itself registers.
+        unusable: what else its registries hold.
     """
 
     what: str
@@ -41,13 +41,13 @@ class Kind:
     unusable: tuple[str, ...] = ()
 
     def known(self) -> list[str]:
-        """Every name that a recipe can give now, ours first; short forms in place of long ones."""
+        """Every name that a recipe can use now, ours first; short forms instead of long ones."""
         own = [name.short or key for key, name in self.own.items()]
         live = [key for key in self.registered() if key not in self.unusable]
         return [key for key in dict.fromkeys([*own, *self.theirs, *live]) if key not in self._long]
 
     def registered(self) -> list[str]:
-        """What torchdistill's registries hold now; nothing where torchdistill is not loaded."""
+        """What torchdistill's registries hold now; empty if torchdistill is not loaded."""
         keys: list[str] = []
         for path in self.registries:
             module, _, name = path.partition(":")
@@ -60,11 +60,11 @@ class Kind:
         return [key for key, name in self.own.items() if name.short is not None]
 
     def own_key(self, key: str) -> str | None:
-        """The registered key of one of ours, given that or its short form; None for another's."""
+        """The registered key of one of ours, from that key or its short form; None for others."""
         return next((full for full, own in self.own.items() if key in (full, own.short)), None)
 
     def check(self, key: str, *, at: KeyPath = ()) -> str:
-        """The key, in its short form; refuses one that is not known.
+        """The key, in its short form; refuses an unknown one.
 
         Args:
             at: keys below the value that the validator was given.
@@ -82,7 +82,7 @@ class Kind:
         hint = did_you_mean(key, known) or (
             f"expected {listed}, or name the module that registers it under dependencies"
         )
-        wrong = "a recipe cannot use as" if key in self.unusable else "is no"
+        wrong = "a recipe cannot use as" if key in self.unusable else "is not a known"
         complain(f"found {show(key)}, which {wrong} {self.what}; {hint}", at=at)
 
     @property
@@ -124,7 +124,7 @@ CRITERION = Kind(
     theirs.HIGH_LEVEL_LOSSES,
 )
 MODEL_LOSS_FUNCTION = Kind(
-    "function that reads losses off a model's output",
+    "function that reads losses from a model's output",
     f"{_LOSSES}:register_func2extract_model_output",
     (f"{_LOSSES}:FUNC2EXTRACT_MODEL_OUTPUT_DICT",),
     {"distillens.no_model_loss": OwnName(f"{_OURS}.registry:no_model_loss")},

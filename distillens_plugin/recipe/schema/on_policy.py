@@ -1,4 +1,4 @@
-"""The recipe's on_policy section: answers that the student samples while it is trained."""
+"""The recipe's on_policy section: answers that the student samples during training."""
 
 import os
 from typing import Annotated, Literal
@@ -19,21 +19,21 @@ from distillens_plugin.recipe.schema.base import (
 
 
 class VllmServer(Strict):
-    """A running vLLM server that samples in the student's place."""
+    """A running vLLM server that samples for the student."""
 
-    base_url: str = Field(description="such as http://localhost:8000")
+    base_url: str = Field(description="the server's address, such as http://localhost:8000")
     sync_every: Count = Field(
         default=1,
-        description="optimiser steps between two updates of the server's weights, from each "
-        "epoch's start; 1: always fresh",
+        description="optimiser steps between updates of the server's weights, counted from the "
+        "start of each epoch; 1 samples from the current weights",
     )
     weights_dir: PathName | None = Field(
         default=None,
-        description="folder through which the weights go, under one path here and at the server; "
-        "null: the system's temporary folder",
+        description="folder that passes the weights to the server, with the same path on both "
+        "sides; null uses the system's temporary folder",
     )
     timeout_s: Positive = Field(
-        default=600.0, description="longest wait for one answer, repeated tries included, seconds"
+        default=600.0, description="longest wait for one answer in seconds, including retries"
     )
 
     @field_validator("base_url")
@@ -52,35 +52,37 @@ class VllmServer(Strict):
 
 
 class OnPolicy(Strict):
-    """Answers that the student samples while it is trained, in place of some references."""
+    """Answers that the student samples during training, in place of some references."""
 
     share: Fraction = Field(
-        default=0.5, description="share of the rows whose answer is sampled; adaptive: at the start"
+        default=0.5,
+        description="share of the rows whose answers are sampled (with adaptive, at the start)",
     )
     schedule: Literal["fixed", "adaptive"] = Field(
         default="fixed",
-        description="keep the share, or raise it when the validation loss rises (DistiLLM)",
+        description="fixed keeps the share, adaptive raises it when the validation loss rises "
+        "(DistiLLM)",
     )
-    step: Fraction = Field(default=0.1, description="adaptive: how much the share is raised")
+    step: Fraction = Field(default=0.1, description="adaptive: how much to raise the share")
     tolerance: NonNegative = Field(
-        default=0.1, description="adaptive: by how much the validation loss must have risen"
+        default=0.1, description="adaptive: how much the validation loss must have risen"
     )
-    temperature: Positive = Field(default=1.0, description="of sampling")
+    temperature: Positive = Field(default=1.0, description="sampling temperature")
     top_p: Annotated[float, within(0, 1, open_low=True)] = Field(
-        default=1.0, description="of sampling; 1 is off"
+        default=1.0, description="sample from this share of the probability mass; 1 is all of it"
     )
     max_new_tokens: Count | None = Field(
-        default=None, description="longest answer, in tokens; null: what max_length leaves"
+        default=None, description="longest answer, in tokens; null: as long as max_length allows"
     )
     server: VllmServer | None = Field(
-        default=None, description="sample through a vLLM server; null: through transformers"
+        default=None, description="sample through a vLLM server; null samples with transformers"
     )
 
     @model_validator(mode="after")
     def _samples_something(self) -> "OnPolicy":
         if self.schedule == "fixed" and self.share == 0:
             complain(
-                "found a fixed share of 0, which samples nothing; raise it, take schedule: "
+                "found a fixed share of 0, which samples nothing; raise it, set schedule: "
                 "adaptive, or delete on_policy",
                 at=("share",),
             )

@@ -10,7 +10,7 @@ from distillens_plugin.recipe.schema.optimiser_kwargs import LearningRate
 
 
 def _checked(kind: Kind, kwargs: dict[str, Any], key: str | None) -> dict[str, Any]:
-    """Checks the kwargs of one of ours; they stay as given, less those that are null."""
+    """Checks the kwargs of one of ours; returns them unchanged but without those that are null."""
     own = kind.own_key(key) if key is not None else None
     parameters = kind.own[own].parameters if own is not None else None
     if parameters is None:
@@ -24,12 +24,12 @@ class Optimizer(Strict):
 
     key: Annotated[str, OPTIMIZER.validator] = Field(
         default="AdamW",
-        description="AdamW (without decay on biases and norms), or another optimizer that "
+        description="AdamW (no weight decay on biases and norms), or another optimizer that "
         "torchdistill knows",
     )
     kwargs: dict[str, Any] = Field(description="lr, weight_decay and so on")
     max_grad_norm: Positive | None = Field(
-        default=None, description="clip the gradient's norm; null: no clipping"
+        default=None, description="clip the gradient to this norm; null: no clipping"
     )
     grad_accum_step: Count = Field(default=1, description="batches per optimiser step")
 
@@ -52,10 +52,10 @@ class Scheduler(Strict):
 
     key: Annotated[str, SCHEDULER.validator] = Field(
         default="constant",
-        description="cosine, linear, constant, or one that torchdistill knows (stepped per "
+        description="cosine, linear, constant, or one that torchdistill knows (advanced at each "
         "optimiser step)",
     )
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="of the schedule")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="the schedule's parameters")
 
     @field_validator("kwargs")
     @classmethod

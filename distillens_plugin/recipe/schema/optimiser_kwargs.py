@@ -16,19 +16,19 @@ from distillens_plugin.recipe.schema.entries import OwnName
 
 
 class LearningRate(Strict):
-    """Checked for every optimizer."""
+    """The learning rate, checked for every optimizer."""
 
-    lr: Positive = Field(description="highest learning rate")
+    lr: Positive = Field(description="peak learning rate")
 
 
 class AdamWKwargs(LearningRate):
     """Parameters of AdamW."""
 
     weight_decay: NonNegative = Field(
-        default=0.01, description="on everything but biases and norms"
+        default=0.01, description="weight decay, on everything but biases and norms"
     )
     betas: list[BelowOne] = Field(
-        default=[0.9, 0.999], description="decay of the two moving averages"
+        default=[0.9, 0.999], description="decay rates of the two moving averages"
     )
     eps: Positive = Field(default=1e-8, description="added to the denominator")
 
@@ -43,12 +43,16 @@ class AdamWKwargs(LearningRate):
 class ScheduleKwargs(Strict):
     """Parameters of cosine, linear and constant."""
 
-    min_lr: NonNegative | None = Field(default=None, description="where cosine and linear end (0)")
+    min_lr: NonNegative | None = Field(
+        default=None, description="final learning rate of cosine and linear; 0 if not given"
+    )
     warmup_steps: NonNegativeInt | None = Field(
-        default=None, description="optimiser steps of linear warm-up; or warmup_ratio"
+        default=None,
+        description="linear warm-up in optimiser steps; alternatively, set warmup_ratio",
     )
     warmup_ratio: Fraction | None = Field(
-        default=None, description="share of all steps for the warm-up; or warmup_steps"
+        default=None,
+        description="linear warm-up as a share of all steps; alternatively, set warmup_steps",
     )
 
     @model_validator(mode="after")
@@ -59,13 +63,16 @@ class ScheduleKwargs(Strict):
 
 
 class ConstantKwargs(ScheduleKwargs):
-    """Parameters of the constant schedule, which ends where it is."""
+    """Parameters of the constant schedule, which has no final learning rate to set."""
 
     @field_validator("min_lr")
     @classmethod
     def _no_floor(cls, min_lr: float | None) -> float | None:
         if min_lr is not None:
-            complain("the constant schedule ends where it is; delete it, or use cosine or linear")
+            complain(
+                "the constant schedule does not lower the learning rate; delete the key, or use "
+                "cosine or linear"
+            )
         return min_lr
 
 

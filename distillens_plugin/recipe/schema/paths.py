@@ -1,4 +1,4 @@
-"""Which keys of a section are paths, read off the types of its fields (`PathKey`)."""
+"""Which keys of a section are paths, from the types of its fields (`PathKey`)."""
 
 import types
 import typing
@@ -14,10 +14,10 @@ ANY = "*"
 
 
 def path_keys(model: type[BaseModel], at: KeyPath = ()) -> Iterator[tuple[KeyPath, PathKey]]:
-    """The pattern of each path below a section, and what is said of it.
+    """The pattern of each path below a section, and its mark.
 
     Args:
-        at: where the section stands.
+        at: the section's own path.
     """
     inner = model.inner_models() if issubclass(model, Strict) else {}
     for name, field in model.model_fields.items():
@@ -44,13 +44,13 @@ def _of_type(
 
 
 def fits(path: KeyPath, pattern: KeyPath) -> bool:
-    """Whether a pattern names this path."""
+    """Whether a pattern matches this path."""
     pairs = zip(path, pattern, strict=False)
     return len(path) == len(pattern) and all(part in (ANY, key) for key, part in pairs)
 
 
 def matching(node: Any, pattern: KeyPath, done: KeyPath = ()) -> list[KeyPath]:
-    """Paths of the texts in plain data that a pattern names."""
+    """Paths of the strings in plain data that a pattern matches."""
     if not pattern:
         return [done] if isinstance(node, str) else []
     if not isinstance(node, dict | list):

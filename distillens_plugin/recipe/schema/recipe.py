@@ -28,13 +28,13 @@ class Dependency(Strict):
     """A module that registers with torchdistill when imported."""
 
     name: str = Field(
-        description="module; only distillens_plugin and torchdistill's without --trust-recipe"
+        description="a module; any but distillens_plugin and torchdistill's needs --trust-recipe"
     )
-    package: str | None = Field(default=None, description="what a relative name starts from")
+    package: str | None = Field(default=None, description="package that a relative name starts at")
 
 
 def dependency_entries(value: Any) -> Any:
-    """Entries in full: torchdistill also takes one name, or names alone."""
+    """Entries in full form: torchdistill also takes a single name, or names alone."""
     entries = [value] if isinstance(value, str | dict) else value
     if not isinstance(entries, list):
         return entries
@@ -42,26 +42,26 @@ def dependency_entries(value: Any) -> Any:
 
 
 class Samples(Strict):
-    """Answers generated at the end of an epoch, beside their references."""
+    """Answers generated at the end of a run, beside their references."""
 
     num_rows: NonNegativeInt = Field(
-        default=3, description="how many validation rows are answered and shown"
+        default=3, description="number of validation rows to answer and show"
     )
     max_new_tokens: Count = Field(default=128, description="longest answer, in tokens")
 
 
 class TeacherCache(Strict):
-    """The teacher's hidden states, kept on disk instead of computed again."""
+    """The teacher's hidden states, kept on disk instead of being computed again."""
 
     path: PathName = Field(description="folder of the cache")
     dtype: Literal["bfloat16", "int8"] = Field(
-        default="bfloat16", description="how the states are stored"
+        default="bfloat16", description="type of the stored states"
     )
-    max_gb: Positive | None = Field(default=None, description="largest size in GB; null: no limit")
+    max_gb: Positive | None = Field(default=None, description="maximum size in GB; null: no limit")
 
 
 class Places(Protocol):
-    """Knows where each key of a recipe came from: `recipe.loading.Source`."""
+    """Where each key of a recipe came from: `recipe.loading.Source`."""
 
     name: str
 
@@ -73,7 +73,7 @@ class Recipe(Strict):
 
     dependencies: list[Dependency] = Field(
         default_factory=lambda: [Dependency(name="distillens_plugin")],
-        description="modules that torchdistill imports first",
+        description="modules to import first",
     )
     models: Models = Field(description="teacher_model and student_model, or model alone")
     datasets: DataSets = Field(description="the training and validation data")
@@ -81,29 +81,30 @@ class Recipe(Strict):
     mixed_precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="accelerate's autocast for the student"
     )
-    seed: Seed = Field(default=10, description="of data order, dropout and random weights")
+    seed: Seed = Field(default=10, description="seed of data order, dropout and random weights")
     output_dir: PathName | None = Field(
-        default=None, description="where everything is written; runs/<recipe's name> if not given"
+        default=None, description="folder for all output; runs/<recipe's name> if not given"
     )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=list, description="experiment trackers beside metrics.jsonl"
+        default_factory=list, description="experiment trackers, in addition to metrics.jsonl"
     )
     log_every: Count = Field(
         default=10, description="optimiser steps between two lines of metrics.jsonl"
     )
     chunk_rows: Count | None = Field(
         default=None,
-        description="rows of the vocabulary walk at a time, for all terms; null chooses",
+        description="rows at a time in the pass over the vocabulary, for all terms; null chooses "
+        "by vocabulary and device",
     )
-    samples: Samples = Field(default_factory=Samples, description="generated answers")
-    threads: Few | None = Field(default=None, description="CPU threads; null leaves torch's choice")
+    samples: Samples = Field(default_factory=Samples, description="sample answers of the student")
+    threads: Few | None = Field(default=None, description="CPU threads; null keeps torch's choice")
     teacher_cache: TeacherCache | None = Field(
         default=None, description="keep the teacher's states on disk"
     )
     resumable: bool = Field(
         default=True,
-        description="after each epoch, keep weights and optimiser for --resume; a finished run "
-        "removes them",
+        description="keep weights and optimiser after each epoch, so that --resume works; removed "
+        "when the run is finished",
     )
 
     _source: Places | None = PrivateAttr(default=None)
@@ -141,8 +142,8 @@ class Recipe(Strict):
                 )
         if self.datasets.validation is None and self.train.best_by == "rougeL":
             complain(
-                "found rougeL without datasets.validation, expected data to answer; add it or use "
-                "validation_loss",
+                "found rougeL without datasets.validation, which has the rows to answer; add it, "
+                "or use validation_loss",
                 at=("train", "best_by"),
             )
         for role in ("teacher", "student", "model"):
@@ -165,13 +166,16 @@ class Recipe(Strict):
         if terms:
             key = self.train.criterion.kwargs.sub_terms[terms[0]].criterion.key
             complain(
-                f"{key} compares with a teacher, and the recipe has none; add models.teacher_model "
-                "(beside models.student_model), or take the term out (null) and use "
+                f"{key} compares with a teacher, but the recipe has none; add models.teacher_model "
+                "(beside models.student_model), or remove the term (set it to null) and use "
                 "distillens.cross_entropy",
                 at=("train", "criterion", "kwargs", "sub_terms", terms[0]),
             )
         if self.teacher_cache is not None:
-            complain("there is no teacher whose states to keep; delete it", at=("teacher_cache",))
+            complain(
+                "there is no teacher whose states could be kept; delete the key",
+                at=("teacher_cache",),
+            )
 
     def _check_on_policy(self) -> None:
         settings = self.train.on_policy
@@ -179,34 +183,35 @@ class Recipe(Strict):
             return
         at: tuple[str, ...] = ("train", "on_policy")
         if not self.is_distillation:
-            complain("there is no teacher to score the student's answers; delete it", at=at)
+            complain("there is no teacher to score the student's answers; delete the key", at=at)
         for name, term in self.train.criterion.kwargs.sub_terms.items():
             if term.criterion.key == "distillens.cross_entropy":
                 complain(
                     "cross-entropy would teach the student its own sampled answers (on_policy); "
-                    "take the term out (null), or delete train.on_policy",
+                    "remove the term (set it to null), or delete train.on_policy",
                     at=("train", "criterion", "kwargs", "sub_terms", name),
                 )
         if self.teacher_cache is not None:
             complain(
-                "the teacher's states depend on answers that are sampled anew (on_policy); delete "
-                "it, or delete train.on_policy",
+                "the teacher's states depend on newly sampled answers (on_policy), so they cannot "
+                "be kept; delete the key, or delete train.on_policy",
                 at=("teacher_cache",),
             )
         if self.train.train_data_loader.collate_fn != "distillens.collate":
             complain(
-                "on_policy needs distillens.collate; delete it, or delete train.on_policy",
+                "on_policy needs distillens.collate; delete the key, or delete train.on_policy",
                 at=("train", "train_data_loader", "collate_fn"),
             )
         if settings.schedule == "adaptive" and self.datasets.validation is None:
             complain(
-                "adaptive without datasets.validation, whose loss it follows; add it or use fixed",
+                "found adaptive without datasets.validation, whose loss it follows; add it, or use "
+                "fixed",
                 at=(*at, "schedule"),
             )
 
     @property
     def is_distillation(self) -> bool:
-        """A teacher and a student (torchdistill's DistillationBox), not one model (TrainingBox)."""
+        """Whether there is a teacher (torchdistill's DistillationBox, else its TrainingBox)."""
         return self.models.teacher_model is not None
 
     @property
@@ -216,7 +221,7 @@ class Recipe(Strict):
 
     @property
     def path(self) -> str:
-        """The recipe file's name as it was given."""
+        """The recipe file's name as given."""
         return self._source.name if self._source is not None else "recipe"
 
     def layer_terms(self) -> list[tuple[str, PairedKwargs]]:
@@ -228,7 +233,7 @@ class Recipe(Strict):
         return list(self.train.criterion.lens_terms())
 
     def where(self, key_path: str) -> str:
-        """`recipes/gpt2.yaml:23: train.criterion.key`, as errors about a key begin.
+        """`recipes/gpt2.yaml:23: train.criterion.key`, the start of errors about a key.
 
         Args:
             key_path: dotted, as for --set.

@@ -55,7 +55,7 @@ _PARAMETERS = tuple(_parameter_fields())
 
 
 class DivergenceKwargs(_Parameters):
-    """What all terms that compare two distributions take: also what the divergence itself reads."""
+    """Parameters of all terms that compare two distributions, including the divergence's own."""
 
     divergence: DivergenceName = Field(description=_NAMES)
     temperature: Positive = Field(default=1.0, description="divides both models' logits")
@@ -63,7 +63,9 @@ class DivergenceKwargs(_Parameters):
         default=False, description="multiply by temperature ** 2; the paper does not"
     )
     chunk_rows: Count | None = Field(
-        default=None, description="rows of the vocabulary walk at a time; null chooses"
+        default=None,
+        description="rows at a time in the pass over the vocabulary; null chooses by vocabulary "
+        "and device",
     )
 
     @classmethod
@@ -76,7 +78,7 @@ class DivergenceKwargs(_Parameters):
     @model_validator(mode="before")
     @classmethod
     def _registered_parameters(cls, data: Any) -> Any:
-        """Parameters that only registered divergences read are no fields: they are checked here."""
+        """Checks parameters that only registered divergences read, which are not fields."""
         if not isinstance(data, dict):
             return data
         theirs = {key: data[key] for key in data if key in set(cls.known_keys())}
@@ -100,8 +102,8 @@ def _check_parameters(divergence: str, parameters: Mapping[str, object]) -> None
         known = entry.parameters.get(key)
         if known is None:
             complain(
-                f"{divergence} does not read it (it is for {', '.join(readers(key))}); delete it, "
-                "or set it to null",
+                f"{divergence} does not read this key (it is for {', '.join(readers(key))}); "
+                "delete it, or set it to null",
                 at=(key,),
             )
         if not known.accepts(value):
@@ -119,17 +121,17 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
 
     norm: Literal["identity", "final"] = Field(
         default="identity",
-        description="what is applied before the unembedding: nothing (the paper's code), or "
+        description="norm before the unembedding: identity, none (as in the paper's code); final, "
         "each model's own final norm",
     )
     divergence: DivergenceName = Field(default="jsd", description=_NAMES)
     detach_unembedding: bool = Field(
-        default=False, description="the lens does not train the student's unembedding"
+        default=False, description="keep this term from training the student's unembedding"
     )
 
     teacher_translators: PathName | None = Field(
         default=None,
-        description="file of `distillens tune-lens`: the teacher is read through the tuned lens; "
+        description="file from `distillens tune-lens`, to read the teacher through the tuned lens; "
         "needs norm: final",
     )
 
@@ -154,20 +156,22 @@ class CrossEntropyKwargs(Strict):
     """Parameters of `distillens.cross_entropy`."""
 
     chunk_rows: Count | None = Field(
-        default=None, description="rows of the vocabulary walk at a time; null chooses"
+        default=None,
+        description="rows at a time in the pass over the vocabulary; null chooses by vocabulary "
+        "and device",
     )
 
 
 class ProjectedKwargs(PairedKwargs):
-    """What terms with a trained projection take."""
+    """Parameters of terms with a trained projection."""
 
     projection: Literal["per_pair", "shared", "none"] = Field(
         default="per_pair",
-        description="trained affine maps from the student's width to the teacher's: one for each "
-        "layer pair, one for all, or none (models of one width)",
+        description="trained affine maps from the student's width to the teacher's: one per layer "
+        "pair, one shared by all, or none (for models of equal width)",
     )
     seed: Seed | None = Field(
-        default=None, description="of the maps' random start; the recipe's if not given"
+        default=None, description="seed of the maps' initial values; by default the recipe's"
     )
 
 
@@ -176,8 +180,8 @@ class MSEKwargs(ProjectedKwargs):
 
     metric: Literal["identity", "unembedding", "inverse_unembedding"] = Field(
         default="identity",
-        description="how directions of the error count: all alike, or as much or as little as the "
-        "teacher's logits move with them",
+        description="how much each direction of the error counts: identity, all equally; "
+        "unembedding, most those that move the teacher's logits; inverse_unembedding, least those",
     )
 
 

@@ -1,8 +1,8 @@
 """The names that torchdistill's registries hold, listed so that a recipe is checked without torch.
 
-tests/recipe/test_tables.py holds the lists against the registries of the installed versions.
-torchdistill fills some registries with all that a module of torch holds; what makes nothing there,
-or nothing that a recipe can use, is listed as such.
+tests/recipe/test_tables.py compares the lists with the registries of the installed versions.
+torchdistill fills some registries with everything in a module of torch; names there that make
+nothing, or nothing that a recipe can use, are listed separately.
 """
 
 # fmt: off
@@ -18,7 +18,7 @@ SCHEDULERS = (
     "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR",
     "StepLR", "poly_lr_scheduler",
 )
-# Those that are made of other schedulers, and the one that must be stepped with a metric.
+# Those made of other schedulers, and the one that must be stepped with a metric.
 NO_SCHEDULERS = (
     "ChainedScheduler", "LRScheduler", "ReduceLROnPlateau", "SequentialLR", "_LRScheduler",
     "Any", "Counter", "Optimizer", "SupportsFloat", "Tensor", "_SchedulePhase",

@@ -23,30 +23,36 @@ class BoxModel(Strict):
     """torchdistill's settings of one model, merged over what the runner derives."""
 
     forward_hook: Hooks | None = Field(
-        default=None, description="further module paths; those of the layers are filled in"
+        default=None, description="further module paths; those of the layers are added"
     )
     forward_proc: Annotated[str, FORWARD_PROC.validator] | None = Field(
-        default=None, description="torchdistill's key; distillens.forward"
+        default=None, description="torchdistill's key; distillens.forward if not given"
     )
-    requires_grad: bool | None = Field(default=None, description="false for the teacher, true else")
+    requires_grad: bool | None = Field(
+        default=None, description="by default false for the teacher, true otherwise"
+    )
     frozen_modules: list[str] | None = Field(
-        default=None, description="module paths that are not trained"
+        default=None, description="module paths to leave untrained"
     )
 
 
 class Train(Strict):
     """What torchdistill's box reads."""
 
-    num_epochs: Count | None = Field(default=None, description="run length in epochs; or num_steps")
+    num_epochs: Count | None = Field(
+        default=None, description="run length in epochs; alternatively, set num_steps"
+    )
     num_steps: Count | None = Field(
-        default=None, description="run length in optimiser steps; or num_epochs"
+        default=None, description="run length in optimiser steps; alternatively, set num_epochs"
     )
     train_data_loader: DataLoader = Field(description="the training loader")
     val_data_loader: ValidationLoader = Field(
         default_factory=ValidationLoader, description="the validation loader"
     )
     optimizer: Optimizer = Field(description="the optimizer")
-    scheduler: Scheduler = Field(default_factory=Scheduler, description="of the learning rate")
+    scheduler: Scheduler = Field(
+        default_factory=Scheduler, description="the learning rate's schedule"
+    )
     criterion: Criterion = Field(description="the loss")
     teacher: BoxModel | None = Field(
         default=None, description="further torchdistill settings of the teacher"
@@ -59,7 +65,7 @@ class Train(Strict):
         default=None, description="let the student answer some of the prompts itself (GKD)"
     )
     best_by: Literal["validation_loss", "rougeL"] = Field(
-        default="validation_loss", description="what the best model is chosen by, each epoch"
+        default="validation_loss", description="score that picks the best model, after each epoch"
     )
 
     @model_validator(mode="after")
