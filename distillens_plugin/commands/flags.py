@@ -9,7 +9,7 @@ def add_trust(parser: argparse.ArgumentParser, *, what: str = "the recipe and it
     """--trust-recipe.
 
     Args:
-        what: is allowed to run code, for the help.
+        what: names what may run code, for the help text.
     """
     parser.add_argument(
         "--trust-recipe", action="store_true", help=f"let {what} run code (docs/security.md)"
@@ -29,17 +29,17 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def quiet_transformers() -> None:
-    """Its warnings on settings that we set right a moment later would drown our own lines.
+    """Its warnings about settings that we correct a moment later would drown our own lines.
 
-    Loads nothing: what is not loaded yet is quiet as soon as it is.
+    Loads nothing: transformers is silenced as soon as it is loaded.
     """
     when_loaded("transformers", _quiet)
 
 
 def announce_torch() -> None:
-    """One line on standard output before torch is loaded, which takes seconds, if it is at all.
+    """Prints a line if and when torch is about to be loaded, which takes seconds.
 
-    Not on standard error: there a mistake in a recipe stays the only line.
+    Not on standard error, where a mistake in a recipe stays the only line.
     """
     before_loading("torch", lambda: print("loading torch and transformers ...", flush=True))
 

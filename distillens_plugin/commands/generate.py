@@ -16,7 +16,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "recipes/methods/seqkd.yaml. An interrupted run resumes where it stopped.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file with a teacher_model")
-    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="what is written")
+    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the answers")
     add_overrides(parser)
     parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
     parser.add_argument(
@@ -25,11 +25,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--gen_kwargs", default="", metavar="K=V,...", help="temperature=1,...; default: greedy"
     )
-    parser.add_argument("--seed", metavar="N,...", help="one answer for each, when sampling")
+    parser.add_argument("--seed", metavar="N,...", help="when sampling: an answer for each seed")
     add_trust(parser)
-    parser.add_argument("--batch_size", "-b", type=count, help="rows in flight")
+    parser.add_argument("--batch_size", "-b", type=count, help="prompts answered at once")
     parser.add_argument(
-        "--keep_unfinished", action="store_true", help="keep answers that reached the limit"
+        "--keep_unfinished", action="store_true", help="keep answers that hit the token limit"
     )
 
 

@@ -9,7 +9,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds the subcommand."""
     parser = subparsers.add_parser(
         "lens-report",
-        help="what the lens reads on a recipe's pair, with and without the final norm",
+        help="what the lens reads from a recipe's models, with and without the final norm",
         description="Prints what the lens reads from each layer of both models, and how its "
         "gradient compares with that of plain distillation, with either norm.",
     )

@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--copy",
         metavar="DIR",
-        help="write them out with their data; files that are there are not replaced",
+        help="copy them and their data to DIR; existing files are not replaced",
     )
 
 
@@ -40,7 +40,7 @@ def _list() -> list[str]:
     from distillens_plugin.recipe.packaged import description, packaged_folder, packaged_names
 
     folder = packaged_folder()
-    # Whole lines where they go to a file or another program.
+    # Lines that go to a file or another program are not shortened.
     width = shutil.get_terminal_size(fallback=(250, 24)).columns
     lines: list[str] = []
     for group, names in groupby(packaged_names(), key=os.path.dirname):
@@ -51,7 +51,7 @@ def _list() -> list[str]:
             text = description(folder / f"{name}.yaml")
             shown = textwrap.shorten(text, max(width - column - 2, 20), placeholder=" ...")
             lines.append(f"  {name:<{column}}{shown}")
-    lines.append("The names stand for files; to change one: distillens recipes --copy DIR")
+    lines.append("Each name stands for a file. To edit the files: distillens recipes --copy DIR")
     return lines
 
 
@@ -65,8 +65,8 @@ def _copy(target: str) -> str:
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise DistillensError(
-            f"--copy {target}: found {there[0]}{more} there already, expected a folder without "
-            "them; give another folder"
+            f"--copy {target}: found existing {there[0]}{more}, expected a folder without these "
+            "files; name another folder"
         )
     check_writable(target)
     for file in files:

@@ -11,20 +11,24 @@ from distillens_plugin.commands.flags import (
 )
 from eval_harness.errors import DistillensError
 
-DESCRIPTION = "Validates, tries or trains what a recipe says."
+DESCRIPTION = "Trains the student of a recipe, or checks the recipe first."
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser("run", help="train what a recipe says", description=DESCRIPTION)
+    parser = subparsers.add_parser(
+        "run", help="train the student of a recipe", description=DESCRIPTION
+    )
     add_arguments(parser)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`, for both ways of calling it."""
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or a shipped one: quickstart")
     parser.add_argument(
-        "--validate", action="store_true", help="check all that can be checked without weights"
+        "recipe", metavar="RECIPE", help="YAML file, or a shipped recipe: quickstart"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="check everything that needs no weights"
     )
     parser.add_argument(
         "--print",
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="one real step: shapes, loss terms, memory, and the time the whole run would take",
+        help="run one real step; show shapes, loss terms, memory and the whole run's time",
     )
     add_overrides(parser)
     parser.add_argument(
@@ -44,21 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FRAGMENT",
         dest="fragments",
-        help="put a file over the recipe, such as methods/sft (repeatable)",
+        help="lay a fragment over the recipe, such as methods/sft (repeatable)",
     )
-    parser.add_argument("--output_dir", help="where everything is written")
+    parser.add_argument("--output_dir", help="folder for everything that is written")
     parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run in output_dir from its last whole epoch, or start it",
+        help="resume the run in output_dir from its last whole epoch, or start a new one",
     )
     add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int | None:
-    """Validates, tries or trains what a recipe says."""
+    """Validates, tries out or trains a recipe."""
     _refuse_together(arguments)
     if arguments.validate:
         announce_torch()
@@ -94,9 +98,11 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def _refuse_together(arguments: argparse.Namespace) -> None:
     if arguments.print_form and not arguments.validate:
-        raise DistillensError("--print goes with --validate")
+        raise DistillensError("--print: needs --validate; add it")
     if arguments.resume and (arguments.overwrite or arguments.validate or arguments.dry_run):
-        raise DistillensError("--resume goes with none of --overwrite, --validate and --dry-run")
+        raise DistillensError(
+            "--resume: cannot be combined with --overwrite, --validate or --dry-run; give one"
+        )
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
@@ -109,5 +115,5 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A path as a YAML string: a folder named 2024 is no number."""
+    """A path as a YAML string: a folder named 2024 is not a number."""
     return "'" + text.replace("'", "''") + "'"

@@ -17,38 +17,40 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "study",
         help="compare methods over seeds: train, evaluate, report",
         description="Trains every method of a study with every seed, evaluates the models with "
-        "eval_harness and reports what the numbers support. What is done is skipped.",
+        "eval_harness and reports what the numbers support. Finished work is skipped.",
     )
-    parser.add_argument("study", metavar="STUDY", help="YAML file, or a shipped one: quickstart")
+    parser.add_argument("study", metavar="STUDY", help="YAML file, or a shipped study: quickstart")
     parser.add_argument(
-        "--validate", action="store_true", help="check all recipes and settings without weights"
+        "--validate",
+        action="store_true",
+        help="check every recipe and setting without loading weights",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print all runs and an estimate of the time, from runs that are there and one real "
-        "step of each method that has none",
+        help="list all runs and estimate the time: from a method's finished runs, or from one real "
+        "step",
     )
     parser.add_argument(
-        "--report_only", action="store_true", help="remake the report from what is there"
+        "--report_only", action="store_true", help="rewrite the report from existing results"
     )
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
-        help="runs at a time; default: one for each GPU, one on a CPU (each with one thread)",
+        help="runs at a time; default: one per GPU, or one on a CPU (with one thread each)",
     )
-    parser.add_argument("--output_dir", help="instead of the study's own")
+    parser.add_argument("--output_dir", help="folder for everything; default: the study's")
     add_trust(parser, what="the study, its recipes and its models")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train and evaluate again what was done under other settings; the rest is kept",
+        help="repeat what was trained or evaluated with other settings; keep the rest",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does what the arguments ask for; 1 where a run failed."""
+    """Does what the arguments ask for; returns 1 if a run failed."""
     chosen = [
         flag
         for flag, given in (

@@ -25,19 +25,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--max_prompt_length", type=count, default=256, help="tokens of a prompt (256)"
     )
-    parser.add_argument("--num_rows", type=count, help="only the first rows of the data")
+    parser.add_argument("--num_rows", type=count, help="use only the first rows of the data")
     parser.add_argument("--loss_on_prompt", action="store_true", help="train on prompts too")
     parser.add_argument("--layers", metavar="K,...", help="default: all, 0 to the last but one")
     parser.add_argument("--num_steps", type=count, default=250, help="steps of Adam (250)")
-    parser.add_argument("--batch_size", "-b", type=count, default=8, help="rows a step (8)")
+    parser.add_argument("--batch_size", "-b", type=count, default=8, help="rows per step (8)")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (1e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of rows (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of rows (0)")
     parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")
-    parser.add_argument("--dtype", default="float32", help="of the teacher's weights (float32)")
+    parser.add_argument(
+        "--dtype", default="float32", help="type of the teacher's weights (float32)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, and prints each layer's KL before and after."""
+    """Trains the translators; prints each layer's KL before and after."""
     if not arguments.lr > 0:
         raise DistillensError(f"--lr {arguments.lr}: expected more than 0")
     layers = _layers(arguments.layers)

@@ -65,7 +65,7 @@ def equal_compute_steps(study: Study, main: Mapping[str, Sequence[Run]]) -> dict
 
 
 def read_steps(study: Study) -> dict[str, dict[str, Any]]:
-    """What equal_compute.json holds, by method; empty where there is none.
+    """What equal_compute.json holds, by method; empty if it does not exist.
 
     Raises:
         DistillensError: it is damaged; names file and key.

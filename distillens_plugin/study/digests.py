@@ -9,9 +9,9 @@ from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.shared.digest import digest
 
 # Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
-# no path even where a file has its name.
+# not a path, even if a file has that name.
 _FILE_KEYS = ("name_or_path", "tokenizer", "adapter", "path", "teacher", "teacher_translators")
-# Where things lie: it changes no result (a cache's content says again what its teacher says).
+# Where things are stored does not change results (a cache only repeats what its teacher computes).
 _LEFT_OUT = ("output_dir", "teacher_cache.path")
 
 
@@ -21,7 +21,7 @@ def resolved_keys(recipe: Recipe) -> dict[str, Any]:
 
 
 def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, value) of all that is no mapping."""
+    """(dotted path, value) of everything that is not a mapping."""
     if isinstance(node, dict) and node:
         return [
             leaf
@@ -32,7 +32,7 @@ def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def with_digests(value: object, key: str) -> Any:
-    """The value of a key, with digests in place of paths that are there."""
+    """The value of a key, with digests in place of existing paths."""
     if isinstance(value, list):
         return [with_digests(entry, key) for entry in value]
     if isinstance(value, str) and ("/" in value or key in _FILE_KEYS) and os.path.exists(value):

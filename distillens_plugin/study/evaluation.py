@@ -99,7 +99,7 @@ def is_evaluated(run: Run, protocol: str, *, overwrite: bool) -> bool:
     """Whether a trained run's model has been evaluated like this.
 
     Raises:
-        DistillensError: it was evaluated with other settings; --overwrite evaluates it anew.
+        DistillensError: it was evaluated with other settings; --overwrite evaluates it again.
     """
     done = evaluation_folder(run, protocol) / DONE
     if not done.is_file():
@@ -112,7 +112,7 @@ def is_evaluated(run: Run, protocol: str, *, overwrite: bool) -> bool:
     if overwrite:
         return False
     raise DistillensError(
-        f"{done.parent}: evaluated with other settings; put the study back, name another folder "
+        f"{done.parent}: evaluated with other settings; change the study back, name another folder "
         "with --output_dir, or evaluate again with --overwrite"
     )
 
@@ -123,7 +123,7 @@ def evaluation_command(run: Run, protocol: str) -> Command:
     fingerprint = _fingerprint(run, protocol)
 
     def before() -> None:
-        # Answers under other settings; those of an interrupted evaluation are kept and used.
+        # Deletes answers given under other settings; keeps those of an interrupted evaluation.
         started = folder / "started.json"
         if read_json(started).get("fingerprint") != fingerprint and folder.exists():
             shutil.rmtree(folder)
@@ -153,7 +153,7 @@ def evaluation_arguments(run: Run, protocol: str) -> list[str]:
     model_args |= _model_args(spec)
     template = spec.template or data.template
     arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
-    # With an equals sign: no text of the study is taken for a flag.
+    # With an equals sign, so that no text of the study is taken for a flag.
     arguments += [f"--model_args={format_key_values(model_args)}"]
     arguments += [f"--tasks={','.join(map(_task, spec.tasks))}", f"--protocol={protocol}"]
     arguments += [f"--template={template}", f"--output_path=evaluation/{protocol}"]
@@ -230,7 +230,7 @@ def _fingerprint(run: Run, protocol: str) -> str:
 
 
 def _task_content(task: str) -> str | list[str]:
-    """A benchmark file counts by its content and that of its rows, which may change under it."""
+    """A benchmark file counts by its content and that of its rows, which may change alone."""
     if not _is_benchmark_file(task):
         return task
     rows = load_benchmark(Path(task)).path

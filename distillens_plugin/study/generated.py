@@ -1,7 +1,7 @@
 """The teacher's answers that a study generates (SeqKD), and what they depend on.
 
 <study>/generated/<method>.jsonl    the answers
-<study>/generated/<method>.json     what they were made under, written before they are
+<study>/generated/<method>.json     the settings they are made with, written before them
 """
 
 import json
@@ -76,9 +76,9 @@ def are_generated(study: Study, method: str, *, overwrite: bool) -> bool:
     """Whether the answers are there, and made as they would be made now.
 
     Args:
-        overwrite: others count as not there (and are made anew).
+        overwrite: answers made with other settings count as missing (and are made again).
     Raises:
-        DistillensError: they were made otherwise; names the first key that differs.
+        DistillensError: they were made with other settings; names the first key that differs.
     """
     path = generated_file(study, method)
     if not path.is_file():
@@ -89,14 +89,14 @@ def are_generated(study: Study, method: str, *, overwrite: bool) -> bool:
     if overwrite:
         return False
     raise DistillensError(
-        f"{path}: the teacher's answers were made under other settings "
-        f"({first_difference(stored.get('depends_on'), wanted)}); put the study back, name another "
-        "folder with --output_dir, or let the teacher answer again with --overwrite"
+        f"{path}: the teacher's answers were made with other settings "
+        f"({first_difference(stored.get('depends_on'), wanted)}); change the study back, name "
+        "another folder with --output_dir, or let the teacher answer again with --overwrite"
     )
 
 
 def generation_command(study: Study, method: str) -> Command:
-    """`distillens generate` for a method; an interrupted one goes on where it stopped."""
+    """`distillens generate` for a method; an interrupted one resumes where it stopped."""
     path, how = generated_file(study, method), _how(study, method)
     command = [sys.executable, "-m", "distillens_plugin.cli", "generate"]
     command += [study.recipe, "--output", str(path), "--model", how.model]
@@ -109,7 +109,7 @@ def generation_command(study: Study, method: str) -> Command:
         command.append(RECIPE_FLAG)
 
     def before() -> None:
-        # Answers that are there once the record is, were made under it.
+        # Once the record exists, every answer in the file was made with its settings.
         path.unlink(missing_ok=True)
         wanted = answers_depend_on(study, method)
         write_json(_record(path), {"fingerprint": digest(wanted), "depends_on": wanted})

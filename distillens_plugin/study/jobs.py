@@ -90,7 +90,7 @@ def run_jobs(
                     say(f"{count} failed: {failure}")
                 else:
                     rest = sum(finished) / len(finished) * left / len(environments)
-                    about = f"; about {duration(rest)} to go here" if left else ""
+                    about = f"; about {duration(rest)} left in this phase" if left else ""
                     say(f"{count} done in {duration(seconds)}{about}")
             if running:
                 time.sleep(_POLL_S)
@@ -103,7 +103,7 @@ def _advance(item: _Running, environment: dict[str, str], lock: int | None) -> s
     """Starts the job's next command when the last has ended.
 
     Returns:
-        None while it goes on, "" when all is done, else what failed.
+        None while it runs, "" when all is done, else what failed.
     """
     if item.process is not None:
         code = item.process.poll()
@@ -112,8 +112,8 @@ def _advance(item: _Running, environment: dict[str, str], lock: int | None) -> s
         command = item.job.commands[item.index]
         item.process = None
         if code != 0:
-            told = f"ended by signal {-code}" if code < 0 else last_line(command.log)
-            return f"{told} (exit code {code}; {command.log})"
+            reason = f"ended by signal {-code}" if code < 0 else last_line(command.log)
+            return f"{reason} (exit code {code}; {command.log})"
         if command.after is not None:
             try:
                 command.after(time.monotonic() - item.command_started)
@@ -163,8 +163,8 @@ def import_paths(*, trusted: bool) -> dict[str, str]:
 def _die_with_parent() -> Callable[[], None] | None:
     """On Linux the kernel ends a child whose parent is gone, even by SIGKILL.
 
-    Elsewhere a child whose study was killed by SIGKILL goes on; the folder's lock, which it
-    inherits, then keeps a new study from starting the same run beside it.
+    Elsewhere a child keeps running after SIGKILL has ended its study. It inherits the folder's
+    lock, which then keeps a new study from starting the same run beside it.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -224,10 +224,10 @@ def duration(seconds: float) -> str:
 
 
 def last_line(log: Path) -> str:
-    """What a failed command said last."""
+    """The last line that a failed command printed."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return "it left no log"
-    said = [line.rpartition("\r")[2].strip() for line in lines]
-    return next((line for line in reversed(said) if line), "it said nothing")
+    printed = [line.rpartition("\r")[2].strip() for line in lines]
+    return next((line for line in reversed(printed) if line), "it printed nothing")

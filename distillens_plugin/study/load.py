@@ -50,7 +50,7 @@ def load_study(
 
 
 def _resolve(node: Any, path: KeyPath, source: Source, folder: str) -> None:
-    """Paths in the study start from the file that says them; values elsewhere only with ./ ."""
+    """Path keys start from the file that gives them; other values only if they begin with ./"""
     entries = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in list(entries):
         here = (*path, key)
@@ -71,7 +71,7 @@ def _is_file(path: KeyPath) -> bool:
 
 
 def _readable(path: str) -> str:
-    """Relative to the working folder where it lies below: shorter lines, and commands to copy."""
+    """Relative to the working folder if it is inside: shorter lines, and commands to copy."""
     relative = os.path.relpath(path)
     if relative.startswith("-"):
         return os.path.join(".", relative)  # or a command would take it for a flag

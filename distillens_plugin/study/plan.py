@@ -73,18 +73,18 @@ class Run:
     def resolved(self) -> dict[str, Any]:
         """The recipe's keys by dotted path, local files and folders as digests of their content.
 
-        Where the study lies does not change it, what a file holds does. A file that the study
-        itself is yet to make is left out.
+        Moving the study does not change it; changing a file does. A file that the study has yet to
+        make is left out.
         """
         found = resolved_keys(self.recipe)
         if self.study.methods[self.method].generate is not None:
-            # Not their content alone: answers of another teacher would be made anew.
+            # Not their content alone: another teacher's answers would have to be made again.
             found["generated"] = digest(answers_depend_on(self.study, self.method))
         return found
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that decides what the run gives."""
+        """Of everything that affects the run's result."""
         return digest(self.resolved)
 
     def command(self, mode: Literal["--resume", "--dry-run"] = "--resume") -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eval_harness.shared.files.typed_json import Count, Number, read_object
 
-EXPECTED = "expected what a study writes there; remove it, or take it from a copy"
+EXPECTED = "expected what a study writes there; delete the file, or restore it from a copy"
 
 
 class _Record(BaseModel):
@@ -61,7 +61,7 @@ class StepsFile(_Record):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that the study wrote; empty where there is none.
+    """A JSON object that the study wrote; empty if the file does not exist.
 
     Raises:
         DistillensError: the file is damaged; names it.

@@ -1,4 +1,4 @@
-"""Carries a study out: teacher's answers, search, final runs, evaluation, equal compute."""
+"""Runs a study: the teacher's answers, search, final runs, evaluation, equal compute."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def study_lock(folder: Path) -> FolderLock:
         folder,
         name=".study.lock",
         where="output_dir",
-        remedy="another study works there; wait for it, or name another folder with --output_dir",
-        # A study that was just killed takes its children with it, which takes a moment.
+        remedy="another study runs there; wait for it, or name another folder with --output_dir",
+        # The children of a study that was just killed need a moment to end.
         patience_s=2.0,
         for_children=True,
         say=say,
@@ -55,7 +55,7 @@ class Runner:
             What failed and why, by the name of the run.
         Raises:
             DistillensError: a recipe is wrong, or a run was done under another one (see
-                `state.is_trained`); whatever can be known at the start is found there.
+                `state.is_trained`). What can be checked at the start is checked at the start.
         """
         study = self.study
         for name in study.methods:

@@ -77,7 +77,7 @@ def update(choice: Choice, runs: Sequence[Run]) -> None:
 
 
 def search_so_far(study: Study) -> tuple[dict[str, Choice], list[list[Run]]]:
-    """What the search runs that are there have found, and the runs of each grid; starts nothing.
+    """What the finished search runs have found, and the runs of each grid; starts nothing.
 
     Each grid's runs follow from the grids before it, as far as those have been tried.
     """
@@ -98,5 +98,5 @@ def _mean_nll(runs: Sequence[Run]) -> float | None:
         for run in runs
     ]
     known = [loss for loss in losses if loss is not None]
-    # A setting that fails with one seed is no setting to train with.
+    # A setting that fails with one seed is not worth training with.
     return sum(known) / len(known) if len(known) == len(losses) else None

@@ -53,7 +53,7 @@ def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Refuses keys that a command line would read as something else."""
     for key in values:
         if not _ARGUMENT.fullmatch(key):
-            complain("found a key that is no argument's name", at=(key,))
+            complain("found a key that is not an argument name, expected a-z, 0-9, _", at=(key,))
         if key == "pretrained":
             complain("the study gives each run its own model; delete it", at=(key,))
     return values
@@ -131,12 +131,12 @@ class EqualCompute(Strict):
 
     clock: str = Field(description="the method whose measured training time all others get")
     methods: list[str] | None = Field(
-        default=None, description="who gets that time; all without a lens if not given"
+        default=None, description="methods that get that time; all without a lens if not given"
     )
 
 
 class Budget(Strict):
-    """What is held equal; equal steps always."""
+    """What is held equal. Methods are always compared at equal steps."""
 
     equal_compute: EqualCompute | None = Field(
         default=None, description="compare at equal training time as well"
@@ -268,9 +268,10 @@ class Study(Strict):
     ) -> None:
         for index, name in enumerate(names):
             if name not in self.methods:
-                hint = did_you_mean(name, self.methods) or f"there are {', '.join(self.methods)}"
+                known = ", ".join(self.methods)
+                hint = did_you_mean(name, self.methods) or f"expected one of {known}"
                 place = (*at, name) if by_key else (*at, index) if indexed else at
-                complain(f"there is no method {name!r}; {hint}", at=place)
+                complain(f"found {name!r}, which is not a method of this study; {hint}", at=place)
 
     @property
     def is_trusted(self) -> bool:

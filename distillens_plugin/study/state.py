@@ -1,8 +1,8 @@
-"""What a run's folder says: nothing yet, done, or done under something else.
+"""What a run's folder says: nothing yet, trained, or trained under another recipe.
 
 <run>/run.json      fingerprint and resolved recipe, written before training starts
 <run>/train/        the runner's output folder; its summary.json, written last, says it is done;
-                    a run that was cut off goes on from its last whole epoch
+                    an interrupted run resumes from its last whole epoch
 <run>/evaluation/<protocol>/   eval-harness's output; done.json, written last, says it is done
 <run>/log.txt       what the commands printed
 """
@@ -28,12 +28,12 @@ RUN, LOG, DONE = "run.json", "log.txt", "done.json"
 
 
 def is_trained(run: Run, *, overwrite: bool) -> bool:
-    """Whether the run is there already, under this very recipe.
+    """Whether the run has been trained already, under this very recipe.
 
     Args:
-        overwrite: a run under another recipe counts as not there (and is replaced when it starts).
+        overwrite: a run under another recipe counts as missing (and is replaced when it starts).
     Raises:
-        DistillensError: it is there under another recipe; names the first key that differs.
+        DistillensError: it was trained under another recipe; names the first key that differs.
     """
     if not (run.train_folder / run_folder.SUMMARY).is_file():
         return False
@@ -44,16 +44,15 @@ def is_trained(run: Run, *, overwrite: bool) -> bool:
         return False
     differing = first_difference(stored.get("resolved"), run.resolved)
     raise DistillensError(
-        f"{run.folder}: done under another recipe ({differing}); "
-        "put the study back, name another folder with --output_dir, or train what has changed "
-        "again with --overwrite"
+        f"{run.folder}: trained under another recipe ({differing}); change the study back, name "
+        "another folder with --output_dir, or train the changed runs again with --overwrite"
     )
 
 
 def start(run: Run) -> None:
-    """Notes what is about to be trained in the run's folder, which is emptied.
+    """Empties the run's folder and notes there what is about to be trained.
 
-    A run under this very recipe that was cut off is kept, to be gone on with.
+    An interrupted run under this very recipe is kept, so that it resumes.
     """
     if read_json(run.folder / RUN).get("fingerprint") == run.fingerprint:
         return
@@ -62,7 +61,7 @@ def start(run: Run) -> None:
             shutil.rmtree(run.folder)
         run.folder.mkdir(parents=True)
     except OSError as error:
-        raise RunFailure(f"{run.folder}: cannot be prepared: {error.strerror}") from error
+        raise RunFailure(f"{run.folder}: cannot be emptied or made: {error.strerror}") from error
     note = {"fingerprint": run.fingerprint, "command": run.command(), "resolved": run.resolved}
     write_json(run.folder / RUN, note)
 

@@ -10,7 +10,7 @@ from eval_harness.shared.program.key_values import parse_key_values
 
 
 def refuse_study_code(study: Study) -> None:
-    """Refuses a study whose arguments for a backend can run code; its recipes are checked alone.
+    """Refuses a study whose backend arguments can run code; its recipes are checked elsewhere.
 
     Raises:
         DistillensError: names the key.

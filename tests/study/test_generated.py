@@ -102,7 +102,7 @@ def test_answers_of_an_older_teacher_are_refused_and_made_again_with_overwrite(a
     again = make_run(study, "main", "seqkd", 1)
     assert not is_trained(again, overwrite=True)
     assert again.resolved["generated"] != run.resolved["generated"]
-    with pytest.raises(DistillensError, match="done under another recipe"):
+    with pytest.raises(DistillensError, match="trained under another recipe"):
         is_trained(again, overwrite=False)
     assert "main/seqkd/seed_1" in collect(study).missing
 

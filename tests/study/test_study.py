@@ -93,7 +93,7 @@ def test_the_report_is_one_page_one_markdown_one_csv_and_its_figures(finished):
     for text in (page, markdown):
         for part in ("against SFT at equal steps", "against SFT at equal compute", "34.25"):
             assert part in text
-        assert "Not there yet: main/broken/seed" in text
+        assert "Missing so far: main/broken/seed" in text
 
 
 def test_the_csv_holds_the_evaluations_own_numbers(finished):
@@ -165,8 +165,8 @@ def test_dry_run_lists_what_is_done_and_estimates_from_it(finished):
     assert done.returncode == 0, done.stderr
     assert "  main/sft/seed_1  done" in done.stdout
     assert re.search(r"  main/broken/seed_1$", done.stdout, re.MULTILINE)
-    assert re.search(r"lens: \d+ s \(mean of 2 done runs\)", done.stdout)
-    reason = re.search(r"broken: not known, because its trial step failed: (.*)", done.stdout)
+    assert re.search(r"lens: \d+ s \(mean of 2 finished runs\)", done.stdout)
+    reason = re.search(r"broken: unknown because its trial step failed: (.*)", done.stdout)
     assert reason is not None
     assert "nowhere" in reason[1]
 
@@ -176,7 +176,7 @@ def test_dry_run_times_a_real_step_of_a_method_without_a_run(tmp_path):
     done = run_study(path, "--dry-run")
     assert done.returncode == 0, done.stderr
     for name in ("sft", "lens"):
-        pattern = rf"  {name}: at most about [\d.]+ \w+ \(one real step, the first\)"
+        pattern = rf"  {name}: at most about [\d.]+ \w+ \(from one real step, the first\)"
         assert re.search(pattern, done.stdout), done.stdout
     assert not (tmp_path / "out").exists()
 
@@ -197,4 +197,4 @@ def test_the_clocks_pace_is_the_median_and_is_kept(tmp_path):
 def test_a_report_without_any_run_is_refused(tmp_path):
     done = run_study(tiny_study(tmp_path), "--report_only")
     assert done.returncode == 2
-    assert "no run of" in done.stderr
+    assert "found no finished run of" in done.stderr

@@ -116,7 +116,7 @@ def test_validation_losses_are_compared_over_common_seeds_and_few_seeds_say_so()
     assert found.seeds == (1, 2)
     assert found.paired.difference == pytest.approx(-0.1)
     assert found.verdict == NO_DIFFERENCE
-    assert "2 seeds cannot show one: the smallest p is 0.5000" in found.reason
+    assert "2 seeds cannot show one: the smallest possible p is 0.5000" in found.reason
 
 
 def test_enough_seeds_show_a_difference_in_validation_loss():
@@ -138,5 +138,5 @@ def test_methods_without_runs_are_left_out():
 
 def test_other_rows_are_refused():
     others = tuple(f"other-{i}" for i in range(60))
-    with pytest.raises(DistillensError, match="answered other rows"):
+    with pytest.raises(DistillensError, match="answered different rows"):
         make_table({"a": scores(0.0), "b": scores(0.0, ids=others)}, {"b": ["a"]})

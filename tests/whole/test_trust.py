@@ -185,7 +185,7 @@ EVALUATION = {"tasks": ["gsm8k"], "data": {"gsm8k": "./rows.jsonl"}}
         ("hf", {"trust_remote_code": True}, RECIPE_FLAG),
         ("hf", {"trust_remote_code": "yes"}, "expected true or false"),
         ("hf", {"dtype": "float32,trust_remote_code=True"}, "dtype"),
-        ("hf", {"dtype,trust_remote_code": True}, "no argument's name"),
+        ("hf", {"dtype,trust_remote_code": True}, "not an argument name"),
         ("hf", {"attn_implementation": "evil/attention"}, RECIPE_FLAG),
         ("hf", {"pretrained": "evil/model"}, "its own model"),
         ("vllm", {"trust_remote_code": True}, RECIPE_FLAG),

@@ -26,7 +26,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]]) -> bytes:
     """
     figure, panels = _figure(width=10.5, height=3.9, columns=2)
     for row, (label, runs) in enumerate(curves.items()):
-        # A run that stopped early or validated elsewhere has no mean with the others.
+        # A run that stopped early or validated at other steps cannot be averaged with the others.
         runs = [run for run in runs if run.steps == runs[0].steps]
         losses = np.array([run.losses for run in runs])
         pace = float(np.mean([run.seconds_per_step for run in runs]))
@@ -37,7 +37,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]]) -> bytes:
     for axes, name in zip(panels, ("optimiser steps", "seconds of training"), strict=True):
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
-        # An untrained model's loss would press everything else together.
+        # An untrained model's loss would squeeze everything else into a thin band.
         top = [loss for runs in curves.values() for run in runs for loss in run.losses[1:]]
         if top:
             span = max(top) - min(top)

@@ -47,14 +47,15 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     """Writes report.html (all in one file), report.md, table.csv and figures/*.png.
 
     Raises:
-        DistillensError: no run of the study is there, or matplotlib is missing.
+        DistillensError: the study has no finished run yet, or matplotlib is missing.
         RunFailure: a file cannot be written.
     """
     require_matplotlib()
     results = collect(study)
     if not any(table.cells for table in results.tables.values()):
         raise DistillensError(
-            f"{folder}: no run of {study.path} is there; run the study, or look at log.txt of a run"
+            f"{folder}: found no finished run of {study.path}; run it, or look in log.txt of a "
+            "run that failed"
         )
     sections = [_section(results, budget) for budget in results.tables]
     extra = [grid for grid in (_search_grid(results), _paper_grid(results)) if grid is not None]

@@ -45,7 +45,7 @@ class Results:
         tables, costs: by budget.
         curves: by method, the final runs' at equal steps.
         choices: what the search found, by method.
-        missing: names of runs that the study asks for and that are not there, or not evaluated.
+        missing: names of the study's runs that do not exist yet or are not evaluated.
     """
 
     study: Study
@@ -65,7 +65,7 @@ def collect(study: Study) -> Results:
     results = Results(study, choices=search_so_far(study)[0])
     main = main_runs(study, results.choices)
     results.missing += [
-        f"{name}: no setting of its search has a model"
+        f"{name}: no setting of its search gave a model"
         for name in study.methods
         if name not in main
     ]
@@ -93,7 +93,7 @@ def _add_equal_compute(
     }
     runs = compute_runs_of(study, {n: c.settings for n, c in results.choices.items()}, steps)
     extended = _scores(runs, results)
-    # Methods that got no time of their own (those with a lens) stand with their runs as they are.
+    # Methods without extra training time (those with a lens) keep their runs at equal steps.
     others = {n: s for n, s in scores.items() if n not in extended_methods(study, main)}
     if extended:
         results.tables[COMPUTE] = make_table({**extended, **others}, references)

@@ -1,10 +1,10 @@
 """The numbers of a study: scores, intervals, paired differences, and what they support.
 
-Statistics are eval_harness's. Two units stand side by side. Rows: a method's score of a
-row is the mean over its training and sampling seeds, and rows are resampled and sign-flipped; it
-says what other questions might give, with these models. Training seeds: one number for each; it
-says what other trainings might give. A difference counts as shown where the rows show it after Holm
-and the seeds do not leave it open.
+Statistics are eval_harness's, over two units. Rows: a method's score on a row is the mean over its
+training and sampling seeds; rows are resampled and sign-flipped. Variation over rows predicts
+scores on other questions with these models; it says nothing about retraining. Training seeds: one
+score for each; their variation predicts the scores of retrained models. A difference counts as
+shown if the test over rows shows it after Holm's correction and the interval over seeds agrees.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,7 +186,7 @@ def _cell(scores: MethodScores, metric: Metric) -> Cell:
 def _difference(
     name: str, method: MethodScores, reference: str, other: MethodScores, metric: Metric
 ) -> tuple[Difference, Floats] | None:
-    """Not judged yet, and the differences [N] that it is made of."""
+    """The difference without a verdict yet, and the numbers [N] whose mean it is."""
     if metric.is_validation:
         seeds = tuple(seed for seed in method.validation if seed in other.validation)
         if not seeds:
@@ -201,7 +201,10 @@ def _difference(
             return None
         ours, theirs = _mean_rows(mine, seeds, metric), _mean_rows(yours, seeds, metric)
         if mine[seeds[0]].ids != yours[seeds[0]].ids:
-            raise DistillensError(f"{metric.title}: {name} and {reference} answered other rows")
+            raise DistillensError(
+                f"{metric.title}: {name} and {reference} answered different rows; evaluate them "
+                "again with --overwrite"
+            )
         by_seed = np.array([mine[s].values.mean() - yours[s].values.mean() for s in seeds])
     paired = compare_paired(ours, theirs)
     interval = bootstrap_interval(by_seed)
@@ -240,11 +243,11 @@ def _judge(member: Difference, adjusted_p: float) -> Difference:
         if agree:
             shown = WORSE if higher == member.metric.is_loss else BETTER
         else:
-            reason = "the rows show one, but the training seeds leave it open"
+            reason = "the rows show one, but the interval over training seeds does not exclude 0"
     elif member.metric.is_validation and 2.0 ** (1 - len(member.seeds)) >= ALPHA:
         count = len(member.seeds)
         reason = (
-            f"{count} seed{'s' if count > 1 else ''} cannot show one: the smallest p is "
+            f"{count} seed{'s' if count > 1 else ''} cannot show one: the smallest possible p is "
             f"{min(1.0, 2.0 ** (1 - len(member.seeds))):.4f}"
         )
     return replace(member, adjusted_p=adjusted_p, verdict=shown, reason=reason)

@@ -51,23 +51,27 @@ def notes(results: Results) -> list[str]:
     """What a reader must know to judge the tables."""
     study = results.study
     said = [
-        "An interval is the 95 % bootstrap over the rows, each row being the mean over training "
-        "and sampling seeds; for the validation loss it is over training seeds.",
-        "A difference is shown only where the sign-flip test over rows rejects after Holm (over "
-        "all differences of a metric, tasks together) and the bootstrap interval over training "
-        "seeds excludes 0. The validation loss has training seeds only, and the test is over them.",
+        "Intervals are 95 % bootstrap intervals over rows. A row's score is its mean over training "
+        "and sampling seeds. For the validation loss, intervals are over training seeds.",
+        "Variation over rows predicts scores on other questions with these models; it says nothing "
+        "about retraining. Variation over training seeds predicts the scores of retrained models.",
+        "A difference is shown only if the sign-flip test over rows rejects after Holm's "
+        "correction (over all differences of a metric, tasks together) and the bootstrap interval "
+        "over training seeds excludes 0. The validation loss is tested over training seeds, since "
+        "it has no rows.",
     ]
     if len(study.seeds) == 1:
-        said.append("One training seed: nothing here says what another training would give.")
+        said.append("There is one training seed: nothing here predicts the scores of retraining.")
     searched = [f"{study.label(n)} {len(c.tried)}" for n, c in results.choices.items() if c.tried]
     if searched and study.tune is not None:
         said.append(
-            f"Settings tried by the search on the validation split (seeds "
-            f"{', '.join(map(str, study.tune.seeds))}): {', '.join(searched)}. The validation loss "
-            "of the final runs is on the split that chose them; the benchmarks' rows chose nothing."
+            "Number of settings that the search tried on the validation split (seeds "
+            f"{', '.join(map(str, study.tune.seeds))}): {', '.join(searched)}. The final runs' "
+            "validation loss is measured on the split that chose their settings; the benchmarks' "
+            "rows were not used to choose."
         )
     if results.missing:
-        said.append(f"Not there yet: {', '.join(results.missing)}.")
+        said.append(f"Missing so far: {', '.join(results.missing)}.")
     return said
 
 
