@@ -1,7 +1,7 @@
 """How distillens differs from two papers' code: `python benchmarks/differences.py [PART ...]`.
 
-Each part (default: all) is computed as the other code has it (other_code.py), as distillens has it,
-and in float64:
+Each part (default: all) is computed in three ways: as in the other code (other_code.py), by
+distillens, and in float64:
 
 - mask: the lens loss of DistillLens over a batch (arXiv 2602.13567). Its code stacks the layers'
   logits row by row and repeats the token mask layer by layer. With more than one row in a batch,
@@ -9,8 +9,9 @@ and in float64:
 - epsilon: the same code adds 1e-8 inside the logarithm of the mixture.
 - skew: DistiLLM-2's skew reverse KL (arXiv 2503.07067) detaches the student inside the mixture.
 
-Weights and tokens are random: the numbers show size and sign, not what a training run would lose.
-Where distillens is off from float64 by more than the bar, it prints NOT MET and exits with 1.
+Weights and tokens are random: the numbers show the size and sign of each difference, not its effect
+on training. If distillens differs from float64 by more than the bar, the script prints NOT MET and
+exits with 1.
 One thread, one to two minutes.
 """
 
@@ -161,7 +162,7 @@ def measure_mask(check: Checks, num_batches: int) -> None:
                 )
                 ours = [max(ours[0], abs(value / truth - 1)), max(ours[1], apart(gradient, right))]
             rows_text = "1 row" if num_rows == 1 else f"{num_rows} rows"
-            print(f" {name}, {rows_text} a batch; JSD {spread(truths)}")
+            print(f" {name}, {rows_text} per batch; JSD {spread(truths)}")
             print(f"  the paper's code: loss off by {spread(losses, percent=True)}")
             print(f"  the paper's code: cosine with the right gradient {spread(cosines)}")
             check("distillens: loss off from float64, relative, worst", ours[0], 1e-5)
@@ -182,7 +183,7 @@ def measure_epsilon(check: Checks) -> None:
     from distillens_plugin.divergences import jensen_shannon
     from distillens_plugin.fused import lens_divergence
 
-    print("\n1e-8 inside the logarithm. JSD of a model with itself, nats a token (32 rows):")
+    print("\n1e-8 inside the logarithm. JSD of a model with itself, nats per token (32 rows):")
     generator = torch.Generator().manual_seed(0)
     for vocab in (2048, 32000, GPT2_VOCAB, 151936):
         logits = torch.randn(32, vocab, generator=generator)
@@ -231,8 +232,8 @@ def measure_skew(check: Checks) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the named parts; 1 if distillens is off from float64."""
-    parser = argparse.ArgumentParser(description="How distillens differs from the code of papers.")
+    """Measures the named parts; returns 1 if distillens differs from float64 by more than a bar."""
+    parser = argparse.ArgumentParser(description="How distillens differs from two papers' code.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--batches", type=int, default=5, help="random batches of each pair (5)")
     parsed = parser.parse_args(arguments)

@@ -2,8 +2,8 @@
 
 Parts: floor, memory, baseline, liger, accuracy, peaked (default: all). Everything runs on one CPU
 thread. Times are process CPU time, medians over rounds in which the compared variants alternate.
-Memory is the peak resident size over that before the call, each in a process of its own. A bar that
-is not met is printed as NOT MET, and the exit code is then 1.
+Memory is the peak resident size during the call minus the size before it, each in its own process.
+If a bar is missed, its line says NOT MET and the exit code is 1.
 
 Liger-Kernel is a dependency of this benchmark only: `pip install liger-kernel`.
 """
@@ -40,7 +40,7 @@ VOCAB, LARGE_VOCAB, PAIRS = 50257, 151936, 5
 HELD = ("jsd", "fkl", "rkl")
 REPORTED = ("jeffreys", "skew_fkl", "skew_rkl", "tvd", "alpha_beta", "akl")
 MEGABYTE = 1e6
-# What one measured process must never exceed: the reference at N 256 needs 10 GB.
+# The most memory of one measured process: the reference at N 256 needs 10 GB.
 MEMORY_RESERVE_GB = 2.0
 
 
@@ -52,7 +52,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def alternate(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each variant over rounds that run them in turn."""
+    """Median CPU seconds of each variant over rounds in which they alternate."""
     for call in variants.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -71,7 +71,7 @@ def resident_mb(key: str) -> float:
 
 
 def peak_extra_mb(call: Callable[[], object]) -> float:
-    """Peak resident size during the call over the resident size before it."""
+    """Peak resident size during the call, minus the size before it."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_mb("VmRSS")
     call()
@@ -79,7 +79,7 @@ def peak_extra_mb(call: Callable[[], object]) -> float:
 
 
 def afresh(problem: Problem, call: Callable[[Problem], object]) -> None:
-    """One step of training: no gradients held over from the step before."""
+    """One training step: no gradients are kept from the step before."""
     problem.clear()
     call(problem)
 
@@ -94,7 +94,7 @@ VARIANTS: dict[str, Callable[[Problem], object]] = {
 
 
 def measure_memory(variant: str, rows: int, vocab: int) -> None:
-    """Runs in a process of its own; prints the peak in MB."""
+    """Runs in its own process; prints the peak in MB."""
     problem = Problem(rows, vocab)
     # A small call first: code, thread pools and compiled kernels are not the variant's memory.
     VARIANTS[variant](Problem(8, vocab=512))
@@ -105,7 +105,7 @@ def measure_memory(variant: str, rows: int, vocab: int) -> None:
 
 
 def memory_mb(variant: str, rows: int, vocab: int = VOCAB) -> float:
-    """The peak of a variant, measured in a process of its own."""
+    """The peak of a variant, measured in its own process."""
     command = [sys.executable, __file__, "--measure", variant, str(rows), str(vocab)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -144,7 +144,7 @@ def floor_part(report: Report) -> None:
             variants[name] = partial(afresh, problem, partial(fused, divergence=name))
         seconds = alternate(variants, rounds)
         where = f"{rows} rows, V {vocab}"
-        print(f"{where}: floor {seconds['floor'] / rows * 1e3:.2f} ms a row")
+        print(f"{where}: floor {seconds['floor'] / rows * 1e3:.2f} ms per row")
         for name in names:
             ratio = seconds[name] / seconds["floor"]
             report.line(f"{where}: {name} / floor", ratio, bar if name in HELD else None)
@@ -253,7 +253,7 @@ def accuracy_part(report: Report) -> None:
                 report.line(f"{what}loss, relative error", errors["fused"][0], 5e-6, " ")
                 report.line(f"{what}gradient, max norm", max(errors["fused"][1:]), 1e-4, " ")
                 continue
-            # Both round the same products, so that the losses differ by float32 sums only.
+            # Both round the same products, so the losses differ only by float32 sums.
             worse = errors["fused"][0] - errors["plain"][0]
             report.line(f"{what}loss, relative error over plain autograd's", worse, 5e-6, " ")
             for index, part in ((1, "grad_h"), (2, "grad_W")):
@@ -275,7 +275,7 @@ def gradients_of(call: Callable[..., torch.Tensor], problem: Problem, name: str)
 
 
 def peaked_part(report: Report) -> None:
-    """Peaked logits make denormal numbers, and those slow arithmetic, unless they are avoided."""
+    """Peaked logits: denormal numbers slow arithmetic down unless they are avoided."""
     smooth, peaked = Problem(320, VOCAB), Problem(320, VOCAB, spread=40.0)
     for name in HELD:
         seconds = alternate(
@@ -291,7 +291,7 @@ def peaked_part(report: Report) -> None:
 
 
 def free_gb() -> float:
-    """Memory that this machine could give now."""
+    """Memory that is available now."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     assert found is not None
     return int(found.group(1)) * 1024 / 1e9
@@ -308,7 +308,7 @@ PARTS: dict[str, Callable[[Report], None]] = {
 
 
 def main() -> int:
-    """Run the parts asked for."""
+    """Runs the given parts."""
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["--measure"]:
         measure_memory(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

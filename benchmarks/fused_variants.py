@@ -13,12 +13,12 @@ from distillens_plugin.fused import lens_divergence
 from distillens_plugin.fused.plan import default_chunk_rows
 
 STUDENT_WIDTH, TEACHER_WIDTH = 768, 1600
-# The reference computes every padded position; a third of them is supervised.
+# The reference computes every padded position, of which a third is supervised.
 POSITIONS_PER_SUPERVISED = 3
 
 
 class Problem:
-    """Random heads and rows of the sizes of GPT-2 120M <- 1.5B.
+    """Random heads and rows in the sizes of GPT-2 120M distilled from 1.5B.
 
     Args:
         rows: R; spread: standard deviation of the logits.
@@ -88,7 +88,7 @@ def make_floor(problem: Problem) -> Callable[[], None]:
 
 
 def reference_style(problem: Problem) -> Tensor:
-    """Jensen-Shannon the way of the paper's code: all positions, float32 copies, log(m + eps).
+    """Jensen-Shannon as in the paper's code: all positions, float32 copies, log(m + eps).
 
     `problem` holds all padded positions; the mask keeps one in three.
     """
@@ -122,7 +122,7 @@ def supervised_first(problem: Problem) -> Tensor:
 
 
 def make_liger(*, compiled: bool) -> Callable[[Problem], Tensor]:
-    """Liger-Kernel's chunked linear + JSD as it is shipped.
+    """Liger-Kernel's chunked linear + JSD as shipped.
 
     Raises:
         ImportError: liger-kernel is not installed (a dependency of this benchmark only).

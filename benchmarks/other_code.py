@@ -1,7 +1,7 @@
-"""What benchmarks/differences.py compares: the lens and two divergences as other code has them.
+"""What benchmarks/differences.py compares: the lens and two divergences as in other code.
 
 Written from the formulas and the order of operations of DistillLens (arXiv 2602.13567) and
-DistiLLM-2 (arXiv 2503.07067), each beside its textbook form in float64.
+DistiLLM-2 (arXiv 2503.07067), each with its textbook form in float64.
 
 Legend: B rows, T tokens, K layer pairs, V vocabulary.
 """
@@ -118,7 +118,7 @@ def jsd_with_epsilon(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 
 def jsd_float64(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """Jensen-Shannon per position by the textbook, in float64."""
+    """Jensen-Shannon per position, by its textbook formula in float64."""
     p, q = teacher_logits.double().softmax(-1), student_logits.double().softmax(-1)
     mixture = 0.5 * (p + q)
     return 0.5 * (p * (p / mixture).log()).sum(-1) + 0.5 * (q * (q / mixture).log()).sum(-1)
@@ -163,6 +163,6 @@ def skew_rkl_detached(teacher_logits: Tensor, student_logits: Tensor, alpha: flo
 
 
 def skew_rkl_float64(teacher_logits: Tensor, student_logits: Tensor, alpha: float) -> Tensor:
-    """The same divergence by the textbook, in float64."""
+    """The same divergence, by its textbook formula in float64."""
     p, q = teacher_logits.double().softmax(-1), student_logits.double().softmax(-1)
     return (q * (q / ((1 - alpha) * p + alpha * q)).log()).sum(-1)

@@ -2,9 +2,9 @@
 
     python benchmarks/score.py [--rows 23916] [--seeds 5] [--references FILE] [--scorer NAME]
 
-References are the `output` texts of a JSON Lines file (the shipped GSM8K rows by default), taken
-again from the start until there are enough; each answer is another row's text. The default size is
-uinst (23,916 rows) with the protocol's five seeds. Prints one JSON object.
+References are the `output` texts of a JSON Lines file (the shipped GSM8K rows by default), repeated
+until there are enough; each answer is another row's text. The default size is uinst (23,916 rows)
+with the protocol's five seeds. Prints one JSON object.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How long the commands take to start, beside Python itself and `import torch`.
+"""How long the commands take to start, compared with Python itself and `import torch`.
 
     python benchmarks/start.py [--rounds 11]
 
-Each round starts every command once, one after the other, so that what else the machine does falls
-on all of them; the table gives medians in milliseconds, and their ratio to `python -c pass` and to
-`import torch`. The first round, which fills the disk cache, is left out.
+Each round starts every command once, one after the other, so that other load on the machine affects
+all of them equally. The table shows medians in milliseconds, and their ratio to `python -c pass`
+and to `import torch`. The first round, which fills the disk cache, is left out.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def seconds(arguments: tuple[str, ...]) -> float:
-    """Of one process, from start to end; raises CalledProcessError where it fails."""
+    """Seconds of one process, from start to end; raises CalledProcessError if it fails."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments],

@@ -1,10 +1,10 @@
-"""A whole training step: plain KD, KD and lens as distillens does them, and a reference-style lens.
+"""A whole training step: plain KD, KD and lens by distillens, and a reference-style lens.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py [--pair quickstart|gpt2] [--repeats 5]
 
-Ratios from one run. Time is process CPU time on one thread; the variants take turns in one process
-and share models, batch and optimiser. Memory is the peak resident size during forward and backward
-over the size before them, each variant in a process of its own (Linux). Weights are random.
+Ratios from one run. Time is process CPU time on one thread; the variants alternate in one process
+and share models, batch and optimiser. Memory is the peak resident size during forward and
+backward minus the size before, each variant in its own process (Linux). Weights are random.
 
 Legend: B rows, T tokens, V vocabulary, K layer pairs, D width.
 """
@@ -147,7 +147,7 @@ class Step:
         return self.box.forward_process(self.batch, self.targets)
 
     def reference(self) -> Tensor:
-        """KD as above, and the lens as the paper's code has it: every position is projected."""
+        """KD as above, and the lens as in the paper's code: every position is projected."""
         with torch.no_grad():
             teacher = self.teacher(**self.batch, use_cache=False, output_hidden_states=True)
             hidden = torch.stack([teacher.hidden_states[b] for _, b in self.pairs])
@@ -165,7 +165,7 @@ class Step:
         return self._masked_kd(student.logits, teacher.logits) + lens
 
     def _masked_kd(self, student_BTV: Tensor, teacher_BTV: Tensor) -> Tensor:
-        """Forward KL but for the teacher's entropy, as the reference code computes it."""
+        """Forward KL without the teacher's entropy, as the reference code computes it."""
         p_BTV = functional.softmax(teacher_BTV, dim=-1, dtype=torch.float32)
         log_q_BTV = functional.log_softmax(student_BTV, dim=-1, dtype=torch.float32)
         loss_BT = -(p_BTV * log_q_BTV).sum(-1)
@@ -222,7 +222,7 @@ def variants(step: Step) -> dict[str, Callable[[], Tensor]]:
 
 
 def measure_time(pair: Pair, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """CPU seconds of (forward and backward, optimiser) by variant, taken in turns."""
+    """CPU seconds of (forward and backward, optimiser) by variant; the variants alternate."""
     step = Step(pair)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants(step)}
     for turn in range(repeats + 1):
@@ -239,7 +239,7 @@ def measure_time(pair: Pair, repeats: int) -> dict[str, list[tuple[float, float]
 
 
 def measure_memory(pair: Pair, variant: str) -> int:
-    """Peak resident bytes of one forward and backward over the size before."""
+    """Peak resident bytes during one forward and backward, minus those before it."""
     step = Step(pair)
     loss = variants(step)[variant]
     gc.collect()
@@ -252,13 +252,13 @@ def measure_memory(pair: Pair, variant: str) -> int:
 
 
 def status_bytes(field: str) -> int:
-    """A size of this process as Linux tells it."""
+    """A size of this process as reported by Linux."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(text.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 def report(name: str, pair: Pair, repeats: int) -> None:
-    """Prints times and memory of a pair's variants over those of plain KD."""
+    """Prints times and memory of a pair's variants relative to plain KD."""
     num_rows, num_tokens = pair.batch
     sizes = Step(pair)
     shown = [

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/teacher_cache.py [--pair small|gpt2] [--repeats 3]
 
 One process, one thread, process CPU time. Every variant trains the same student on the same
-batches of the quickstart's GSM8K rows through the runner's own parts; variants take turns, and the
-ratio of their medians is printed. Weights are random: they change no time. With --teacher FOLDER a
-trained teacher takes the place of the small pair's, and what storing its states costs is printed:
-KL(computed || stored) of each next-token distribution, read through its final norm.
+batches of the quickstart's GSM8K rows through the runner's own parts; the variants alternate, and
+the ratio of their medians is printed. Weights are random, which does not affect the times. With
+--teacher FOLDER a trained teacher replaces the small pair's, and the error of the stored states is
+printed: KL(computed || stored) of each next-token distribution, read through its final norm.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import yaml
 
 REPO = Path(__file__).resolve().parent.parent
 QUICKSTART = REPO / "recipes" / "quickstart"
-# Layers and widths: the quickstart's own pair; GPT-2 120M from one of 350M.
+# Layers and widths: the quickstart's own pair, and GPT-2 120M distilled from 350M.
 PAIRS: dict[str, dict[str, Any]] = {
     "small": {
         "student": {"n_layer": 2, "n_embd": 96, "n_head": 4},
@@ -91,7 +91,7 @@ def write_recipe(folder: Path, pair: dict[str, Any], teacher: Path) -> Path:
 
 
 class Bench:
-    """One experiment, whose box reads its teacher in one way or another."""
+    """One experiment, whose box can read its teacher in several ways."""
 
     def __init__(self, folder: Path, pair: dict[str, Any], teacher: Path | None) -> None:
         from distillens_plugin.experiment.accelerator import make_accelerator
@@ -187,7 +187,7 @@ def run(name: str, folder: Path, repeats: int, teacher: Path | None) -> None:
 
 @torch.no_grad()
 def print_divergences(bench: Bench, caches: dict[str, Any]) -> None:
-    """KL(computed || stored) in nats a token, mean over the first batches, by layer."""
+    """KL(computed || stored) in nats per token, mean over the first batches, by layer."""
     from distillens_plugin.data.supervision import supervised_from_targets
     from distillens_plugin.fused import head_logits
 

@@ -32,7 +32,7 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> Batch:
             ignored.
     Returns:
         batch: `input_ids` and `attention_mask`, [B, T] int64.
-        targets: labels, and where they lie (`supervision.Targets`).
+        targets: labels and their positions (`supervision.Targets`).
     Raises:
         DistillensError: no rows, or one whose columns are missing or differ in length.
     """

@@ -133,7 +133,7 @@ def _by_autograd(
         if losses.shape != leaf.shape[:1]:
             raise ValueError(
                 f"divergence {divergence.name!r} returned shape {tuple(losses.shape)} for logits "
-                f"{tuple(leaf.shape)}, expected one value a row: {tuple(leaf.shape[:1])}"
+                f"{tuple(leaf.shape)}, expected one value per row: {tuple(leaf.shape[:1])}"
             )
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return BlockResult(losses.detach(), gradient, *both)

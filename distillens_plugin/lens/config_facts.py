@@ -1,4 +1,4 @@
-"""What a model's config alone tells, without weights: layers, width, vocabulary, block path."""
+"""Facts from a model's config alone, without weights: layers, width, vocabulary, block path."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class ModelFacts:
 def block_lists(model: "nn.Module") -> list[str]:
     """Paths of the module lists that could be the blocks, likeliest first.
 
-    As many modules as the config has layers, not inside another such list; lists of one class
-    before mixed ones (hybrid models have them), then those with the most parameters first.
+    Such a list has as many modules as the config has layers, and is not inside another one. Lists
+    of one class come before mixed ones (in hybrid models), then those with the most parameters.
     """
     from torch import nn
 
@@ -62,8 +62,8 @@ def facts_from_config(
 
     Args:
         config: a transformers config, or the content of a config.json.
-        peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then the path
-            on that, as `find_anatomy` gives it.
+        peft: the model will be wrapped in a PeftModel (LoRA, an adapter): `blocks` is then a path
+            on the PeftModel, as `find_anatomy` gives it.
         trust_remote_code: the model's own code may run.
     Raises:
         DistillensError: the config has no known `model_type`, numbers beyond every real model, or

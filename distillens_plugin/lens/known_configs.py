@@ -1,8 +1,8 @@
-"""What a plain config of a well-known architecture tells without torch.
+"""Facts from a plain config of a well-known architecture, without torch.
 
-Anything else needs the model to be built on the meta device (`config_facts.facts_from_config`),
-which takes seconds to load. So only a config of which every key is known here, with a value that
-its model class takes, is answered; the answers are those of the built model (a test compares them).
+For anything else the model must be built on the meta device (`config_facts.facts_from_config`),
+which takes seconds to load. So this answers only for a config of which every key is known here,
+with a value that its model class takes. A test compares the answers with the built models.
 """
 
 from collections.abc import Callable, Mapping
@@ -157,7 +157,7 @@ _ARCHITECTURES: Mapping[str, _Architecture] = {
 
 
 def known_facts(fields: Mapping[str, object], *, peft: bool = False) -> ModelFacts | None:
-    """The facts that `facts_from_config` finds, or None where the model must be built for them.
+    """The facts that `facts_from_config` would find, or None if the model must be built for them.
 
     Args:
         fields: of a config.json.

@@ -120,7 +120,7 @@ class Lens:
         return self.anatomy.head_width
 
     def head(self) -> Head:
-        """The unembedding as it is now. Call it once a step: LoRA on the head is merged here.
+        """The unembedding as it is now. Call it once per step: LoRA on the head is merged here.
 
         (Its dropout, if it has one, is not applied.)
         """

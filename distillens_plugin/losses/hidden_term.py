@@ -13,7 +13,7 @@ from distillens_plugin.losses.term import LayerSpec, Part, Term
 
 
 class HiddenTerm(Term):
-    """A mid-level loss that compares the hidden states of layer pairs; a subclass says how.
+    """A mid-level loss that compares the hidden states of layer pairs, as a subclass defines.
 
     Args:
         layers, pair_weights: as for `Term`; a term of this kind has at least one pair.

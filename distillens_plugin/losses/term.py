@@ -211,7 +211,7 @@ class Evaluated:
     """Terms on a batch.
 
     Attributes:
-        loss: weighted sum, with a graph; 0.0 where there are no terms.
+        loss: weighted sum, with a graph; 0.0 without terms.
         values: each term's unweighted value by its name, detached.
     """
 

@@ -1,6 +1,6 @@
 """`distillens.weighted_sum`: torchdistill's WeightedSumLoss with one walk over the vocabulary.
 
-Takes the same YAML. The terms of this package hand in their groups of rows, which share one walk,
+Takes the same YAML. The terms of this package give their groups of rows, which share one walk,
 one student product per group of rows and one gradient of the unembedding; any other mid-level loss
 is called as torchdistill would. Each term's value is kept for the log.
 """

@@ -21,7 +21,7 @@ from eval_harness.errors import DistillensError
 
 
 class BlockFacts(Protocol):
-    """What hooks are made from: how many blocks a model has, and the path of their list."""
+    """What hooks are derived from: how many blocks a model has, and the path of their list."""
 
     @property
     def num_layers(self) -> int: ...
@@ -85,7 +85,7 @@ def full_form(
 
 
 def total_steps(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
-    """Optimiser steps of the whole run; None where they depend on the data and nothing is known."""
+    """Optimiser steps of the whole run; None if they depend on an epoch of unknown length."""
     if recipe.train.num_steps is not None:
         return recipe.train.num_steps
     assert recipe.train.num_epochs is not None  # the schema
@@ -102,7 +102,7 @@ def _num_epochs(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
 def _hooks(
     recipe: Recipe, student: BlockFacts, teacher: BlockFacts | None
 ) -> dict[str, dict[str, list[str]]]:
-    """Module paths per model, from the layers of all terms that name some."""
+    """Module paths per model, from the layers of all terms that compare some."""
     layers: dict[str, list[Layer]] = {"student": [], "teacher": []}
     for name, paired in recipe.layer_terms():
         assert teacher is not None  # the schema: such a term compares with a teacher
@@ -189,7 +189,7 @@ def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, An
 
 
 def _validation_loader(recipe: Recipe) -> dict[str, Any]:
-    """Like the derived training loader; {} without data, since a box cannot read a null."""
+    """Like the derived training loader; {} without data, since a box cannot read null."""
     if recipe.datasets.validation is None:
         return {}
     train = recipe.train
@@ -201,7 +201,7 @@ def _validation_loader(recipe: Recipe) -> dict[str, Any]:
 
 
 def _sampler(named: Any) -> Any:
-    """The class that `!import_get` names; with --trust-recipe it is one already."""
+    """The class that `!import_get` names; with --trust-recipe it is already a class."""
     if isinstance(named, ImportedName | str):
         module, _, name = (named if isinstance(named, str) else named.key).rpartition(".")
         return resolve(f"{module}:{name}")
@@ -215,7 +215,7 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
         "kwargs": copy.deepcopy(optimizer.kwargs),
     }
     if optimizer.own_key is not None:
-        # With torchdistill's own filter parameters arrive as one list, without decay groups.
+        # torchdistill's own filter would give one list of parameters, without decay groups.
         form["filters_params"] = False
     if optimizer.max_grad_norm is not None:
         form["max_grad_norm"] = optimizer.max_grad_norm
@@ -269,7 +269,7 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes classes of torch.utils.data as !import_get, and no aliases."""
+    """Writes classes of torch.utils.data as !import_get, and never uses aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step: models, layer pairs, length."""
+"""The description of a run before its first step: models, layer pairs, length."""
 
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.losses.term import terms_of

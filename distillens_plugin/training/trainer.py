@@ -101,7 +101,7 @@ class Trainer:
         for (_, targets), row in zip(window.batches, local, strict=True):
             broken = [n for n, value in zip(names, row.tolist(), strict=True) if not _finite(value)]
             if broken:
-                # The total is broken whenever a part is: name the parts where there are any.
+                # The total is broken whenever a part is: name the parts if there are any.
                 parts = [name for name in broken if name != "loss"] or broken
                 bad.append(f"{', '.join(parts)} in rows {', '.join(targets['row_ids'])}")
         found = "; ".join(gather_object(bad))

@@ -349,7 +349,7 @@ def test_a_divergence_that_returns_the_wrong_shape_is_named() -> None:
             return super().__call__(teacher_logits, student_logits).mean()
 
     problem = Problem()
-    with pytest.raises(ValueError, match=r"mean_square.*one value a row"):
+    with pytest.raises(ValueError, match=r"mean_square.*one value per row"):
         walk([problem.group(Scalar())], *problem.heads())
 
 

@@ -228,9 +228,9 @@ def test_registering_a_divergence():
         make_divergence("test_half", share=2)
     with pytest.raises(ValueError, match=r"sharp is not a parameter of any divergence.*'share'"):
         make_divergence("test_half", sharp=1)
-    with pytest.raises(ValueError, match=r"'jsd' is distillens_plugin.* already"):
+    with pytest.raises(ValueError, match=r"'jsd' is already distillens_plugin"):
         register_divergence("jsd", Half)
-    with pytest.raises(ValueError, match=r"'fkl\+rkl' is distillens_plugin.* already"):
+    with pytest.raises(ValueError, match=r"'fkl\+rkl' is already distillens_plugin"):
         register_divergence("fkl+rkl", Half)
     with pytest.raises(ValueError, match="'temperature', which is a key of the loss terms"):
         register_divergence("hot", Half, parameters={"temperature": Parameter(1.0, Range(0))})

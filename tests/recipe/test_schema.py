@@ -94,7 +94,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{LENS}.layers.student=[1, true]", "expected a layer number or a module path"),
         (f"{LENS}.layers.student=[1, -1]", "a layer number of at least 0"),
         (f"{LENS}.layers.auto=2", "found auto and lists"),
-        (f"{LENS}.layers.teacher=null", "expected teacher: [...] beside the other list"),
+        (f"{LENS}.layers.teacher=null", "expected teacher: [...] with the other list"),
         (f"{LENS}.layers={{student: [], teacher: []}}", "expected at least one layer pair"),
         (f"{LENS}.layers={{auto: 0}}", "a whole number of at least 1"),
         (f"{LENS}.layers=null", "missing; expected the layer pairs"),

@@ -95,7 +95,7 @@ Count = Annotated[int, within(1)]
 NonNegativeInt = Annotated[int, within(0)]
 # The range of numpy's seeds, as accelerate seeds numpy too.
 Seed = Annotated[int, within(0, 2**32 - 1)]
-# Processes and threads: a slip of a zero must not bring a machine down.
+# Processes and threads: an extra zero must not bring a machine down.
 FewOrNone = Annotated[int, within(0, 1024)]
 Few = Annotated[int, within(1, 1024)]
 Positive = Annotated[float, within(0, open_low=True)]

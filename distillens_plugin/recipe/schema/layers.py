@@ -52,7 +52,7 @@ class LayerPairs(Strict):
             missing = "auto: K, or student: [...] and teacher: [...]"
             if student is not None or teacher is not None:
                 missing = (
-                    f"{'teacher' if teacher is None else 'student'}: [...] beside the other list"
+                    f"{'teacher' if teacher is None else 'student'}: [...] with the other list"
                 )
             complain(f"layers are missing; expected {missing}")
         elif len(student) != len(teacher):
