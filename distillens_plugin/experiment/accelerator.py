@@ -23,8 +23,8 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
     kind = str(accelerator.distributed_type).rpartition(".")[2]
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise DistillensError(
-            f"accelerate is set up for {kind}, which shards the unembedding that the lens reads; "
-            "use plain data parallelism (accelerate launch --multi_gpu)"
+            f"accelerate is set up for {kind}, but sharded training is not supported yet; use "
+            "plain data parallelism (accelerate launch --multi_gpu)"
         )
     return accelerator
 

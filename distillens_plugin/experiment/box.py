@@ -21,7 +21,7 @@ def build_box(
     train: InstructionDataset,
     accelerator: Accelerator,
 ) -> Box:
-    """torchdistill's box for a full form; validation is ours, so the box gets no loader for it."""
+    """torchdistill's box for a full form. We validate ourselves, so it gets no loader for that."""
     config = {**form["train"], "val_data_loader": {}}
     shared = {
         "dataset_dict": {"train": train},
@@ -44,7 +44,7 @@ def steps_per_epoch(
     *,
     grad_accum_step: int,
 ) -> int:
-    """Optimiser steps of an epoch, as accelerate will deal the batches out over the ranks.
+    """Optimiser steps of an epoch, with the batches dealt over the ranks as accelerate does.
 
     Args:
         loader_form: the full form's `train_data_loader`.

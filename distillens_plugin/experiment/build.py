@@ -49,7 +49,7 @@ def build_experiment(
         where=f"models.{recipe.trained_role}",
         end_ids=end_token_ids(tokenizer, train, validation),
     )
-    # transformers saves nothing on other processes than the first.
+    # transformers saves on the first process only.
     on_main_process(
         accelerator,
         lambda: check_saving(

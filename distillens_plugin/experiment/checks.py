@@ -23,13 +23,13 @@ def check_embeddings(
         if anatomy is not None and anatomy.vocab_size < len(tokenizer):
             raise DistillensError(
                 f"the {role} has an unembedding of {anatomy.vocab_size} tokens, but the tokenizer "
-                f"has {len(tokenizer)}; use the {role}'s own tokenizer or a model that was resized "
-                "for it"
+                f"has {len(tokenizer)}; use the {role}'s own tokenizer, or a model resized to the "
+                "tokenizer's length"
             )
 
 
 def check_normalisation(recipe: Recipe, accelerator: Accelerator) -> None:
-    """Refuses a mean over a batch where it would be summed over a window as if it were a sum."""
+    """Refuses a term that is a mean over its batch if a step adds up terms of several batches."""
     criterion = recipe.train.criterion
     batches = recipe.train.optimizer.grad_accum_step * accelerator.num_processes
     foreign = [n for n, t in criterion.kwargs.sub_terms.items() if t.criterion.key not in TERMS]

@@ -17,9 +17,9 @@ class Experiment:
     """All that a run needs, built in the order in which mistakes are cheapest to find.
 
     Attributes:
-        box: torchdistill's DistillationBox, or its TrainingBox where there is no teacher.
+        box: torchdistill's DistillationBox, or its TrainingBox if the recipe has no teacher.
         teacher_anatomy: None without a teacher.
-        validation: None where the recipe has no validation data.
+        validation: None if the recipe has no validation data.
         num_steps: optimiser steps of the whole run.
         steps_per_epoch: optimiser steps of one epoch.
     """

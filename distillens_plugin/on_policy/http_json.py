@@ -1,7 +1,7 @@
 """JSON over HTTP with a limit on everything: time, size, redirects and tries.
 
-A client library's timeout bounds one read, so a server that drips a byte now and then is waited for
-without end. Here a whole answer, repeated tries included, has one deadline by the clock.
+A client library's timeout bounds a single read, so a client can wait forever for a server that
+sends a byte now and then. Here a whole answer, retries included, has one deadline.
 """
 
 import json
@@ -21,13 +21,13 @@ from eval_harness.errors import RunFailure
 
 MAX_BYTES = 64 * 2**20
 _CHUNK = 2**16
-# What passes by itself: too many requests, a gateway without its server, a server that starts.
+# Faults that may pass: too many requests, a gateway without its server, a server that is starting.
 _PASSING = (429, 502, 503, 504)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 
 
 class _MayPassError(Exception):
-    """A fault that another try may not meet.
+    """A fault that may be gone on the next try.
 
     Args:
         pause_s: how long the server asks to wait.
@@ -50,11 +50,11 @@ class JsonClient:
     """Client of one server; threads may share it. Proxies of the environment are not used.
 
     Args:
-        base_url: http or https, with a port and a path in front where there are any.
+        base_url: http or https, with a port and a path prefix if the server has them.
         timeout_s: longest wait for one answer, all tries together, in seconds.
 
     Attributes:
-        num_retries: tries that failed and were repeated.
+        num_retries: requests that failed and were repeated.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float) -> None:
@@ -64,11 +64,11 @@ class JsonClient:
         self._lock = threading.Lock()
 
     def ask(self, verb: str, path: str, body: object = None, *, patient: bool = True) -> Any:
-        """What the server answers, decoded; None where it answers with nothing.
+        """What the server answers, decoded; None for an empty answer.
 
         Args:
             body: sent as JSON; None sends nothing.
-            patient: try again where a connection fails or the server is busy.
+            patient: try again if a connection fails or the server is busy.
         Raises:
             RunFailure: no answer in time, an HTTP error, or not JSON; the line names the address.
         """
@@ -90,7 +90,7 @@ class JsonClient:
                 pause_s *= 2
 
     def _once(self, verb: str, path: str, payload: bytes | None, deadline: float) -> _Answer:
-        late = f"no whole answer within {self._timeout_s:g} s (timeout_s)"
+        late = f"no complete answer within {self._timeout_s:g} s (timeout_s)"
         connection = self._connection(path, deadline)
         headers = {"Accept": "application/json", "Connection": "close"}
         if payload is not None:
@@ -98,7 +98,7 @@ class JsonClient:
         expired = threading.Event()
         try:
             connection.connect()
-            with _cut_off(connection, deadline, expired):
+            with _ended_at(deadline, connection, expired):
                 prefix = urlsplit(self.base_url).path
                 connection.request(verb, prefix + path, payload, headers)
                 response = connection.getresponse()
@@ -117,7 +117,7 @@ class JsonClient:
         if expired.is_set():
             raise self._failure(path, late)
         if response.length:
-            raise _MayPassError(f"the answer breaks off {response.length} bytes before its end")
+            raise _MayPassError(f"the last {response.length} bytes of the answer are missing")
         return _Answer(response.status, response.reason, response.headers, body)
 
     def _connection(self, path: str, deadline: float) -> HTTPConnection:
@@ -128,7 +128,7 @@ class JsonClient:
             timeout_s = max(0.001, deadline - time.monotonic())
             return kind(host, parts.port, timeout=timeout_s)
         except (ValueError, HTTPException) as error:
-            raise self._failure(path, f"no address ({_named(error)})") from error
+            raise self._failure(path, f"not a valid address ({_named(error)})") from error
 
     def _read(self, path: str, response: HTTPResponse) -> bytes:
         parts, size = [], 0
@@ -159,9 +159,7 @@ class JsonClient:
             raise self._failure(path, f"found Content-Type {kind}, expected application/json")
         encoding = answer.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise self._failure(
-                path, f"found Content-Encoding {encoding[:40]}, which was not asked"
-            )
+            raise self._failure(path, f"found Content-Encoding {encoding[:40]}, expected none")
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError) as error:
@@ -172,18 +170,18 @@ class JsonClient:
 
 
 @contextmanager
-def _cut_off(
-    connection: HTTPConnection, deadline: float, expired: threading.Event
+def _ended_at(
+    deadline: float, connection: HTTPConnection, expired: threading.Event
 ) -> Iterator[None]:
-    """Ends every read and write on the connection at the deadline, however its bytes come."""
+    """Ends every read and write on the connection at the deadline, however slowly bytes arrive."""
     sock = connection.sock
 
-    def cut() -> None:
+    def end() -> None:
         expired.set()
-        with suppress(OSError):  # it has ended by itself
+        with suppress(OSError):  # it is closed already
             sock.shutdown(SHUT_RDWR)
 
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
     timer.daemon = True
     timer.start()
     try:

@@ -66,19 +66,19 @@ class Share:
 
 
 class OnPolicyLoader:
-    """A box's data loader with sampled answers; everything else of the loader is as it was.
+    """A box's data loader with sampled answers; otherwise it behaves like the loader it wraps.
 
-    Which rows are sampled depends on seed, epoch and row id alone, and the random numbers of a
-    batch on those of its sampled rows (through a server: of each row on itself): neither on the
-    number of processes nor on the global generator.
+    Which rows are sampled depends only on seed, epoch and row id. The random numbers of a batch
+    depend on these of all its sampled rows (with a server, those of a row on that row alone).
+    Neither depends on the number of processes or on the global generator.
 
     Args:
         loader: prepared; its batches are those of `distillens.collate`.
         model: the (wrapped) student, which answers.
         teacher: scores the answers; its positions limit them as the student's do.
-        dataset: the training rows, for their prompts; an id that comes twice must have one prompt.
+        dataset: the training rows, for their prompts; rows with the same id must share a prompt.
         settings: the recipe's `train.on_policy`.
-        batches_per_step: batches whose gradients meet in one optimiser step.
+        batches_per_step: batches whose gradients are added up in one optimiser step.
 
     Attributes:
         share: the part of the rows that is sampled now.
@@ -136,14 +136,14 @@ class OnPolicyLoader:
         return getattr(self.__dict__["loader"], name)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch, other rows and other random numbers."""
+        """Each epoch samples other rows with other random numbers."""
         self._epoch = epoch
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         for index, (batch, targets) in enumerate(self.loader):
-            # The share is the same in all processes, and so is this call, which they make together.
+            # All processes have the same share, so all of them make this call together.
             step, batch_of_step = divmod(index, self._batches_per_step)
             if batch_of_step == 0 and self.share.value > 0:
                 self._sampler.start_step(step)
@@ -182,7 +182,7 @@ class OnPolicyLoader:
         return _to(new_batch, device), {**targets, **moved}
 
     def _probe_ids(self, dataset: InstructionDataset) -> list[int]:
-        """The longest row, as far as there is room for one more token."""
+        """The longest row, truncated to leave room for one more token."""
         longest = max(range(len(dataset)), key=lambda index: dataset.lengths[index])
         row = dataset.rows[longest]
         ids = [*self._prompts[str(row.id)], *row.response_ids]
@@ -201,8 +201,8 @@ def _prompts(
         prompt = begin(row.prompt_ids, tokenizer)
         if prompts.setdefault(str(row.id), prompt) != prompt:
             raise DistillensError(
-                f"{dataset.spec.path}: two rows have the id {row.id!r} and different prompts, and "
-                "on_policy finds prompts by their ids; give each row its own"
+                f"{dataset.spec.path}: two rows have the id {row.id!r} and different prompts, but "
+                "on_policy finds prompts by row id; give each row its own id"
             )
     return prompts
 

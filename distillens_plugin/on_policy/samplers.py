@@ -24,13 +24,13 @@ class Sampler(Protocol):
         """Called by all processes together before the first answer of an optimiser step.
 
         Args:
-            step: of its epoch, from 0.
+            step: its number within the epoch, from 0.
         """
 
     def sample(
         self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int
     ) -> list[list[int]]:
-        """An answer for each prompt, up to and with its end token where it has one.
+        """An answer for each prompt, up to and including its end token if it has one.
 
         Args:
             row_ids: of the prompts' rows.
@@ -72,7 +72,7 @@ class StudentSampler:
         self._accelerator = accelerator
 
     def start_step(self, step: int) -> None:
-        """The student is at hand; nothing to bring up to date."""
+        """Nothing to update: the student itself samples."""
 
     def sample(
         self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int

@@ -26,18 +26,18 @@ from eval_harness.shared.files.exchange import replace_folder
 class ServerSampler:
     """A vLLM server, which gets the student's weights through a folder every `sync_every` steps.
 
-    Steps are counted within their epoch, so that a run that is gone on with from the end of one
-    samples what it would have.
+    Steps are counted within their epoch, so that a run that resumes at the end of an epoch samples
+    the same answers as an uninterrupted one.
 
-    Before the first step the way of the weights is tried: the server gets a noisy student, whose
-    log-probabilities of one prompt must come back, and then the student again. A server that keeps
-    old weights, or a part of them, would otherwise go unnoticed. Each later step that sends weights
-    asks for that prompt twice: the server must still have had the weights before, and have the new
-    ones after.
+    Before the first step the transfer of weights is tested: the server is sent a noisy student and
+    must report that student's log-probabilities of one prompt. Then it is sent the student again. A
+    server that keeps old weights, or some of them, would otherwise go unnoticed. Each later
+    transfer asks for that prompt twice: before it, the server must still have the previous weights;
+    after it, the new ones.
 
     Args:
         model: the (wrapped) student.
-        probe_ids: tokens of one row, for the trial.
+        probe_ids: tokens of one row, for the test.
         end_ids: tokens that end an answer, as `eos_id` does.
         num_ids: ids from here up are not to be sampled.
         vocab_size: rows of the student's unembedding.
@@ -66,7 +66,7 @@ class ServerSampler:
         self._num_ids = num_ids
         self._seed = seed
         self._accelerator = accelerator
-        # What the weights that the server has give, and how to tell them from others.
+        # Log-probabilities under the weights that the server has; what tells them from others.
         self._expected = torch.empty(0)
         self._check: WeightsCheck | None = None
         # Deleted when the process ends, or with this object.
@@ -100,7 +100,7 @@ class ServerSampler:
             end_ids=self._end_ids,
         )
         if self._server.num_retries != num_retries:
-            # It may have been started anew, with the weights that it was started from.
+            # The server may have been restarted, with the weights of its command line.
             self._verify()
         return answers
 
@@ -109,8 +109,10 @@ class ServerSampler:
             self._check.check(self._server.log_probabilities(self._probe_ids), self._expected)
 
     def _update(self) -> tuple[Tensor, float]:
-        """Sends the student; its log-probabilities, and how far apart those of two models are."""
-        # Answers since the last time came from the weights that it had.
+        """Sends the student; returns its log-probabilities, and how far those of two models differ.
+
+        First makes sure that the answers since the last transfer came from the weights sent then.
+        """
         self._verify()
         model = merged(unwrap(self._model))
         plain = dict(model.state_dict())
@@ -121,7 +123,7 @@ class ServerSampler:
         return expected, check.apart
 
     def _tried(self, model: Any, plain: dict[str, Tensor], expected: Tensor) -> WeightsCheck:
-        """Sends a noisy student, which must come back as one."""
+        """Sends a noisy student, whose log-probabilities the server must then report."""
         noisy = _with_noise(model)
         expected_noisy = self._log_probabilities(model, noisy)
         apart = (expected - expected_noisy).abs().mean().item()
@@ -137,7 +139,7 @@ class ServerSampler:
         folder = Path(self._parent.name).resolve() / "student"
         partial = folder.with_name("partial")
         try:
-            # It takes the tensors out of the mapping that it is given.
+            # save_pretrained removes the tensors from the mapping that it is given.
             model.save_pretrained(partial, state_dict=dict(weights))
             replace_folder(partial, folder)
         except Exception as error:
@@ -145,7 +147,7 @@ class ServerSampler:
         self._server.load_weights(folder)
 
     def _log_probabilities(self, model: Any, weights: dict[str, Tensor]) -> Tensor:
-        """As the server's, by the model itself; [T - 1], on the host."""
+        """What the server should report, by the model itself; [T - 1], on the host."""
         ids = torch.tensor([self._probe_ids], device=next(model.parameters()).device)
         with undisturbed(model), self._accelerator.autocast():
             logits = functional_call(
@@ -156,7 +158,7 @@ class ServerSampler:
 
 
 def _with_noise(model: nn.Module) -> dict[str, Tensor]:
-    """The state with every parameter 50 % off or so; tied ones stay tied."""
+    """The state with every parameter off by about 50 %; tied ones stay tied."""
     generator = torch.Generator().manual_seed(0)
     noisy = {
         name: p.detach() * (1 + 0.5 * torch.randn(p.shape, generator=generator)).to(p)

@@ -1,8 +1,8 @@
-"""A running vLLM server, over HTTP: sample, score, and take other weights.
+"""A running vLLM server, over HTTP: sample, score, and replace its weights.
 
-It must be started with VLLM_SERVER_DEV_MODE=1, which opens the two calls that exchange weights:
+It must be started with VLLM_SERVER_DEV_MODE=1, which opens the two calls that replace weights:
 `/collective_rpc` (its workers' reload_weights reads a folder) and `/reset_prefix_cache`. Prompts
-and answers are token ids, so no tokenizer of the server comes in between.
+and answers are token ids, so the server's tokenizer is not involved.
 """
 
 import math
@@ -36,7 +36,7 @@ class VllmClient:
 
     Args:
         base_url: such as http://localhost:8000.
-        timeout_s: longest wait for one answer, repeated tries included, in seconds.
+        timeout_s: longest wait for one answer, retries included, in seconds.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float) -> None:
@@ -45,7 +45,7 @@ class VllmClient:
 
     @property
     def num_retries(self) -> int:
-        """Requests that failed and were repeated: the server may have been started anew."""
+        """Requests that failed and were repeated: the server may have been restarted."""
         return self._client.num_retries
 
     def check(self, *, max_length: int) -> None:
@@ -54,7 +54,7 @@ class VllmClient:
         Args:
             max_length: longest prompt and answer together, in tokens.
         Raises:
-            DistillensError: it does not answer, takes no weights, or its context is too short.
+            DistillensError: it does not answer or accept weights, or its context is too short.
         """
         start = START.format(max_length=max_length)
         path = "/v1/models"
@@ -74,19 +74,19 @@ class VllmClient:
             self._forget_prompts(patient=False)
         except RunFailure as error:
             raise DistillensError(
-                f"{self.base_url}: takes no weights ({error}); start it with: {start}"
+                f"{self.base_url}: does not accept weights ({error}); start it with: {start}"
             ) from None
 
     def load_weights(self, folder: Path) -> None:
-        """Replaces the server's weights with those of a model folder, which it must see as well.
+        """Replaces the server's weights with those of a model folder that it can read.
 
         Raises:
-            RunFailure: it cannot.
+            RunFailure: the server cannot load them.
         """
         path = "/collective_rpc"
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         read(Results, self._client.ask("POST", path, body), self.base_url + path)
-        # What it keeps of earlier prompts was computed with the old weights.
+        # Its cache of earlier prompts was computed with the old weights.
         self._forget_prompts()
 
     def sample(
@@ -102,7 +102,7 @@ class VllmClient:
         num_ids: int | None = None,
         vocab_size: int | None = None,
     ) -> list[list[int]]:
-        """One answer for each prompt, as token ids, up to and with its end token if it has one.
+        """One answer per prompt, as token ids, up to and including its end token if it has one.
 
         Args:
             seeds: of each prompt, below 2^63; an answer depends on its own seed alone.
@@ -115,7 +115,7 @@ class VllmClient:
         shared: dict[str, Any] = {
             "temperature": temperature,
             "top_p": top_p,
-            # A server fills what is not said from the model's generation_config.json.
+            # A server takes what is not set here from the model's generation_config.json.
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -123,13 +123,13 @@ class VllmClient:
             "frequency_penalty": 0.0,
             "n": 1,
             "min_tokens": 0,
-            # The end tokens of the model's own files are not those that are trained.
+            # The end tokens in the model's files may not be those that are trained.
             "ignore_eos": True,
             "stop_token_ids": ends,
             "return_token_ids": True,
         }
         if num_ids is not None and vocab_size is not None and num_ids < vocab_size:
-            # -100 is the least that the protocol has; an id that comes all the same is refused.
+            # -100 is the protocol's minimum; an id that is sampled all the same is refused.
             shared["logit_bias"] = {str(token): -100.0 for token in range(num_ids, vocab_size)}
         bodies = [
             {**shared, "prompt": list(prompt), "seed": seed, "max_tokens": limit}
@@ -165,8 +165,8 @@ class VllmClient:
             )
         if place is not None and place + 1 < len(ids):
             raise RunFailure(
-                f"{where}.token_ids: the answer goes on behind the end token {ids[place]}, which "
-                "stop_token_ids asks to stop at"
+                f"{where}.token_ids: the answer continues after the end token {ids[place]}, which "
+                "is in stop_token_ids"
             )
         return ids
 
@@ -174,7 +174,7 @@ class VllmClient:
         """Of each token after the first, given those before it, in nats.
 
         Raises:
-            RunFailure: the request fails, or the answer lacks some of them.
+            RunFailure: the request fails, or some of them are missing from the answer.
         """
         path = "/v1/completions"
         body = {
@@ -188,7 +188,7 @@ class VllmClient:
         where = f"{self.base_url}{path}: choices[0].prompt_logprobs"
         if len(scored) != len(token_ids):
             raise RunFailure(
-                f"{where}: found {len(scored)} entries, expected {len(token_ids)}, one a token"
+                f"{where}: found {len(scored)} entries, expected {len(token_ids)}, one per token"
             )
         found = []
         for place, (token, entry) in enumerate(zip(token_ids, scored, strict=True)):
@@ -205,6 +205,6 @@ class VllmClient:
         answer = self._client.ask("POST", path, {}, patient=patient)
         if not read(Success, answer, self.base_url + path).success:
             raise RunFailure(
-                f"{self.base_url}: cannot forget its prompts while it answers others; give this "
-                "run a server of its own"
+                f"{self.base_url}: cannot clear its prompt cache while it answers other requests; "
+                "give this run its own server"
             )

@@ -8,7 +8,7 @@ from eval_harness.errors import RunFailure
 
 
 class Message(BaseModel):
-    """No text for a number, no 3.0 for a 3; fields that we do not read are let be."""
+    """No text for a number, no 3.0 for a 3; fields that we do not read are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -32,7 +32,7 @@ class Success(Message):
 
 
 class Results(Message):
-    """Of /collective_rpc: one entry a worker."""
+    """Of /collective_rpc: one entry per worker."""
 
     results: list[Any] = Field(default_factory=list)
 
@@ -53,12 +53,12 @@ class Sampled(Message):
 class LogProbability(Message):
     """Of one token, in nats."""
 
-    # A sum of rounded probabilities may pass 1 by as much.
+    # A sum of rounded probabilities may exceed 1 by this much.
     logprob: float = Field(le=1e-3)
 
 
 class ScoredChoice(Message):
-    """A prompt's log-probabilities: one mapping a token, by its id; none for the first token."""
+    """A prompt's log-probabilities: a mapping per token, by its id; None for the first token."""
 
     prompt_logprobs: list[dict[str, LogProbability] | None]
 
@@ -77,7 +77,7 @@ def read(kind: type[_Kind], answer: object, where: str) -> _Kind:
 
     Args:
         answer: decoded JSON; None (an empty answer) reads as {}.
-        where: address and path, for the line.
+        where: address and path, for the error.
     Raises:
         RunFailure: the first field that is missing or of another type.
     """

@@ -12,8 +12,8 @@ from eval_harness.errors import RunFailure
 
 # A server that rounds to bfloat16 is off by a few hundredths of what separates two models.
 _TOLERATED = 0.25
-# Weights are old where the server is this much nearer to what it was sent before. A server that
-# rounds is as far from both; with fewer tokens it could be nearer by chance.
+# Weights are old if the server's numbers are this much nearer to those of an earlier step. A server
+# that rounds is equally far from both; with fewer tokens it could be nearer by chance.
 _NEARER, _FEWEST_TOKENS = 0.25, 8
 # Nats below which float32 itself differs between two implementations.
 _ROUNDING = 1e-4
@@ -21,10 +21,10 @@ _NUM_REMEMBERED = 256
 
 
 class WeightsCheck:
-    """Compares what a server says with what the model itself says.
+    """Compares a server's log-probabilities with the model's own.
 
     Args:
-        base_url: of the server, for the lines.
+        base_url: of the server, for errors.
         apart: how much the log-probabilities of two models differ, in nats.
     """
 
@@ -34,7 +34,7 @@ class WeightsCheck:
         self._earlier: deque[Tensor] = deque(maxlen=_NUM_REMEMBERED)
 
     def remember(self, expected: Tensor) -> None:
-        """What the weights that were sent give, for the checks of later ones."""
+        """Keeps the log-probabilities of weights that were sent, to recognise old ones later."""
         self._earlier.append(expected)
 
     def check(self, found: list[float], expected: Tensor) -> None:
@@ -64,7 +64,7 @@ class WeightsCheck:
                 raise RunFailure(
                     f"{self._base_url}: still has weights that it was sent before: "
                     f"log-probabilities are off by {error:.2g} nats from the student's, and by "
-                    f"{_distance(given, earlier):.2g} from an earlier step's; was it started anew?"
+                    f"{_distance(given, earlier):.2g} from an earlier step's; was it restarted?"
                 )
 
 

@@ -22,7 +22,7 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
-    """Whether LoRA finds the modules that it is to be put on; on the meta device.
+    """Checks on the meta device that LoRA finds the modules that it should adapt.
 
     Raises:
         DistillensError: target_modules match nothing, or modules that peft cannot adapt.
@@ -49,7 +49,7 @@ def check_lora(recipe: Recipe, hub: Hub) -> list[str]:
 
 
 def _config(recipe: Recipe, hub: Hub) -> "PretrainedConfig":
-    """Of the student; where it is cut from a model that one's, which has the same modules."""
+    """The student's config, or that of the model it is cut from, which has the same modules."""
     trained, teacher = recipe.models.trained, recipe.models.teacher_model
     spec: TeacherSpec | StudentSpec = trained
     if trained.init is not None and trained.init.config is not None:
@@ -66,7 +66,7 @@ def _config(recipe: Recipe, hub: Hub) -> "PretrainedConfig":
             folder, trust_remote_code=spec.trust_remote_code, must_have_weights=False
         ).config
     where = recipe.where("models")
-    hub.config_fields(spec, where)  # raises where it is out of reach, before torch is loaded
+    hub.config_fields(spec, where)  # raises if it is unreachable, before torch is loaded
     return hub.config(spec, where)
 
 
@@ -103,8 +103,11 @@ def check_adapter_folder(folder: Path, where: str) -> None:
         )
     if issubclass(known[kind], peft.PromptLearningConfig):
         raise DistillensError(
-            f"{where}: {file}: peft_type: found {kind}, which is not part of the weights and so "
-            "cannot be merged in; expected one such as LORA"
+            f"{where}: {file}: peft_type: found {kind}, which cannot be merged into the weights; "
+            "expected one such as LORA"
         )
     if not any((folder / name).is_file() for name in _WEIGHTS):
-        raise DistillensError(f"{where}: {folder} has no {_WEIGHTS[0]}; was it copied whole?")
+        raise DistillensError(
+            f"{where}: {folder} has no {_WEIGHTS[0]}; expected all files that peft wrote; copy the "
+            "folder again"
+        )

@@ -29,7 +29,7 @@ AnySpec = TeacherSpec | StudentSpec
 
 
 def check_model(recipe: Recipe, role: str, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
-    """Fills `facts` for the model where its config can be had."""
+    """Checks one model; fills `facts` for it if its config is available."""
     key = f"models.{role}"
     spec = getattr(recipe.models, role)
     if spec is None:
@@ -97,7 +97,7 @@ def _from_fields(fields: dict[str, Any], *, peft: bool) -> ModelFacts:
 
 
 def _without_torch(spec: AnySpec, where: str, hub: Hub) -> ModelFacts | None:
-    """From config.json alone; None where the model must be built, as stored weights ask for too."""
+    """From config.json alone; None if the model must be built, which stored weights require too."""
     name = spec.name_or_path
     assert name is not None  # the schema: without one there is an init
     folder = Path(name)
@@ -241,7 +241,7 @@ def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[s
                 f"tokenizer {name} has {len(tokenizer)}; use the model's own tokenizer"
             )
     teacher, teachers = recipe.models.teacher_model, None
-    # Before the teacher's tokenizer is looked for, which may be out of reach.
+    # Before the teacher's tokenizer is looked up, which may be unreachable.
     text = check_text(recipe, tokenizer, None)
     if teacher is not None and teacher.tokenizer_name != name:
         try:
@@ -251,7 +251,7 @@ def _check_tokenizers(recipe: Recipe, sizes: dict[str, int], hub: Hub) -> list[s
             common = compare_vocabularies(teachers, tokenizer)
         except DistillensError as error:
             raise DistillensError(f"{recipe.where('models')}: {error}") from None
-        lines.append(f"ok tokenizers: {common} common ids, all alike")
+        lines.append(f"ok tokenizers: {common} common ids, each the same token in both")
         text = check_text(recipe, tokenizer, teachers)
     return lines + text
 
@@ -260,7 +260,7 @@ def _tokenizer(name: str, spec: ModelSpec, where: str, hub: Hub) -> "PreTrainedT
 
     if os.path.isdir(name):
         if not os.path.isfile(os.path.join(name, "tokenizer_config.json")):
-            raise UnreachableError(f"{name} holds none")
+            raise UnreachableError(f"{name} holds no tokenizer_config.json")
     elif not is_path(name):
         hub.require_tokenizer(name, spec.revision, where)
     try:

@@ -1,14 +1,14 @@
-"""A run of no steps is refused: it would train nothing and say that it is done."""
+"""A run without steps is refused: it would train nothing and report success."""
 
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 
 
 def check_enough_rows(recipe: Recipe, num_rows: int, num_processes: int) -> None:
-    """Refuses training data that make no whole batch for every process where `drop_last` wants one.
+    """Refuses training data too few for a whole batch per process if `drop_last` asks for one.
 
-    Needs nothing but the number of rows, or the most that there can be. With a sampler or a batch
-    sampler of the recipe's own nothing can be said here.
+    Needs only the number of rows, or an upper bound of it. Does not judge a recipe that has its own
+    sampler or batch sampler.
 
     Raises:
         DistillensError: see above.
@@ -21,9 +21,9 @@ def check_enough_rows(recipe: Recipe, num_rows: int, num_processes: int) -> None
         where = recipe.where("train.train_data_loader.kwargs.drop_last")
         each = f" for each of {num_processes} processes" if num_processes > 1 else ""
         raise DistillensError(
-            f"{where}: {num_rows} training rows make no whole batch of {batch_size}{each}, and "
-            "drop_last leaves out all others, so that nothing would be trained; lower batch_size "
-            "or set drop_last: false"
+            f"{where}: {num_rows} training rows do not fill a batch of {batch_size}{each}, and "
+            "drop_last drops incomplete batches, so nothing would be trained; lower batch_size or "
+            "set drop_last: false"
         )
 
 
@@ -36,6 +36,5 @@ def check_steps(recipe: Recipe, num_rows: int, num_steps: int) -> None:
     if num_steps < 1:
         raise DistillensError(
             f"{recipe.where('train.train_data_loader')}: an epoch over {num_rows} training rows "
-            "has no batch, so that nothing would be trained; look at its sampler, batch_size and "
-            "drop_last"
+            "has no batch, so nothing would be trained; check sampler, batch_size and drop_last"
         )

@@ -16,11 +16,11 @@ def check_text(
     tokenizer: "PreTrainedTokenizerBase",
     teacher_tokenizer: "PreTrainedTokenizerBase | None",
 ) -> list[str]:
-    """Chat templates are rendered, first and end tokens looked up.
+    """Renders chat templates, and looks up first and end tokens.
 
     Args:
         tokenizer: that of the data.
-        teacher_tokenizer: where it is another one.
+        teacher_tokenizer: None if it is the same one.
     Raises:
         DistillensError: a data set's template or add_bos_token asks for what the tokenizer lacks.
     """
@@ -36,9 +36,9 @@ def check_text(
         except DistillensError as error:
             key = "add_bos_token" if str(error).startswith("add_bos_token") else "template"
             raise DistillensError(f"{recipe.where(f'datasets.{split}.{key}')}: {error}") from None
-        told = encoder.describe()
+        notes = encoder.describe()
         if teacher_tokenizer is not None and spec.add_bos_token == "auto":
-            told += beginnings_differ(teacher_tokenizer, tokenizer)
-        if told:
-            lines.append(f"ok datasets.{split}: {'; '.join(told)}")
+            notes += beginnings_differ(teacher_tokenizer, tokenizer)
+        if notes:
+            lines.append(f"ok datasets.{split}: {'; '.join(notes)}")
     return lines

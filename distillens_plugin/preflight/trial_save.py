@@ -66,7 +66,7 @@ def check_saving(
             except Exception as error:  # whatever a configuration or tokenizer class raises
                 raise DistillensError(
                     f"{where}: {what} could not be saved after training ({_one_line(error)}); "
-                    "mend the files of the model that it starts from"
+                    "correct the files of the model that training starts from"
                 ) from error
 
 

@@ -32,7 +32,7 @@ def validate_without_weights(
     """Checks data, templates, model configs, layers, vocabularies, adapters and output folder.
 
     Args:
-        overwrite: a run in the output folder is no mistake.
+        overwrite: a run in the output folder is not a mistake.
         facts: filled with what is found of each model, for `print_full_form`.
     Returns:
         One line per check, those skipped with the reason.
@@ -55,7 +55,7 @@ def validate_without_weights(
 
 
 def _check_server(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
-    """Asks the vLLM server that on-policy answers come from, if there is one."""
+    """Asks the vLLM server for on-policy answers, if the recipe names one, whether it can serve."""
     server = recipe.train.on_policy.server if recipe.train.on_policy is not None else None
     if server is None:
         return []
@@ -72,9 +72,9 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
     """Prints the recipe as torchdistill takes it.
 
     Args:
-        facts: of the models, from `validate_without_weights`; those that lack are looked up.
+        facts: of the models, from `validate_without_weights`; missing ones are looked up.
     Raises:
-        DistillensError: a model's config cannot be had, so the block paths are not known.
+        DistillensError: a model's config is not available, so its block paths are not known.
     """
     hub = Hub()
     facts = dict(facts or {})
@@ -139,7 +139,7 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
             )
             references = [row.references for row in rows]
         if not references:
-            raise DistillensError(f"{where}: {spec.path} holds no rows")
+            raise DistillensError(f"{where}: {spec.path} holds no rows, expected at least one")
         _check_length(recipe, key, len(references))
         note = None
         if split == "validation" and recipe.train.best_by == "rougeL":
@@ -158,19 +158,19 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
 
 
 def _check_folder_size(folder: str, where: str) -> None:
-    """A folder that is no data set, such as /, would be searched for hours."""
+    """A folder that is not a data set, such as /, would be searched for hours."""
     num_files = 0
     for _, _, files in os.walk(folder):
         num_files += len(files)
         if num_files > _MAX_DATA_FILES:
             raise DistillensError(
-                f"{where}: {folder} holds more than {_MAX_DATA_FILES} files; expected a folder of "
-                "data files alone"
+                f"{where}: {folder} holds more than {_MAX_DATA_FILES} files; expected a folder "
+                "that holds only data files"
             )
 
 
 def _check_length(recipe: Recipe, key: str, num_rows: int) -> None:
-    """Rows may yet be dropped, but too few are too few; launchers tell of several processes."""
+    """Rows may yet be dropped, but too few stay too few; launchers set WORLD_SIZE."""
     if key == "datasets.train":
         world_size = os.environ.get("WORLD_SIZE", "1")
         check_enough_rows(recipe, num_rows, int(world_size) if world_size.isdigit() else 1)

@@ -1,4 +1,4 @@
-"""What the logit lens reads from a model's layers, and how its gradient lies to that of plain KD.
+"""What the logit lens reads from layers, and how its gradient compares with that of plain KD.
 
 Legend: B rows of a batch, T tokens, N supervised positions, V vocabulary, D width.
 """
@@ -43,7 +43,7 @@ class Pull:
     """A lens's gradient beside that of forward KL on the final logits.
 
     Attributes:
-        loss: of the lens, in nats a position.
+        loss: of the lens, in nats per position.
         radial: share of the squared gradient at the stream along the stream, 0 to 1.
         unembedding, others: (ratio of norms, cosine) over these parameters; None where none train.
     """
@@ -111,7 +111,7 @@ def read_layer(streams: Streams, layer: Layer, norm: str) -> LensReading:
 
 
 class Pulls:
-    """Compares gradients in one student, whose forward pass must have kept its graph."""
+    """Compares gradients in one student, whose forward pass must have kept the graph."""
 
     def __init__(
         self, student: Streams, teacher: Streams, divergence: Divergence, temperature: float

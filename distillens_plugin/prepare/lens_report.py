@@ -1,14 +1,16 @@
-"""`distillens lens-report`: what the lens reads on a pair, with the final norm and without.
+"""`distillens lens-report`: what the lens reads from a pair, with the final norm and without.
 
-First, layer by layer and for both models: the root mean square of the residual stream, and of the
-next-token distribution that either lens reads from it the logits' standard deviation over the
-vocabulary, the entropy, and KL(the model's own final distribution || the lens's), in nats. A lens
-with hardly any entropy and a large KL is sure of the wrong tokens: there is little to learn from.
+First, for each layer of both models: the root mean square of the residual stream, and three numbers
+about the next-token distribution that each lens reads from it: the logits' standard deviation over
+the vocabulary, the entropy, and KL(the model's own final distribution || the lens's), in nats. A
+lens with hardly any entropy and a large KL is sure of the wrong tokens; little can be learned from
+it.
 
-Then, at each pair, the gradient of the lens beside that of forward KL on the final logits, in the
-same student: the ratio of their norms and the cosine between them, over the unembedding and over
-all other trained parameters (a negative cosine undoes what the final logits teach), and `radial`,
-the share of the squared gradient at the student's stream that only makes it longer or shorter.
+Then, for each pair, how the gradient of the lens compares with that of forward KL on the final
+logits, in the same student: the ratio of their norms and the cosine between them, over the
+unembedding and over all other trained parameters (a negative cosine undoes what the final logits
+teach), and `radial`, the share of the squared gradient at the student's stream that only changes
+the stream's length.
 
 The teacher is read through the logit lens, even where the recipe has teacher_translators.
 """
@@ -39,7 +41,7 @@ def lens_report(recipe: Recipe, *, student: str | None, num_rows: int) -> list[s
 
     Args:
         student: folder or Hub name of a trained student; None: the recipe's as it starts.
-        num_rows: of the validation data, or of the training data where there is none.
+        num_rows: of the validation data, or of the training data if the recipe has no other.
     Raises:
         DistillensError: no teacher, no lens in the recipe, or data or models that cannot be read.
     """
@@ -69,7 +71,7 @@ def _check(recipe: Recipe, num_rows: int) -> None:
     ):
         if not found:
             raise DistillensError(
-                f"{recipe.path}: there is no {what}; expected a recipe that distils with the lens"
+                f"{recipe.path}: found no {what}; expected a recipe that distils with the lens"
             )
 
 
@@ -123,7 +125,7 @@ def _layer_lines(role: str, streams: Streams) -> list[str]:
 def _pair_lines(name: str, pulls: Pulls, pairs: list[tuple[Layer, Layer]]) -> list[str]:
     lines = [
         "",
-        f"{name}: gradients beside those of forward KL on the final logits",
+        f"{name}: gradients compared with those of forward KL on the final logits",
         " " * 34 + " | unembedding     | others",
         f"{'pair':>8} {'norm':>9} {'loss':>7} {'radial':>7}" + f" | {'ratio':>7} {'cosine':>7}" * 2,
     ]

@@ -1,7 +1,7 @@
 """Sequence-level distillation: the teacher answers the training prompts, the student learns those.
 
-`distillens generate RECIPE --output FILE` lets eval_harness generate (vLLM or transformers, going
-on where an interrupted run stopped) and writes rows that `datasets.train.path` reads.
+`distillens generate RECIPE --output FILE` lets eval_harness generate with vLLM or transformers and
+writes rows that `datasets.train.path` reads. An interrupted run resumes where it stopped.
 
 Source: Kim and Rush 2016, arXiv 1606.07947.
 """
@@ -29,11 +29,11 @@ class Generation:
 
     Attributes:
         backend: vllm or hf.
-        model_args: for the backend, beside what the recipe says of the teacher.
-        gen_kwargs: temperature, max_gen_toks, ...; greedy where they say nothing.
+        model_args: for the backend, besides what the recipe gives for the teacher.
+        gen_kwargs: temperature, max_gen_toks, ...; greedy by default.
         seeds: one answer to each prompt for each; greedy has one.
-        keep_unfinished: keep answers that reached the limit without an end; left out otherwise,
-            since training would end them in mid-sentence.
+        keep_unfinished: keep answers that hit the token limit without an end. By default they are
+            left out, since they teach the student to stop in mid-sentence.
         trusted: let arguments and models run code (--trust-recipe).
     """
 
@@ -49,23 +49,23 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     """Writes the teacher's answers to the recipe's training prompts.
 
     Beside the file a folder `<name>.answers` keeps prompts, answers and settings, so that an
-    interrupted run goes on.
+    interrupted run resumes.
 
     Args:
-        recipe: with a teacher_model; its datasets.train says which prompts, template and lengths.
+        recipe: with a teacher_model; its datasets.train gives the prompts, template and lengths.
         output: a .jsonl file; replaced if it is there.
     Returns:
         One line for people: what was written and what was left out.
     Raises:
         DistillensError: no teacher, unreadable data, settings that the backend refuses, or another
-            process writes this file.
+            process is writing this file.
         RunFailure: generation or writing failed, or no answer was left.
     """
     teacher = recipe.models.teacher_model
     if teacher is None:
         raise DistillensError(
-            f"{recipe.where('models')}: there is no teacher to answer; give the recipe with "
-            "teacher_model that the SeqKD run starts from"
+            f"{recipe.where('models')}: found no teacher_model to answer the prompts; name the "
+            "recipe with a teacher that the SeqKD run starts from"
         )
     if output.suffix != ".jsonl":
         raise DistillensError(f"--output {output}: expected a name that ends in .jsonl")
@@ -79,14 +79,14 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
         kept = list(_training_rows(samples, rows, name, how, newline=newline))
         if not kept:
             raise RunFailure(
-                f"{output}: not one of {len(samples)} prompts has a finished answer; raise "
+                f"{output}: none of {len(samples)} prompts has a finished answer; raise "
                 "--gen_kwargs max_gen_toks or pass --keep_unfinished"
             )
         write_jsonl(output, kept)
     num_answers = sum(len(sample.filtered_resps) for sample in samples)
     return (
         f"{output}: {len(kept)} of {num_answers} answers to {len(rows)} prompts; the others are "
-        "empty or reached the limit of tokens"
+        "empty or hit the token limit"
     )
 
 
@@ -167,7 +167,7 @@ def _training_rows(
         for raw, text, reason, seed in zip(
             sample.resps, sample.filtered_resps, sample.finish_reason, sample.seeds, strict=True
         ):
-            # An answer that was cut where the teacher goes on with another prompt is whole.
+            # An answer that was cut where the teacher starts another prompt is complete.
             unfinished = reason == "length" and read_newlines(raw, newline).strip() == text
             if not text or (unfinished and not how.keep_unfinished):
                 continue

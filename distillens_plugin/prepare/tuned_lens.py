@@ -1,8 +1,8 @@
 """`distillens tune-lens`: trains the translators of a teacher's layers.
 
 Each translator starts as the identity and is trained on KL(p_final || p_layer), the teacher's own
-final distribution against what the lens reads at that layer. The teacher is frozen; all layers
-share one walk over the vocabulary a step.
+final distribution against what the lens reads at that layer. The teacher is frozen; in each step
+all layers share one walk over the vocabulary.
 
 Source: Belrose et al. 2023, arXiv 2303.08112, section 3.
 
@@ -85,7 +85,7 @@ def tune_lens(
         teacher: a model section of the recipe.
         data: instruction data; a tenth of its rows (the last ones) is held out.
     Raises:
-        DistillensError: a layer out of range, or data that cannot be read or are too few.
+        DistillensError: a layer out of range, or data that are unreadable or too few.
         RunFailure: the loss is not finite, or the file cannot be written.
     """
     if not output.parent.is_dir():
@@ -94,7 +94,9 @@ def tune_lens(
     examples = load_examples(data, tokenizer, where="--data")
     num_held_out = max(1, int(_HELD_OUT * len(examples)))
     if num_held_out == len(examples):
-        raise DistillensError(f"--data {data.path}: one row is too few to train and to hold out")
+        raise DistillensError(
+            f"--data {data.path}: found one row, expected at least two, to train and to hold out"
+        )
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     lens = reader_of(model).lens
     layers = _layers(settings.layers, lens.num_layers)

@@ -31,7 +31,7 @@ class TeacherCache:
     """A cache at work in a box.
 
     Attributes:
-        lines: what to tell the user before training.
+        lines: to be printed before training.
         forward: the box's new forward procedure of the teacher.
     """
 
@@ -51,8 +51,8 @@ class TeacherCache:
         on_main_process(self._accelerator, lambda: self._open(experiment))
         if not (plan.folder / FINGERPRINT).exists():
             raise DistillensError(
-                f"{plan.where}.path: process {self._accelerator.process_index} does not see "
-                f"{plan.folder}, which the first process has made; name a shared folder"
+                f"{plan.where}.path: process {self._accelerator.process_index} cannot see "
+                f"{plan.folder}, which the first process made; name a folder that all processes see"
             )
         self.store = Store(
             plan.folder,
@@ -68,7 +68,7 @@ class TeacherCache:
         )
 
     def _open(self, experiment: "Experiment") -> None:
-        """On the main process: lock, compare fingerprints, throw away what is torn."""
+        """On the main process: lock, compare fingerprints, delete damaged shards."""
         plan = self.plan
         folder = plan.folder
         try:
@@ -96,7 +96,7 @@ class TeacherCache:
         torn = find_torn(folder)
         store = Store(folder, dtype=plan.dtype)
         if self._lock.exclusive:
-            self._mend(torn)
+            self._delete(torn)
             if stored is None:
                 write_text(folder / FINGERPRINT, fingerprint.to_json())
             plan.check_size(stored_bytes(folder))
@@ -106,22 +106,22 @@ class TeacherCache:
         num_missing = len(store.missing(plan.row_ids))
         if num_missing and not self._lock.exclusive:
             raise DistillensError(
-                f"{plan.where}.path: {folder} lacks rows, and other runs read it now, so that it "
-                "cannot be mended; wait for them or name another path"
+                f"{plan.where}.path: {folder} lacks rows, and other runs are reading it, so the "
+                "rows cannot be added; wait for these runs or name another path"
             )
         num_rows = len(plan.row_ids)
         self.lines.append(
-            f"teacher cache: {num_rows - num_missing:,} of {num_rows:,} rows are there; "
+            f"teacher cache: {num_rows - num_missing:,} of {num_rows:,} rows are stored; "
             + ("the teacher runs for the others" if num_missing else "the teacher will not run")
         )
 
-    def _mend(self, torn: list[Path]) -> None:
+    def _delete(self, torn: list[Path]) -> None:
         delete_unfinished(self.plan.folder)
         for path in torn:
             delete_shard(path)
             self.lines.append(
-                f"warning: teacher cache: {path} is torn (truncated, damaged or unfinished); its "
-                "rows will be computed again"
+                f"warning: teacher cache: {path} is truncated, damaged or unfinished; its rows "
+                "will be computed again"
             )
 
     def end_epoch(self) -> None:
@@ -136,7 +136,7 @@ class TeacherCache:
             self._lock.share()
 
     def close(self) -> None:
-        """Gives the folder's lock up; the end of the process does so too."""
+        """Releases the folder's lock, as the end of the process does too."""
         if self._lock is not None:
             self._lock.close()
 
@@ -148,7 +148,7 @@ def attach_teacher_cache(
 
     Args:
         experiment: built, with `teacher_cache` in its recipe.
-        shard_bytes: of one file on disk, about.
+        shard_bytes: approximate size of one file on disk.
     Raises:
         DistillensError: the cache does not fit the recipe, is too large, or is in use.
     """
@@ -192,7 +192,7 @@ def _stored_fingerprint(folder: Path) -> object | None:
 
 
 def _refuse_foreign(folder: Path, where: str) -> None:
-    """A folder with somebody's files in it is no cache: never write among them."""
+    """A folder with somebody's files in it is not a cache: never write among them."""
     if (folder / FINGERPRINT).exists():
         return
     # A process that was killed while it wrote the fingerprint leaves the file's beginning.
@@ -200,6 +200,6 @@ def _refuse_foreign(folder: Path, where: str) -> None:
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(own)]
     if foreign:
         raise DistillensError(
-            f"{where}.path: {folder} is no teacher cache (it holds {sorted(foreign)[0]}); name a "
-            "folder of its own"
+            f"{where}.path: {folder} is not a teacher cache (it holds {sorted(foreign)[0]}); name "
+            "an empty or a new folder"
         )

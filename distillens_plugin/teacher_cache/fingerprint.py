@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from distillens_plugin.data.dataset import InstructionDataset
 
-# Told apart from the weights: these say where a model came from, not what it computes.
+# Not part of the fingerprint: these describe where a model came from, not what it computes.
 _PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 _NAMES = {
     "format": "format of the cache",

@@ -1,4 +1,4 @@
-"""The forward procedure that reads the teacher's states, and runs the teacher where there are none.
+"""The forward procedure that reads stored states, and runs the teacher for missing ones.
 
 Legend: B rows of a batch, T tokens, N supervised positions, D width.
 """
@@ -98,8 +98,8 @@ class CachingForward:
     ) -> CachedRows:
         row_ids = _row_ids(targets)
         lens = reader_of(model).lens
-        # What hooks recorded of an earlier forward (the reader's probe) is no batch's: where the
-        # teacher does not run, torchdistill must find nothing.
+        # Hooks may hold what an earlier forward recorded (the reader's probe), which belongs to no
+        # batch: if the teacher does not run, torchdistill must find nothing.
         for recorded in self.io_dict.values():
             recorded.clear()
         if self.store.missing(row_ids):
@@ -142,7 +142,7 @@ def _row_ids(targets: object) -> Sequence[str]:
         row_ids = targets.get("row_ids")
     if row_ids is None:
         raise DistillensError(
-            "the teacher cache finds rows by their ids, and this collate function gives none; set "
+            "the teacher cache finds rows by their ids, but this collate function gives none; set "
             "train_data_loader.collate_fn: distillens.collate"
         )
     return row_ids

@@ -33,7 +33,7 @@ class Plan:
         states: names of the residual streams that the losses read; `final` comes on top.
         row_ids: of all training rows.
         num_positions: supervised positions of all training rows.
-        num_bytes: that the whole cache will take, headers and indexes (about 1 %) left out.
+        num_bytes: size of the whole cache, without headers and indexes (about 1 %).
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Plan:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space of the disk on which a folder lies or will lie."""
+    """Free space on the disk that holds, or will hold, a folder."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -155,15 +155,15 @@ def _row_ids(examples: InstructionDataset, where: str) -> tuple[str, ...]:
     given = [example.get("id") for example in _items(examples)]
     if None in given:
         raise DistillensError(
-            f"{where}: training row {given.index(None)} has no id, and the cache finds rows by "
-            "their ids; give each row its own or delete teacher_cache"
+            f"{where}: training row {given.index(None)} has no id, but the cache finds rows by "
+            "their ids; give each row its own id or delete teacher_cache"
         )
     row_ids = tuple(map(str, given))
     row_id, times = Counter(row_ids).most_common(1)[0]
     if times > 1:
         raise DistillensError(
-            f"{where}: {times} training rows have the id {row_id!r}, and the cache finds rows by "
-            "their ids; give each row its own or delete teacher_cache"
+            f"{where}: {times} training rows have the id {row_id!r}, but the cache finds rows by "
+            "their ids; give each row its own id or delete teacher_cache"
         )
     return row_ids
 

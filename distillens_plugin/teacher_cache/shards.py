@@ -21,7 +21,7 @@ class ShardIndex:
     """What is in a shard.
 
     Attributes:
-        rows: (row id, number of its positions), in the order in which they lie in the tensors.
+        rows: (row id, number of its positions), in their order in the tensors.
         dtypes: of each state as the teacher computed it, such as `float32`.
         num_bytes, crc32: of the safetensors file.
     """
@@ -62,7 +62,7 @@ def read_index(path: Path) -> ShardIndex:
     """The index of a shard.
 
     Raises:
-        ValueError: it is missing or no index.
+        ValueError: it is missing or not an index.
     """
     try:
         fields = json.loads(_index_path(path).read_text(encoding="utf-8"))
@@ -78,9 +78,9 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def find_torn(folder: Path) -> list[Path]:
-    """Shards that are not what their index vouches for: truncated, damaged or without an index.
+    """Shards that do not match their index: truncated, damaged or without an index.
 
-    Reads every byte, once a run: one pass over the disk is little beside an epoch of the teacher.
+    Reads every byte once per run, which costs little compared with an epoch of the teacher.
     """
     paths = {*shard_paths(folder), *folder.glob("shard-*.safetensors")}
     return sorted(path for path in paths if not _is_whole(path))

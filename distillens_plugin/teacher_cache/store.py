@@ -21,7 +21,7 @@ SHARD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a row lies: a slice of the tensors of one shard, or of one batch not yet written."""
+    """Where a row is stored: a slice of one shard's tensors, or of a batch not yet written."""
 
     tensors: dict[str, Tensor]
     start: int
@@ -35,7 +35,7 @@ class Store:
         folder: of the cache.
         dtype: `bfloat16` or `int8`.
         rank: of this process; each writes shards of its own.
-        shard_bytes: rows are written to disk whenever this many bytes have come together.
+        shard_bytes: rows are written to disk whenever this many bytes have accumulated.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Store:
         self._shards.add(path)
 
     def add(self, row_ids: Sequence[str], counts: Sequence[int], states: dict[str, Tensor]) -> None:
-        """Keeps the rows of a batch that are not there yet.
+        """Adds the rows of a batch that are not stored yet.
 
         Args:
             row_ids: of the rows of the batch.
@@ -116,7 +116,7 @@ class Store:
         except OSError as error:
             raise RunFailure(
                 f"{path}: cannot write the teacher's states ({str(error).strip()}); what was "
-                "written before is intact, and the next run goes on from there"
+                "written before is intact, and the next run resumes from there"
             ) from error
         self._pending, self._pending_bytes = {}, 0
         self._take(path, index)

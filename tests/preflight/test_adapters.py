@@ -70,7 +70,7 @@ def test_expressions_that_would_take_for_ever_are_refused(path):
         ("{}", "adapter_config.json cannot be read"),
         (json.dumps({"peft_type": 3}), "peft_type: found '3', which peft does not know"),
         (json.dumps({"peft_type": "LARO"}), "peft_type: found 'LARO', which peft does not know"),
-        (json.dumps({"peft_type": "PROMPT_TUNING"}), "cannot be merged in"),
+        (json.dumps({"peft_type": "PROMPT_TUNING"}), "cannot be merged into"),
         (json.dumps({"peft_type": "LORA"}), "has no adapter_model.safetensors"),
     ],
 )

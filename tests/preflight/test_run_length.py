@@ -42,7 +42,7 @@ WITHOUT_A_BATCH = (
 def test_too_few_rows_for_a_whole_batch(recipe, mode):
     done = refused(recipe, *WITHOUT_A_BATCH, *mode)
     (line,) = done.stderr.strip().split("\n")
-    assert "drop_last: 6 training rows make no whole batch of 7" in line
+    assert "drop_last: 6 training rows do not fill a batch of 7" in line
     assert "lower batch_size or set drop_last: false" in line
     assert "student:" not in done.stdout
     assert not (recipe.parent / "out").exists()
@@ -56,7 +56,7 @@ def test_rows_that_are_dropped_count_too(recipe):
     arguments += ["--set", "train.train_data_loader.kwargs.drop_last=true"]
     arguments += ["--set", "train.train_data_loader.kwargs.batch_size=6"]
     assert forked(recipe, *arguments, "--validate", output=recipe.parent / "out").returncode == 0
-    assert "make no whole batch of 6" in refused(recipe, *arguments).stderr
+    assert "do not fill a batch of 6" in refused(recipe, *arguments).stderr
 
 
 def test_every_process_needs_a_batch(recipe):

@@ -164,7 +164,7 @@ LENS = "train.criterion.kwargs.sub_terms.lens"
     ("arguments", "expected"),
     [
         (["--rows", "0"], "--rows 0: expected at least 1"),
-        (["--set", f"{LENS}=null"], "there is no DistillLensLoss"),
+        (["--set", f"{LENS}=null"], "found no DistillLensLoss"),
         (["--student", "missing"], "--student.name_or_path: cannot load 'missing'"),
     ],
 )

@@ -141,7 +141,7 @@ def test_the_losses_read_exactly_the_rounded_states_of_the_teacher(filled):
 
 def test_a_second_run_starts_from_the_cache_and_repeats_the_first(filled):
     run = Run(filled.folder / "recipe.yaml")
-    assert "23 of 23 rows are there; the teacher will not run" in run.cache.lines[-1]
+    assert "23 of 23 rows are stored; the teacher will not run" in run.cache.lines[-1]
     steps = run.epoch(0)[0] + run.epoch(1)[0]
     run.close()
     assert run.num_teacher_calls == 0
@@ -154,7 +154,7 @@ def test_a_run_cut_short_leaves_a_part_that_the_next_one_completes(tmp_path, fil
     run.epoch(0, num_steps=1)
     run.close()
     run = Run(path)
-    assert "8 of 23 rows are there; the teacher runs for the others" in run.cache.lines[-1]
+    assert "8 of 23 rows are stored; the teacher runs for the others" in run.cache.lines[-1]
     # A second order of the rows: batches hold rows of both kinds, and the teacher runs for those.
     _, calls = run.epoch(1)
     assert 2 <= calls <= 3
@@ -328,7 +328,7 @@ def test_a_torn_shard_is_noticed_and_its_rows_are_computed_again(filled, tmp_pat
     warning, count = run.cache.lines[1:]
     assert warning.startswith("warning: ")
     assert str(shard) in warning
-    assert "0 of 23 rows are there" in count
+    assert "0 of 23 rows are stored" in count
     first, calls = run.epoch(0)
     run.close()
     assert calls == 3
@@ -405,7 +405,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     path = cached_recipe(tmp_path)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(DistillensError, match=r"is no teacher cache \(it holds thesis\.tex\)"):
+    with pytest.raises(DistillensError, match=r"is not a teacher cache \(it holds thesis\.tex\)"):
         Run(path)
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["thesis.tex"]
 
