@@ -112,7 +112,7 @@ def _prompts(rows: Sequence[RawRow], encoder: TextEncoder, path: str) -> list[En
 
 def _parts(row: RawRow, encoder: TextEncoder) -> list[Part]:
     if row.instruction is None:
-        # Whoever wrote it wrote the template too: its special tokens are meant.
+        # A ready prompt includes its template: its special tokens are intended.
         return [Part(row.prompt or "", from_row=False)]
     before, body, after = prompt_parts(
         encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer

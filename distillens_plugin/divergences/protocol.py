@@ -1,4 +1,4 @@
-"""What the fused walk asks of a divergence: little, so that users can bring their own.
+"""What the fused walk needs from a divergence: little, so that users can write their own.
 
 - `name`: a string;
 - `divergence(teacher_logits [N, V], student_logits [N, V]) -> [N]`, differentiable in the student's
@@ -21,7 +21,7 @@ LossAndGradient = tuple[Tensor, Tensor]
 
 @runtime_checkable
 class Divergence(Protocol):
-    """What a divergence must offer; see this module's text."""
+    """What a divergence must offer; see this module's docstring."""
 
     @property
     def name(self) -> str: ...
@@ -31,7 +31,7 @@ class Divergence(Protocol):
 
 @runtime_checkable
 class FusedDivergence(Divergence, Protocol):
-    """A divergence that brings its own gradient; hashable, as its compiled form is kept by it."""
+    """A divergence with its own gradient; hashable, since it is the key of its compiled form."""
 
     def __hash__(self) -> int: ...
 

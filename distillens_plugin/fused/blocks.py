@@ -118,7 +118,7 @@ def _by_autograd(
     *,
     entropies: bool,
 ) -> BlockResult:
-    """A divergence that brings no gradient of its own: differentiated within the block."""
+    """A divergence without its own gradient: differentiated within the block."""
     both: tuple[Tensor | None, Tensor | None] = (None, None)
     if entropies:
         product = allocate(student_logits)

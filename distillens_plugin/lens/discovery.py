@@ -53,7 +53,7 @@ TOLERANCES = {
 
 
 def find_anatomy(model: nn.Module) -> Anatomy:
-    """Reads a model's anatomy off two tiny forward passes (eval mode, no gradient, mode restored).
+    """Finds a model's anatomy with tiny forward passes (eval mode, no gradient, mode restored).
 
     Args:
         model: a transformers causal LM, bare or in DDP, torch.compile or peft.
@@ -170,7 +170,7 @@ def _blocks(plain: nn.Module, trace: Trace, head: Call) -> tuple[str, Call]:
 
 
 def _readout(trace: Trace, last_block: Call, head: Call) -> list[Call]:
-    """Calls that start after the last block and end before the head, without idle ones."""
+    """Calls between the end of the last block and the head, except those without effect."""
     between = [
         call
         for call in trace.calls
@@ -180,7 +180,7 @@ def _readout(trace: Trace, last_block: Call, head: Call) -> list[Call]:
 
 
 def _is_norm(call: Call) -> bool:
-    """Keeps the width, and has gains and biases at most, no matrix."""
+    """Whether a call keeps the width and has only gains and biases, no matrix."""
     keeps_width = (
         call.input is not None and call.hidden is not None and call.input.shape == call.hidden.shape
     )
@@ -201,8 +201,8 @@ def _body(plain: nn.Module, trace: Trace, head: Call) -> str:
 def _logit_transform(plain: nn.Module, head: nn.Module, trace: Trace) -> tuple[float, float | None]:
     """The scale and soft-cap between the head and the logits, measured.
 
-    The head's output is replaced by a ramp of known numbers: what the model makes of small ones
-    gives the scale, of large ones the cap. Real logits may be too small to show a cap.
+    The head's output is replaced by a ramp of known numbers: what becomes of small ones shows the
+    scale, and of large ones the cap. Real logits may be too small to show a cap.
     """
     exponents = torch.arange(-10, 16)
     ramp = torch.cat([torch.zeros(1), 2.0**exponents, -(2.0**exponents)])

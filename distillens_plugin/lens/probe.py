@@ -1,7 +1,7 @@
-"""Runs a model once on a few tokens and records which module ran when, on what, with what result.
+"""Runs a model once on a few tokens and records each module's calls, inputs and outputs in order.
 
-The architecture is read off this record, so that no table of model classes is needed. The record is
-made by hooks that are removed again; hooks of others (torchdistill's, accelerate's) stay in place.
+The architecture is found from this record, so that no table of model classes is needed. Temporary
+hooks make the record; other hooks (torchdistill's, accelerate's) stay in place.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def same_tensor(left: Tensor | None, right: Tensor | None) -> bool:
 
 @dataclass
 class Call:
-    """One run of one module; `entered` and `left` are of one clock, so calls nest like brackets."""
+    """One run of one module; `entered` and `left` share a clock, so calls nest like brackets."""
 
     path: str
     module: nn.Module

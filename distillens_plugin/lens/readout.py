@@ -2,7 +2,7 @@
 
 Shapes: N rows, D width of the residual stream, D_head what the unembedding reads, V vocabulary.
 
-The parameters are live: what is read here trains with the model (tied embedding, LoRA).
+The parameters are live: they train with the model (tied embedding, LoRA).
 """
 
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ class Lens:
         return list(self._head.parameters())
 
     def apply_readout(self, hidden: Tensor, *, norm: str = "final") -> Tensor:
-        """Rows of any layer as the unembedding takes them.
+        """Rows of any layer, in the form that the unembedding takes.
 
         Args:
             hidden: [..., D], the residual stream.

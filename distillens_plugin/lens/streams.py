@@ -14,7 +14,7 @@ from distillens_plugin.lens.layers import Layer, layer_to_hook
 def recorded_streams(
     model: nn.Module, layers: Iterable[Layer], blocks_path: str
 ) -> Iterator[dict[Layer, Tensor]]:
-    """What a forward pass inside the `with` leaves in these layers.
+    """Records these layers during a forward pass inside the `with`.
 
     Args:
         layers: layer numbers or module paths.

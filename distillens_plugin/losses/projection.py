@@ -16,8 +16,8 @@ from eval_harness.errors import DistillensError
 class ProjectedTerm(HiddenTerm):
     """A hidden-state term that first maps the student's states to the teacher's width.
 
-    The map is affine and trained with the student: `trained_parameters.adopt` has it built once
-    the widths are known and puts it into the optimizer.
+    The map is affine and trained with the student: `trained_parameters.adopt` builds it once the
+    widths are known and puts it into the optimizer.
 
     Args:
         projection: `per_pair`, one map for each layer pair (the regressors of FitNets, Romero et

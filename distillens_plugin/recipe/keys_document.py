@@ -98,7 +98,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
 
 
 def _suffix(annotation: Any) -> str:
-    """How an entry of a list or mapping is addressed."""
+    """How the path of an entry of a list or mapping continues."""
     origin = typing.get_origin(annotation)
     return {dict: ".NAME", list: ".0"}.get(origin, "") if origin else ""
 

@@ -259,7 +259,7 @@ def test_the_boxs_targets_go_before_labels_in_the_batch(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda batch: batch, "or labels inside the batch; found none"),
+        (lambda batch: batch, "found none, expected a .* labels inside the batch"),
         (
             lambda batch: {**batch, "labels": torch.tensor([1, 0, 1, 0])},
             r"the batch has labels of shape \[4\], expected that of its input_ids, \[4, 16\]",

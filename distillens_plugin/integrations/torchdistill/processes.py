@@ -60,9 +60,9 @@ def post_forward(
 ) -> StepReport | None:
     """`post_forward_process: distillens.post_forward`: backward, and a step where a window ends.
 
-    A window is `grad_accum_step` batches, or what is left of them at the end of an epoch. Each loss
-    is a mean over its batch; the window's gradient is the mean of those. Our runner normalises by
-    supervised tokens over the window and all ranks instead.
+    A window is `grad_accum_step` batches, or what is left at the end of an epoch. Each loss is a
+    mean over its batch; the window's gradient is the mean of those. Our runner instead normalises
+    by the supervised tokens of the window over all ranks.
 
     Returns:
         A report if the optimiser stepped, else None.

@@ -25,7 +25,7 @@ from distillens_plugin.recipe.schema.train import Train
 
 
 class Dependency(Strict):
-    """A module that registers with torchdistill when imported."""
+    """A module to import, which may register names with torchdistill."""
 
     name: str = Field(
         description="a module; any but distillens_plugin and torchdistill's needs --trust-recipe"

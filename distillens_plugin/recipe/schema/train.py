@@ -1,4 +1,4 @@
-"""The recipe's train section: torchdistill's own keys, with what can be derived left out."""
+"""The recipe's train section: torchdistill's own keys, without those that can be derived."""
 
 from typing import Annotated, Literal
 
