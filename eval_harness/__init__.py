@@ -5,8 +5,8 @@
     evaluate("runs/student/best", "self_inst", output_path="out/student")
     print(compare("out/student", "out/teacher"))
 
-Importing this package is quick: what its names need (torch, transformers, vLLM) is loaded when they
-are used.
+Importing this package is quick: torch, transformers and vLLM are loaded when a name that needs them
+is used.
 """
 
 from importlib import import_module
@@ -148,7 +148,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Public names, imported when they are asked for."""
+    """Public names, imported on first use."""
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

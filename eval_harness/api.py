@@ -43,8 +43,7 @@ def evaluate(
 ) -> Results:
     """Generates answers to benchmarks, scores them and writes them: `eval-harness run`.
 
-    An interrupted evaluation resumes from `output_path`; answers that are there are not generated
-    again.
+    An interrupted evaluation resumes from `output_path`; stored answers are not generated again.
 
         results = evaluate("runs/student/best", "self_inst", output_path="out", limit=20)
         results.tasks["self_inst"].metrics["rougeL,none"]
@@ -53,10 +52,10 @@ def evaluate(
         model: a model folder, or a name on the Hugging Face Hub.
         tasks: names of benchmarks or paths of benchmark files: a list, or one text with commas.
         output_path: folder of the results; made if missing.
-        backend: "hf" (transformers, runs anywhere), "vllm" (the fastest), or a name that was
-            given to `register_backend`.
-        model_args: more about the model and for the backend: dtype, revision, tokenizer, peft,
-            max_length, add_bos_token, tensor_parallel_size, ...
+        backend: "hf" (transformers, runs anywhere), "vllm" (the fastest), or a name registered
+            with `register_backend`.
+        model_args: further arguments of the model and the backend: dtype, revision, tokenizer,
+            peft, max_length, add_bos_token, tensor_parallel_size, ...
         data: task -> its local rows, a JSONL file or a folder with valid.jsonl.
         include_path: a folder of benchmark files of your own.
         protocol: "default" (sampled), "minillm" (as its code) or "greedy".
@@ -68,16 +67,17 @@ def evaluate(
         max_prompt_tokens: longest prompt; None: the protocol's, 256.
         batch_size: rows in flight; None lets the backend choose.
         device: a torch device, for "hf".
-        limit: the first so many rows of each benchmark, or their share if below 1; None: all.
+        limit: how many rows of each benchmark to run, or their share if below 1; None: all.
         log_samples: write a row for each sample, which `compare` reads.
         predict_only: generate, do not score.
-        loglikelihood: also the references' negative log-likelihood and perplexity.
-        trust_remote_code: run code that comes with the model, and take arguments that can run some.
+        loglikelihood: also compute the references' negative log-likelihood and perplexity.
+        trust_remote_code: run code that comes with the model, and accept arguments that can run
+            code.
     Returns:
         The results: for each task its metrics (x 100, under lm-eval's names such as
         "rougeL,none"), fingerprint and samples; `source` of a task is the results file.
     Raises:
-        DistillensError: a wrong input, before any weights are loaded; one line says what to do.
+        DistillensError: bad input, refused before any weights are loaded; one line says what to do.
         RunFailure: the backend failed, or a file cannot be written.
     """
     if limit is not None and not _is_limit(limit):
@@ -124,16 +124,16 @@ def score(
 
     Args:
         predictions: N texts, at least one.
-        references: for each a text, or a list of at least one; the best one counts.
-        metrics: names of `METRICS`; ROUGE-L and exact match are always among them.
+        references: for each prediction a text, or a non-empty list; the best one counts.
+        metrics: names of `METRICS`; ROUGE-L and exact match are always included.
         scorer: "rouge-score-rs" or "rouge-score" (same values); None: the fastest installed.
     Returns:
         Each metric x 100 by its name, "num_rows", "scorer", how many rows have no reference and how
         many predictions have no word that ROUGE-L sees, and "rows": for each prediction a dict of
         fractions in [0, 1].
     Raises:
-        DistillensError: a number of references that is not that of the predictions, an empty list,
-            something that is no text, an unknown metric or scorer.
+        DistillensError: not as many references as predictions, an empty list, a value that is not
+            a text, an unknown metric or scorer.
     """
     return score_texts(predictions, references, metrics=metrics, backend=scorer)
 
@@ -150,16 +150,16 @@ def compare(
 
     Args:
         systems: at least two results folders or files; with `references`, prediction files (JSONL
-            with id and text). Every later one is compared with the first.
+            with id and text). The later ones are compared with the first.
         references: the references of prediction files (JSONL with id and output).
         all_pairs: compare every pair.
-        scorer: as of `score`, for answers that have no scores yet.
+        scorer: as for `score`; used for answers without scores.
     Returns:
         The comparisons (difference, 95 % interval, p-values, verdict), the scores of each system
         and notes; `to_json()` is what `eval-harness compare --json` prints.
     Raises:
-        DistillensError: fewer than two systems, unreadable files, or systems that may not be
-            compared: other tasks, rows, protocols or data. Names what differs.
+        DistillensError: fewer than two systems, unreadable files, or systems that cannot be
+            compared because tasks, rows, protocols or data differ; names what differs.
     """
     if len(systems) < 2:
         raise DistillensError(f"compare needs at least two systems, found {len(systems)}")

@@ -1,8 +1,8 @@
-"""The error base of both packages: what a user did wrong, and what failed while running."""
+"""The base errors of both packages: a user's mistakes, and failures while running."""
 
 
 class DistillensError(Exception):
-    """A user's mistake, told in one line: where, what was found, what was expected, what to do.
+    """A user's mistake, in one line: where, what was found, what was expected, what to do.
 
     The commands print it without a traceback and exit with 2.
     """

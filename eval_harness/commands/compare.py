@@ -1,4 +1,4 @@
-"""`eval-harness compare`: paired differences between systems, and whether they show anything."""
+"""`eval-harness compare`: paired differences between systems, and what they show."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "compare",
         help="compare systems row by row",
-        description="Paired differences with 95 % intervals, sign-flip p-values with Holm's "
-        "correction, and the smallest difference the benchmark could have shown. Every later "
-        "system is compared with the first.",
+        description="Does one system score higher than another? Prints paired differences with "
+        "95 % intervals, sign-flip p-values with Holm's correction, and the smallest difference "
+        "that the benchmark could have shown. The later systems are compared with the first.",
     )
     add_system_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -32,7 +32,7 @@ def add_system_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def print_names(text: str) -> None:
-    """Prints text with names in it: a file name may hold what the stream cannot encode."""
+    """Prints text with names in it, which may contain characters that stdout cannot encode."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.shared.files.atomic import encode_json
 
     if len(args.systems) < 2:
-        raise DistillensError("compare needs at least two systems, found one")
+        raise DistillensError("compare needs at least two systems, found one; name another")
     systems = load_systems(args.systems, references=args.references)
     result = compare_loaded(systems, all_pairs=args.all_pairs)
     if args.json:

@@ -1,4 +1,4 @@
-"""`eval-harness ls`: the names there are: benchmarks, protocols, backends, templates, metrics."""
+"""`eval-harness ls`: lists the names of benchmarks, protocols, backends, templates and metrics."""
 
 import argparse
 import sys

@@ -10,7 +10,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "report",
         help="write an HTML page and a Markdown table",
-        description="Writes report.html (one file, nothing to load), report.md and its plots: "
+        description="Writes report.html (one self-contained file), report.md and its plots: "
         "scores with intervals, score against length, and the rows where systems differ most.",
     )
     add_system_arguments(parser)

@@ -22,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "run",
         help="generate answers to benchmarks and score them",
         description="Generates answers with vLLM (or transformers), scores them, and writes "
-        "results and samples in lm-eval's layout. An interrupted run goes on where it stopped.",
+        "results and samples in lm-eval's layout. Repeat the command to resume an interrupted run.",
     )
     parser.add_argument(
         "--model",
@@ -38,8 +38,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="",
         metavar="K=V,...",
         help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
-        "add_bos_token; with "
-        "vllm any engine argument (tensor_parallel_size, ...); some need --trust_remote_code",
+        "add_bos_token; with vllm any engine argument (tensor_parallel_size, ...); some need "
+        "--trust_remote_code",
     )
     parser.add_argument(
         "--tasks", "-t", required=True, metavar="NAME,...", help="see eval-harness ls"
@@ -55,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--include_path", metavar="DIR", help="folder of your own benchmark YAML files"
     )
     parser.add_argument(
-        "--output_path", "-o", required=True, metavar="DIR", help="where results go"
+        "--output_path", "-o", required=True, metavar="DIR", help="folder for the results"
     )
     parser.add_argument(
         "--protocol",
@@ -64,7 +64,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--gen_kwargs", default="", metavar="K=V,...", help="temperature=0.7,...")
     parser.add_argument(
-        "--seed", metavar="N,...", help="one answer for each; default: the protocol's"
+        "--seed", metavar="N,...", help="one answer per seed; default: the protocol's"
     )
     parser.add_argument("--batch_size", "-b", default="auto", help="rows in flight, or auto")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (hf only)")
@@ -73,7 +73,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--template", help=f"{', '.join(TEMPLATES)}, or a format string")
     parser.add_argument(
-        "--apply_chat_template", action="store_true", help="the tokenizer's own: --template chat"
+        "--apply_chat_template", action="store_true", help="same as --template chat"
     )
     parser.add_argument(
         "--truncation",
@@ -90,12 +90,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--predict_only", "-x", action="store_true", help="generate, do not score")
     parser.add_argument(
-        "--loglikelihood", action="store_true", help="also the references' NLL and perplexity"
+        "--loglikelihood",
+        action="store_true",
+        help="also compute the references' NLL and perplexity",
     )
     parser.add_argument(
         "--trust_remote_code",
         action="store_true",
-        help="run code that comes with the model, and take engine arguments that can run some "
+        help="run code that comes with the model, and accept engine arguments that can run code "
         "(docs/security.md)",
     )
 
@@ -119,7 +121,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
     from eval_harness.shared.program.key_values import parse_key_values
 
     if args.apply_chat_template and args.template not in (None, "chat"):
-        raise DistillensError("--apply_chat_template and --template exclude each other; give one")
+        raise DistillensError("--apply_chat_template and --template: give only one of them")
     return make_settings(
         backend=args.model,
         model_args=parse_key_values(args.model_args, flag="--model_args"),
@@ -154,7 +156,7 @@ def _table(results: "Results") -> str:
         for name, value in task.metrics.items():
             metric, _, _ = name.partition(",")
             error = task.metrics.get(f"{metric}_stderr,none")
-            # The metrics proper are those with an error; the rest describes the answers.
+            # Metrics have a standard error; the other values describe the answers.
             if error is None or metric.endswith("_stderr"):
                 continue
             lines.append(
@@ -170,7 +172,7 @@ def _table(results: "Results") -> str:
 
 
 def _notes(results: "Results") -> list[str]:
-    """What a reader of the table must know of its numbers."""
+    """What a reader of the table must know about its numbers."""
     notes = []
     for task in results.tasks.values():
         num_references = task.metrics.get("num_references_without_words,none", 0)

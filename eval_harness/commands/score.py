@@ -10,7 +10,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "score",
         help="score a file of predictions and print JSON",
         description="Scores predictions (id, text) against references (id, output): ROUGE-L and "
-        "exact match, per row and in total. Prints JSON; nothing else goes to standard output.",
+        "exact match, per row and in total. Standard output is JSON only.",
     )
     parser.add_argument("--predictions", required=True, metavar="FILE", help="JSONL: id, text")
     parser.add_argument("--references", required=True, metavar="FILE", help="JSONL: id, output")

@@ -9,8 +9,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "validate",
         help="check benchmarks and their rows",
-        description="Reads benchmark files and every row of them, and says what is there; the "
-        "first fault ends it with file and line. Hub data is downloaded.",
+        description="Reads benchmark files and all their rows, and prints a summary of each. It "
+        "stops at the first fault and names file and line. Hub data is downloaded.",
     )
     parser.add_argument(
         "--tasks", "-t", required=True, metavar="NAME,...", help="names or YAML files"
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, {references} "
             f"references, metrics {', '.join(benchmark.metrics)}, data {data_digest(rows)}, "
             f"from {benchmark.location()}"
-            + (f"; {wordless} rows have no reference with a word of ROUGE-L" if wordless else "")
+            + (f"; {wordless} rows have no reference with a word for ROUGE-L" if wordless else "")
             + "\n"
         )
     return 0

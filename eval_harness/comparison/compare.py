@@ -1,4 +1,4 @@
-"""Compares systems row by row, and says what the numbers do and do not show."""
+"""Compares systems row by row, and says what the numbers show and what they do not."""
 
 import itertools
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ class Comparison:
 def compare_systems(systems: Sequence[System], *, all_pairs: bool = False) -> list[Comparison]:
     """Compares each later system with the first one, or every pair.
 
-    Holm's correction is over all pairs and tasks of a metric, and the smallest detectable
-    difference is at alpha / number of those comparisons: what a first rejection needs.
+    Holm's correction covers all pairs and tasks of a metric. The smallest detectable difference is
+    at alpha / number of those comparisons, which is what a first rejection needs.
 
     Args:
         systems: at least two, from `load_systems`.
@@ -85,7 +85,7 @@ def compare_systems(systems: Sequence[System], *, all_pairs: bool = False) -> li
 
 
 def verdict(result: PairedComparison, adjusted_p: float, name_a: str, name_b: str) -> str:
-    """Names the higher system only where the test and the interval agree that there is one."""
+    """Names the higher system only if the test and the interval agree that there is one."""
     if adjusted_p >= ALPHA or result.low is None or result.high is None:
         return NO_DIFFERENCE
     if result.low > 0:
@@ -100,9 +100,9 @@ class Comparisons:
     """Everything that `eval-harness compare` reports; as text, what it prints.
 
     Attributes:
-        systems: by name, in their order: "source", and "tasks" with each task's metrics.
-        comparisons: of each metric and task.
-        notes: what forbids no comparison, but its reader should know.
+        systems: by name, in order: "source", and "tasks" with each task's metrics.
+        comparisons: for each metric and task.
+        notes: what the reader should know, though it does not prevent a comparison.
     """
 
     systems: dict[str, dict[str, Any]]
@@ -177,7 +177,7 @@ def scored_metrics(metrics: dict[str, Any]) -> list[str]:
 
 
 def _not_scored(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What a run wrote beside the scores, which are counted anew: likelihoods and the like."""
+    """What a run wrote besides its scores, such as likelihoods; scores are computed again."""
     scored = tuple(f"{name}{mark}" for name in scored_metrics(metrics) for mark in ",_")
     return {key: value for key, value in metrics.items() if not key.startswith(scored)}
 

@@ -28,7 +28,7 @@ class System:
         name: unique among the systems of a comparison.
         source: as the user named it.
         samples: by task, scored; the rows of all systems in the same order.
-        fingerprints: by task; empty for prediction files, whose protocol nobody knows.
+        fingerprints: by task; empty for prediction files, whose protocol is unknown.
         metrics: by task, as the run wrote them; empty for prediction files.
     """
 
@@ -45,17 +45,17 @@ def load_systems(
     references: str | os.PathLike[str] | None = None,
     backend: str | None = None,
 ) -> list[System]:
-    """Reads systems that may be compared: the same tasks, rows, protocol and data.
+    """Reads systems that can be compared: the same tasks, rows, protocol and data.
 
     Args:
         paths: results files or folders; with `references`, prediction files.
         references: the references of prediction files.
-        backend: see `rouge.rouge_l`; used where answers have no scores yet.
+        backend: see `rouge.rouge_l`; used for answers without scores.
     Returns:
-        The systems in the order of `paths`; each has the tasks that all have.
+        The systems in the order of `paths`, with the tasks that they all have.
     Raises:
         DistillensError: unreadable input, no common task, samples that were not logged, rows or
-            fingerprints that differ. Names what differs.
+            fingerprints that differ; names what differs.
     """
     if references is not None:
         expected = read_references(references)
@@ -72,32 +72,32 @@ def load_systems(
 
 
 def version_notes(systems: Sequence[System]) -> list[str]:
-    """Differences that do not forbid a comparison, but that its reader should know."""
+    """Differences that the reader should know, though they do not prevent a comparison."""
     tasks: dict[str, list[str]] = {}
     for system in systems[1:]:
         for task, fingerprint in system.fingerprints.items():
             first = systems[0].fingerprints[task]
             for key, ours, theirs in differences(first.versions, fingerprint.versions):
-                told = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
-                tasks.setdefault(told, []).append(task)
-    notes = [f"{', '.join(names)}: {told}" for told, names in tasks.items()]
+                note = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
+                tasks.setdefault(note, []).append(task)
+    notes = [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
     notes += _metric_notes(systems)
     if any(not system.fingerprints for system in systems):
         notes.append(
-            "prediction files carry no record of how they were made: "
-            "only their rows are known to be the same"
+            "prediction files do not record how they were made: only their rows are known to be "
+            "the same"
         )
     return notes
 
 
 def _metric_notes(systems: Sequence[System]) -> list[str]:
-    """Scores that only some systems have cannot be compared, and would be missed."""
+    """Names the scores that only some systems have: they are not compared, and would be missed."""
     notes = []
     for task in systems[0].samples:
         having: list[set[str]] = [set(metric_names(system.samples[task])) for system in systems]
         for metric in sorted(having[0].union(*having) - having[0].intersection(*having)):
             names = [s.name for s, found in zip(systems, having, strict=True) if metric in found]
-            notes.append(f"{task}: {metric} is not compared, only {', '.join(names)} has it")
+            notes.append(f"{task}: {metric} is not compared, since only {', '.join(names)} has it")
     return notes
 
 
@@ -127,12 +127,14 @@ def _from_predictions(
 def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
     if Path(path).is_file() and Path(path).suffix == ".jsonl":
         raise DistillensError(
-            f"{os.fspath(path)}: a .jsonl file; give a results folder, "
-            "or --references for prediction files"
+            f"{os.fspath(path)}: found a .jsonl file, expected a results folder; for prediction "
+            "files give --references"
         )
     results = load_results(path)
     if not results.tasks:
-        raise DistillensError(f"{os.fspath(path)}: results of no task")
+        raise DistillensError(
+            f"{os.fspath(path)}: no task in it, expected at least one; run the evaluation again"
+        )
     for task in results.tasks.values():
         if not task.samples:
             raise DistillensError(
@@ -154,13 +156,13 @@ def _check_seeds(task: TaskResult) -> None:
     for sample in task.samples:
         if sample.seeds != first.seeds:
             raise DistillensError(
-                f"{task.source}: {task.task}: row {sample.row_id!r} has seeds {sample.seeds}, "
-                f"but row {first.row_id!r} has {first.seeds}"
+                f"{task.source}: {task.task}: row {sample.row_id!r} has seeds {sample.seeds}, but "
+                f"row {first.row_id!r} has {first.seeds}; run the evaluation again"
             )
 
 
 def _score_where_missing(task: TaskResult, backend: str | None) -> None:
-    """--predict_only leaves answers without scores; the task says which it is scored by."""
+    """--predict_only leaves answers without scores; the task says which metrics it needs."""
     listed = task.config.get("metrics")
     metrics = with_defaults(listed if isinstance(listed, list) else [])
     unscored = [
@@ -178,7 +180,7 @@ def _make_names_unique(systems: Sequence[System]) -> None:
     sources = [system.name for system in systems]
     for name in sources:
         if sources.count(name) > 1:
-            raise DistillensError(f"{name}: named twice; a system is not compared with itself")
+            raise DistillensError(f"{name}: named twice; name two different systems")
 
 
 def _keep_common_tasks(systems: Sequence[System]) -> None:
@@ -187,7 +189,7 @@ def _keep_common_tasks(systems: Sequence[System]) -> None:
     ]
     if not common:
         tasks = "; ".join(f"{system.name} has {', '.join(system.samples)}" for system in systems)
-        raise DistillensError(f"no task that all systems have: {tasks}")
+        raise DistillensError(f"no task that all systems have: {tasks}; run them on a common task")
     for system in systems:
         system.samples = {task: system.samples[task] for task in common}
         system.fingerprints = {
@@ -201,10 +203,10 @@ def _check_fingerprints(task: str, first: System, other: System) -> None:
     ours, theirs = first.fingerprints[task], other.fingerprints[task]
     differing = differences(ours.protocol, theirs.protocol)
     if differing:
-        told = ", ".join(f"{key} is {a} and {b}" for key, a, b in differing)
+        found = ", ".join(f"{key} is {a} and {b}" for key, a, b in differing)
         raise DistillensError(
-            f"{first.source} and {other.source}: {task} was run under different protocols: {told}; "
-            "run both with the same settings"
+            f"{first.source} and {other.source}: {task} was run under different protocols: "
+            f"{found}; run both with the same settings"
         )
     if ours.data != theirs.data:
         _check_rows(task, first, other)
@@ -215,28 +217,30 @@ def _check_fingerprints(task: str, first: System, other: System) -> None:
 
 
 def _check_rows(task: str, first: System, other: System) -> None:
-    """Brings the rows of `other` into the order of `first`; refuses other rows or references."""
+    """Puts the rows of `other` in the order of `first`; refuses other rows or references."""
     ours = {sample.row_id: sample for sample in first.samples[task]}
     theirs = {sample.row_id: sample for sample in other.samples[task]}
     for rows, system in ((ours, first), (theirs, other)):
         if len(rows) != len(system.samples[task]):
-            raise DistillensError(f"{system.source}: {task} has rows with the same id")
+            raise DistillensError(
+                f"{system.source}: {task} has rows with the same id; ids must be unique"
+            )
     only_ours = [row_id for row_id in ours if row_id not in theirs]
     only_theirs = [row_id for row_id in theirs if row_id not in ours]
     if only_ours or only_theirs:
-        told = [
+        found = [
             f"{named(ids)} only in {system.source}"
             for ids, system in ((only_ours, first), (only_theirs, other))
             if ids
         ]
         raise DistillensError(
-            f"{task}: the systems answered different rows: {'; '.join(told)}; "
-            "run both with the same --limit"
+            f"{task}: the systems answered different rows: {'; '.join(found)}; run both with the "
+            "same --limit"
         )
     changed = [row_id for row_id, sample in ours.items() if theirs[row_id].target != sample.target]
     if changed:
         raise DistillensError(
             f"{first.source} and {other.source}: {task} has different references in "
-            f"{named(changed)}"
+            f"{named(changed)}; run both on the same benchmark files"
         )
     other.samples[task] = [theirs[row_id] for row_id in ours]

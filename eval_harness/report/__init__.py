@@ -1,1 +1,1 @@
-"""The report on one or more systems: a page, plots, the rows shown in full."""
+"""The report on one or more systems: a page, plots, and rows shown in full."""

@@ -20,12 +20,12 @@ from eval_harness.shared.files.atomic import check_writable, write_bytes, write_
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
 PRIMARY = "rougeL"
-# Metric -> column title and decimals; a column is shown where any system has the metric.
+# Metric -> column title and decimals; a column is shown if any system has the metric.
 _COLUMNS = {
     "length_words": ("words", 1),
     "length_tokens": ("tokens", 1),
     "empty": ("empty %", 1),
-    "cut_off": ("cut off %", 1),
+    "cut_off": ("truncated %", 1),
     "distinct_4": ("distinct-4", 1),
     "nll": ("nats per reference token", 3),
     "perplexity": ("perplexity", 2),
@@ -42,7 +42,7 @@ class Plot:
 
     @property
     def data_uri(self) -> str:
-        """The picture itself as an address, so that the page needs no other file."""
+        """The picture as a data URI, so that the page needs no other file."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
 
 
@@ -161,7 +161,7 @@ def _plots(
 
 
 def score_with_interval(values: dict[str, Any], metric: str) -> str:
-    """ "33.64 [29.95, 37.39]" without a place to break, or the score alone without an interval."""
+    """ "33.64 [29.95, 37.39]" with no-break spaces, or the score alone if it has no interval."""
     low, high = values[f"{metric}_ci_low,none"], values[f"{metric}_ci_high,none"]
     score = f"{values[f'{metric},none']:.2f}"
     return score if low == NOT_AVAILABLE else f"{score}\u00a0[{low:.2f},\u00a0{high:.2f}]"

@@ -8,19 +8,19 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.statistics import Floats
 
-# Okabe and Ito's colours can be told apart with every kind of colour blindness.
+# Okabe and Ito's colours are distinguishable with every kind of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vP*X"
 
 
 def require_matplotlib() -> None:
-    """Raises DistillensError with the install line where matplotlib is missing."""
+    """Raises DistillensError with the install line if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise DistillensError(
-            "report draws its plots with matplotlib, which is not installed; "
-            "pip install -e '.[report]' from a clone"
+            "report draws its plots with matplotlib, which is not installed; run pip install -e "
+            "'.[report]' in a clone"
         ) from error
 
 
@@ -30,13 +30,13 @@ def plot_scores(
     scores: Sequence[float],
     intervals: Sequence[tuple[float, float] | None],
 ) -> bytes:
-    """Each system's score with its interval, one under the other.
+    """Each system's score with its interval, one below the other.
 
     Args:
         title: above the plot.
         names: of K systems.
         scores: K, x 100.
-        intervals: K (low, high), or None where there is none.
+        intervals: K pairs (low, high); None for a score without one.
     Returns:
         A PNG.
     """
@@ -105,7 +105,7 @@ def _new_figure(*, height: float) -> tuple[Any, Any]:
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the tables show it.
+        # A name in a script that the font lacks is drawn as boxes; the tables still show it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         # Without the software's version the same numbers give the same bytes.
         figure.savefig(buffer, format="png", metadata={"Software": None})

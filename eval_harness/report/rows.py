@@ -42,12 +42,12 @@ class ShownRow:
 def rows_that_differ(
     systems: Sequence[System], task: str, *, metric: str, num_rows: int
 ) -> list[ShownRow]:
-    """The rows where the systems' scores lie furthest apart, the furthest first.
+    """The rows where the systems' scores differ most, the largest difference first.
 
     Args:
         systems: K, with the same rows in the same order. For one system: its lowest rows.
-        metric: the score to go by.
-        num_rows: at most so many; rows without any difference are left out.
+        metric: the score to compare.
+        num_rows: the largest number of rows; those without any difference are left out.
     """
     means = np.stack(
         [row_means([sample.scores[metric] for sample in s.samples[task]]) for s in systems]
@@ -71,16 +71,16 @@ def rows_that_differ(
 
 
 def prompt_text(doc: dict[str, Any]) -> str:
-    """The question as a reader knows it: instruction and input, or the row's ready prompt."""
+    """The question for a reader: instruction and input, or the row's ready prompt."""
     parts = [str(doc.get(key) or "") for key in ("instruction", "input")]
     return "\n".join(filter(None, parts)) or str(doc.get("prompt", ""))
 
 
 def printable(text: str) -> str:
-    """The text with characters that a page cannot hold, or that would hide, made visible.
+    """The text with invisible characters, and those that a page cannot hold, made visible.
 
-    Control characters become \\x.. escapes, halves of surrogate pairs U+FFFD; line feeds and tabs
-    stay. Texts beyond a few thousand characters are cut, and say so.
+    Control characters become \\x.. escapes, lone surrogates U+FFFD; line feeds and tabs stay. Texts
+    of more than a few thousand characters are truncated, and say so.
     """
     cut = text[:_MOST_CHARACTERS].replace("\r\n", "\n")
     shown = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", cut)

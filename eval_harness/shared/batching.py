@@ -1,4 +1,4 @@
-"""Which prompts may share a batch: tried out on each model, no table of model classes.
+"""Which prompts may share a batch: tested on each model, so there is no table of model classes.
 
 Shorter prompts of a batch are padded on the left, under an attention mask. Some recurrent models
 take no mask and read the padding as text (RWKV, RecurrentGemma), and transformers mixes up the rows
@@ -31,7 +31,7 @@ _known: "weakref.WeakKeyDictionary[Any, Batching]" = weakref.WeakKeyDictionary()
 
 
 def batching_of(model: Any) -> Batching:
-    """Tried once for each model, through its own `generate`, on a few tokens.
+    """The model's batching: tested once, through its own `generate`, on a few tokens.
 
     Args:
         model: a plain transformers causal LM in eval mode, without generation settings of its own.
@@ -42,10 +42,10 @@ def batching_of(model: Any) -> Batching:
 
 
 def split(lengths: Sequence[int], batching: Batching) -> list[list[int]]:
-    """Places of prompts that may share a batch, in the order given.
+    """Groups of prompts that may share a batch, by index, in the order given.
 
     Args:
-        lengths: of the prompts.
+        lengths: tokens of each prompt.
     """
     if batching is Batching.ALONE:
         return [[place] for place in range(len(lengths))]
@@ -72,7 +72,7 @@ def _try(model: Any) -> Batching:
             for token in (1, 11)
         )
     except Exception:
-        # What fails in a batch may work alone; a fault of the model itself has shown above.
+        # What fails in a batch may work alone; a fault of the model itself was raised above.
         return Batching.ALONE
     # Masked tokens count for exactly nothing, whatever the type.
     masked = _agree(padded, otherwise, 1e-3 * tolerance)
@@ -116,6 +116,6 @@ def _same_row(
         scale = logits.abs().max().clamp_min(1e-30)
         if not (logits - other_logits).abs().max() <= tolerance * scale:
             return False
-        if token != other:  # a near tie: what follows is of another text
+        if token != other:  # a near tie: from here on the two texts differ
             return True
     return True

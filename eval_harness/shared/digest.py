@@ -8,7 +8,7 @@ def digest(value: object) -> str:
     """Sixteen hexadecimal digits of SHA-256 over the canonical JSON of `value`.
 
     Raises:
-        ValueError: NaN or an infinity in it, which JSON does not have.
+        ValueError: it holds NaN or an infinity, which JSON does not have.
     """
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Token lists of unlike length as one batch.
+"""Token lists of different lengths as one batch.
 
 Legend: B rows, T tokens of the longest row.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Rows that end together, so that `generate` goes on behind each one's last token.
+    """Rows aligned at their ends, so that `generate` continues after each row's last token.
 
     Args:
         rows: B lists of token ids, at least one.
@@ -22,7 +22,7 @@ def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """The same for rows that begin together, as where their log-likelihoods are asked for."""
+    """The same for rows aligned at their starts, as log-likelihoods need them."""
     return _padded(rows, pad_id, on_the_left=False)
 
 

@@ -1,7 +1,8 @@
-"""What scores can and cannot show: intervals, paired tests, and the smallest difference in reach.
+"""What scores can and cannot show: intervals, paired tests, the smallest detectable difference.
 
-The unit is the row. Answers of several seeds to one row are no independent observations, so every
-function takes the row's mean over its seeds, and resamples rows.
+The unit is the row. Answers to one row with several seeds are not independent observations, so
+every function takes the row's mean over its seeds and resamples rows. Variation over rows predicts
+scores on other questions with these models; it says nothing about retraining.
 N rows, S seeds, R resamples, M columns.
 """
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# The ends of an interval then move by 4 % of a standard error from seed to seed.
+# With this many, the ends of an interval move by 4 % of a standard error from seed to seed.
 NUM_RESAMPLES = 5_000
 NUM_SIGN_FLIPS = 10_000
 # 2^16 sign patterns are enumerated faster than 10,000 random ones are drawn for many rows.
@@ -32,8 +33,8 @@ class PairedComparison:
         low, high: row bootstrap interval of the difference; None with fewer than 2 rows.
         p_value: two-sided sign-flip test of "no difference", in (0, 1].
         exact: whether every sign pattern was enumerated.
-        smallest_detectable: the true difference that would be found with 80 % power; None where
-            too few rows differ to go by.
+        smallest_detectable: the true difference that would be found with 80 % power; None if too
+            few rows differ to estimate it.
         num_rows: N;  num_differing: rows where a and b are not equal.
     """
 
@@ -68,7 +69,7 @@ def seed_deviation(scores: Sequence[Sequence[float]]) -> float | None:
     """Standard deviation of the S per-seed means; None for one seed.
 
     It is sampling noise only: how much the score moves when the same model answers the same rows
-    again. It says nothing about other rows, and is no standard error of the score.
+    again. It says nothing about other rows and is not a standard error of the score.
     """
     means = seed_means(scores)
     return float(np.std(means, ddof=1)) if len(means) > 1 else None
@@ -77,7 +78,7 @@ def seed_deviation(scores: Sequence[Sequence[float]]) -> float | None:
 def bootstrap_interval(
     rows: Floats, *, level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile interval of the mean when rows are drawn anew with replacement.
+    """Percentile interval of the mean when rows are resampled with replacement.
 
     Args:
         rows: [N] row values (means over seeds, or differences of them).
@@ -85,7 +86,7 @@ def bootstrap_interval(
         num_resamples: R.
         seed: of the resampling; the same seed gives the same interval.
     Returns:
-        (low, high), or None with fewer than 2 rows, which show no spread.
+        (low, high), or None with fewer than 2 rows, which have no spread.
     Source: Efron 1979; rows as clusters as in Miller 2024, arXiv 2411.00640.
     """
     if len(rows) < 2:
@@ -106,9 +107,9 @@ def sign_flip_p_value(
 ) -> tuple[float, bool]:
     """Two-sided p-value of "each row's difference is as likely to have the other sign".
 
-    Rows without a difference change nothing and are left out. Up to MAX_EXACT_ROWS differing rows
-    all sign patterns are enumerated; above, random ones are drawn and the observed one is counted
-    among them, so p is never 0.
+    Rows without a difference change nothing and are left out. With up to MAX_EXACT_ROWS differing
+    rows all sign patterns are enumerated; with more, random ones are drawn and the observed one is
+    counted among them, so p is never 0.
 
     Args:
         differences: [N].
@@ -142,13 +143,13 @@ def smallest_detectable_difference(
 ) -> float | None:
     """The true mean difference that a two-sided test at `alpha` finds with this power.
 
-    (t_{1 - alpha/2} + t_{power}) times the standard error of the differences at hand.
+    (t_{1 - alpha/2} + t_{power}) times the standard error of these differences.
 
     Args:
         differences: [N] of the two systems that were compared.
     Returns:
-        None where the differences have no spread, or where so few rows differ that the sign-flip
-        test could not reject at all (2^(1 - k) > alpha for k of them): nothing to go by.
+        None if the differences have no spread, or if so few rows differ that the sign-flip test
+        could not reject at all (2^(1 - k) > alpha for k of them).
     """
     error = standard_error(differences)
     num_differing = int(np.count_nonzero(differences))
@@ -216,14 +217,14 @@ def compare_paired(
 
 
 def correlation(x: Floats, y: Floats) -> float | None:
-    """Pearson's correlation of two [N] arrays; None where one of them does not vary."""
+    """Pearson's correlation of two [N] arrays; None if either does not vary."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])
 
 
 def _blocks(num_resamples: int, num_rows: int) -> Iterator[int]:
-    """Sizes of the parts in which `num_resamples` are drawn, so that memory stays bounded."""
+    """Sizes of the blocks in which `num_resamples` are drawn, so that memory stays bounded."""
     size = max(1, _BLOCK // max(1, num_rows))
     for start in range(0, num_resamples, size):
         yield min(size, num_resamples - start)

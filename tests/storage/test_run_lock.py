@@ -67,7 +67,7 @@ def test_what_a_killed_run_on_another_host_left_is_taken_over(recipe, running, c
     assert json.loads((folder / ".lock").read_text())["pid"] == process.pid
     (folder / ".lock").write_text('{"pid": 7, "host": "elsewhere"}')
     assert main([str(recipe), "--overwrite"]) == 0
-    assert "process 7 on elsewhere has left its lock" in capsys.readouterr().err
+    assert "process 7 on elsewhere left a lock" in capsys.readouterr().err
     assert not (folder / ".lock").exists()
     steps = [record["step"] for record in records(folder) if "loss" in record]
     assert steps == sorted(set(steps))

@@ -96,5 +96,5 @@ def test_a_refusal_as_a_process_is_one_line_and_writes_nothing(folder, quickstar
             folder / "recipe.yaml", "--validate", "--set", "seed=" + "1" * 400, cwd=folder
         )
     assert wrong.returncode == 2
-    assert "beyond 64 bits" in wrong.stderr
+    assert "fits in 64 bits" in wrong.stderr
     assert wrong.stderr.count("\n") == 1

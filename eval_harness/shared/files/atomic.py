@@ -34,15 +34,16 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """For writers of their own: `path` gets what the block has written to the file it is given.
+    """For code with its own writer: `path` gets what the block writes to the file it is given.
 
     Args:
         path: the file; its folder must exist. A link is followed.
     Yields:
-        An empty file beside it, made durable and renamed into place when the block has ended, and
-        removed when it raises.
+        An empty file beside it, made durable and renamed into place at the end of the block, and
+        removed if the block raises.
     Raises:
-        RunFailure: the file cannot be written, in the block too; an existing one is then untouched.
+        RunFailure: the file cannot be written, also within the block; an existing one is then
+            untouched.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -53,7 +54,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield partial
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
-            # mkstemp makes private files; results are meant to be as readable as any other file.
+            # mkstemp makes private files; results should be as readable as any other file.
             mask = os.umask(0)
             os.umask(mask)
             partial.chmod(0o666 & ~mask)
@@ -72,7 +73,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes strict, indented JSON in ASCII, atomically.
 
     Raises:
-        RunFailure: NaN or an infinity in it, or the file cannot be written.
+        RunFailure: `value` holds NaN or an infinity, or the file cannot be written.
     """
     write_text(path, encode_json(value, where=os.fspath(path)))
 
@@ -81,7 +82,7 @@ def encode_json(value: object, *, where: str) -> str:
     """Strict, indented JSON in ASCII: it survives any terminal, and lone surrogates too.
 
     Raises:
-        RunFailure: NaN or an infinity in it, which JSON does not have.
+        RunFailure: `value` holds NaN or an infinity, which JSON does not have.
     """
     try:
         return json.dumps(value, allow_nan=False, indent=2) + "\n"
@@ -90,8 +91,9 @@ def encode_json(value: object, *, where: str) -> str:
 
 
 def check_can_be_made(folder: str | os.PathLike[str]) -> None:
-    """As `check_writable`, but a folder that had to be made is gone again: for what may yet be
-    refused.
+    """As `check_writable`, but removes a folder that it had to make.
+
+    For runs that may still be refused, and should then leave nothing behind.
     """
     missing = [path for path in _with_parents(folder) if not os.path.lexists(path)]
     try:

@@ -1,14 +1,14 @@
 """A folder replaced so that its name always leads to a whole one, old or new.
 
-Linux exchanges two names in one step (renameat2 with RENAME_EXCHANGE), where the file system can.
-Elsewhere two renames do it, with a moment between them in which the old folder lies aside under
-`.<name>.replaced`; signals are put off over that moment, any exception puts the folder back, and
-`recover` does so after a kill.
+Linux exchanges two names in one step (renameat2 with RENAME_EXCHANGE), if the file system can.
+Elsewhere it takes two renames. Between them the old folder is set aside as `.<name>.replaced`;
+signals are deferred for that moment, any exception puts the folder back, and `recover` does so
+after a kill.
 
 Beside a folder `best` there may be, while it is written or after a kill:
 
     .best.partial      what is being written, or what was just replaced
-    .best.replaced     what lies aside between two renames
+    .best.replaced     what was set aside between two renames
 """
 
 import ctypes
@@ -23,12 +23,12 @@ from typing import Any
 from eval_harness.shared.program.signals import deferred_signals
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# What a kernel or file system without exchanges answers.
+# Errors of a kernel or file system without exchanges.
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 
 def partial_of(folder: Path) -> Path:
-    """Where the folder's successor is written."""
+    """Where the folder's replacement is written."""
     return folder.with_name(f".{folder.name}.partial")
 
 
@@ -37,14 +37,14 @@ def _aside(folder: Path) -> Path:
 
 
 def replace_folder(partial: Path, folder: Path, *, keep: Path | None = None) -> None:
-    """Puts `partial`, which is whole, in the place of `folder`.
+    """Puts `partial`, a complete folder, in the place of `folder`.
 
     Args:
         partial: on the same file system; its content is made durable first.
-        folder: afterwards what `partial` was.
-        keep: gets what `folder` was, in place of what is there; None removes it.
+        folder: the name that `partial` gets.
+        keep: where the old `folder` goes, replacing what is there; None removes it.
     Raises:
-        OSError: it cannot be done; `folder` is then as it was.
+        OSError: it failed; `folder` is then as it was.
     """
     sync_folder(partial)
     if not folder.exists():
@@ -72,7 +72,7 @@ def _replace_by_two_renames(partial: Path, folder: Path, keep: Path | None) -> N
 
 
 def _settle(old: Path, keep: Path | None) -> None:
-    """Keeps what was replaced, or removes it; what a failure leaves, `recover` removes."""
+    """Keeps the replaced folder, or removes it; `recover` removes what a failure leaves."""
     if keep is not None:
         replace_folder(old, keep)
     else:
@@ -83,9 +83,9 @@ def exchange(one: Path, other: Path) -> bool:
     """Exchanges two names in one step.
 
     Returns:
-        False where this system cannot; nothing has changed then.
+        False if this system has no exchange; nothing has changed then.
     Raises:
-        OSError: it can, and failed.
+        OSError: the exchange failed.
     """
     rename = _renameat2()
     if rename is None:
@@ -112,7 +112,7 @@ def _renameat2() -> Any:
 
 
 def put_back(folder: Path) -> bool:
-    """Brings back a folder that lies aside because something ended between the two renames."""
+    """Restores a folder that was set aside when something ended between the two renames."""
     replaced = _aside(folder)
     if folder.exists() or not replaced.exists():
         return False
@@ -121,12 +121,12 @@ def put_back(folder: Path) -> bool:
 
 
 def recover(folder: Path) -> bool:
-    """Puts a folder right that a killed process was replacing, and removes what it left beside it.
+    """Repairs a folder that a killed process was replacing, and removes what it left beside it.
 
-    Only for the process that alone may write there.
+    Only for the one process that may write there.
 
     Returns:
-        Whether the folder had been lying aside.
+        Whether the folder had been set aside.
     """
     came_back = put_back(folder)
     for left in (partial_of(folder), _aside(folder)):
@@ -135,7 +135,7 @@ def recover(folder: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder, or a link to one, as far as it can be."""
+    """Removes a folder, or a link to one, as far as possible."""
     if path.is_symlink():
         path.unlink(missing_ok=True)
     else:
@@ -146,7 +146,7 @@ def sync_folder(folder: Path) -> None:
     """Makes names and contents durable: a power cut must not leave a whole name on torn files.
 
     Raises:
-        OSError: the disk does not take them; some report a full one only here.
+        OSError: the disk does not take them; some report that they are full only here.
     """
     paths = sorted(folder.rglob("*"))
     for path in [path for path in paths if path.is_file()]:

@@ -1,6 +1,6 @@
-"""JSON files that come with a model: one object each, of a sane size, or one line on what is wrong.
+"""JSON files that come with a model: one object of a sane size each, or one line on what is wrong.
 
-Nothing here trusts the file: a pointer of git-lfs, a huge or deeply nested file and numbers of
+Nothing here trusts the file: a git-lfs pointer, a huge or deeply nested file and numbers of
 hundreds of digits are refused before a library reads them.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from eval_harness.errors import DistillensError
 
 _LFS_POINTER = b"version https://git-lfs"
-# The largest number of 64 bits, with a sign: what every library that reads these files can hold.
+# The largest signed 64-bit number: every library that reads these files can hold it.
 _LARGEST = 2**63 - 1
 
 
@@ -21,22 +21,22 @@ def regular_size(path: Path) -> int:
     """Bytes of a file.
 
     Raises:
-        DistillensError: it is missing, empty, no regular file, or a pointer of git-lfs.
+        DistillensError: it is missing, empty, not a regular file, or a git-lfs pointer.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DistillensError(f"{path}: found no regular file, expected one")
+            raise DistillensError(f"{path}: not a regular file; expected a file with content")
         with open(path, "rb") as file:
             start = file.read(len(_LFS_POINTER))
     except OSError as error:
-        raise DistillensError(f"{path} cannot be read ({error.strerror})") from error
+        raise DistillensError(f"{path}: cannot be read ({error.strerror})") from error
     if not start:
         raise DistillensError(f"{path}: the file is empty; copy or download it again")
     if start == _LFS_POINTER:
         raise DistillensError(
             f"{path}: found a git-lfs pointer instead of the file itself; run `git lfs pull` in "
-            "the folder"
+            "its folder"
         )
     return status.st_size
 
@@ -83,23 +83,23 @@ def json_type(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a file as an error shows it: short, whatever it is."""
+    """A file's value as an error shows it: always short."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def names(keys: Iterable[str]) -> str:
-    """The first keys of an object as an error shows them; "none" where there are none."""
+    """The first keys of an object as an error shows them; "none" if there are none."""
     found = [key if len(key) <= 40 else f"{key[:40]}..." for key in keys]
     rest = f" and {len(found) - 8} more" if len(found) > 8 else ""
     return ", ".join(found[:8]) + rest if found else "none"
 
 
 def numbers(fields: dict[str, Any]) -> Iterator[tuple[str, str, int | float]]:
-    """(dotted path, key, value) of all numbers at any depth; a list's have the list's key."""
+    """(dotted path, key, value) of all numbers at any depth; those in a list have its key."""
     waiting: list[tuple[str, str, Any]] = [("", "", fields)]
     while waiting:
         path, key, value = waiting.pop()
@@ -114,15 +114,15 @@ def numbers(fields: dict[str, Any]) -> Iterator[tuple[str, str, int | float]]:
 def refuse_huge_numbers(
     path: Path, fields: dict[str, Any], *, unlimited: frozenset[str] = frozenset()
 ) -> None:
-    """Refuses integers that do not fit 64 bits, which end in other libraries' exceptions.
+    """Refuses integers that do not fit in 64 bits: other libraries fail on them.
 
     Args:
-        unlimited: keys that may hold them.
+        unlimited: keys that may hold larger ones.
     Raises:
         DistillensError: names file, key and value.
     """
     for place, key, value in numbers(fields):
         if isinstance(value, int) and abs(value) > _LARGEST and key not in unlimited:
             raise DistillensError(
-                f"{path}: {place} = {shown(value)}, expected a number of at most 64 bits"
+                f"{path}: {place} = {shown(value)}, expected a number that fits in 64 bits"
             )

@@ -30,7 +30,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         (1-based line number, object).
     Raises:
         DistillensError: the file is missing or holds no row, or a line is not UTF-8, JSON or an
-            object; the message starts with path:line:column, the column 1-based in characters.
+            object; the message starts with path:line:column, where columns are characters from 1.
     """
     num_rows = 0
     try:
@@ -48,7 +48,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     except OSError as error:
         raise DistillensError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     if num_rows == 0:
-        raise DistillensError(f"{os.fspath(path)}: holds no rows, expected one JSON object a line")
+        raise DistillensError(f"{os.fspath(path)}: holds no rows, expected a JSON object per line")
 
 
 def _refuse(path: str | os.PathLike[str], number: int, error: NotJsonError) -> NoReturn:
@@ -71,7 +71,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one object a line, UTF-8 with line feeds; `read_jsonl` gives the same objects back.
+    """Writes one object per line, UTF-8 with line feeds; `read_jsonl` returns the same objects.
 
     The file appears whole or not at all: a temporary file beside it is moved into place.
 
@@ -91,18 +91,18 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) ->
 
 
 def encode_row(row: dict[str, Any]) -> str:
-    """One JSON object as one line without its line feed, for `write_jsonl` and appending writers.
+    """One JSON object as a line without its line feed, for `write_jsonl` and for appending.
 
     Raises:
         ValueError: the row holds NaN or an infinity.
     """
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     if _LONE_SURROGATE.search(text):
-        # UTF-8 has no form for half a surrogate pair; the \ud800 escape keeps it.
+        # UTF-8 cannot express half a surrogate pair; the \ud800 escape keeps it.
         return json.dumps(row, ensure_ascii=True, allow_nan=False)
     return text.translate(_ESCAPED_LINE_ENDS)
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """The text with half surrogate pairs as U+FFFD: tokenizers take only UTF-8."""
+    """The text with lone surrogates replaced by U+FFFD: tokenizers accept only UTF-8."""
     return _LONE_SURROGATE.sub("\ufffd", text)

@@ -14,7 +14,7 @@ from typing import Any
 from eval_harness.errors import DistillensError, RunFailure
 
 LOCK_NAME = ".lock"
-# What a file system answers that has no locks at all (some network and FUSE file systems).
+# Errors of file systems without any locks (some network and FUSE file systems).
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _POLL_S = 0.1
 _NUM_TRIES = 100
@@ -27,9 +27,9 @@ def _say(text: str) -> None:
 class FolderLock:
     """A lock file that names its holder's pid and host, locked by the operating system.
 
-    The system frees the lock when its holder ends, however that comes about. A file that a killed
-    run has left is taken over, and that is said where the run was on another host (a shared file
-    system). The file is removed when the lock is given up.
+    The system frees the lock when its holder ends, however it ends. A file left by a killed run is
+    taken over; if that run was on another host (a shared file system), a line says so. The file is
+    removed when the lock is released.
 
     Attributes:
         exclusive: whether nobody else holds the folder, so that it may be written.
@@ -49,12 +49,12 @@ class FolderLock:
         """Takes nothing yet.
 
         Args:
-            folder: made when the lock is taken; removed again if it is then still empty.
-            where: key or flag that gives the folder, for messages.
-            remedy: what the user of a folder in use can do.
+            folder: made when the lock is taken; removed with the lock if it is still empty then.
+            where: key or flag that names the folder, for messages.
+            remedy: what the user can do about a folder in use.
             patience_s: how long to wait for a holder that is about to end.
-            for_children: child processes that are given `descriptor` hold the lock too, beyond the
-                end of this one. Forked workers never do otherwise.
+            for_children: child processes that are given `descriptor` hold the lock too, even after
+                this process ends. Otherwise forked workers never hold it.
             say: prints a line.
         """
         self._folder = folder
@@ -70,18 +70,18 @@ class FolderLock:
 
     @property
     def descriptor(self) -> int | None:
-        """Of the lock file; None where the lock is not held."""
+        """Of the lock file; None while the lock is not held."""
         return self._descriptor
 
     def acquire(self, *, or_share: bool = False) -> None:
         """Takes the lock.
 
         Args:
-            or_share: be content with reading beside others who only read (see `share`).
+            or_share: if others are only reading, read beside them (see `share`).
         Raises:
             DistillensError: another run holds the folder (names its pid and host), or the folder
                 cannot be written.
-            RunFailure: the lock cannot be had for another reason.
+            RunFailure: locking failed for another reason.
         """
         deadline = time.monotonic() + self._patience_s
         while self._descriptor is None:
@@ -102,12 +102,12 @@ class FolderLock:
             import fcntl
 
             os.ftruncate(self._descriptor, 0)
-            with contextlib.suppress(OSError):  # where there are no locks there is none to lower
+            with contextlib.suppress(OSError):  # the file system may have no locks
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             self.exclusive = False
 
     def close(self) -> None:
-        """Gives the lock up; does nothing where it is not held."""
+        """Releases the lock; does nothing if it is not held."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
@@ -133,7 +133,7 @@ class FolderLock:
                 return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             except (OSError, ValueError) as error:  # ValueError: a NUL in the name
                 if isinstance(error, FileNotFoundError) and tries_left:
-                    # Another run's end has just removed the folder that it had made.
+                    # Another run has just ended and removed the folder that it had made.
                     continue
                 name = str(self._folder)[:200]
                 if os.path.isfile(self._folder):
@@ -171,7 +171,7 @@ class FolderLock:
                 self._refuse(*_holder(descriptor))
             time.sleep(_POLL_S)
             return
-        # A holder removes the file when it ends; then this lock is on a file that is gone.
+        # A holder removes the file when it ends; this lock may be on a file that is gone.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._path).st_ino == os.fstat(descriptor).st_ino:
                 self._descriptor, self.exclusive = descriptor, exclusive
@@ -184,8 +184,8 @@ class FolderLock:
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 self._say(
-                    f"{self._folder}: this file system has no locks ({error.strerror}): nothing "
-                    "keeps a second run out"
+                    f"{self._folder}: this file system has no locks ({error.strerror}), so nothing "
+                    "prevents a second run here"
                 )
                 return True
             if error.errno not in (errno.EACCES, errno.EAGAIN):
@@ -199,11 +199,11 @@ class FolderLock:
         here = socket.gethostname()
         if host not in (None, here):
             self._say(
-                f"{self._folder}: process {pid} on {host} has left its lock, which is free; "
+                f"{self._folder}: process {pid} on {host} left a lock that nobody holds; "
                 "taking it over"
             )
         content = json.dumps({"pid": os.getpid(), "host": here}).encode("ascii")
-        # A full disk: the lock holds all the same, only its holder has no name.
+        # On a full disk the lock still holds, but does not name its holder.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, content, 0)
@@ -217,7 +217,7 @@ _OPEN: set[FolderLock] = set()
 
 
 def _close_in_forked_children(lock: FolderLock) -> None:
-    """A worker that outlives its killed parent must not hold the lock on for it."""
+    """A worker that outlives its killed parent must not keep the lock."""
     if not getattr(_close_in_forked_children, "registered", False):
         os.register_at_fork(after_in_child=_close_all)
         _close_in_forked_children.registered = True  # type: ignore[attr-defined]

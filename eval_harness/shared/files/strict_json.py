@@ -1,4 +1,4 @@
-"""JSON as the standard says it, within limits that keep every later step safe."""
+"""JSON as the standard defines it, within limits that keep every later step safe."""
 
 import json
 import math
@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 _CONSTANTS = r"-?Infinity|NaN"
 _NUMBERS = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _STRING_OR_TOKEN = re.compile(rf'"(?:[^"\\]|\\.)*"|{_CONSTANTS}|{_NUMBERS}')
-# Python reads no integer of more than 4,300 digits; nothing here needs more than a few dozen.
+# Python reads integers of at most 4,300 digits; nothing here needs more than a few dozen.
 _MOST_DIGITS = 300
 # Far beyond any real file, and far below what Python's recursion can walk.
 _DEEPEST = 100
 
 
 class NotJsonError(Exception):
-    """What is wrong, and the 0-based character where it stands."""
+    """What is wrong, and at which character (from 0)."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class NotJsonError(Exception):
 
 
 class _OutOfRangeError(Exception):
-    """A token that Python's reader would take and that is no usable JSON number."""
+    """A token that Python's reader accepts, but that is not a usable JSON number."""
 
     def __init__(self, token: str, message: str) -> None:
         super().__init__(message)
@@ -33,10 +33,10 @@ class _OutOfRangeError(Exception):
 
 
 def decode(text: str) -> Any:
-    """The value that `text` says.
+    """The value that `text` encodes.
 
-    NaN and infinities are refused, also as 1e999, which Python reads as one; so are integers of
-    more than 300 digits and values nested deeper than 100.
+    Refused are NaN and infinities (Python reads 1e999 as one), integers of more than 300 digits,
+    and values nested deeper than 100.
 
     Raises:
         NotJsonError: it is not JSON, or beyond these limits.
@@ -81,7 +81,7 @@ def _float(token: str) -> float:
 def _integer(token: str) -> int:
     if len(token) > _MOST_DIGITS:
         raise _OutOfRangeError(
-            token, f"{_shown(token)} is an integer of {len(token)} digits, expected a smaller one"
+            token, f"{_shown(token)} has {len(token)} digits, expected a smaller integer"
         )
     return int(token)
 

@@ -1,6 +1,6 @@
-"""Reading YAML files of ours: positions kept, duplicate keys refused, and nothing in it can run.
+"""Reads our YAML files: keeps positions, refuses duplicate keys, and lets nothing in them run.
 
-What a value is, `yaml_loader` says; here it is checked before it becomes one.
+`yaml_loader` defines what a value is; here nodes are checked before they become values.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _MAX_SHOWN = 60
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in the file, both numbers from 1."""
+    """A place in the file; both numbers count from 1."""
 
     line: int
     column: int
@@ -43,7 +43,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key stands (for a list's entry: the entry) and where its value begins."""
+    """Where a key is (for a list: the entry) and where its value begins."""
 
     key: Mark
     value: Mark
@@ -52,18 +52,17 @@ class Place:
 def read_mapping(
     path: str, *, what: str, keys: str, loader: Any = StrictLoader
 ) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    """The mapping in a YAML file, and where each of its keys and entries stands.
+    """The mapping in a YAML file, and where each of its keys and entries is.
 
     Args:
-        path: named in errors as it is given.
+        path: errors name it as given.
         what: the kind of file, for errors.
-        keys: some that it has, for errors.
-        loader: a class of `yaml_loader`, which says what tags may be used.
+        keys: examples of its keys, for errors.
+        loader: a class of `yaml_loader`, which defines the tags that may be used.
 
     Raises:
         DistillensError: file missing, too large, not UTF-8, empty, not a mapping, bad YAML, a key
-            twice in one mapping, a value beyond what any setting can be, or a tag that is not
-            allowed.
+            twice in one mapping, a value that no setting can have, or a tag that is not allowed.
     """
     try:
         with open(path, "rb") as file:
@@ -96,8 +95,8 @@ def read_mapping(
 def _check_size(num_bytes: int, name: str, what: str) -> None:
     if num_bytes > MAX_BYTES:
         raise DistillensError(
-            f"{name}: larger than {MAX_BYTES // 1024} KiB, which no {what} is; expected a YAML "
-            "file of settings (data belong into a file of their own)"
+            f"{name}: larger than {MAX_BYTES // 1024} KiB, too large for a {what}; expected a YAML "
+            "file of settings (data belong in a file of their own)"
         )
 
 
@@ -144,7 +143,7 @@ def parse_yaml(
 
 
 class _Walk:
-    """Goes over the composed nodes, before any of them becomes a value."""
+    """Visits the composed nodes before any of them becomes a value."""
 
     def __init__(self, name: str, what: str, loader: Any) -> None:
         self.name = name
@@ -161,9 +160,13 @@ class _Walk:
     def visit(self, node: yaml.Node, path: KeyPath) -> None:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
-            self.refuse(node, f"aliases blow the {self.what} up to more than {MAX_NODES} values")
+            self.refuse(
+                node, f"aliases expand the {self.what} to more than {MAX_NODES} values; use fewer"
+            )
         if len(path) > MAX_DEPTH:
-            self.refuse(node, f"aliases nest the {self.what} more than {MAX_DEPTH} levels deep")
+            self.refuse(
+                node, f"aliases nest the {self.what} more than {MAX_DEPTH} levels deep; use fewer"
+            )
         if id(node) in self.open_nodes:
             self.refuse(node, "an alias (*) inside its own anchor (&); write the value out")
         self.check_tag(node)
@@ -181,7 +184,7 @@ class _Walk:
     def visit_mapping(self, node: yaml.MappingNode, path: KeyPath) -> None:
         first_lines: dict[str, int] = {}
         merged = [value for key, value in node.value if key.tag == MERGE]
-        # What `<<` brings in first, so that the mapping's own keys take the places over.
+        # What `<<` brings in comes first, so that the mapping's own keys overwrite its places.
         for value in merged:
             parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for part in reversed(parts):
@@ -194,8 +197,8 @@ class _Walk:
             if key.value in first_lines:
                 self.refuse(
                     key,
-                    f"key {_short(repr(key.value))} is there twice, in line "
-                    f"{first_lines[key.value]} and in line {line}; keep one of them",
+                    f"key {_short(repr(key.value))} appears twice, on lines "
+                    f"{first_lines[key.value]} and {line}; keep one of them",
                 )
             first_lines[key.value] = line
             self.places[(*path, key.value)] = Place(_mark(key), _mark(value))
@@ -221,15 +224,14 @@ class _Walk:
         if kind == "int" and not _fits(node.value):
             self.refuse(
                 node,
-                f"found {_short(node.value)}, a whole number beyond 64 bits, which no setting "
-                "can have",
+                f"found {_short(node.value)}, expected a whole number that fits in 64 bits",
             )
         if kind == "float" and _overflows(node.value):
-            self.refuse(node, f"found {_short(node.value)}, which is too large for a number")
+            self.refuse(node, f"found {_short(node.value)}, expected a number of at most 1e308")
         for character in node.value:
             if character == "\0" or "\ud800" <= character <= "\udfff":
                 what = f"the character #x{ord(character):04x}"
-                self.refuse(node, f"found {what}, which no name or text can have; delete it")
+                self.refuse(node, f"found {what}, not allowed in names and texts; delete it")
 
     def check_tag(self, node: yaml.Node) -> None:
         if self.loader.tag_advice is None or node.tag in (*PLAIN_TAGS, *self.loader.safe_tags):

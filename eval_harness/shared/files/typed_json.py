@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_json import NotJsonError, decode
 
-_LARGEST = 2**53  # every number up to here is exact in all that reads JSON
+_LARGEST = 2**53  # every JSON reader holds integers up to here exactly
 _LONGEST_SHOWN = 60
 
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -17,7 +17,7 @@ Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """No conversions (text is no number); keys that are not known may be there."""
+    """No conversions (text is not a number); unknown keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -32,28 +32,28 @@ def check(model: type[Model], content: Mapping[str, Any], where: str, *, expecte
         where: file, or file:line.
         expected: what the file should be, and what to do.
     Raises:
-        DistillensError: the first key that is wrong, what was found, and what belongs there.
+        DistillensError: names the first wrong key, what was found, and what was expected.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        # Members of a union are told apart by their types, which are no keys.
+        # pydantic names a union's members by their types, which are not keys of the file.
         place = ".".join(shown(part) for part in first["loc"] if not _is_type(part))
         if first["type"] == "missing":
-            told = f"no key {place}"
+            problem = f"no key {place}"
         else:
             reason = first["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
             reason = reason.replace("Input should", "it should").replace("List ", "a list ")
-            told = f"{place} = {shown(first['input'], quoted=True)}: {reason}"
-        raise DistillensError(f"{where}: {told}; {expected}") from None
+            problem = f"{place} = {shown(first['input'], quoted=True)}: {reason}"
+        raise DistillensError(f"{where}: {problem}; {expected}") from None
 
 
 def read_object(file: Path, *, expected: str) -> dict[str, Any]:
     """The one JSON object that a file holds.
 
     Raises:
-        DistillensError: it cannot be read, or is none; names file, line and column.
+        DistillensError: it cannot be read, or holds no JSON object; names file, line and column.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -77,7 +77,7 @@ def _refuse(file: Path, text: str, error: NotJsonError, expected: str) -> NoRetu
 
 
 def shown(value: object, *, quoted: bool = False) -> str:
-    """A value for a message, cut where it is long."""
+    """A value for a message, shortened if it is long."""
     text = value if isinstance(value, str) and not quoted else repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-# A file of settings is small; what is not would keep the reader busy for minutes.
+# Files of settings are small; larger ones would keep the reader busy for minutes.
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000
 MAX_DEPTH = 50
@@ -18,7 +18,7 @@ STANDARD = "tag:yaml.org,2002:"
 MERGE = f"{STANDARD}merge"
 PLAIN_TAGS = {STANDARD + name for name in ("str", "int", "float", "bool", "null", "seq", "map")}
 _DIGITS = list("-+0123456789.")
-# What a plain value looks like, by its type, and the characters that it can start with.
+# What a plain value of each type looks like, and the characters that it can start with.
 CORE_RULES: dict[str, tuple[re.Pattern[str], list[str]]] = {
     "bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
     "int": (re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), _DIGITS),
@@ -35,11 +35,11 @@ CORE_RULES: dict[str, tuple[re.Pattern[str], list[str]]] = {
 
 
 class RefusedError(yaml.MarkedYAMLError):
-    """A document that is YAML and that we do not take."""
+    """A document that is YAML, but that we do not accept."""
 
 
 class LimitedComposer:
-    """Ends the reading of a document that is too large or too deep, while it is read."""
+    """Stops reading a document as soon as it proves too large or too deep."""
 
     num_nodes = 0
     depth = 0
@@ -66,8 +66,8 @@ class StrictLoader(LimitedComposer, yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's core rules.
 
     Attributes:
-        safe_tags: beside YAML's own, those that a file may use.
-        tag_advice: what to do about others; None lets them all be.
+        safe_tags: tags that a file may use besides YAML's own.
+        tag_advice: what to do about other tags; None allows them all.
     """
 
     safe_tags: ClassVar[tuple[str, ...]] = ()
@@ -75,7 +75,7 @@ class StrictLoader(LimitedComposer, yaml.SafeLoader):
 
 
 def use_core_rules(loader: Any) -> None:
-    """Gives a loader class YAML 1.2's notion of null, booleans, integers and floats."""
+    """Gives a loader class YAML 1.2's rules for null, booleans, integers and floats."""
     loader.yaml_implicit_resolvers = {}
     for name, (pattern, first) in CORE_RULES.items():
         loader.add_implicit_resolver(STANDARD + name, pattern, first)
@@ -87,7 +87,7 @@ def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
 
 
 def read_int(text: str) -> int:
-    """An integer as the core rules write it."""
+    """An integer in the notation of the core rules."""
     base = {"0o": 8, "0x": 16}.get(text[:2].lower(), 10)
     return int(text, base)
 

@@ -1,6 +1,6 @@
-"""Regular expressions of an adapter's settings, tried on a model's module names before peft does.
+"""An adapter's regular expressions, timed on the model's module names before peft uses them.
 
-Some expressions, such as (a+)+$, take longer than anybody waits, on names of a few dozen letters.
+Some expressions, such as (a+)+$, would run for years on names of a few dozen letters.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from eval_harness.shared.files.json_files import shown
 
 # Of processor time, for all names: real expressions take milliseconds.
 _LONGEST_S = 1.0
-# Settings that peft takes for an expression where they are a text.
+# Settings that peft reads as an expression if they are a text.
 _TEXTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
 # Settings whose keys are expressions.
 _KEYS = ("rank_pattern", "alpha_pattern")
 
 
 def check_patterns(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Refuses expressions that take too long; those that are none are left to peft's own words.
+    """Refuses expressions that take too long; invalid ones are left for peft to report.
 
-    Time is only measured in the main thread, where Python handles signals.
+    Time is measured in the main thread only, where Python handles signals.
 
     Args:
         settings: of an adapter_config.json, or the same keys from elsewhere.
@@ -48,15 +48,15 @@ def check_patterns(settings: Mapping[str, Any], names: Iterable[str], where: str
 def _try(pattern: str, names: list[str], found: str) -> None:
     try:
         with _time_limit():
-            # As peft uses the several settings.
+            # The two ways in which peft matches these settings.
             whole, part = re.compile(pattern), re.compile(rf"(.*\.)?({pattern})$")
             for name in names:
                 whole.fullmatch(name)
                 part.match(name)
     except TimeoutError as error:
         raise DistillensError(
-            f"{found}, a regular expression that takes more than {_LONGEST_S:g} s on the names of "
-            "this model's modules; expected a simpler one, or a list of names such as q_proj"
+            f"{found}, a regular expression that takes more than {_LONGEST_S:g} s on this model's "
+            "module names; expected a simpler one, or a list of names such as q_proj"
         ) from error
     except (re.error, OverflowError, RecursionError):
         return
@@ -64,7 +64,7 @@ def _try(pattern: str, names: list[str], found: str) -> None:
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
-    """Raises TimeoutError within the block; Python's matcher looks for signals as it goes."""
+    """Raises TimeoutError within the block; Python's matcher checks for signals while it runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Whether a language model is causal: tried out, since encoders load as one without a word."""
+"""Whether a language model is causal: tested, since encoders load as one without a warning."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _TOLERANCE = 1e-3
 
 @torch.no_grad()
 def reads_later_tokens(model: Any) -> bool:
-    """Whether another last token changes the logits of the tokens before it (BERT, XLM).
+    """Whether changing the last token changes the logits of the tokens before it (BERT, XLM).
 
     Args:
         model: a transformers language model in eval mode.
@@ -28,7 +28,7 @@ def reads_later_tokens(model: Any) -> bool:
 
 
 NOT_CAUSAL = (
-    "its logits for a token depend on the tokens after it, so it is no causal language model; "
+    "its logits for a token depend on later tokens, so it is not a causal language model; "
     "expected one such as GPT2LMHeadModel (an encoder needs is_decoder: true in its config.json, "
-    "and weights that were trained so)"
+    "and weights trained that way)"
 )

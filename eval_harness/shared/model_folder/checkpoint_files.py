@@ -1,7 +1,7 @@
-"""A model folder's weights as files: which they are, whether they are whole, what they hold.
+"""A model folder's weight files: which there are, whether they are complete, what they hold.
 
-Read before any library opens them, so that a pointer of git-lfs, a missing shard or a download that
-broke off is named.
+Read before any library opens them, so that errors can name a git-lfs pointer, a missing shard or an
+incomplete download.
 """
 
 from pathlib import Path
@@ -27,9 +27,9 @@ def weights_file(folder: Path, named: object = None) -> Path:
     """The file that transformers reads the weights from, or their index.
 
     Args:
-        named: `transformers_weights` of config.json, which goes first.
+        named: `transformers_weights` of config.json, which takes precedence.
     Raises:
-        DistillensError: there is none.
+        DistillensError: there is no such file.
     """
     if named is not None:
         if not isinstance(named, str) or not _is_plain(named):
@@ -53,12 +53,12 @@ def has_weights(folder: Path) -> bool:
 
 
 def stored_tensors(folder: Path, named: object = None) -> dict[str, StoredTensor]:
-    """What the weights' files hold, by name.
+    """The tensors in the weight files, by name.
 
     Args:
         named: `transformers_weights` of config.json.
     Raises:
-        DistillensError: weights are missing, cut short or damaged; the line names the file.
+        DistillensError: weights are missing, truncated or damaged; the line names the file.
     """
     path = weights_file(folder, named)
     if path.name.endswith(".index.json"):
@@ -69,26 +69,26 @@ def stored_tensors(folder: Path, named: object = None) -> dict[str, StoredTensor
 
 
 def pickled_tensors(path: Path) -> dict[str, StoredTensor]:
-    """What a .bin file holds, by name; nothing in it but numbers is made.
+    """The tensors in a .bin file, by name; nothing but numbers is loaded from it.
 
-    Of a zip file, as torch has written since 2020, only the list of tensors is read; older ones
-    can only be read whole.
+    For the zip files that torch has written since 2020, only the list of tensors is read; older
+    files can only be read whole.
 
     Raises:
-        DistillensError: it is missing, empty, a git-lfs pointer, of another format, cut short,
-            damaged, or holds something else than tensors by name.
+        DistillensError: it is missing, empty, a git-lfs pointer, of another format, truncated,
+            damaged, or holds anything but tensors by name.
     """
     regular_size(path)
     with open(path, "rb") as file:
         start = file.read(len(_ZIP))
     if start != _ZIP and not start.startswith(_PICKLE):
-        raise DistillensError(f"{path}: not a file that torch.save wrote; download it again")
+        raise DistillensError(f"{path}: not written by torch.save; download it again")
     import torch
 
     # A memory map of a zip file leaves the numbers on disk.
     place = {"mmap": True, "map_location": "meta"} if start == _ZIP else {"map_location": "cpu"}
     with foreign_errors(
-        f"{path}: the weights cannot be read; the file is cut short, damaged, or holds more than "
+        f"{path}: the weights cannot be read: the file is truncated, damaged, or holds more than "
         "numbers; download it again"
     ):
         held = torch.load(path, weights_only=True, **place)
@@ -108,12 +108,14 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
             raise DistillensError(f"{index}: {key} = {shown(fields.get(key))}, expected an object")
     placed = fields["weight_map"]
     if not placed:
-        raise DistillensError(f"{index}: weight_map = {shown(placed)}, expected an object")
+        raise DistillensError(
+            f"{index}: weight_map is empty, expected file names by tensor; download it again"
+        )
     shards: dict[str, set[str]] = {}
     for name, shard in placed.items():
         if not isinstance(shard, str) or not _is_plain(shard):
             raise DistillensError(
-                f"{index}: weight_map.{name} = {shown(shard)}, expected a file's name in the folder"
+                f"{index}: weight_map.{name} = {shown(shard)}, expected a file name in the folder"
             )
         shards.setdefault(shard, set()).add(name)
     if len(shards) > _MAX_SHARDS:
@@ -123,7 +125,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
         path = index.parent / shard
         if not path.exists():
             raise DistillensError(
-                f"{path}: this shard of the weights is missing, and {index.name} names it; "
+                f"{path}: this shard of the weights is missing, but {index.name} names it; "
                 "download it"
             )
         if path.suffix != ".safetensors":
@@ -132,7 +134,8 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
         held = read_header(path)
         if lost := sorted(names - held.keys()):
             raise DistillensError(
-                f"{path}: has no tensor {shown(lost[0])}, which {index.name} says it holds"
+                f"{path}: no tensor {shown(lost[0])}, but {index.name} says it is here; "
+                "download both again"
             )
         tensors |= held
     return tensors

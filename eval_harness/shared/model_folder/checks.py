@@ -1,7 +1,7 @@
-"""A model folder looked at as a whole before its weights are read.
+"""A model folder checked as a whole before its weights are read.
 
-Config, weights' files, shapes and adapter are held against one another on the meta device, which
-takes no memory, so that what does not belong together is refused in a second or two.
+Config, weight files, shapes and adapter are compared on the meta device, which takes no memory, so
+that files that do not belong together are refused within seconds.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ _MAX_RANK = 10_000
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """What the files of a model folder say.
+    """What the files of a model folder describe.
 
     Attributes:
-        config: of transformers.
-        generation: fields of generation_config.json; empty where there is none.
-        model: on the meta device; None where transformers cannot build it and need not.
-        num_ids: rows of the input embedding; None where it is not known.
+        config: a transformers config.
+        generation: fields of generation_config.json; empty if there is none.
+        model: on the meta device; None if transformers cannot build it and need not.
+        num_ids: rows of the input embedding; None if unknown.
     """
 
     config: Any
@@ -58,7 +58,7 @@ def check_model_folder(
         adapter: a peft adapter's folder.
         trust_remote_code: the model's own code may run; its shapes are then not compared.
         must_build: refuse what transformers cannot build (vLLM has models of its own).
-        must_have_weights: refuse a folder without; those that are there are looked at either way.
+        must_have_weights: refuse a folder without weights; existing ones are checked either way.
     Raises:
         DistillensError: one line that names the file, what is wrong and what was expected.
     """
@@ -76,8 +76,8 @@ def check_model_folder(
         check_shapes(folder, model, stored)
     num_ids = vocabulary_rows(model) if model is not None else None
     if adapter is not None:
-        # vLLM places adapters by itself and refuses strange modules: it needs no peft, and where
-        # there is none, nothing can be compared here.
+        # vLLM places adapters by itself and refuses unknown modules, so it needs no peft. Without
+        # peft nothing can be compared here.
         without_peft = not must_build and find_spec("peft") is None
         check_adapter_fits(adapter, None if without_peft else model)
     return CheckedFolder(config, generation, model, num_ids)
@@ -93,11 +93,11 @@ def _build(folder: Path, config: Any, must_build: bool) -> Any | None:
 
 
 def check_adapter_fits(folder: Path, model: Any | None) -> None:
-    """Refuses a peft adapter that does not fit a model: peft would leave out what it cannot place.
+    """Refuses a peft adapter that does not fit a model: peft would drop what it cannot place.
 
     Args:
         folder: with adapter_config.json and the adapter's weights.
-        model: on the meta device, and changed; None compares nothing.
+        model: on the meta device, modified here; None: nothing is compared.
     Raises:
         DistillensError: unreadable, or tensors are missing, left over, or of another shape.
     """
@@ -141,17 +141,17 @@ def _compare_adapter(
         import peft
     except ImportError as error:
         raise DistillensError(
-            'an adapter needs the package peft; pip install -e ".[peft]" from a clone'
+            'adapters need the package peft; run pip install -e ".[peft]" in a clone'
         ) from error
     with foreign_errors(f"{config_path}: peft cannot make this adapter for {type(model).__name__}"):
         config = peft.PeftConfig.from_pretrained(str(config_path.parent))
-        # Some ways to start an adapter decompose the base's weights, and here there are none.
+        # Some initialisations decompose the base's weights, and here there are none.
         config.init_lora_weights = False
         wrapped = peft.get_peft_model(model, config)
         expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     known = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     whole = {name: tuple(tensor.shape) for name, tensor in wrapped.state_dict().items()}
-    todo = f"the adapter was trained on another model than {type(model).__name__} of this config"
+    todo = f"the adapter was not trained on {type(model).__name__} with this config"
     for name, shape in sorted(shapes.items()):
         own = known.get(name, whole.get(name))
         if own is None:
@@ -162,6 +162,6 @@ def _compare_adapter(
             )
     if missing := sorted(known.keys() - shapes.keys()):
         raise DistillensError(
-            f"{weights}: lacks {len(missing)} tensors that adapter_config.json asks for, the first "
-            f"is {missing[0]}; they would be left at random"
+            f"{weights}: {len(missing)} tensors of adapter_config.json are missing, first "
+            f"{missing[0]}; they would stay random"
         )

@@ -1,7 +1,7 @@
 """config.json and generation_config.json of a model folder, checked before a library reads them.
 
-A model class makes a module for each layer and a list entry for each of many numbers, so a config
-of 10^9 layers would run for hours: what is beyond every real model is refused by its key.
+A model class builds a module for each layer, so a config with 10^9 layers would run for hours:
+numbers beyond every real model are refused by key.
 """
 
 import re
@@ -18,7 +18,7 @@ from eval_harness.shared.files.json_files import (
 )
 
 _MAX_CONFIG_BYTES = 10_000_000
-# (what, keys, largest value), the first that matches; the largest known models have 126 layers,
+# (what, keys, largest value); the first match counts. The largest known models have 126 layers,
 # vocabularies of 262,144 ids and 512 experts in a layer.
 _LIMITS = (
     ("layers", re.compile(r"^(?!max_window).*(^|_)(layers?|blocks)$"), 500),
@@ -33,9 +33,9 @@ _LIMITS = (
     ("positions", re.compile(r"positions?(_embeddings)?$|^n_ctx$|seq_len(gth)?$"), 2_000_000_000),
     ("a count", re.compile(r"^(n|num)_(?!.*(token|step|param|sample))"), 10_000_000),
 )
-# Where a number from the end makes no sense (a vision model's feature layer may be -2).
+# Keys for which counting from the end makes no sense (a vision model's feature layer may be -2).
 _NEVER_NEGATIVE = re.compile(r"^(n|num)_.*(layers?|blocks|heads?|experts)$|vocab_size$")
-# Architectures whose positions see later ones, or that give no next token.
+# Architectures whose positions see later ones, or that do not predict a next token.
 _NOT_CAUSAL = re.compile(
     r"For(MaskedLM|PreTraining|NextSentencePrediction|MultipleChoice|QuestionAnswering"
     r"|\w*Classification|\w*Embedding)$"
@@ -47,12 +47,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The fields of a folder's config.json.
 
     Raises:
-        DistillensError: missing, no JSON object, beyond what any model has, or no causal model's.
+        DistillensError: missing, not a JSON object, beyond any real model, or not a causal model's.
     """
     path = folder / "config.json"
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        # transformers would load the base that the adapter names, wherever that is.
+        # transformers would load the base model that the adapter names, wherever it is.
         todo = (
             "name the base model instead, and this folder as its adapter"
             if not path.exists()
@@ -91,8 +91,8 @@ def check_config(fields: Mapping[str, Any]) -> None:
             )
         if architectures and all(_NOT_CAUSAL.search(name) for name in architectures):
             raise DistillensError(
-                f"architectures = {shown(architectures)}, which is no causal language model; "
-                "expected one such as GPT2LMHeadModel or LlamaForCausalLM"
+                f"architectures = {shown(architectures)}, expected a causal language model such as "
+                "GPT2LMHeadModel or LlamaForCausalLM"
             )
     quantization = fields.get("quantization_config")
     if quantization is not None and not (
@@ -114,14 +114,14 @@ def _check_number(place: str, key: str, value: int | float) -> None:
                 raise DistillensError(f"{place} = {shown(value)}, expected at least 0 ({what})")
             return
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise DistillensError(f"{place} = {shown(value)}, expected a number of at most 64 bits")
+        raise DistillensError(f"{place} = {shown(value)}, expected a number that fits in 64 bits")
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
-    """The fields of generation_config.json with its special ids checked; empty where there is none.
+    """The fields of generation_config.json with its special ids checked; empty if there is none.
 
     Raises:
-        DistillensError: no JSON object, or ids that are none; the line names file and key.
+        DistillensError: not a JSON object, or invalid ids; the line names file and key.
     """
     path = folder / "generation_config.json"
     if not path.exists():
@@ -140,7 +140,7 @@ def token_ids(value: Any) -> list[int]:
     """The ids in an `eos_token_id`: one, several or none.
 
     Raises:
-        ValueError: anything else; the text is the value, and what was expected.
+        ValueError: anything else; its text gives the value and what was expected.
     """
     found = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(token) is int for token in found):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WEIGHTS = (".safetensors", ".bin")
-# What a Hub repository may hold beside the files that either backend reads.
+# Files in a Hub repository that neither backend reads.
 _IGNORED = (
     "*.h5",
     "*.msgpack",
@@ -32,14 +32,14 @@ _IGNORED = (
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a model's files say of it, before its weights are loaded.
+    """What a model's files describe, before its weights are loaded.
 
     Attributes:
-        name: as the user gave it, with the adapter's name where there is one.
+        name: as the user gave it, with the adapter's name if there is one.
         folder: holds configuration and weights.
         adapter: folder of a peft adapter, or None.
         tokenizer: a transformers tokenizer.
-        max_length: positions of the model, prompt and answer together; None where unlimited.
+        max_length: positions of the model, prompt and answer together; None if unlimited.
         stop_token_ids: tokens that end an answer, at least one unless the model has none.
         checkpoint_dtype: type of the weights on disk: float32, bfloat16 or float16.
         identity: for the fingerprint: names and digests of all files.
@@ -69,14 +69,14 @@ def read_model(
 
     Args:
         pretrained: a folder or a Hub name; `revision` is a Hub branch, tag or commit.
-        tokenizer: a folder or Hub name; the model's own where None.
+        tokenizer: a folder or Hub name; None: the model's own.
         adapter: a peft folder or Hub name.
         max_length: the user's own limit, at most the model's.
         trust_remote_code: allow code that comes with the model.
         must_build: refuse an architecture that transformers lacks.
     Raises:
         DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
-            that the model lacks, or `max_length` is over the model's.
+            that the model lacks, or `max_length` exceeds the model's.
     """
     folder = model_folder(pretrained, revision)
     tokenizer_folder = model_folder(tokenizer) if tokenizer else folder
@@ -119,15 +119,15 @@ def model_folder(name: str, revision: str | None = None) -> Path:
     """The folder of a local model, or of a downloaded one.
 
     Raises:
-        DistillensError: neither a folder nor a repository that can be had.
+        DistillensError: neither a folder nor a repository that can be downloaded.
     """
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file() and not list(path.glob("*.json")):
-            raise DistillensError(f"{name}: the folder holds no config.json, so it is no model")
+            raise DistillensError(f"{name}: no config.json in it, expected a model folder")
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise DistillensError(f"{name}: no such model folder")
+        raise DistillensError(f"{name}: no such folder, expected a model folder or a Hub name")
     from huggingface_hub import snapshot_download
 
     try:
@@ -141,7 +141,7 @@ def model_folder(name: str, revision: str | None = None) -> Path:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise DistillensError(
-            f"{name}: no such folder, and the Hub does not give it "
+            f"{name}: no such folder, and it cannot be downloaded from the Hub "
             f"({type(error).__name__}: {reason})"
         ) from error
     return folder
@@ -173,7 +173,7 @@ def _check_num_ids(
     checked: CheckedFolder,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> None:
-    """An id behind the embedding's last row ends in an index error in the middle of a run."""
+    """An id beyond the embedding's last row would be an index error in the middle of a run."""
     num_ids = num_token_ids(tokenizer)
     if checked.num_ids is not None and num_ids > checked.num_ids:
         raise DistillensError(
@@ -198,7 +198,7 @@ def _stop_token_ids(
     """Both backends get the same list, so they stop at the same place.
 
     Raises:
-        DistillensError: an `eos_token_id` is no id; names the file.
+        DistillensError: an `eos_token_id` is not an id; names the file.
     """
     found: set[int] = set()
     for name, value in (
@@ -217,8 +217,8 @@ def _stop_token_ids(
         ]
         if beyond:
             print(
-                f"{folder / name}: eos_token_id = {beyond[0]} is no id of the model, which has "
-                f"{checked.num_ids}; it ends no answer",
+                f"{folder / name}: eos_token_id = {beyond[0]}, but the model has "
+                f"{checked.num_ids} ids; ignored",
                 file=sys.stderr,
             )
         found.update(token for token in ids if token not in beyond)

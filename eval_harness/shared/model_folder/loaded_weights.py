@@ -1,4 +1,4 @@
-"""What transformers reports after loading weights: nothing may be left at random."""
+"""Checks what transformers reports after loading weights: no parameter may stay random."""
 
 import sys
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from eval_harness.shared.model_folder.checkpoint_files import weights_file
 
 
 def check_loaded(model: Any, report: Mapping[str, Any], folder: Path | str) -> None:
-    """Refuses a model with parameters that the weights did not fill; says what was left over.
+    """Refuses a model with parameters that the weights did not fill; reports unused tensors.
 
     Args:
         model: just loaded.
-        report: what `from_pretrained(..., output_loading_info=True)` gives beside the model.
+        report: what `from_pretrained(..., output_loading_info=True)` returns with the model.
         folder: of the weights, for the error.
     Raises:
         DistillensError: names the first parameter that is missing or of another shape.
@@ -23,16 +23,16 @@ def check_loaded(model: Any, report: Mapping[str, Any], folder: Path | str) -> N
     for key, found, expected in sorted(report.get("mismatched_keys") or []):
         raise DistillensError(
             f"{folder}: {key} has shape {list(found)}, expected {list(expected)} for {name}; "
-            "config.json and weights are of different models"
+            "config.json and the weights belong to different models"
         )
     if missing := sorted(report["missing_keys"]):
         raise DistillensError(
-            f"{weights_file(Path(folder))}: lacks {len(missing)} parameters of {name}, the first "
-            f"is {missing[0]}; they would be left random"
+            f"{weights_file(Path(folder))}: {len(missing)} parameters of {name} are missing, first "
+            f"{missing[0]}; they would stay random"
         )
     if unused := sorted(report.get("unexpected_keys") or []):
         print(
-            f"{folder}: {name} has no place for {len(unused)} tensors of the weights, the first is "
+            f"{folder}: {name} has no place for {len(unused)} tensors of the weights, first "
             f"{unused[0]}; they are not used",
             file=sys.stderr,
         )

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import regular_size, shown
 
-# As the library has it; a model of thousands of tensors needs one or two.
+# The library's own limit; a model of thousands of tensors needs one or two megabytes.
 _MAX_HEADER_BYTES = 100_000_000
 _BITS = {
     "BOOL": 8,
@@ -55,15 +55,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file by name.
 
     Raises:
-        DistillensError: the file is cut short, longer than its header says, or no safetensors file.
+        DistillensError: the file is truncated, longer than its header says, or not safetensors.
     """
     size = regular_size(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
             raise DistillensError(
-                f"{path}: no safetensors file, or cut short: it has {size} bytes and says that its "
-                f"header has {length}; {_AGAIN}"
+                f"{path}: not a safetensors file, or truncated: it has {size} bytes, but claims a "
+                f"header of {length}; {_AGAIN}"
             )
         content = file.read(length)
     try:
@@ -71,10 +71,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     except (ValueError, RecursionError) as error:
         raise DistillensError(f"{path}: its header is not JSON; {_AGAIN}") from error
     if not isinstance(header, dict):
-        raise DistillensError(f"{path}: its header is no JSON object; {_AGAIN}")
+        raise DistillensError(f"{path}: its header is not a JSON object; {_AGAIN}")
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
-        raise DistillensError(f"{path}: its header's __metadata__ is no object of texts; {_AGAIN}")
+        raise DistillensError(
+            f"{path}: its header's __metadata__ is not an object of texts; {_AGAIN}"
+        )
     places = []
     tensors = {}
     for name, entry in header.items():
@@ -90,7 +92,9 @@ def _tensor(path: Path, name: str, entry: object) -> tuple[StoredTensor, tuple[i
     shape: Any = fields.get("shape")
     place: Any = fields.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise DistillensError(f"{path}: tensor {shown(name)} is of no known type: {shown(dtype)}")
+        raise DistillensError(
+            f"{path}: tensor {shown(name)} has the unknown type {shown(dtype)}; {_AGAIN}"
+        )
     if not _is_sizes(shape) or not _is_sizes(place) or len(place) != 2:
         raise DistillensError(
             f"{path}: tensor {shown(name)} has shape {shown(shape)} and place {shown(place)}, "
@@ -122,8 +126,8 @@ def _check_places(path: Path, places: list[tuple[tuple[int, int], str]], num_byt
             )
         end = last
     if end != num_bytes:
-        state = "cut short" if num_bytes < end else "longer than its header says"
+        state = "truncated" if num_bytes < end else "longer than its header says"
         raise DistillensError(
-            f"{path}: the file is {state}: its tensors take {end} bytes, and it holds {num_bytes}; "
+            f"{path}: the file is {state}: its tensors take {end} bytes, but it holds {num_bytes}; "
             f"{_AGAIN}"
         )

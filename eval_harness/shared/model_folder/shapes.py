@@ -1,4 +1,4 @@
-"""The model that a config makes, built without weights, against the shapes of the stored ones."""
+"""The model that a config describes, built without weights and compared with the stored shapes."""
 
 import os
 import re
@@ -19,9 +19,9 @@ def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
 
     Args:
         config: a transformers config whose numbers `config_files.check_config` has seen.
-        trust_remote_code: the model's own code may run, which some cannot be built without.
+        trust_remote_code: the model's own code may run; some models cannot be built without it.
     Raises:
-        DistillensError: transformers makes no causal language model of it.
+        DistillensError: transformers cannot build a causal language model from it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -29,12 +29,12 @@ def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
 
     message = f"no causal language model can be built from this {config.model_type!r} config"
     with foreign_errors(message), torch.device("meta"), no_init_weights():
-        # Without a word on trust, transformers asks on standard input where a config names code.
+        # If trust is not stated and a config names code, transformers asks on standard input.
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def check_memory(model: Any, bytes_per_number: int) -> None:
-    """Refuses a model that this machine has no memory for: asking for it would end the process.
+    """Refuses a model that does not fit in this machine's memory: loading it would end the process.
 
     Args:
         model: on the meta device.
@@ -45,13 +45,13 @@ def check_memory(model: Any, bytes_per_number: int) -> None:
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise DistillensError(
-            f"its parameters need {needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB "
+            f"its parameters need {needed / 1e9:.1f} GB, but this machine has {there / 1e9:.1f} GB "
             "of memory"
         )
 
 
 def vocabulary_rows(model: Any) -> int | None:
-    """Rows of the input embedding: ids from 0 up to it are looked up; None where it has none."""
+    """Rows of the input embedding, that is, how many ids it knows; None if there is none."""
     try:
         weight = model.get_input_embeddings().weight
     except (AttributeError, NotImplementedError):
@@ -60,13 +60,13 @@ def vocabulary_rows(model: Any) -> int | None:
 
 
 def check_shapes(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuses tensors whose shape is not that of the parameter they are for, or whose type.
+    """Refuses stored tensors whose shape or type is not that of their parameter.
 
     Only names that both sides have are compared; what transformers renames or packs while loading
     is left to its own report.
 
     Raises:
-        DistillensError: names the tensor, its file and both shapes or types; the first of them.
+        DistillensError: names the first such tensor, its file and both shapes or types.
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return
@@ -80,18 +80,18 @@ def check_shapes(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -
             continue
         if _WHOLE_NUMBERS.fullmatch(tensor.dtype) and own_tensors[own].is_floating_point():
             raise DistillensError(
-                f"{tensor.file}: {name} has whole numbers ({tensor.dtype}), expected floating "
-                "point ones, since config.json has no quantization_config"
+                f"{tensor.file}: {name} holds integers ({tensor.dtype}), expected floating-point "
+                "numbers, since config.json has no quantization_config"
             )
         if tensor.shape == expected[own]:
             continue
-        # Some checkpoints hold the matrices of their experts the other way round.
+        # Some checkpoints store the matrices of their experts transposed.
         if len(tensor.shape) > 2 and sorted(tensor.shape) == sorted(expected[own]):
             continue
-        hint = "config.json and weights are of different models"
+        hint = "config.json and the weights belong to different models"
         if own in vocabulary and tensor.shape[1:] == expected[own][1:]:
             hint = (
-                f"config.json says vocab_size = {expected[own][0]}, and the weights have "
+                f"config.json says vocab_size = {expected[own][0]}, but the weights have "
                 f"{tensor.shape[0]} ids"
             )
         raise DistillensError(

@@ -1,4 +1,4 @@
-"""A tokenizer from a folder whose files are checked first, so that the broken one is named."""
+"""Loads a folder's tokenizer; its files are checked first, so that errors name the broken one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The largest that are known have 33 MB (tokenizer.json) and 1.5 MB (the others).
+# The largest known ones have 33 MB (tokenizer.json) and 1.5 MB (the others).
 _MAX_BYTES = {
     "tokenizer.json": 200_000_000,
     "tokenizer_config.json": 20_000_000,
@@ -24,7 +24,7 @@ _MAX_BYTES = {
     "added_tokens.json": 20_000_000,
     "vocab.json": 200_000_000,
 }
-# The largest known have some thousands; each is looked at more than once while loading.
+# The largest known ones have a few thousand; loading visits each more than once.
 _MAX_ADDED_TOKENS = 100_000
 _ADDED_KEYS = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder"}
 _PLAIN_FILES = ("tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja")
@@ -34,10 +34,10 @@ _TOKEN_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuses files of a tokenizer that no library could read.
+    """Refuses tokenizer files that no library could read; files may be missing.
 
     Raises:
-        DistillensError: names file and key; a file that is not there is fine.
+        DistillensError: names file and key.
     """
     for name, max_bytes in _MAX_BYTES.items():
         path = folder / name
@@ -75,10 +75,10 @@ def _check_tokens(path: Path, fields: dict[str, Any]) -> None:
 
 
 def load_folder_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    """transformers' tokenizer of a folder.
+    """The transformers tokenizer in a folder.
 
     Raises:
-        DistillensError: it cannot be loaded; names the file where one is to blame.
+        DistillensError: it cannot be loaded; names the file that is to blame, if it is known.
     """
     from transformers import AutoTokenizer
 
@@ -91,7 +91,7 @@ def load_folder_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 def _broken_file(folder: Path) -> Path:
-    """tokenizer.json where it does not load by itself, else the file with the settings."""
+    """tokenizer.json if it does not load by itself, else the file with the settings."""
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
@@ -106,5 +106,5 @@ def _broken_file(folder: Path) -> Path:
 
 
 def num_token_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Rows that an embedding needs for all ids of a tokenizer."""
+    """How many rows an embedding needs for all ids of a tokenizer."""
     return max([len(tokenizer), *(index + 1 for index in tokenizer.get_vocab().values())])

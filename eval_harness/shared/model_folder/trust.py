@@ -1,9 +1,9 @@
-"""The one place that decides what may run code that came with a file.
+"""The one place that decides whether code that came with a file may run.
 
-Recipes, studies and model folders are data: whoever reads one must not thereby run a stranger's
-code. What can run some is refused, unless the person at the keyboard gave trust on the command
-line: `--trust-recipe` for recipes and studies, `--trust_remote_code` for models. A file cannot
-give it. docs/security.md says what is refused and what is harmless.
+Recipes, studies and model folders are data: reading one must not run a stranger's code. Whatever
+can run code is refused unless the user trusts it on the command line: `--trust-recipe` for recipes
+and studies, `--trust_remote_code` for models. A file cannot grant trust. docs/security.md says what
+is refused and what is harmless.
 """
 
 import os
@@ -17,9 +17,8 @@ from eval_harness.shared.files.json_files import read_json_object
 RECIPE_FLAG = "--trust-recipe"
 MODEL_FLAG = "--trust_remote_code"
 
-# Our own arguments for vLLM, and those of its engine that hold a plain value with a meaning of
-# vLLM's. All others name classes, modules, files or addresses, or hold settings in which such names
-# can hide.
+# Our own arguments for vLLM, and those of its engine that hold a plain value. All others name
+# classes, modules, files or addresses, or hold settings in which such names can hide.
 _PLAIN_ENGINE_ARGUMENTS = """
     pretrained revision tokenizer peft max_length add_bos_token trust_remote_code batch_size
     async_scheduling attention_backend block_size cpu_offload_gb data_parallel_size
@@ -35,7 +34,7 @@ _PLAIN_ENGINE_ARGUMENTS = """
     scheduling_policy stream_interval tensor_parallel_size use_fp64_gumbel use_tqdm_on_load
 """
 PLAIN_ENGINE_ARGUMENTS = frozenset(_PLAIN_ENGINE_ARGUMENTS.split())
-# Where vLLM also takes the name of a class, or of a format that a plugin brings.
+# Arguments for which vLLM also accepts the name of a class, or of a plugin's format.
 _WORDS = {
     "distributed_executor_backend": ("mp", "ray", "uni", "external_launcher"),
     "load_format": ("auto", "safetensors", "dummy"),
@@ -50,7 +49,7 @@ _KERNEL_KEYS = (
     "_experts_implementation",
     "_experts_implementation_internal",
 )
-# Adapters that are weights and nothing else; other types load models or tokenizers of their own.
+# Adapters that consist of weights only; other types load models or tokenizers of their own.
 _WEIGHTS_ALONE = """
     ADALORA BOFT C3A DELORA FOURIERFT HRA IA3 LN_TUNING LOHA LOKR LORA MISS OFT RANDLORA SHIRA VERA
 """
@@ -59,13 +58,13 @@ _ADAPTER_TYPES = frozenset(_WEIGHTS_ALONE.split())
 
 
 def refuse(where: str, found: str, effect: str, flag: str) -> NoReturn:
-    """What can run code, and no trust was given.
+    """Refuses a value that can run code.
 
     Args:
         where: file and key, or the flag that was typed.
         found: the value.
         effect: what would run, as a clause after "which".
-        flag: that gives trust.
+        flag: grants trust.
     Raises:
         DistillensError: always.
     """
@@ -73,15 +72,15 @@ def refuse(where: str, found: str, effect: str, flag: str) -> NoReturn:
 
 
 def advice(flag: str) -> str:
-    """What to do for those who do trust the file."""
+    """What to do if the user does trust the file."""
     return f"pass {flag} on the command line if you trust it"
 
 
 def given_remote_code(model_args: Mapping[str, Any], where: str) -> bool | None:
-    """`trust_remote_code` among model arguments; None where it is not given.
+    """`trust_remote_code` among model arguments; None if it is not given.
 
     Raises:
-        DistillensError: neither true nor false, such as a text that merely looks like one.
+        DistillensError: neither true nor false, such as a text that only looks like one.
     """
     value = model_args.get("trust_remote_code")
     if value is None or isinstance(value, bool):
@@ -99,9 +98,9 @@ def check_model_args(
     Args:
         model: vllm or hf.
         model_args: parsed.
-        trusted: whether trust was given; then nothing is refused.
+        trusted: whether trust was granted; then nothing is refused.
         where: what errors begin with, such as `--model_args`.
-        flag: that gives trust.
+        flag: grants trust.
     Raises:
         DistillensError: names the argument, what it would run, and the flag.
     """
@@ -116,19 +115,19 @@ def check_model_args(
         return
     for key, value in model_args.items():
         if key not in PLAIN_ENGINE_ARGUMENTS:
-            effect = "is for an argument that can run code (or is not known not to)"
+            effect = "is for an argument that can run code (or is not known to be safe)"
             refuse(f"{where} {key}", repr(value), effect, flag)
         words = _WORDS.get(key)
         plain = value is None or isinstance(value, bool | int | float | str)
         if not plain or (words is not None and str(value).lower() not in words):
-            expected = f"is none of {', '.join(words)}" if words else "is no plain value"
+            expected = f"is not one of {', '.join(words)}" if words else "is not a plain value"
             refuse(f"{where} {key}", repr(value), f"{expected} and may run code", flag)
 
 
 def names_hub_code(value: object) -> bool:
-    """Whether transformers would take this for a repository with attention or expert code.
+    """Whether transformers would read this as a repository with attention or expert code.
 
-    Its own implementations are single words such as sdpa; those of the Hub have a slash.
+    Its own implementations are single words such as sdpa; those on the Hub have a slash.
     """
     if isinstance(value, Mapping):
         return any(names_hub_code(part) for part in value.values())
@@ -136,9 +135,9 @@ def names_hub_code(value: object) -> bool:
 
 
 def check_config(config: Any, where: str, *, trusted: bool, flag: str) -> None:
-    """Refuses a model's configuration that sends transformers to the Hub for code.
+    """Refuses a model's configuration that makes transformers load code from the Hub.
 
-    Its `auto_map` needs no refusal: without trust_remote_code transformers does not follow it.
+    `auto_map` need not be refused: without trust_remote_code transformers does not follow it.
 
     Args:
         config: the content of a config.json, or of `init.config`.
@@ -172,15 +171,15 @@ def check_adapter(config: Any, where: str, *, trusted: bool, flag: str) -> None:
         refuse(f"{where}: megatron_core", module, "is a module that peft would import", flag)
     kind = config.get("peft_type")
     if kind is not None and str(kind).upper() not in _ADAPTER_TYPES:
-        effect = "may load more than weights, unlike LORA and its kin"
+        effect = "may load more than weights, unlike LORA and similar types"
         refuse(f"{where}: peft_type", repr(kind), effect, flag)
 
 
 def check_folder(folder: Path, *, trusted: bool, flag: str) -> None:
     """Refuses a local model or adapter folder whose configuration files ask for foreign code.
 
-    transformers loads an adapter that lies in a model's folder by itself, so both files are read
-    wherever they are. Files that are missing are left to whoever needs them.
+    transformers loads an adapter in a model's folder by itself, so both files are read wherever
+    they are. Missing files are reported by whoever needs them.
 
     Raises:
         DistillensError: names the file and the key, or what is wrong with the file.
@@ -189,7 +188,7 @@ def check_folder(folder: Path, *, trusted: bool, flag: str) -> None:
         return
     for name, check in (("config.json", check_config), ("adapter_config.json", check_adapter)):
         file = folder / name
-        # pathlib's own question raises at a name that no file can have.
+        # Path.is_file raises on a name that no file can have.
         if os.path.isfile(file):
             content = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)
             check(content, str(file), trusted=False, flag=flag)

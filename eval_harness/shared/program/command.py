@@ -1,10 +1,10 @@
 """How every command ends: one line on stderr and an exit code that scripts can rely on.
 
-0 success, 1 a failure while running, 2 bad input; 128 and the signal's number where a signal ended
-it: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP; 141 where nobody reads its output any more.
+0 success, 1 a failure while running, 2 bad input; 128 plus the signal's number if a signal ended
+it: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP; 141 if nobody reads its output any more.
 
-Only light modules are imported here, and the heavy ones by the commands themselves, so that a
-signal finds its handler in place from the first moment on.
+Only light modules are imported here, and the heavy ones by the commands themselves, so that signal
+handlers are in place from the first moment.
 """
 
 import argparse
@@ -57,12 +57,12 @@ def run_command(command: Callable[[], int | None], *, program: str, debug: bool 
 def run_program(
     parse: Callable[[], Invocation], *, program: str, ends_process: bool = False
 ) -> int:
-    """As `run_command`, for a command line that is yet to be read.
+    """As `run_command`, for a command line that has not been read yet.
 
     Args:
-        parse: reads the command line; may raise SystemExit, as argparse does, which passes.
-        program: the name for what goes wrong until then.
-        ends_process: the process ends with what is returned: signals stay harmless until it has,
+        parse: reads the command line; may raise SystemExit, as argparse does, which passes through.
+        program: the name in errors until then.
+        ends_process: the process ends with the returned code: until then signals stay harmless,
             and standard output need not be usable any more.
     """
     guard = SignalGuard()
@@ -75,7 +75,7 @@ def run_program(
             previous_hook(unraisable)
 
     if ends_process:
-        # The first to be registered is the last to be called.
+        # The first function registered is the last one called.
         atexit.register(guard.ignore)
         if sys.stdout is None:  # closed by the caller (`>&-`)
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
@@ -90,7 +90,7 @@ def run_program(
 
 
 class _Ending:
-    """From what a command raises to its line and its code."""
+    """Turns what a command raises into its line and its exit code."""
 
     def __init__(self, program: str, guard: SignalGuard) -> None:
         self._program = program
@@ -115,7 +115,7 @@ class _Ending:
             if self._guard.first is None:
                 code = self._of_error(error)
             else:
-                # Whatever the signal's exception was turned into on its way.
+                # Other code may have turned the signal's exception into another one.
                 code = self._report_signal(self._guard.first)
             self._guard.end(code)
         return code
@@ -145,13 +145,13 @@ class _Ending:
 
                 traceback.print_exc()
             print(f"{self._program}: {one_line(message)}", file=sys.stderr, flush=True)
-        except OSError:  # nobody reads it; the exit code still tells
+        except OSError:  # nobody reads it; the exit code still reports the error
             _discard(sys.stderr)
         return code
 
 
 def _flush_output() -> None:
-    """Now, and not when the interpreter ends and can only print a traceback."""
+    """Flushes now: when the interpreter ends it could only print a traceback."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -163,7 +163,7 @@ def _flush_output() -> None:
 
 
 def _is_closed(stream: TextIO | None) -> bool:
-    """Whether nobody reads the pipe (or socket) any more that we print to."""
+    """Whether the other end of the pipe (or socket) that we print to is closed."""
     descriptor = _descriptor(stream)
     if descriptor is None:
         return False
@@ -173,7 +173,7 @@ def _is_closed(stream: TextIO | None) -> bool:
 
 
 def _discard(stream: TextIO) -> None:
-    """What is still in the buffer goes nowhere, instead of failing again at the very end."""
+    """Drops what is still in the buffer, which would fail again at the very end."""
     descriptor = _descriptor(stream)
     if descriptor is not None:
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Signals before a command is far enough to handle them itself: the same line, the same code."""
+"""Signals before a command can handle them itself: the same line, the same exit code."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ _WORDS = {
 
 
 def words(number: int) -> str:
-    """What a command says that the signal ended."""
+    """What a command prints when this signal ended it."""
     name = signal.Signals(number).name
     return _WORDS.get(name, f"ended by {name}")
 
@@ -25,8 +25,8 @@ def words(number: int) -> str:
 def end_at_once(program: str) -> None:
     """Until a command takes over, a signal ends the process at once, with its line and code.
 
-    For the first moments of a process of our own, when nothing has begun that would need tidying.
-    Signals that the caller ignores, or handles, stay as they are.
+    For the first moments of our own process, when there is nothing to clean up yet. Signals that
+    the caller ignores or handles stay as they are.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

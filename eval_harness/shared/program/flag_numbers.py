@@ -1,4 +1,4 @@
-"""Numbers on the command line, refused in one short line where they make no sense."""
+"""Numbers on the command line, refused in one short line if they make no sense."""
 
 import argparse
 import math
@@ -7,7 +7,7 @@ import re
 from eval_harness.errors import DistillensError
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-# Random seeds and counts beyond this overflow somewhere down in a backend.
+# Larger seeds and counts overflow somewhere in a backend.
 _MOST = 2**63 - 1
 
 
@@ -15,7 +15,7 @@ def count(text: str) -> int:
     """An integer of at least 1, for argparse's `type`.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: it is anything else.
     """
     if not _INTEGER.fullmatch(text.strip()):
         raise argparse.ArgumentTypeError(f"invalid int value: {short(text)!r}")
@@ -28,7 +28,7 @@ def count(text: str) -> int:
 
 
 def batch_size(text: str) -> int | None:
-    """Of --batch_size: None for auto.
+    """The value of --batch_size; None for auto.
 
     Raises:
         DistillensError: neither auto nor an integer of at least 1.
@@ -44,10 +44,10 @@ def batch_size(text: str) -> int | None:
 
 
 def seeds(text: str | None) -> list[int] | None:
-    """Of --seed: integers separated by commas; None where there is no flag.
+    """The values of --seed: integers separated by commas; None without the flag.
 
     Raises:
-        DistillensError: one of them is no integer below 2**63.
+        DistillensError: one of them is not an integer below 2**63.
     """
     if text is None:
         return None
@@ -61,10 +61,10 @@ def seeds(text: str | None) -> list[int] | None:
 
 
 def limit(text: str | None) -> float | None:
-    """Of --limit: a whole number of rows from 1 up, or a share below 1; None: all.
+    """The value of --limit: a number of rows, or a share below 1; None: all rows.
 
     Raises:
-        DistillensError: neither of the two.
+        DistillensError: it is neither.
     """
     if text is None:
         return None
@@ -81,7 +81,7 @@ def limit(text: str | None) -> float | None:
 
 
 def short(text: str) -> str:
-    """What was given, for a message."""
+    """The given text, shortened for a message."""
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

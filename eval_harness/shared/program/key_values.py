@@ -7,7 +7,7 @@ from typing import Any
 
 from eval_harness.errors import DistillensError
 
-# Names of files, folders and revisions: 1234567, 0010, 1e3 and true are names like any other.
+# Names of files, folders and revisions, which may be 1234567, 0010, 1e3 or true.
 NAMES = frozenset(
     {
         "code_revision",
@@ -23,10 +23,10 @@ NAMES = frozenset(
         "tokenizer_revision",
     }
 )
-# Text, or a list of texts where it is one in JSON.
+# A text, or a JSON list of texts.
 _TEXTS = frozenset({"until"})
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
-# As JSON writes numbers, and a sign or a bare point as shells do; 007 and 1_000 are text.
+# Numbers as in JSON, also with a plus sign or without a leading zero; 007 and 1_000 are text.
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _MOST_DIGITS = 40
@@ -36,16 +36,16 @@ _OPENING = ("[", "{", '"')
 def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
     """Keys with values as bool, None, int, float, JSON object or list, or string.
 
-    A comma ends a value, except within a value that begins with a double quote, a bracket or a
-    brace: such a value is JSON. A quoted value is always a text, so `pretrained="a,b=1"` names the
-    folder `a,b=1` and sets no key b. The values of `NAMES` are always texts.
+    A comma ends a value, unless the value begins with a double quote, a bracket or a brace and is
+    therefore JSON. A quoted value is always a text, so `pretrained="a,b=1"` names the folder
+    `a,b=1` and sets no key b. The values of `NAMES` are always texts.
 
     Args:
         text: "pretrained=DIR,dtype=float32"; "" gives {}.
         flag: named in errors.
     Raises:
-        DistillensError: a part without "=", a key given twice, what begins like JSON and is not,
-            or a number too large.
+        DistillensError: a part without "=", a key given twice, a value that begins like JSON but is
+            not, or a number that is too large.
     """
     parsed: dict[str, Any] = {}
     position = 0
@@ -55,7 +55,7 @@ def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
             continue
         key, position = _key(text, position, flag)
         if key in parsed:
-            raise DistillensError(f"{flag} {_short(key)}: given twice")
+            raise DistillensError(f"{flag} {_short(key)}: given twice; keep one of them")
         value, position = _value(text, position, key=key, where=f"{flag} {_short(key)}")
         parsed[key] = value
     return parsed
@@ -77,7 +77,9 @@ def _key(text: str, position: int, flag: str) -> tuple[str, int]:
     key = text[position:equals].strip() if equals >= 0 else ""
     if not key or 0 <= comma < equals:
         part = text[position : comma if comma >= 0 else len(text)].strip()
-        raise DistillensError(f"{flag} {_short(part)!r}: expected key=value, separated by commas")
+        raise DistillensError(
+            f"{flag} {_short(part)!r}: expected key=value pairs separated by commas"
+        )
     return key, equals + 1
 
 
@@ -102,8 +104,8 @@ def _json(text: str, position: int, where: str) -> tuple[Any, int]:
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
         raise DistillensError(
-            f"{where}: begins with {begin} and is not JSON ({reason}); write it with double quotes "
-            "and close what is opened"
+            f"{where}: begins with {begin} but is not JSON ({reason}); use double quotes and close "
+            "every quote, bracket and brace"
         ) from error
     rest = text[end:].lstrip()
     if rest and not rest.startswith(","):
@@ -116,7 +118,7 @@ def _json(text: str, position: int, where: str) -> tuple[Any, int]:
 
 def _number(digits: str) -> int:
     if not _INTEGER.fullmatch(digits) or len(digits) > _MOST_DIGITS:
-        raise ValueError("no number that can be used")
+        raise ValueError("not a usable number")
     return int(digits)
 
 
@@ -126,7 +128,9 @@ def _typed(text: str, where: str) -> Any:
     if not _FLOAT.fullmatch(text):
         return text
     if len(text) > _MOST_DIGITS or abs(float(text)) == float("inf"):
-        raise DistillensError(f"{where}: {_short(text)} is too large or too long for a number")
+        raise DistillensError(
+            f"{where}: {_short(text)} is too large or too long for a number; give a smaller one"
+        )
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 

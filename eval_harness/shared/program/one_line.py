@@ -1,14 +1,14 @@
-"""Any text as one line that a terminal shows as it is."""
+"""Any text as one line that is safe to show in a terminal."""
 
 _LONGEST = 900
 _END = 200
 
 
 def one_line(text: str) -> str:
-    """At most 900 characters, in one line, without control characters.
+    """The text on one line of at most 900 characters, without control characters.
 
-    White space becomes single spaces; of a longer text the beginning and the end stay, since that
-    is where an error says the place and what to do.
+    White space becomes single spaces. A longer text keeps its beginning and its end: that is where
+    an error says where it happened and what to do.
     """
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

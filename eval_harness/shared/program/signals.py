@@ -1,8 +1,8 @@
-"""Signals that end a command: raised where the program stands, put off over what must be whole.
+"""Signals that end a command: raised as exceptions, deferred over steps that must complete.
 
-SIGINT, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1, SIGUSR2 and SIGXCPU (what batch systems
+SIGINT, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1, SIGUSR2 and SIGXCPU (which batch systems
 send before time is up) become an exception, so that `finally` blocks run. Only light modules are
-imported here: this is loaded before anything that takes long.
+imported here: this is loaded before anything slow.
 """
 
 import contextlib
@@ -15,22 +15,23 @@ from types import FrameType
 
 from eval_harness.shared.program.early import ENDING_SIGNALS
 
-# What signal.getsignal gives.
+# What signal.getsignal returns.
 Handler = Callable[[int, FrameType | None], object] | int | None
-# Signals that follow the first within this time are part of the same wish to end: a launcher
-# passes on what the terminal has sent already. Later ones interrupt an end that takes too long.
+# Signals that follow the first within this time count as the same request: a launcher forwards
+# what the terminal has already sent. Later ones interrupt a shutdown that takes too long.
 _PATIENCE_S = 10.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT. A class of its own: where KeyboardInterrupt itself passes through code that C has
-    Python run, as in the imports of extension modules, the interpreter ends by SIGINT in the end
-    whatever exit code it is given.
+    """SIGINT, as a class of its own.
+
+    If KeyboardInterrupt itself passes through Python code that C runs, such as the import of an
+    extension module, the interpreter later ends by SIGINT, whatever exit code it is given.
     """
 
 
 class Terminated(BaseException):
-    """A signal other than SIGINT, raised where the program stands.
+    """A signal other than SIGINT, raised wherever the program is.
 
     Attributes:
         number: of the signal.
@@ -43,11 +44,10 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Puts ending signals off until the block is left, for steps that must not be torn apart.
+    """Defers ending signals until the block is left, for steps that must not be separated.
 
-    For a moment's work, such as the two renames that replace a folder. Blocks may be nested; the
-    outermost one delivers. In other threads than the main one, which get no signals, nothing
-    happens.
+    For short work, such as the two renames that replace a folder. Blocks may be nested; the
+    outermost one delivers. Outside the main thread, where no signals arrive, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +61,7 @@ def deferred_signals() -> Iterator[None]:
 
 
 class _Recorder:
-    """Takes the place of the handlers, and gives what came to them afterwards."""
+    """Replaces the handlers, and afterwards passes them what arrived."""
 
     def __init__(self) -> None:
         self._holding = True
@@ -71,14 +71,14 @@ class _Recorder:
     def start(self) -> None:
         for number in ENDING_SIGNALS:
             handler = signal.getsignal(number)
-            # None: not Python's own handler, which could not be put back.
+            # None: a handler set by C code, which could not be restored.
             if handler is not None and handler != signal.SIG_IGN:
                 self._previous[number] = handler
                 signal.signal(number, self)
 
     def stop(self) -> None:
-        # From here on a recorder that is still in place passes signals on, so one that comes
-        # while the handlers are put back, and ends that half-way, leaves none deaf.
+        # From here on a recorder that is still in place passes signals on. So a signal that
+        # interrupts the restoring of the handlers leaves none of them deaf.
         self._holding = False
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -100,12 +100,12 @@ class _Recorder:
 class SignalGuard:
     """The handlers of a command, from its first line to its last.
 
-    The first signal raises KeyboardInterrupt (SIGINT) or `Terminated`. Those that follow it shortly
-    are taken for the same wish, and change nothing about how the command ends. A signal that the
-    caller has set to be ignored (nohup, a shell's background job) stays so.
+    The first signal raises KeyboardInterrupt (SIGINT) or `Terminated`. Those that follow shortly
+    count as the same request and do not change how the command ends. A signal that the caller
+    ignores (nohup, a shell's background job) stays ignored.
 
     Attributes:
-        first: the number of the first signal; None before.
+        first: the number of the first signal; None before it.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class SignalGuard:
         self._previous: dict[int, Handler] = {}
 
     def install(self) -> None:
-        """Takes over the handlers; does nothing outside the main thread."""
+        """Installs the handlers; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in ENDING_SIGNALS:
@@ -126,28 +126,27 @@ class SignalGuard:
                 signal.signal(number, self)
 
     def restore(self) -> None:
-        """Gives the handlers back."""
+        """Restores the previous handlers."""
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
 
     def end(self, exit_code: int) -> None:
-        """From here on the command is only ending: signals no longer change how.
+        """From here on the command is ending, and signals no longer change how.
 
         Args:
-            exit_code: what the process is about to end with, for a signal that ends an end that
-                takes too long.
+            exit_code: of the process, in case a signal interrupts a shutdown that takes too long.
         """
         self._exit_code = exit_code
 
     def ignore(self) -> None:
-        """For the very end, where the interpreter no longer calls handlers of ours."""
+        """Ignores signals at the very end, when the interpreter no longer calls our handlers."""
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A forked worker: it has nothing to tidy up, and its parent reports.
+            # A forked worker: it has nothing to clean up, and its parent reports the signal.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
             return
@@ -164,9 +163,9 @@ class SignalGuard:
             raise Terminated(number)
 
     def redeliver(self) -> None:
-        """Lets the first signal come again in a moment.
+        """Sends the first signal again in a moment.
 
-        Its exception came up where Python can only print and forget one, such as in a destructor.
+        Its exception was raised where Python can only print and drop it, such as in a destructor.
         """
         number, self.first = self.first, None
         if number is not None:

@@ -12,7 +12,7 @@ _DISTRIBUTION = "distillens"
 
 
 class Subcommand(Protocol):
-    """What such a module has. Imported for `--help` too, it must itself import little."""
+    """What such a module defines. It is imported for `--help` too, so it must import little."""
 
     def add_parser(self, subparsers: "argparse._SubParsersAction[OneLineParser]") -> None:
         """Adds the subcommand's parser."""
@@ -22,7 +22,7 @@ class Subcommand(Protocol):
 
 
 class _Version(argparse.Action):
-    """`--version`: looked up when it is asked for, since reading the metadata takes a while."""
+    """`--version`: looked up only on request, since reading the metadata takes a while."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +30,7 @@ class _Version(argparse.Action):
         try:
             found = version(_DISTRIBUTION)
         except PackageNotFoundError:
-            found = f"of a copy that is not installed; pip install -e . installs {_DISTRIBUTION}"
+            found = f"(not installed; pip install -e . installs {_DISTRIBUTION})"
         print(f"{parser.prog} {found}")
         parser.exit()
 
@@ -46,7 +46,7 @@ def read_command_line(
     """What a command line asks for.
 
     Args:
-        argv: the arguments; None: those of the process.
+        argv: the arguments; None: the process's own.
         description: of the whole program, for `--help`.
         package: holds a module for each subcommand.
         names: of these modules, in the order of `--help`.

@@ -1,1 +1,1 @@
-"""From instructions to prompts, from text to tokens, from tokens to answers."""
+"""From instructions to prompts, from text to tokens, and from generated text to answers."""

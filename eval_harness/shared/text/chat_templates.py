@@ -1,4 +1,4 @@
-"""Rendering with a tokenizer's own chat template: the same text on every day."""
+"""Rendering with a tokenizer's own chat template: the same text every day."""
 
 import datetime
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from eval_harness.errors import DistillensError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What a template that asks for the day is told. It is the day that Llama 3.1's and 3.2's own
-# templates fall back to: prompts that changed at midnight could be neither resumed nor compared.
+# The date for templates that ask for one: what Llama 3.1's and 3.2's own templates fall back to.
+# Prompts that changed at midnight could be neither resumed nor compared.
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 _DATE_STRING = TEMPLATE_DATE.strftime("%d %b %Y")
 _DIRECTIVES = "aAwdbBmyYHIpMSfzZjUWcxXGuVeDFhRTntClk"
 
-# Private characters alone: no template changes their case, and no tokenizer is asked for them.
+# Private characters only: no template changes their case, and no tokenizer ever sees them.
 MARK = "\ue000\ue001\ue002"
 
 
@@ -34,8 +34,8 @@ def render_chat(
     template = chat_template_of(tokenizer)
     dated: dict[str, Any] = {}
     if "strftime_now" in template:
-        # Variables reach a template as plain data, never as functions; so a macro takes the
-        # place of transformers' function, which reads the clock.
+        # Templates get variables as plain data, never as functions; so a macro replaces
+        # transformers' function, which reads the clock.
         template = _CLOCK + template
         dated["distillens_date"] = _date_parts()
     if "date_string" in template:
@@ -55,7 +55,7 @@ def render_chat(
         roles = ", ".join(message["role"] for message in messages)
         raise DistillensError(
             f"the chat template of {_name(tokenizer)} cannot be rendered for the messages "
-            f"{roles} ({type(error).__name__}: {reason.strip()[:300]}); mend it, or use alpaca, "
+            f"{roles} ({type(error).__name__}: {reason.strip()[:300]}); correct it, or use alpaca, "
             "qwen or a format string"
         ) from error
 
@@ -68,20 +68,20 @@ def chat_template_of(tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     found = "no tokenizer"
     if tokenizer is not None:
-        found = f"{_name(tokenizer)} without one"
+        found = f"{_name(tokenizer)}, which has none"
         if getattr(tokenizer, "chat_template", None):
             try:
                 return str(tokenizer.get_chat_template())
             except ValueError as error:  # several templates, none of them the default
-                found = f"{_name(tokenizer)} without a default one ({error})"
+                found = f"{_name(tokenizer)}, which has no default one ({error})"
     raise DistillensError(
-        f"template 'chat' needs a tokenizer with a chat template, found {found}; "
-        "use alpaca, qwen or a format string"
+        f"template 'chat' needs a tokenizer with a chat template, found {found}; use alpaca, qwen "
+        "or a format string"
     )
 
 
 def reads_the_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template asks for the day, and so gets `TEMPLATE_DATE`."""
+    """Whether the chat template asks for a date, and so gets `TEMPLATE_DATE`."""
     template = chat_template_of(tokenizer)
     return "strftime_now" in template or "date_string" in template
 
@@ -90,25 +90,25 @@ def chat_prompt(message: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[str
     """(before, message, after) of a prompt with one message; templates may trim the message.
 
     Raises:
-        DistillensError: the template fails, loses the message or changes with it, or leaves the
-            assistant's turn unopened.
+        DistillensError: the template fails, loses or changes the message, or does not open the
+            assistant's turn.
     """
     before, after = _frame(tokenizer)
     text = render_chat(tokenizer, [_user(message)], add_generation_prompt=True)
     if text.startswith(before) and text.endswith(after) and len(text) >= len(before + after):
         return before, text[len(before) : len(text) - len(after)], after
-    # What stands around the message changes with it.
+    # The text around the message depends on the message.
     before, found, after = text.partition(message.strip())
     if not found or text.count(found) > 1:
         raise DistillensError(
-            f"the chat template of {_name(tokenizer)} changes a message, so that it cannot be told "
-            "from the template; use a format string"
+            f"the chat template of {_name(tokenizer)} changes the message, so the two cannot be "
+            "told apart; use a format string"
         )
     return before, found, after
 
 
 def turn_end_text(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What the template writes after an assistant's message; "" where it never writes one."""
+    """What the template writes after an assistant's message; "" if it never writes one."""
     messages = [_user("a"), {"role": "assistant", "content": MARK}]
     text = render_chat(tokenizer, messages, add_generation_prompt=False)
     _, _, after = text.rpartition(MARK)
@@ -116,7 +116,7 @@ def turn_end_text(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def around_turns(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What stands around a message and its answer; "" where that is not known."""
+    """The text around a message and its answer; "" if it is not known."""
     messages = [_user(MARK), {"role": "assistant", "content": MARK}]
     pieces = render_chat(tokenizer, messages, add_generation_prompt=False).split(MARK)
     return "\n".join(pieces) if len(pieces) == 3 else ""
@@ -134,7 +134,7 @@ def literal_text(template: str) -> str:
 
 
 def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
-    """(before, after) the user's message, checked; remembered, since rows are many."""
+    """(before, after) the user's message, checked; cached, since there are many rows."""
     key = (chat_template_of(tokenizer), str(tokenizer.special_tokens_map))
     if key not in _FRAMES:
         _FRAMES[key] = _checked_frame(tokenizer)
@@ -150,18 +150,18 @@ def _checked_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     if not found:
         raise DistillensError(
             f"the chat template of {_name(tokenizer)} leaves the user's message out, so all "
-            "prompts would be the same; mend it, or use alpaca, qwen or a format string"
+            "prompts would be the same; correct it, or use alpaca, qwen or a format string"
         )
     if text == render_chat(tokenizer, [_user(MARK)], add_generation_prompt=False):
-        # Some templates need no opening (Mistral's [/INST] is one); others forget it.
+        # Some templates need no opening (Mistral's [/INST] serves as one); others forget it.
         messages = [_user(MARK), {"role": "assistant", "content": MARK}]
         whole = render_chat(tokenizer, messages, add_generation_prompt=False)
         opening = whole[len(text) :].partition(MARK)[0]
         if whole.startswith(text) and opening.strip():
             raise DistillensError(
                 f"the chat template of {_name(tokenizer)} ignores add_generation_prompt, so "
-                f"nothing opens the assistant's turn ({opening.strip()!r} is missing); mend it, or "
-                "use alpaca, qwen or a format string"
+                f"nothing opens the assistant's turn ({opening.strip()!r} is missing); correct it, "
+                "or use alpaca, qwen or a format string"
             )
     return before, after
 
@@ -182,8 +182,8 @@ def _date_parts() -> dict[str, str]:
     return parts
 
 
-# strftime as a Jinja macro. The line break is eaten by `trim_blocks`, so that the template itself
-# begins on a line of its own, as it would without the macro.
+# strftime as a Jinja macro. `trim_blocks` removes the line break, so the template itself begins on
+# a line of its own, as it would without the macro.
 _CLOCK = (
     "{%- macro strftime_now(format) -%}"
     "{%- set text = namespace(whole=[]) -%}"

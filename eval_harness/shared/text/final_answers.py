@@ -5,22 +5,22 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 _MARK = "####"
-# A minus after a digit or a bracket subtracts. Possessive: a number is never taken in part.
+# A minus after a digit or a bracket subtracts. Possessive: a number is never matched in part.
 _NUMBER = r"(?:(?<![\w.)])-)?(?:\$-?)?(?:\d[\d,]*+(?:\.\d++)?|\.\d++)"
 _NUMBERS = re.compile(_NUMBER)
 # "#### 1. First step" is a heading with a number of its own.
 _MARKED = re.compile(rf"[^\w.$#-]*({_NUMBER})(?![.)]\s+\w)")
-# Minus, en dash and full-width hyphen, which typesetters write for the minus sign.
+# Minus, en dash and full-width hyphen, all used as minus signs in print.
 _MINUS = re.compile("[\u2212\u2013\uff0d]")
 _SPACE_IN_NUMBER = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 
 
 def final_answer(text: str) -> Decimal | None:
-    """The number after the first `####`, else the last number; None where there is none.
+    """The number after the first `####`, else the last number; None if there is none.
 
-    The first mark that a number follows directly counts, then the first with a number somewhere
-    behind it, then the last number of the text. Dollar and typographic minus signs, thousands
-    commas and no-break spaces within a number are read: "$1,234.50" is 1234.5.
+    First choice is the first mark directly followed by a number, then the first mark with a number
+    anywhere after it, then the last number of the text. Dollar and typographic minus signs,
+    thousands commas and no-break spaces within a number are understood: "$1,234.50" is 1234.5.
     """
     text = _SPACE_IN_NUMBER.sub("", _MINUS.sub("-", text))
     _, *marked = text.split(_MARK)

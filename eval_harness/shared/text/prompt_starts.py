@@ -1,4 +1,4 @@
-"""Where a model that goes on after its answer begins the next prompt: the stops of a template."""
+"""How the next prompt begins if a model continues after its answer: a template's stop strings."""
 
 import re
 import string
@@ -10,11 +10,11 @@ _LONG = 40
 
 
 def prompt_starts(template: str) -> tuple[str, ...]:
-    """Stop strings that begin another prompt of this template; () where nothing tells one.
+    """Stop strings that begin another prompt of this template; () if it has no recognisable start.
 
-    The first and the last line of text before {instruction}. A short one ("Question:") counts only
-    at the start of a line and only with a mark at its end: answers may have a line that begins with
-    "1." or "Please". `chat` has none: its turns end with a token.
+    They are the first and the last line of text before {instruction}. A short one ("Question:")
+    counts only at the start of a line, and only if it ends with a punctuation mark: answers may
+    have lines that begin with "1." or "Please". `chat` has none: its turns end with a token.
 
     Args:
         template: a name of `TEMPLATES` or a format string.
@@ -33,7 +33,7 @@ def prompt_starts(template: str) -> tuple[str, ...]:
 
 
 def _starts(before: str) -> list[str]:
-    # Special tokens are not decoded, so what stands between them is what is seen of a prompt.
+    # Special tokens are not decoded, so only the text between them shows in an answer.
     pieces = [piece.strip() for piece in _MARKER.sub("\n", before).split("\n")]
     lines = [piece for piece in pieces if piece]
     found = []

@@ -1,4 +1,4 @@
-"""Text that looks like special tokens, tokenised as text while a template's own stay special."""
+"""Tokenises text that looks like special tokens as text, while the template's own stay special."""
 
 import json
 import re
@@ -16,8 +16,8 @@ class Part:
     """A stretch of a prompt.
 
     Attributes:
-        from_row: written by the row's author, so its special tokens are text; otherwise by the
-            template's author, whose special tokens are meant.
+        from_row: written by the row's author, so special tokens in it are text; otherwise by the
+            template's author, whose special tokens are intended.
     """
 
     text: str
@@ -25,15 +25,15 @@ class Part:
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase", template_text: str = "") -> dict[int, str]:
-    """Tokens that a model reads as signs rather than as text: id -> content.
+    """Tokens that a model reads as control signs rather than as text: id -> content.
 
     These are the tokenizer's special tokens, and the added tokens that a template writes itself
-    (Qwen's <think> is not marked special). Other added tokens, such as runs of spaces, are text
-    to everybody. The token of unknown words is not among them, unless it is one of the others
-    too (GPT-2 has one token for everything).
+    (Qwen's <think> is not marked special). Other added tokens, such as runs of spaces, are
+    ordinary text. The token for unknown words does not count, unless it is one of the others too
+    (GPT-2 has one token for everything).
 
     Args:
-        template_text: what the prompt's template consists of, beside the row's text.
+        template_text: the text of the prompt's template, without the row's text.
     """
     special = {token for name, token in _named_special_tokens(tokenizer) if name != "unk_token"}
     found = {}
@@ -62,29 +62,29 @@ def _named_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> Iterable[tupl
 
 
 def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the texts, longer ones first; nothing where there are none."""
+    """Matches any of the texts, longer ones first; matches nothing if there are none."""
     longest_first = sorted(contents, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 class MarkedTokenizer:
-    """A copy of a fast tokenizer that knows its control tokens under names nobody can write.
+    """A copy of a fast tokenizer that knows its control tokens under names nobody can guess.
 
-    In a prompt the template's own control tokens are written under these names. What a row holds
-    under the usual names is text to the copy, and the whole prompt is still tokenised at once, so
-    that all other tokens are what the tokenizer itself gives.
+    The template's own control tokens are written under these names. The usual names in a row are
+    ordinary text to the copy. The whole prompt is still tokenised at once, so all other tokens are
+    the same as the tokenizer's own.
 
     Args:
         tokenizer: a fast transformers tokenizer.
         control: from `control_tokens`.
     Raises:
-        ValueError: the tokenizer cannot be copied so.
+        ValueError: the tokenizer cannot be copied this way.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", control: Mapping[int, str]) -> None:
         from tokenizers import Tokenizer
 
-        # A name that a row could hold would be a way to write a control token after all.
+        # A name that a row could contain would be a way to write a control token after all.
         nonce = secrets.token_hex(8)
         self._ids = {content: index for index, content in control.items()}
         self._names = {
@@ -164,7 +164,7 @@ class SplitTokenizer:
 def text_tokenizer(
     tokenizer: "PreTrainedTokenizerBase", control: Mapping[int, str]
 ) -> MarkedTokenizer | SplitTokenizer:
-    """The better of the two that the tokenizer allows."""
+    """A `MarkedTokenizer` if the tokenizer can be copied, else a `SplitTokenizer`."""
     if getattr(tokenizer, "is_fast", False):
         try:
             return MarkedTokenizer(tokenizer, control)

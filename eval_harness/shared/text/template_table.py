@@ -34,17 +34,17 @@ def register_template(name: str, without_input: str, with_input: str | None = No
     """Gives a prompt template a name, for this process.
 
     Args:
-        name: for `--template`, `template=` and the `template:` of a benchmark file. A name that
-            was registered before gets the new text.
+        name: for `--template`, `template=` and the `template:` of a benchmark file. Registering a
+            name again replaces its text.
         without_input: a format string with {instruction}, for rows without an input.
         with_input: a format string with {instruction} and {input}, for the others. By default
-            `without_input`; an input that it has no place for then follows the instruction.
+            `without_input`; if that has no place for the input, it follows the instruction.
     Raises:
-        DistillensError: one of our own names, a name with a brace, or not a format string with
+        DistillensError: a built-in name, a name with a brace, or not a format string with
             {instruction}.
     """
     if name in _OURS:
-        raise DistillensError(f"template {name!r} is one of ours; choose another name")
+        raise DistillensError(f"template {name!r} is built in; choose another name")
     if not name.isprintable() or not name.strip() or set(name) & set("{}"):
         raise DistillensError(
             f"template {name!r}: expected a name of printable characters without braces"
@@ -56,18 +56,18 @@ def register_template(name: str, without_input: str, with_input: str | None = No
 
 
 def template_identity(template: str) -> str:
-    """What a fingerprint records: a registered name alone does not say what the prompts were."""
+    """What a fingerprint records: a registered name alone does not determine the prompts."""
     forms = TEMPLATES.get(template)
     return template if forms is None or template in _OURS else f"{template}@{digest(list(forms))}"
 
 
 def template_text(template: str) -> str:
-    """All text of a named template; "" for `chat` and for names that are not known."""
+    """All text of a named template; "" for `chat` and for unknown names."""
     return "".join(TEMPLATES.get(template) or ())
 
 
 def check_template(template: str) -> None:
-    """Refuses what is neither a template's name nor a format string with {instruction}.
+    """Refuses anything but a template's name or a format string with {instruction}.
 
     Raises:
         DistillensError: names the nearest template, or the field that cannot be filled.
@@ -76,15 +76,15 @@ def check_template(template: str) -> None:
         return
     if "{" not in template:
         raise DistillensError(
-            f"template {template!r} is not known; expected {', '.join(TEMPLATES)}, "
-            f"or a format string with {{instruction}} and {{input}}"
+            f"template {template!r} is not known; expected {', '.join(TEMPLATES)}, or a format "
+            "string with {instruction} and {input}"
             f"{near_names(template, TEMPLATES, most=1)}"
         )
     check_form(template)
 
 
 def check_form(form: str) -> None:
-    """Refuses a text that is no format string with {instruction}.
+    """Refuses a text that is not a format string with {instruction}.
 
     Raises:
         DistillensError: see above.
@@ -99,18 +99,18 @@ def parse_form(form: str) -> list[tuple[str, str | None]]:
     """(literal, field) segments of a format string; attribute access and formats are refused.
 
     Raises:
-        DistillensError: no format string, or another field than {instruction} and {input}.
+        DistillensError: not a format string, or a field other than {instruction} and {input}.
     """
     try:
         parsed = list(string.Formatter().parse(form))
     except ValueError as error:
         raise DistillensError(
-            f"template {form!r} is not a format string: {error}; write a literal brace twice"
+            f"template {form!r} is not a format string: {error}; double every literal brace"
         ) from error
     for _, field, format_spec, conversion in parsed:
         if field is not None and (field not in _FIELDS or format_spec or conversion):
             raise DistillensError(
-                f"template {form!r} has the field {{{field}}}, expected only {{instruction}} "
-                "and {input}; write a literal brace twice"
+                f"template {form!r} has the field {{{field}}}, expected only {{instruction}} and "
+                "{input}; double every literal brace"
             )
     return [(literal, field) for literal, field, _, _ in parsed]

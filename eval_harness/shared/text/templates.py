@@ -21,13 +21,13 @@ def render_prompt(
 ) -> str:
     """The prompt's text, up to where the response begins.
 
-    An input that a format string has no place for (and in `chat`) follows the instruction after one
-    newline, so that it is never lost.
+    If a format string has no place for the input (and in `chat`), it follows the instruction after
+    one newline, so that it is never lost.
 
     Args:
         template: a name of `TEMPLATES` or a format string with {instruction} and {input}.
-        instruction: taken as it is.
-        input: "" where the task has none.
+        instruction: used as it is.
+        input: "" if the task has none.
         tokenizer: needed by `chat` only, for its chat template.
     Raises:
         DistillensError: the template is unknown, or `chat` has no chat template to use.
@@ -43,7 +43,7 @@ def prompt_pieces(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple[str, str, str]:
-    """(prefix, body, suffix) of `render_prompt`'s text; the body alone may be cut.
+    """(prefix, body, suffix) of `render_prompt`'s text; only the body may be cut.
 
     The body is the longer one of instruction and input, in `chat` the whole message.
     """
@@ -58,7 +58,7 @@ def prompt_parts(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple[list[Part], Part, list[Part]]:
-    """The same in parts that tell the row's text from the template's."""
+    """The same in parts that separate the row's text from the template's."""
     if template == "chat":
         prefix, message, suffix = chat_prompt(_joined(instruction, input), tokenizer)
         return [Part(prefix, False)], Part(message, True), [Part(suffix, False)]
@@ -90,14 +90,13 @@ def cut_prompt(
     max_tokens: int,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[list[int], bool]:
-    """Token ids of a prompt of at most `max_tokens`, the template whole.
+    """Token ids of a prompt cut to at most `max_tokens`; the template stays whole.
 
-    The longer one of instruction and input loses its end; only where that is not enough, the other
-    one too.
+    The longer of instruction and input loses its end; if that is not enough, so does the other.
 
     Args:
         max_tokens: at least what the template itself needs.
-        tokenizer: a `TextEncoder`, or a transformers tokenizer, to which no first token is added.
+        tokenizer: a `TextEncoder`, or a transformers tokenizer, for which no first token is added.
     Returns:
         (token ids, whether something was cut).
     Raises:
@@ -116,7 +115,7 @@ def cut_prompt(
         return fitting, True
     if not instruction and not input:
         raise DistillensError(
-            f"the template alone takes {len(ids)} tokens, more than the {max_tokens} of a prompt; "
+            f"the template alone takes {len(ids)} tokens, but a prompt may have {max_tokens}; "
             "raise the limit or use a shorter template"
         )
     if len(input) > len(instruction):
@@ -130,9 +129,9 @@ def cut_prompt(
 def cut_body(
     parts: tuple[list[Part], Part, list[Part]], encoder: TextEncoder, max_tokens: int
 ) -> list[int] | None:
-    """Token ids with as much of the body as fits; None where nothing does without it.
+    """Token ids with as much of the body as fits; None if even an empty body is too long.
 
-    Bisection over the characters kept; doubling first keeps very long bodies cheap.
+    Bisects over the number of characters kept; doubling first keeps very long bodies cheap.
     """
     before, body, after = parts
 

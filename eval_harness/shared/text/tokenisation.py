@@ -1,8 +1,9 @@
-"""From text to token ids, for training and evaluation alike.
+"""From text to token ids, in the same way for training and evaluation.
 
 A prompt is tokenised as one text. It begins with what the tokenizer itself puts before a text
-(`add_bos_token: auto`), and a row's text is text: <|endoftext|> in it is no end token. A response
-ends with the end token, in `chat` with what ends an assistant's turn in the tokenizer's template.
+(`add_bos_token: auto`). A row's text is only text: <|endoftext|> in it is not an end token. A
+response ends with the end token, or in `chat` with what ends an assistant's turn in the tokenizer's
+template.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,15 +29,15 @@ from eval_harness.shared.text.template_table import template_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Words of a prompt's frame that a reader of the text takes for signs: <|user|>, [INST].
+# Words of a prompt's frame in these brackets look like control signs: <|user|>, [INST].
 _BRACKETS = {"<": ">", "[": "]"}
 _SHORTEST_SIGN = 4
-# Some vocabularies lack a letter, and give nothing for it.
+# Several probes, since some vocabularies lack a letter and return nothing for it.
 _PROBES = ("a", "the", "1")
 
 
 class Outcome(Enum):
-    """What became of a text in which something looks like a special token."""
+    """How a text with something like a special token in it was tokenised."""
 
     ORDINARY = "nothing looks like one"
     AS_TEXT = "tokenised as text"
@@ -45,7 +46,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and what became of special tokens in it."""
+    """Token ids of a text, and how special tokens in it were treated."""
 
     ids: list[int]
     outcome: Outcome
@@ -57,15 +58,15 @@ class TextEncoder:
     Args:
         tokenizer: of transformers.
         template: of the prompts: a name of `template_table.TEMPLATES` or a format string.
-        add_bos_token: "auto" begins prompts as the tokenizer begins a text; True wants a first
-            token, False none. A template that brings it already does not get a second one.
+        add_bos_token: "auto" begins prompts as the tokenizer begins a text; True requires a first
+            token, False adds none. A template that has one already does not get a second.
 
     Attributes:
         prefix_ids: what prompts begin with; often empty.
         end_ids: what responses end with; the last one is the token that ends an answer.
 
     Raises:
-        DistillensError: a first token is wanted and there is none, or the chat template does not
+        DistillensError: a first token is required but there is none, or the chat template does not
             work (see `chat_templates`).
     """
 
@@ -86,7 +87,7 @@ class TextEncoder:
         elif "{" not in template:
             frame = template_text(template)
         every = control_tokens(tokenizer, frame)
-        # A token of one character cannot be told from that character, and does no harm as such.
+        # A token of one character is indistinguishable from the character, and harmless.
         self._control = {index: text for index, text in every.items() if len(text) > 1}
         self._pattern = pattern_of(self._control.values())
         self.end_ids = self._end_ids(every)
@@ -98,7 +99,7 @@ class TextEncoder:
         return tuple(dict.fromkeys(index for index in found if index is not None))
 
     def prompts(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
-        """Token ids of prompts, with what they begin with."""
+        """Token ids of prompts, including what they begin with."""
         return [
             Encoded(self._with_prefix(found.ids), found.outcome) for found in self._encode(prompts)
         ]
@@ -108,26 +109,26 @@ class TextEncoder:
         return self.prompts([parts])[0]
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of texts that follow a prompt; `end_ids` are the caller's to append."""
+        """Token ids of texts that follow a prompt; the caller appends `end_ids`."""
         return self._encode([[Part(text, from_row=True)] for text in texts])
 
     def describe(self) -> list[str]:
-        """What a reader of a log should know, as phrases; empty where nothing is unusual."""
-        told = []
+        """What the log should mention, as phrases; empty if nothing is unusual."""
+        notes = []
         if self.prefix_ids:
-            told.append(f"prompts begin with {self._shown(self.prefix_ids)}")
+            notes.append(f"prompts begin with {self._shown(self.prefix_ids)}")
         if self.end_ids[-1:] != (self.tokenizer.eos_token_id,) and self.end_ids:
-            told.append(f"responses end with {self._shown(self.end_ids)}")
+            notes.append(f"responses end with {self._shown(self.end_ids)}")
         if self.template == "chat" and reads_the_date(self.tokenizer):
-            told.append(f"the chat template's date is always {TEMPLATE_DATE:%d %b %Y}")
-        return told
+            notes.append(f"the chat template's date is always {TEMPLATE_DATE:%d %b %Y}")
+        return notes
 
     def check_turns(self, parts: Sequence[Part], outcome: Outcome, place: str) -> None:
         """Refuses a message that opens a turn of its own.
 
-        With most tokenizers none does, since the signs of a turn are tokens, and a row's text
-        becomes none. It does where the signs are plain text, or where the tokenizer cannot help
-        reading them as tokens.
+        With most tokenizers none can, since a turn's signs are tokens and a row's text never
+        becomes one. It can if the signs are plain text, or if the tokenizer always reads them as
+        tokens.
 
         Raises:
             DistillensError: names `place` and the sign.
@@ -141,14 +142,14 @@ class TextEncoder:
         for part in parts:
             if part.from_row and signs and (found := pattern_of(signs).search(part.text)):
                 raise DistillensError(
-                    f"{place}: the message holds {found[0]!r}, with which the chat template opens "
-                    "and ends turns, and this tokenizer cannot tell the two apart; delete it "
-                    "from the row, or use a format string"
+                    f"{place}: the message contains {found[0]!r}, which opens or ends turns in the "
+                    "chat template, and this tokenizer cannot tell the two apart; delete it from "
+                    "the row, or use a format string"
                 )
 
     @cached_property
     def _text_signs(self) -> frozenset[str]:
-        """Bracketed words around turns that are no tokens of their own."""
+        """Bracketed words around turns that are not tokens."""
         tokens = set(self._control.values())
         words = self._pattern.sub(" ", around_turns(self.tokenizer)).split()
         return frozenset(
@@ -170,7 +171,7 @@ class TextEncoder:
         ]
         if not cleaned:
             return []
-        # One call for all texts: a fast tokenizer works on them in parallel.
+        # One call for all texts: a fast tokenizer processes them in parallel.
         batch = self.tokenizer(
             ["".join(part.text for part in parts) for parts in cleaned],
             add_special_tokens=False,
@@ -191,7 +192,7 @@ class TextEncoder:
         return Encoded(as_text, Outcome.AS_TEXT if as_text != ids else Outcome.ORDINARY)
 
     def _is_ordinary(self, parts: Sequence[Part], ids: list[int], encoding: Any) -> bool:
-        """Whether no control token comes from a row's text, be it from a part of it alone."""
+        """Whether no control token comes from a row's text, or overlaps it."""
         if self._control.keys().isdisjoint(ids):
             return True
         text = "".join(part.text for part in parts)
@@ -205,7 +206,7 @@ class TextEncoder:
             end = start + len(part.text)
             if part.from_row:
                 for first, last in spans:
-                    # Some tokens take the white space beside them in; that is no harm.
+                    # Some tokens include the white space beside them, which is harmless.
                     if text[max(first, start) : min(last, end)].strip():
                         return False
             start = end
@@ -224,7 +225,7 @@ class TextEncoder:
         for position, index in enumerate(found.ids):
             if index in control:
                 return tuple(found.ids[: position + 1])
-        # An end in plain words stops nothing, so the end token has to.
+        # A plain-text end stops nothing, so the end token is needed.
         return usual
 
     def _shown(self, ids: Sequence[int]) -> str:
@@ -251,18 +252,18 @@ def _prefix_ids(tokenizer: "PreTrainedTokenizerBase", add_bos_token: bool | str)
     if tokenizer.bos_token_id is None:
         raise DistillensError(
             f"add_bos_token = true, but the tokenizer {tokenizer.name_or_path!r} has no bos_token; "
-            "use auto or false"
+            "set it to auto or false"
         )
     return (tokenizer.bos_token_id,)
 
 
 def _own_prefix(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """What the tokenizer puts before a text; what it puts after one is the template's affair."""
+    """What the tokenizer puts before a text; what follows one is up to the template."""
     whole: list[int] = []
     for text in _PROBES:
         plain = tokenizer(text, add_special_tokens=False)["input_ids"]
         whole = tokenizer(text)["input_ids"]
-        # A text that has no token of its own could stand anywhere.
+        # A text without a token could be anywhere.
         for start in range(len(whole) - len(plain) + 1) if plain else ():
             if whole[start : start + len(plain)] == plain:
                 return tuple(whole[:start])

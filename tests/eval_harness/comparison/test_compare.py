@@ -219,7 +219,7 @@ def test_prediction_files_are_compared_on_their_references(shared):
     assert done.returncode == 0
     assert "llama-13b: rougeL 18.25 [" in done.stdout
     assert "vicuna-13b scores higher" in done.stdout
-    assert "note: prediction files carry no record" in done.stdout
+    assert "note: prediction files do not record" in done.stdout
 
 
 def test_mistakes_exit_with_2_in_one_line(tmp_path):

@@ -106,9 +106,9 @@ def test_the_choice_is_a_setting_that_compared_results_share(model, tmp_path, ca
     ]
     assert protocols == ["auto", False]
     assert (
-        "trained with prompts without a first token, and is asked with prompts that begin" in told
+        "trained with prompts without a first token, but is evaluated with prompts that begin" in told
     )
-    assert "trained with the template 'question', and is asked with 'alpaca'" in told
+    assert "trained with the template 'question', but is evaluated with 'alpaca'" in told
     with pytest.raises(DistillensError, match="add_bos_token is auto and false"):
         load_systems([tmp_path / "with", tmp_path / "without"])
 

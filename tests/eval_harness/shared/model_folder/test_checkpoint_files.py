@@ -87,39 +87,39 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "lfs weights": (written("model.safetensors", LFS), r"model\.safetensors: found a git-lfs poi"),
     "lfs config": (written("config.json", LFS), r"config\.json: found a git-lfs pointer.*lfs pull"),
     "lfs tokenizer": (written("tokenizer.json", LFS), r"tokenizer\.json: found a git-lfs pointer"),
-    "cut": (cut, r"model\.safetensors: the file is cut short: its tensors take \d+ bytes"),
+    "cut": (cut, r"model\.safetensors: the file is truncated: its tensors take \d+ bytes"),
     "longer": (longer, r"model\.safetensors: the file is longer than its header says"),
     "empty": (written("model.safetensors", b""), r"model\.safetensors: the file is empty"),
-    "no header": (written("model.safetensors", b"\0" * 64), r"model\.safetensors: no safetensors"),
+    "no header": (written("model.safetensors", b"\0" * 64), r"model\.safetensors: not a safetensors"),
     "header no json": (written("model.safetensors", HEADER + b"xx"), "its header is not JSON"),
-    "header a list": (written("model.safetensors", HEADER + b"[]"), "is no JSON object"),
+    "header a list": (written("model.safetensors", HEADER + b"[]"), "is not a JSON object"),
     "pickle": (
         lambda f: gone("model.safetensors")(f) or written("pytorch_model.bin", b"text")(f),
-        r"pytorch_model\.bin: not a file that torch\.save wrote",
+        r"pytorch_model\.bin: not written by torch\.save",
     ),
     "no weights": (gone("model.safetensors"), r"no weights, expected model\.safetensors"),
-    "no config": (gone("config.json"), r"config\.json cannot be read \(No such file"),
+    "no config": (gone("config.json"), r"config\.json: cannot be read \(No such file"),
     "shape": (
         tensors(lambda held: held.update({NORM: torch.ones(63)})),
         r"model\.safetensors: model\.norm\.weight has shape \[63\], expected \[64\]",
     ),
     "vocabulary": (
         config(vocab_size=2100),
-        r"has shape \[2048, 64\].*says vocab_size = 2100, and the weights have 2048 ids",
+        r"has shape \[2048, 64\].*says vocab_size = 2100, but the weights have 2048 ids",
     ),
-    "width": (config(hidden_size=128), r"has shape .*config\.json and weights are of different"),
+    "width": (config(hidden_size=128), r"has shape .*config\.json and the weights belong to different"),
     "shard gone": (
         shards(lambda f: next(iter(sorted(f.glob("model-0*")))).unlink()),
         r"model-00001-of-\d+\.safetensors: this shard of the weights is missing",
     ),
     "shard outside": (
         shards(lambda f: index(f, NORM, "../model.safetensors")),
-        r"weight_map\.model\.norm\.weight = '\.\./model\.safetensors', expected a file's name",
+        r"weight_map\.model\.norm\.weight = '\.\./model\.safetensors', expected a file name",
     ),
     "shard no name": (shards(lambda f: index(f, NORM, 7)), r"index\.json: weight_map\..* = 7"),
     "shard lacks": (
         shards(lambda f: index(f, "more", next(f.glob("model-00001*")).name)),
-        r"has no tensor 'more', which model\.safetensors\.index\.json says it holds",
+        r"no tensor 'more', but model\.safetensors\.index\.json says it is here",
     ),
     "weights elsewhere": (config(transformers_weights="../x.bin"), "transformers_weights = "),
     "layers": (config(num_hidden_layers=10**9), "num_hidden_layers = 1000000000, expected at most"),
@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "utf-8": (written("config.json", b'{"a": "\xff"}'), "byte 7 is not UTF-8"),
     "encoder": (
         config(architectures=["BertForMaskedLM"]),
-        r"architectures = \['BertForMaskedLM'\], which is no causal language model",
+        r"architectures = \['BertForMaskedLM'\], expected a causal language model",
     ),
     "not causal": (
         config(model_type="vit"),
@@ -150,7 +150,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "eos part": (generation('{"eos_token_id": 1.5}'), "eos_token_id = 1.5, expected a token id"),
     "eos null": (generation('{"eos_token_id": [null]}'), r"eos_token_id = \[None\], expected"),
-    "eos digits": (generation('{"eos_token_id": 1%s}' % ("0" * 400)), "at most 64 bits"),
+    "eos digits": (generation('{"eos_token_id": 1%s}' % ("0" * 400)), "fits in 64 bits"),
     "generation list": (generation("[1]"), r"generation_config\.json: found a JSON list"),
     "token list": (
         lambda f: edit(f / "tokenizer_config.json", eos_token=["a"]),
@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer list": (written("tokenizer.json", b"[]"), r"tokenizer\.json: found a JSON list"),
     "whole numbers": (
         tensors(lambda held: held.update({NORM: torch.ones(64, dtype=torch.int64)})),
-        r"model\.safetensors: model\.norm\.weight has whole numbers \(I64\), expected floating",
+        r"model\.safetensors: model\.norm\.weight holds integers \(I64\), expected floating",
     ),
     "added tokens": (
         lambda f: edit(f / "tokenizer.json", added_tokens=[{"id": 0, "content": "x"}] * 100_001),
@@ -276,7 +276,7 @@ def test_shapes_in_a_pickle_are_compared_too(folder, as_zip):
 def test_parameters_that_the_weights_lack_end_the_run_by_name(folder):
     tensors(lambda held: held.pop("model.layers.1.mlp.up_proj.weight"))(folder)
     facts = read_model(str(folder))
-    with pytest.raises(RunFailure, match=r"lacks 1 parameters .* model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(RunFailure, match=r"1 parameters of .* are missing, first model\.layers\.1\.mlp\.up_proj"):
         TransformersBackend(facts, device="cpu")
 
 
@@ -285,7 +285,7 @@ def test_weights_that_are_not_used_are_told(folder, capsys):
     TransformersBackend(read_model(str(folder)), device="cpu")
     said = capsys.readouterr().err
     assert (
-        "LlamaForCausalLM has no place for 1 tensors of the weights, the first is value_h" in said
+        "LlamaForCausalLM has no place for 1 tensors of the weights, first value_h" in said
     )
 
 
@@ -305,7 +305,7 @@ def test_end_tokens_that_are_no_ids_of_the_model_end_nothing_and_are_told(folder
     (folder / "generation_config.json").write_text('{"eos_token_id": [0, 50256]}')
     assert read_model(str(folder)).stop_token_ids == (0,)
     said = capsys.readouterr().err
-    assert "generation_config.json: eos_token_id = 50256 is no id of the model, which has" in said
+    assert "generation_config.json: eos_token_id = 50256, but the model has" in said
 
 
 def adapter_of(folder: Path, target: Path, *, width: int | None = None) -> Path:
@@ -337,7 +337,7 @@ def fewer(path: Path) -> None:
     [
         (lambda path: None, None),
         (renamed, r"adapter_model\.safetensors: the model has no place for base_model\.model\.mod"),
-        (fewer, r"adapter_model\.safetensors: lacks 1 tensors that adapter_config\.json asks for"),
+        (fewer, r"adapter_model\.safetensors: 1 tensors of adapter_config\.json are missing"),
         (
             lambda path: edit(path / "adapter_config.json", r=8),
             r"has shape \[4, 64\], expected \[8",

@@ -52,12 +52,12 @@ def test_the_user_s_limit_may_only_be_lower(small_llama):
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c"])
 def test_a_missing_folder_is_not_asked_of_the_hub(name):
-    with pytest.raises(DistillensError, match="no such model folder"):
+    with pytest.raises(DistillensError, match="no such folder, expected a model folder"):
         read_model(name)
 
 
 def test_a_hub_name_that_cannot_be_had_says_so():
-    with pytest.raises(DistillensError, match="no-one/nothing: no such folder, and the Hub"):
+    with pytest.raises(DistillensError, match="no-one/nothing: no such folder, and it cannot be downloaded"):
         read_model("no-one/nothing")
 
 

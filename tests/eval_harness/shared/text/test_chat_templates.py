@@ -156,7 +156,7 @@ def test_a_message_is_found_where_its_frame_changes_with_it():
     assert before.startswith("12:")
     assert (message, after[:10]) == ("a" * 12, "<|im_end|>")
     shouting = changing.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
-    with pytest.raises(DistillensError, match="changes a message"):
+    with pytest.raises(DistillensError, match="changes the message"):
         chat_prompt("say it", tokenizer_with(shouting))
 
 

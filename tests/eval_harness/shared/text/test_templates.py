@@ -89,7 +89,7 @@ def test_format_strings_fill_fields_and_never_lose_an_input():
         ("{instruction.__class__}", "field {instruction.__class__}"),
         ("{instruction!r}", "expected only"),
         ("{instruction:>10}", "expected only"),
-        ("{instruction} {", "write a literal brace twice"),
+        ("{instruction} {", "double every literal brace"),
         ("{instruction} {}", "field {}"),
     ],
 )
@@ -155,7 +155,7 @@ def test_every_limit_is_kept(template, fields, tokenizer):
 
 
 def test_a_template_that_cannot_fit_is_refused(tokenizer):
-    with pytest.raises(DistillensError, match="template alone takes 18 tokens, more than the 17"):
+    with pytest.raises(DistillensError, match="template alone takes 18 tokens, but a prompt may have 17"):
         cut(tokenizer, SHORT, "abc", max_tokens=17)
 
 
@@ -230,7 +230,7 @@ def test_a_fingerprint_tells_two_templates_of_one_name_apart(own_template):
 @pytest.mark.parametrize(
     ("name", "form", "reason"),
     [
-        ("alpaca", "{instruction}", "one of ours"),
+        ("alpaca", "{instruction}", "is built in"),
         ("a{b}", "{instruction}", "without braces"),
         ("mine", "Answer:", "has no {instruction}"),
         ("mine", "{instruction} {seed}", "has the field {seed}"),
