@@ -16,7 +16,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "recipes/methods/seqkd.yaml. An interrupted run resumes where it stopped.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file with a teacher_model")
-    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the answers")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.jsonl", help="file for the answers"
+    )
     add_overrides(parser)
     parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
     parser.add_argument(

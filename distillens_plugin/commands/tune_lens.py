@@ -17,7 +17,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("teacher", metavar="TEACHER", help="folder or Hub name of a causal LM")
     parser.add_argument("--data", required=True, help="instruction data: JSON Lines or a Hub name")
-    parser.add_argument("--output", required=True, metavar="FILE.safetensors")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.safetensors", help="file for the translators"
+    )
     parser.add_argument(
         "--template", default="alpaca", help="alpaca, qwen, chat or a format string"
     )

@@ -26,7 +26,7 @@ class Models(Message):
 
 
 class Success(Message):
-    """Of /reset_prefix_cache; older servers say nothing."""
+    """Of /reset_prefix_cache; older servers send an empty answer."""
 
     success: bool = True
 

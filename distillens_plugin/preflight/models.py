@@ -205,7 +205,7 @@ def _check_translators(
 
 
 def check_vocabularies(recipe: Recipe, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
-    """The sizes of the unembeddings, and the tokenizers where they can be loaded."""
+    """Compares the sizes of the unembeddings, and the tokenizers if they can be loaded."""
     sizes = _vocabulary_sizes(recipe, facts)
     lines = []
     if len(sizes) == 2:

@@ -40,7 +40,7 @@ class LensReading:
 
 @dataclass(frozen=True)
 class Pull:
-    """A lens's gradient beside that of forward KL on the final logits.
+    """A lens's gradient compared with that of forward KL on the final logits.
 
     Attributes:
         loss: of the lens, in nats per position.

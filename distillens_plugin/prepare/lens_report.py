@@ -41,7 +41,7 @@ def lens_report(recipe: Recipe, *, student: str | None, num_rows: int) -> list[s
 
     Args:
         student: folder or Hub name of a trained student; None: the recipe's as it starts.
-        num_rows: of the validation data, or of the training data if the recipe has no other.
+        num_rows: of the validation data, or of the training data if the recipe has no validation.
     Raises:
         DistillensError: no teacher, no lens in the recipe, or data or models that cannot be read.
     """

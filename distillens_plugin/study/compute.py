@@ -35,8 +35,8 @@ def equal_compute_steps(study: Study, main: Mapping[str, Sequence[Run]]) -> dict
     """Steps of each extended method, from the median seconds of a step over its seeds.
 
     They are kept in equal_compute.json: a second call with the same recipes finds the same steps,
-    whatever has been timed since. Methods that lack a finished run, or whose clock does, are left
-    out.
+    whatever has been timed since. Methods without a finished run of their own or of the clock are
+    left out.
     """
     spec = study.budget.equal_compute
     if spec is None:

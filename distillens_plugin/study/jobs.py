@@ -194,7 +194,7 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def environments(num_jobs: int | None) -> list[dict[str, str]]:
-    """The environment of each slot: a GPU each where there are any, else one CPU thread each.
+    """The environment of each slot: a GPU each if there are any, else one CPU thread each.
 
     Args:
         num_jobs: slots; None: one for each GPU, one on a CPU. More slots than GPUs share them.

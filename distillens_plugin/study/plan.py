@@ -146,7 +146,7 @@ def grid(values: Mapping[str, list[Any]]) -> list[Settings]:
 
 
 def slug(settings: Mapping[str, Any]) -> str:
-    """Settings as a folder's name; unique, and readable where they are short."""
+    """Settings as a folder's name; unique, and readable if they are short."""
     text = ",".join(
         f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in settings.items()

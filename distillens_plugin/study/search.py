@@ -15,7 +15,7 @@ _CHECKPOINT = "best"
 @dataclass
 class Tried:
     """One setting of a method with the validation loss it gave, the mean over the search's seeds;
-    None where a run failed or has not been made.
+    None if a run failed or has not been made.
     """
 
     settings: Settings

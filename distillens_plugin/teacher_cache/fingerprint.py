@@ -87,7 +87,7 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def hash_config(config: PretrainedConfig) -> str:
-    """SHA-256 of a transformers configuration without what only says where it came from."""
+    """SHA-256 of a transformers configuration without the keys that only describe its origin."""
     fields = {k: v for k, v in config.to_dict().items() if k not in _PROVENANCE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 

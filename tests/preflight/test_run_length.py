@@ -94,9 +94,9 @@ def test_an_epoch_without_batches_and_a_sampler_that_cannot_be_built(recipe):
 
 def test_a_loader_that_gives_nothing_ends_the_run(recipe, tmp_path):
     def nothing():
-        from distillens_plugin.training import trainer
+        from distillens_plugin.training import epochs
 
-        trainer.windows = lambda loader, size, accelerator: iter(())
+        epochs.windows = lambda loader, size, accelerator: iter(())
 
     out = tmp_path / "out"
     done = forked(recipe, output=out, before=nothing)
