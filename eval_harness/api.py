@@ -6,6 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_harness.api_arguments import (
+    check_lists,
+    check_mappings,
+    check_names,
+    check_seeds,
+    check_switches,
+    check_texts,
+    path_of,
+    tasks_of,
+)
 from eval_harness.comparison.compare import Comparisons, compare_loaded
 from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
@@ -20,7 +30,7 @@ PathLike = str | os.PathLike[str]
 
 def evaluate(
     model: PathLike,
-    tasks: str | Sequence[str],
+    tasks: PathLike | Sequence[PathLike],
     *,
     output_path: PathLike,
     backend: str = "hf",
@@ -85,13 +95,25 @@ def evaluate(
             f"limit = {limit!r}, expected a number of rows of at least 1, or a share between 0 "
             "and 1"
         )
+    check_names(backend=backend, protocol=protocol)
+    check_texts(template=template, truncation=truncation, device=device)
+    check_switches(
+        log_samples=log_samples,
+        predict_only=predict_only,
+        loglikelihood=loglikelihood,
+        trust_remote_code=trust_remote_code,
+    )
+    check_mappings(model_args=model_args, data=data, gen_kwargs=gen_kwargs)
+    check_seeds(seeds)
     settings = make_settings(
         backend=backend,
-        model_args={"pretrained": os.fspath(model), **(model_args or {})},
-        tasks=tasks,
-        output_path=Path(output_path),
-        data=[f"{task}={os.fspath(path)}" for task, path in (data or {}).items()],
-        include_path=None if include_path is None else Path(include_path),
+        model_args={"pretrained": path_of(model, "model"), **(model_args or {})},
+        tasks=tasks_of(tasks),
+        output_path=Path(path_of(output_path, "output_path")),
+        data=[f"{task}={path_of(path, f'data[{task!r}]')}" for task, path in (data or {}).items()],
+        include_path=(
+            None if include_path is None else Path(path_of(include_path, "include_path"))
+        ),
         protocol=protocol,
         gen_kwargs=gen_kwargs,
         seeds=seeds,
@@ -135,6 +157,7 @@ def score(
         DistillensError: not as many references as predictions, an empty list, a value that is not
             a text, an unknown metric or scorer.
     """
+    check_lists(predictions=predictions, references=references, metrics=metrics)
     return score_texts(predictions, references, metrics=metrics, backend=scorer)
 
 
@@ -163,7 +186,11 @@ def compare(
     """
     if len(systems) < 2:
         raise DistillensError(f"compare needs at least two systems, found {len(systems)}")
-    loaded = load_systems(systems, references=references, backend=scorer)
+    check_switches(all_pairs=all_pairs)
+    named = [path_of(system, f"systems[{place}]") for place, system in enumerate(systems)]
+    if references is not None:
+        references = path_of(references, "references")
+    loaded = load_systems(named, references=references, backend=scorer)
     return compare_loaded(loaded, all_pairs=all_pairs)
 
 

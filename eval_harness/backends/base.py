@@ -81,8 +81,8 @@ class LogLikelihood:
 class Backend(ABC):
     """A loaded model.
 
-    A backend of one's own needs `generate` and a name, which `register_backend` makes known. Its
-    initialiser gets the facts and, by name, `dtype` and what else of `--model_args` it knows
+    A backend of your own needs `generate`, and a name given with `register_backend`. Its
+    initialiser gets the facts and, by name, `dtype` and those of `--model_args` that it knows
     (`known_arguments`).
 
     Args:
@@ -91,9 +91,9 @@ class Backend(ABC):
 
     Attributes:
         name: what logs call it.
-        known_arguments: of `--model_args`, beside those that every backend takes.
-        layout_arguments: those of them that change how the work is laid out, and so the last bits
-            at most: they are left out of the fingerprint.
+        known_arguments: of `--model_args`, besides those that every backend takes.
+        layout_arguments: those that only change how the work is arranged, and so at most the last
+            bits: they are left out of the fingerprint.
         needs_transformers_model: refuse an architecture that transformers lacks.
     """
 
@@ -110,12 +110,12 @@ class Backend(ABC):
         """Refuses an environment in which it cannot run.
 
         Raises:
-            DistillensError: with what is missing, and how to get it.
+            DistillensError: says what is missing and how to install it.
         """
 
     @classmethod
     def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments among --model_args that are its own, checked.
+        """Its own arguments among --model_args, checked.
 
         Args:
             given: without those that every backend takes; `dtype` may be "auto".
@@ -127,7 +127,7 @@ class Backend(ABC):
 
     @classmethod
     def versions(cls) -> dict[str, str]:
-        """Of the packages that answers depend on, for the fingerprint."""
+        """Versions of the packages that answers depend on, for the fingerprint."""
         return {}
 
     @classmethod
@@ -160,10 +160,10 @@ class Backend(ABC):
         """Answers in any order, each as soon as it is finished.
 
         Args:
-            requests: all of the run's requests, also those in `done`: batches are planned over the
-                whole, so that a resumed run repeats the batches of an uninterrupted one.
+            requests: all of the run's requests, including those in `done`: batches are planned over
+                all of them, so that a resumed run repeats the batches of an uninterrupted one.
             sampling: the same for all.
-            done: indices that are not asked for.
+            done: indices that need no answer.
         Raises:
             RunFailure: the backend fails.
         """
@@ -175,11 +175,11 @@ class Backend(ABC):
             DistillensError: the backend has none.
         """
         raise DistillensError(
-            f"the backend {self.name} gives no log-likelihoods; drop --loglikelihood"
+            f"the backend {self.name} computes no log-likelihoods; drop --loglikelihood"
         )
 
     def close(self) -> None:  # noqa: B027
-        """Gives the model's memory back."""
+        """Frees the model's memory."""
 
 
 def plan_order(requests: Sequence[Request]) -> list[int]:
@@ -199,7 +199,7 @@ def strip_stop(token_ids: Sequence[int], stop_token_ids: Sequence[int]) -> tuple
 
 
 def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -> None:
-    """Refuses --model_args keys that a backend does not know, with near names."""
+    """Refuses --model_args keys that a backend does not know; suggests near names."""
     for key in given:
         if key not in known:
             near = near_names(key, known) or f"; it knows {', '.join(sorted(known)[:12])} ..."

@@ -1,4 +1,4 @@
-"""The no-repeat-n-gram rule: which tokens would complete an n-gram that is already there.
+"""The no-repeat-n-gram rule: which tokens would complete an n-gram a second time.
 
 One rule, three forms: `NgramHistory` follows one answer token by token; `ban_repeats` does a batch
 of token matrices on any device; `first_repeat` checks a finished answer.
@@ -16,7 +16,7 @@ class NgramHistory:
 
     Args:
         size: n, at least 1.
-        tokens: what is there already: the prompt, without padding.
+        tokens: of the prompt, without padding.
     Source: `no_repeat_ngram_size` of transformers, which MiniLLM leaves on at 6.
     """
 
@@ -38,7 +38,7 @@ class NgramHistory:
             self.length += 1
 
     def banned(self) -> list[int]:
-        """The tokens that would complete an n-gram for the second time."""
+        """The tokens that would complete an n-gram a second time."""
         return self._followers.get(self._recent, []) if len(self._recent) == self.size - 1 else []
 
 
@@ -64,7 +64,7 @@ def ban_repeats(
 
     Args:
         logits_RV: [R, V] float.
-        tokens_RL: [R, L] integer; row r counts up to its length, and what follows is ignored.
+        tokens_RL: [R, L] integer; what follows a row's length is ignored.
         lengths_R: [R] tokens of each row, prompt and answer.
         sizes_R: [R] n of each row; 0 leaves a row alone.
     Returns:

@@ -1,10 +1,10 @@
 """Draws tokens from logits with one stream of random numbers for each row.
 
-A row's stream depends on its seed alone, so its tokens depend on the other rows and the batch only
-as far as its logits do: padding changes float32 logits in the last bits. The largest of logits plus
-Gumbel noise is drawn, because it changes least under such errors: a token flips only where the two
-best are within the error, which is about as likely as the error is large. (Inverting the cumulative
-distribution would flip wherever one of its V edges moves past the random number.)
+A row's stream depends on its seed alone, so the batch affects its tokens only through its logits:
+padding changes float32 logits in the last bits. Sampling takes the largest of logits plus Gumbel
+noise, which is least sensitive to such errors: a token flips only if the two best are within the
+error of each other, which is about as likely as the error is large. (Inverting the cumulative
+distribution would flip a token whenever one of its V edges moves past the random number.)
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class TokenStreams:
         Args:
             logits_BV: [B, V]; -inf for forbidden tokens.
             temperature: above 0.
-            top_k: keep so many most likely tokens; 0 keeps all.
+            top_k: keep this many most likely tokens; 0 keeps all.
             top_p: keep the fewest most likely tokens whose probability reaches it; 1 keeps all.
         Returns:
             [B] int64.

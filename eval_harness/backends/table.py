@@ -1,4 +1,4 @@
-"""The backends there are, one entry each, and how to add one's own; it loads nothing heavy."""
+"""The table of backends, and how to add your own; importing it loads nothing heavy."""
 
 import importlib
 from dataclasses import dataclass
@@ -39,18 +39,27 @@ _OURS = frozenset(BACKENDS)
 
 
 def register_backend(name: str, backend: "type[Backend]", *, summary: str = "") -> None:
-    """Adds a backend of one's own, for this process.
+    """Adds your own backend, for this process.
 
     Args:
-        name: for `evaluate(..., backend=name)`. A name that was registered before gets the new
-            class.
-        backend: see `Backend`: the methods to write and those to override.
+        name: for `evaluate(..., backend=name)`. Registering a name again replaces its class.
+        backend: see `Backend` for the methods to write and to override.
         summary: a few words for help texts.
     Raises:
-        DistillensError: one of our own names, or an empty one.
+        DistillensError: a built-in name, an empty or unprintable one, or a class that is no
+            `Backend` or lacks `generate` or `name`.
     """
     if not name or name in _OURS:
-        raise DistillensError(f"backend {name!r}: empty or one of ours; choose another name")
+        raise DistillensError(f"backend {name!r}: empty or built in; choose another name")
+    if not isinstance(name, str) or not name.isprintable() or not name.strip():
+        raise DistillensError(f"backend {name!r}: expected a name of printable characters")
+    from eval_harness.backends.base import Backend
+
+    if not isinstance(backend, type) or not issubclass(backend, Backend):
+        raise DistillensError(f"backend {name!r}: {backend!r} is not a subclass of Backend")
+    lacking = sorted(backend.__abstractmethods__ | {"name"} - set(dir(backend)))
+    if lacking:
+        raise DistillensError(f"backend {name!r}: {backend.__name__} has no {lacking[0]}")
     BACKENDS[name] = BackendEntry(backend, summary)
 
 
@@ -71,7 +80,7 @@ def backend_entry(name: str, *, where: str = "--model") -> BackendEntry:
 
 
 def backend_class(name: str) -> "type[Backend]":
-    """The class of a known name; this imports its packages, as far as they are there.
+    """The class of a known name; this imports the packages it needs, if they are installed.
 
     Raises:
         DistillensError: no such backend.

@@ -11,10 +11,10 @@ from eval_harness.errors import RunFailure
 
 
 class TokenChooser:
-    """A logits processor of `generate` that applies the n-gram rule and makes the choice itself.
+    """A logits processor for `generate` that applies the n-gram rule and chooses the token itself.
 
-    The chosen token is the only one left, so that `generate` (which decodes greedily) takes it and
-    all bookkeeping of caches, masks and positions stays in transformers.
+    It leaves only the chosen token, so that `generate` (which decodes greedily) takes it, and all
+    bookkeeping of caches, masks and positions stays in transformers.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TokenChooser:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(scores).any(dim=-1).all() or torch.isnan(scores).any():
             raise RunFailure(
-                "the model gives NaN logits; try another dtype (float16 overflows in many models)"
+                "the model's logits are NaN; try another dtype (float16 overflows in many models)"
             )
         if self.histories:
             scores = self._forbid_repeats(input_ids, scores)

@@ -1,9 +1,9 @@
 """transformers: length-sorted, left-padded batches; runs anywhere.
 
-What does not change an answer: the order in which requests are given, and an interruption (batches
-are planned over the whole run, and a resumed run repeats unfinished ones whole). Batch size and the
-other rows of a batch change float32 logits in the last bits, so near ties may flip; see `sampling`.
-Models whose answers depend on their neighbours (RWKV) get smaller batches; see `batching`.
+The order of the requests and interruptions do not change an answer: batches are planned over the
+whole run, and a resumed run repeats unfinished ones whole. Batch size and the other rows of a batch
+change float32 logits in the last bits, so near ties may flip; see `sampling`. Models whose answers
+depend on their neighbours (RWKV) get smaller batches; see `batching`.
 """
 
 import sys
@@ -38,7 +38,7 @@ from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.loaded_weights import check_loaded
 from eval_harness.shared.padding import left_padded, right_padded
 
-# Log-likelihoods need the logits of whole sequences, so their batches are cut by tokens.
+# Log-likelihoods need the logits of whole sequences, so their batches are limited by tokens.
 _LIKELIHOOD_BATCH_TOKENS = 2048
 
 
@@ -48,7 +48,7 @@ class TransformersBackend(Backend):
     Args:
         facts: from `read_model`.
         dtype: float32, bfloat16, float16, or auto for the checkpoint's own.
-        device: a torch device; cuda where there is one if None.
+        device: a torch device; None: cuda if there is one.
         batch_size: rows in one batch.
         attn_implementation: of transformers; None for its default.
         trust_remote_code: allow code that comes with the model.
@@ -90,7 +90,7 @@ class TransformersBackend(Backend):
                     model = _with_adapter(model, facts)
         except DistillensError as error:
             raise RunFailure(str(error)) from error
-        # The folder's own generation settings (a temperature, a penalty) are not the protocol's.
+        # The protocol replaces the folder's own generation settings (a temperature, a penalty).
         settings = GenerationConfig(
             do_sample=False,
             pad_token_id=self.pad_token_id,
@@ -209,7 +209,7 @@ def _with_adapter(model: Any, facts: ModelFiles) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise DistillensError(
-            'peft=... needs the package peft; install it with pip install -e ".[peft]" from a clone'
+            'peft=... needs the package peft; run pip install -e ".[peft]" in a clone'
         ) from error
-    # Not merged: rounding W + BA to bfloat16 would evaluate another model than was trained.
+    # Not merged: rounding W + BA to bfloat16 would not evaluate the model that was trained.
     return PeftModel.from_pretrained(model, str(facts.adapter))

@@ -30,7 +30,7 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def device_of(name: str | None) -> torch.device:
-    """A device that torch can use; None: a GPU where there is one.
+    """A device that torch can use; None: a GPU if there is one.
 
     Raises:
         DistillensError: torch cannot use it.
@@ -50,7 +50,7 @@ def dtype_of(name: str) -> torch.dtype | str:
     """A type of weights; "auto" stays as it is.
 
     Raises:
-        DistillensError: none of float32, bfloat16, float16 and auto.
+        DistillensError: not float32, bfloat16, float16 or auto.
     """
     if name == "auto":
         return name
@@ -62,7 +62,7 @@ def dtype_of(name: str) -> torch.dtype | str:
 def _check_attention(name: object) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    # One with a slash is the Hub's: whoever may load it has been asked for trust.
+    # One with a slash is from the Hub, and was refused earlier without trust.
     known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
     if name is not None and name not in known and not names_hub_code(name):
         raise DistillensError(

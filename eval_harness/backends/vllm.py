@@ -1,8 +1,9 @@
 """vLLM: all requests go into one engine together, and answers come back as they finish.
 
-Token ids in and out: vLLM's tokenizer never runs, so no special token slips in and both backends
-decode alike. A request's seed decides its random numbers whatever else is in the batch. On a GPU,
-batch composition changes logits in the last bits; vLLM's VLLM_BATCH_INVARIANT=1 rules that out.
+Token ids go in and come out: vLLM's tokenizer never runs, so no special token slips in and both
+backends decode in the same way. A request's seed determines its random numbers, whatever else is in
+the batch. On a GPU the rest of the batch changes logits in the last bits; vLLM's
+VLLM_BATCH_INVARIANT=1 prevents that.
 """
 
 import json
@@ -26,12 +27,12 @@ from eval_harness.shared.model_folder.identity import ModelFiles
 
 
 class VllmBackend(Backend):
-    """One vLLM engine, or with data_parallel_size > 1 one for each share of the GPUs.
+    """One vLLM engine, or with data_parallel_size > 1 one per group of GPUs.
 
     Args:
         facts: from `read_model`.
         max_length: prompt and answer together; keeps the KV cache small for long-context models.
-        no_repeat_ngrams: load the n-gram logits processor; costs speed, so only where it is used.
+        no_repeat_ngrams: load the n-gram logits processor, which costs speed.
         engine: from `arguments`.
     """
 
@@ -65,7 +66,7 @@ class VllmBackend(Backend):
 
         self.stop_token_ids = facts.stop_token_ids
         self.no_repeat_ngrams = no_repeat_ngrams
-        # The protocol goes before generation_config.json, whose end tokens are in the facts.
+        # The protocol overrides generation_config.json, whose end tokens are in the facts.
         settings: dict[str, Any] = {
             "disable_log_stats": True,
             "generation_config": "vllm",
@@ -145,7 +146,7 @@ class VllmBackend(Backend):
         from vllm import SamplingParams
 
         prompts = [[*item.prompt_ids, *item.token_ids] for item in continuations]
-        # prompt_logprobs=0 gives the log-probability of each token that is there, and no others.
+        # prompt_logprobs=0 returns the log-probability of each prompt token, and no others.
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         for position, output in self._run(prompts, [params] * len(prompts)):
             item = continuations[position]
@@ -191,7 +192,7 @@ def _processor_path(config: Any) -> str:
 
 
 def _lora_rank(facts: ModelFiles, settings: dict[str, Any]) -> int:
-    """vLLM reserves room for adapters of a few ranks only: the smallest that holds this one."""
+    """The smallest rank that vLLM supports and that holds this adapter."""
     if "max_lora_rank" in settings:
         return settings["max_lora_rank"]
     assert facts.adapter is not None
@@ -200,7 +201,10 @@ def _lora_rank(facts: ModelFiles, settings: dict[str, Any]) -> int:
     allowed = [1, 8, 16, 32, 64, 128, 256, 320, 512]
     fitting = [size for size in allowed if size >= rank]
     if not fitting:
-        raise DistillensError(f"{facts.adapter}: rank {rank}, but vLLM takes at most {allowed[-1]}")
+        raise DistillensError(
+            f"{facts.adapter}: found rank {rank}, but vLLM takes at most {allowed[-1]}; use "
+            "--model hf"
+        )
     return fitting[0]
 
 
@@ -216,7 +220,7 @@ def _explain(facts: ModelFiles, error: Exception) -> str:
     message = f"vLLM does not start with {facts.name}: {error}"
     if "initialization failed" in str(error).lower():
         message += (
-            "; the reason stands above; without room for the KV cache give "
+            "; the reason is printed above; if the KV cache lacks memory, give "
             "kv_cache_memory_bytes=... or gpu_memory_utilization=... in --model_args"
         )
     return message

@@ -9,7 +9,7 @@ from eval_harness.backends.base import check_arguments
 from eval_harness.errors import DistillensError
 
 INSTALL = 'pip install -e ".[vllm]" from a clone'
-# Set by us from the model and the protocol; what users give instead is named in the refusal.
+# Set by us from the model and the protocol; the refusal names what to give instead.
 _OURS = {
     "model": "pretrained",
     "max_model_len": "max_length",
@@ -26,7 +26,7 @@ def check_usable() -> None:
     """Refuses an environment without vLLM, or with a vLLM that has no device to run on.
 
     Raises:
-        DistillensError: with the line that installs it.
+        DistillensError: gives the line that installs it.
     """
     if importlib.util.find_spec("vllm") is None:
         raise DistillensError(f"--model vllm: vLLM is not installed; {INSTALL}, or use --model hf")
@@ -44,18 +44,18 @@ def check_usable() -> None:
         ) from error
     if not device:
         raise DistillensError(
-            "--model vllm: this vLLM finds no device it can run on (its usual build needs a GPU); "
-            f"{INSTALL}, on a machine with one, or use --model hf"
+            "--model vllm: this vLLM finds no device to run on (its usual build needs a GPU); "
+            f"{INSTALL} on a machine with one, or use --model hf"
         )
 
 
 def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """The engine arguments among --model_args, passed on to vLLM as they are.
+    """The engine arguments among --model_args, passed on to vLLM unchanged.
 
     `batch_size` is the number of requests in flight (vLLM's max_num_seqs).
 
     Raises:
-        DistillensError: an unknown key, one that is set from elsewhere, or a wrong number.
+        DistillensError: an unknown key, one that another flag sets, or a wrong number.
     """
     from vllm.engine.arg_utils import EngineArgs
 
@@ -75,13 +75,13 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def cpu_settings() -> dict[str, Any]:
-    """What a CPU needs and a GPU does not; the user's own arguments go before."""
+    """What a CPU needs and a GPU does not; the user's own arguments override it."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return {}
-    # vLLM 0.32 cannot rewind a seeded request's generator after half a prompt there ("CPU Generator
-    # does not use offset"), so prompts are not to be split.
+    # On a CPU vLLM 0.32 cannot rewind a seeded request's generator after part of a prompt ("CPU
+    # Generator does not use offset"), so prompts must not be split.
     settings: dict[str, Any] = {"enable_chunked_prefill": False}
     if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         # Without a size for its KV cache the engine does not start on a CPU.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-# Requests that wait in the data-parallel engines: enough to keep every one of them full.
+# Requests queued in the data-parallel engines: enough to keep all of them busy.
 _MOST_IN_FLIGHT = 4096
 
 
@@ -38,7 +38,7 @@ class StepClient:
                     if output.finished:
                         yield int(output.request_id) - first, output
         finally:
-            # The caller stopped early: what is left must not come back in the next call.
+            # The caller stopped early: unfinished requests must not return in the next call.
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request(names)
 

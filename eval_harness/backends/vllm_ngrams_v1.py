@@ -33,7 +33,7 @@ class _OneRequest:
         self, prompt_ids: Sequence[int], output_ids: Sequence[int], logits: torch.Tensor
     ) -> torch.Tensor:
         if self.history is None or self.history.length > len(prompt_ids) + len(output_ids):
-            # New, or started over after vLLM took its memory away.
+            # New, or restarted after vLLM preempted it.
             self.history = NgramHistory(self.size, prompt_ids)
             self.num_prompt_tokens = len(prompt_ids)
         self.history.extend(output_ids[self.history.length - self.num_prompt_tokens :])

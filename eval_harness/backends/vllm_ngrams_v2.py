@@ -1,6 +1,6 @@
 """The no-repeat-n-gram rule as a logits processor of vLLM's second model runner (used on GPUs).
 
-There the tokens of all requests lie in one matrix on the device, and the rule is applied to the
+There the tokens of all requests are in one matrix on the device, and the rule is applied to the
 whole batch at once.
 """
 
@@ -21,7 +21,7 @@ class NoRepeatNgrams(LogitsProcessor):
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         size = (sampling_params.extra_args or {}).get("no_repeat_ngram_size", 0)
-        # Slots are used again: a request without the rule must clear its predecessor's.
+        # Slots are reused: a request without the rule must clear its predecessor's.
         self.sizes[req_idx] = size
         return size > 0
 

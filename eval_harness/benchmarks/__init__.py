@@ -1,4 +1,4 @@
-"""Benchmarks: small YAML files that say where the rows are and how they are scored."""
+"""Benchmarks: small YAML files that define where the rows are and how they are scored."""
 
 from eval_harness.benchmarks.definition import Benchmark, load_benchmark
 from eval_harness.benchmarks.registry import find_benchmarks, select_benchmarks

@@ -28,7 +28,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark file says.
+    """The content of a benchmark file.
 
     Attributes:
         task: the name for --tasks and in results.
@@ -36,12 +36,12 @@ class Benchmark:
         description: one line for `ls`.
         version: goes into the results.
         hub: where the rows are downloaded from; None: `path` only.
-        path: a local JSON Lines file, absolute; preferred to `hub` where both are given.
+        path: a local JSON Lines file, absolute; preferred to `hub` if both are given.
         template: replaces the protocol's prompt template; None: the protocol's.
         metrics: of `METRICS`.
-        fields: our names of the row's fields to the file's.
-        newline: what the rows write for a newline, in prompts and references; models that were
-            trained on them write it too. None: nothing.
+        fields: our names of the row's fields -> the file's.
+        newline: the rows' mark for a newline, in prompts and references; models trained on such
+            rows write it too. None: no such mark.
     """
 
     task: str
@@ -60,7 +60,7 @@ class Benchmark:
         return str(self.path) if self.path else str(self.hub)
 
     def to_json(self) -> dict[str, Any]:
-        """For the results file: what was asked."""
+        """The benchmark for the results file."""
         return {
             "task": self.task,
             "description": self.description,
@@ -127,7 +127,7 @@ def load_benchmark(source: Path) -> Benchmark:
         newline=_newline(source, content),
     )
     if benchmark.hub is None and benchmark.path is None:
-        raise DistillensError(f"{source}: neither path nor hub, so there are no rows; give one")
+        raise DistillensError(f"{source}: found neither path nor hub; give one, for the rows")
     return benchmark
 
 

@@ -1,10 +1,10 @@
 """Writes benchmarks as task files of lm-evaluation-harness.
 
-A task `distillens_<name>` has our prompts, cut and scores, so lm-eval reports the same numbers.
-Both begin a prompt as the tokenizer begins a text; where that is not wanted (the protocol `minillm`
-does not), lm-eval has to be told: --model_args add_bos_token=False. What lm-eval does its own way:
-it does not cut prompts to 256 tokens, samples with one seed, reads <|endoftext|> in a row's text as
-the special token, and lets a chat template read the clock.
+A task `distillens_<name>` has our prompts, stop strings and scores, so lm-eval reports the same
+numbers. Both begin a prompt as the tokenizer begins a text; to turn that off, as the protocol
+`minillm` does, give lm-eval --model_args add_bos_token=False. lm-eval differs in four ways: it does
+not cut prompts to 256 tokens, samples with one seed, reads <|endoftext|> in a row's text as the
+special token, and lets a chat template read the clock.
 """
 
 import os
@@ -88,7 +88,7 @@ def export_tasks(
 ) -> list[Path]:
     """Writes one YAML file for each benchmark, their functions, and local rows.
 
-    Rows of the Hub stay there; local rows are copied, so the folder's place must not change.
+    Rows on the Hub stay there. Local rows are copied into the folder, which must not be moved.
 
     Args:
         benchmarks: with local paths where there are local files.
@@ -97,8 +97,8 @@ def export_tasks(
     Returns:
         The YAML files, for --include_path FOLDER.
     Raises:
-        DistillensError: the folder cannot be written, local rows are malformed, or a template was
-            registered in this process alone.
+        DistillensError: the folder cannot be written, local rows are malformed, or a template is
+            registered in this process only.
     """
     target = Path(folder).resolve()
     for benchmark in benchmarks:
@@ -187,7 +187,7 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str
         ],
         "metadata": {"version": benchmark.version},
     }
-    # The tag is lm-eval's own; PyYAML has no way to write it without a class for it.
+    # The tag is lm-eval's own; PyYAML cannot write it without a class for it.
     functions = "".join(
         f"{key}: !function {_FUNCTIONS}.{function}_{name}\n"
         for key, function in [

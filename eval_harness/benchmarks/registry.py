@@ -1,4 +1,4 @@
-"""Which benchmarks there are: ours, and those of --include_path."""
+"""Finds benchmarks: the built-in ones, and those of --include_path."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 
 
 def find_benchmarks(include_path: str | Path | None = None) -> dict[str, Benchmark]:
-    """All benchmarks by name; the user's own replace ours of the same name.
+    """All benchmarks by name; the user's own replace built-in ones of the same name.
 
     Args:
         include_path: a folder of benchmark files (`*.yaml`, `*.yml`), or one such file.
@@ -33,7 +33,7 @@ def _files(path: Path) -> list[Path]:
         raise DistillensError(f"--include_path {path}: no such file or folder")
     files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
     if not files:
-        raise DistillensError(f"--include_path {path}: no *.yaml in it")
+        raise DistillensError(f"--include_path {path}: no *.yaml in it, expected benchmark files")
     return files
 
 
@@ -53,7 +53,7 @@ def _by_name(files: Iterable[Path]) -> dict[str, Benchmark]:
 def select_benchmarks(
     tasks: str | Sequence[str], known: dict[str, Benchmark], data: Sequence[str] = ()
 ) -> list[Benchmark]:
-    """The benchmarks of a list, with local data files put in.
+    """The benchmarks in a list, with local data files filled in.
 
     Args:
         tasks: names, or paths of benchmark files (ending in .yaml or .yml): a sequence, or a text
@@ -62,7 +62,7 @@ def select_benchmarks(
         data: entries "task=PATH"; a folder stands for the valid.jsonl in it.
     Raises:
         DistillensError: an unknown task (with near names), a task named twice, or a --data entry
-            without a file or for a task that is not run.
+            without a file, or for a task that is not run.
     """
     chosen: dict[str, Benchmark] = {}
     names = tasks.split(",") if isinstance(tasks, str) else tasks
@@ -75,7 +75,7 @@ def select_benchmarks(
                 f".yaml file{near_names(name, known)}"
             )
         if benchmark.task in chosen:
-            raise DistillensError(f"--tasks: {benchmark.task} is named twice")
+            raise DistillensError(f"--tasks: {benchmark.task} is named twice; name it once")
         chosen[benchmark.task] = benchmark
     if not chosen:
         raise DistillensError(f"--tasks is empty, expected some of {', '.join(sorted(known))}")
@@ -93,5 +93,7 @@ def select_benchmarks(
 def _data_file(task: str, path: Path) -> Path:
     file = path / "valid.jsonl" if os.path.isdir(path) else path
     if not os.path.isfile(file):
-        raise DistillensError(f"--data {task}={path}: no such file, nor a folder with valid.jsonl")
+        raise DistillensError(
+            f"--data {task}={path}: not found, expected a JSONL file or a folder with valid.jsonl"
+        )
     return file.resolve()

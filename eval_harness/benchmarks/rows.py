@@ -19,10 +19,10 @@ class Row:
     Attributes:
         doc_id: 0-based index in the file.
         row_id: the row's own id, or its index.
-        instruction, input: what the template is filled with; "" where only `prompt` is given. The
-            benchmark's own mark for a newline is read, here and in all texts below.
-        prompt: a ready prompt, used only where there is no instruction.
-        references: at least one; empty ones only where there are no others.
+        instruction, input: what the template is filled with; "" if only `prompt` is given. Here and
+            in all texts below, the benchmark's mark for a newline has become one.
+        prompt: a ready prompt, used only if there is no instruction.
+        references: at least one; empty ones only if there are no others.
         doc: the row as it was read.
     """
 
@@ -39,7 +39,8 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
     """All rows of a benchmark.
 
     Raises:
-        DistillensError: the file cannot be had, is empty, or a row is malformed (file:line).
+        DistillensError: the file cannot be downloaded or is empty, or a row is malformed
+            (file:line).
     """
     file = benchmark.path or _download(benchmark)
     rows: list[Row] = []
@@ -49,7 +50,7 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
         if row.row_id in lines:
             raise DistillensError(
                 f"{file}:{line}: id {shown(row.row_id)} is also on line {lines[row.row_id]}; "
-                "ids must differ (a row without one goes by its index, from 0)"
+                "ids must differ (a row without an id gets its index, from 0)"
             )
         lines[row.row_id] = line
         rows.append(row)
@@ -57,7 +58,7 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
 
 
 def data_digest(rows: list[Row]) -> str:
-    """Sixteen hexadecimal digits over what prompts and scores are made of."""
+    """Sixteen hexadecimal digits over everything that prompts and scores depend on."""
     return digest(
         [
             [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
@@ -125,7 +126,7 @@ def _download(benchmark: Benchmark) -> Path:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise DistillensError(
-            f"task {benchmark.task}: {hub} cannot be had ({type(error).__name__}: {reason}); "
-            f"give a local copy with --data {benchmark.task}=PATH"
+            f"task {benchmark.task}: {hub} cannot be downloaded ({type(error).__name__}: "
+            f"{reason}); give a local copy with --data {benchmark.task}=PATH"
         ) from error
     return Path(local)

@@ -21,7 +21,7 @@ MODEL_KEYS = ("pretrained", "revision", "tokenizer", "peft", "max_length", "add_
 
 @dataclass(frozen=True)
 class Engine:
-    """What `run` needs of a backend.
+    """What `run` needs from a backend.
 
     Attributes:
         facts: of the model.
@@ -43,13 +43,13 @@ def choose_engine(
     default_dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> Engine:
-    """Checks --model and --model_args and reads everything about the model but its weights.
+    """Checks --model and --model_args, and reads everything about the model but its weights.
 
     Args:
         model: a name of `BACKENDS`.
-        model_args: parsed; its `dtype` and `trust_remote_code` go before the two arguments below.
+        model_args: parsed; `dtype` and `trust_remote_code` in it override the two arguments below.
         default_dtype: the protocol's.
-        trust_remote_code: allow code that comes with the model, and arguments that can run some.
+        trust_remote_code: allow code that comes with the model, and arguments that can run code.
     Raises:
         DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
             vLLM, or an unreadable model.
@@ -83,9 +83,9 @@ def choose_engine(
         must_build=backend.needs_transformers_model,
     )
     for folder in filter(None, (facts.folder, facts.adapter)):
-        check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # those that the Hub has given
+        check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # also those from the Hub
     if dtype == "auto":
-        # Spelled out: for vLLM "auto" would turn a float32 checkpoint into half precision.
+        # Explicit, since vLLM's "auto" would turn a float32 checkpoint into half precision.
         arguments["dtype"] = facts.checkpoint_dtype
     identity = {
         **facts.identity,
@@ -99,11 +99,11 @@ def choose_engine(
 
 
 def check_backend_arguments(model: str, model_args: dict[str, Any]) -> None:
-    """Checks the backend's own arguments early, where that needs nothing that may be missing here.
+    """Checks the backend's own arguments early, unless that needs packages that may be missing.
 
     Args:
         model: a name of `BACKENDS`.
-        model_args: parsed; those that every backend takes are not looked at.
+        model_args: parsed; those that every backend takes are not checked.
     Raises:
         DistillensError: an unknown backend or argument, or a wrong value.
     """
@@ -118,8 +118,8 @@ def _check_names(model_args: dict[str, Any]) -> None:
         value = model_args.get(key)
         if value is not None and not isinstance(value, str):
             raise DistillensError(
-                f"--model_args {key} = {value!r} is {type(value).__name__}, expected a text; quote "
-                "it where it was written, or YAML reads a number"
+                f"--model_args {key} = {value!r} is {type(value).__name__}, expected a text; put "
+                "it in quotes, since YAML reads it as a number otherwise"
             )
 
 

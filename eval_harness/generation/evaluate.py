@@ -1,4 +1,4 @@
-"""One evaluation: what can be refused first, then weights, answers, scores, files."""
+"""One evaluation: first everything that can be refused, then weights, answers, scores, files."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.backends.ngrams import first_repeat
 from eval_harness.errors import RunFailure
+from eval_harness.generation.checked_answers import checked_answers
 from eval_harness.generation.engine import Engine, choose_engine
 from eval_harness.generation.loglikelihood import likelihood_metrics
 from eval_harness.generation.task import (
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(settings: Settings) -> tuple[Results, Path]:
-    """Runs an evaluation, going on with what an interrupted one has left.
+    """Runs an evaluation, resuming from what an interrupted one has left.
 
     Returns:
         The results, and the path of the results file.
     Raises:
-        DistillensError: a wrong input, before any weights are loaded.
+        DistillensError: bad input, refused before any weights are loaded.
         RunFailure: the backend failed, or a file cannot be written.
     """
     loaded = [
@@ -73,7 +74,7 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
 
 @dataclass(frozen=True)
 class _Work:
-    """Answers that are asked for together: those of tasks whose answers end alike."""
+    """Answers that are generated together: those of tasks with the same end tokens."""
 
     asked: list[tuple[Task, int, int]]
     requests: list[Request]
@@ -107,17 +108,17 @@ class _Work:
         return len(self.done) == len(self.asked)
 
     def longest(self) -> int:
-        """Positions that the longest prompt and answer need."""
+        """Positions that the longest prompt and its answer need."""
         prompt = max((len(request.prompt_ids) for request in self.requests), default=0)
         return prompt + self.sampling.max_new_tokens
 
 
 def _fill(tasks: Sequence[Task], settings: Settings, engine: Engine) -> None:
-    """Generates what the stores lack; loads no weights where they lack nothing."""
-    alike: dict[tuple[int, ...], list[Task]] = {}
+    """Generates the answers that the stores lack; loads no weights if they lack none."""
+    groups: dict[tuple[int, ...], list[Task]] = {}
     for task in tasks:
-        alike.setdefault(task.stop_token_ids, []).append(task)
-    works = [_Work.of(group) for group in alike.values()]
+        groups.setdefault(task.stop_token_ids, []).append(task)
+    works = [_Work.of(group) for group in groups.values()]
     likelihoods = [task.likelihood for task in tasks if task.likelihood is not None]
     if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
         return
@@ -143,7 +144,13 @@ def _generate(backend: Backend, work: _Work, tokenizer: "PreTrainedTokenizerBase
         total=len(asked), initial=len(done), unit="answer", disable=not sys.stderr.isatty()
     )
     with progress:
-        for answer in backend.generate(work.requests, work.sampling, done=done):
+        answers = checked_answers(
+            backend.generate(work.requests, work.sampling, done=done),
+            backend=backend.name,
+            num_requests=len(work.requests),
+            done=done,
+        )
+        for answer in answers:
             task, row, seed = asked[answer.index]
             _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
             text = tokenizer.decode(
@@ -168,11 +175,11 @@ def _generate(backend: Backend, work: _Work, tokenizer: "PreTrainedTokenizerBase
 
 
 def _check_ngrams(task: Task, row: int, token_ids: Sequence[int], size: int) -> None:
-    """The backend's processor is out of sight; an answer that breaks the rule shows it is off."""
+    """The backend applies the rule out of sight; an answer that breaks it shows that it is off."""
     if size and first_repeat(task.prompts.token_ids[row], token_ids, size) is not None:
         raise RunFailure(
             f"{task.benchmark.task}: the answer to row {task.rows[row].row_id!r} repeats {size} "
-            "tokens though no_repeat_ngram_size forbids it: the backend does not apply the rule"
+            "tokens although no_repeat_ngram_size forbids it: the backend does not apply the rule"
         )
 
 
@@ -218,7 +225,7 @@ def _sample(task: Task, row: int) -> Sample:
     doc, row_id = task.rows[row].doc, task.rows[row].row_id
     return Sample(
         doc_id=task.rows[row].doc_id,
-        # Rows are paired by `id`, so it says what the row went by: its index in place of null.
+        # Rows are paired by `id`, so a row without one gets its index as `id`.
         doc=doc if "id" in doc and str(doc["id"]) == row_id else {**doc, "id": row_id},
         target=list(task.rows[row].references),
         arguments={

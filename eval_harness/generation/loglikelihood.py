@@ -20,11 +20,11 @@ from eval_harness.shared.text.tokenisation import TextEncoder
 class LikelihoodTask:
     """All references of one benchmark after their prompts.
 
-    A reference is its tokens and the end token, tokenised apart from the prompt as in training;
-    only what the model has no positions for is cut (and then the end token is missing too).
+    A reference is its tokens and the end token, tokenised separately from the prompt as in
+    training. It is truncated only if the model lacks positions for it, and then has no end token.
 
     Attributes:
-        encoder: that of the prompts; by default one that ends references with the end token.
+        encoder: the prompts' encoder; by default one that ends references with the end token.
     """
 
     rows: Sequence[Row]
@@ -35,7 +35,7 @@ class LikelihoodTask:
 
     @cached_property
     def continuations(self) -> list[tuple[tuple[str, ...], Continuation]]:
-        """(key, prompt and reference) for each reference of each row that has a token."""
+        """(key, prompt and reference) for each row's references with at least one token."""
         encoder = self.encoder or TextEncoder(self.facts.tokenizer)
         found: list[tuple[tuple[str, ...], Continuation]] = []
         for row, prompt in zip(self.rows, self.prompts, strict=True):
@@ -63,7 +63,7 @@ class LikelihoodTask:
         ]
 
     def longest(self) -> int:
-        """Positions that the longest one needs."""
+        """Positions that the longest prompt and reference need."""
         lengths = (len(item.prompt_ids) + len(item.token_ids) for _, item in self.continuations)
         return max(lengths, default=0) + 1
 
@@ -86,10 +86,10 @@ class LikelihoodTask:
 
 
 def likelihood_metrics(task: LikelihoodTask, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Per token over the whole benchmark, and per reference in each sample's `extra`.
+    """Log-likelihoods per token over the benchmark, and per reference in each sample's `extra`.
 
     Args:
-        task: filled.
+        task: with all its log-likelihoods.
         samples: of the same rows; their `extra` gets "reference_nll" (nats) and "reference_tokens".
     Returns:
         "nll,none" (nats per token), "nll_stderr,none" (over rows), "perplexity,none" (its exp).

@@ -20,10 +20,10 @@ class PromptCounts:
     """How many prompts were changed, out of `prompts`.
 
     Attributes:
-        cut: over the limit, cut by the protocol's rule.
-        empty: without a token; they begin with the tokenizer's first or end token instead.
-        as_text: hold text that looks like special tokens and is none.
-        special: hold special tokens in their text, which the tokenizer cannot tokenise as text.
+        cut: over the limit, truncated by the protocol's rule.
+        empty: without a token; replaced by the tokenizer's first or end token.
+        as_text: contain text that looks like special tokens, and was tokenised as text.
+        special: contain special tokens that the tokenizer cannot tokenise as text.
     """
 
     prompts: int
@@ -113,7 +113,7 @@ def prepare_prompts(
 
 def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
     if row.prompt is not None:
-        # Whoever wrote it wrote the template too: its special tokens are meant.
+        # Its author wrote the template too, so its special tokens are intended.
         return [Part(row.prompt, from_row=False)]
     before, body, after = prompt_parts(
         encoder.template, row.instruction, row.input, tokenizer=encoder.tokenizer
@@ -137,6 +137,6 @@ def _first_token(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
         if token is not None:
             return token
     raise DistillensError(
-        f"row {row.row_id!r}: its prompt has no token, and the tokenizer has neither a first nor "
-        "an end token to begin with; use a template with some text"
+        f"row {row.row_id!r}: its prompt has no tokens, and the tokenizer has neither a first nor "
+        "an end token to use instead; use a template with some text"
     )

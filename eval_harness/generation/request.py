@@ -1,4 +1,4 @@
-"""What is asked of a run, by the command line or from Python, checked before anything is read."""
+"""A run's settings, from the command line or from Python, checked before anything is read."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ def make_settings(
 
     Args:
         backend: a name of `BACKENDS`.
-        model_args: parsed --model_args; `batch_size` and `device` go before those in it.
+        model_args: parsed --model_args; `batch_size` and `device` override those in it.
         tasks: see `select_benchmarks`, as `data`.
         include_path: see `find_benchmarks`.
         protocol: a name of `PROTOCOLS`; `gen_kwargs`, `seeds`, `template`, `truncation` and
@@ -52,7 +52,7 @@ def make_settings(
         check_template(template)
     if predict_only and not log_samples:
         raise DistillensError(
-            "--predict_only --no-log_samples would keep nothing; drop one of them"
+            "--predict_only with --no-log_samples would keep nothing; drop one of them"
         )
     changed = make_protocol(
         protocol,

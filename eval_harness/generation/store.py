@@ -1,8 +1,8 @@
-"""Finished answers on disk, one line each, so that an interrupted run goes on where it stopped.
+"""Finished answers on disk, one line each, so that an interrupted run resumes where it stopped.
 
-<output_path>/<model>/answers_<task>_<fingerprint>.jsonl: a first line that says what the answers
-depend on, then one line for each. A line is written with a single system call as soon as its answer
-is finished, so a killed process loses nothing that was finished; a torn last line is dropped.
+<output_path>/<model>/answers_<task>_<fingerprint>.jsonl: the first line says what the answers
+depend on, then each answer has a line. A line is written with a single system call as soon as its
+answer is finished, so a killed process loses no finished answer; a torn last line is dropped.
 """
 
 import os
@@ -23,10 +23,10 @@ class AnswerStore:
     Args:
         path: made if missing; its folder must exist and be locked by the caller.
         settings: what the rows depend on; a file with other settings is refused.
-        row: what a row must look like beside its key.
+        row: what a row must contain besides its key.
     Raises:
-        DistillensError: it is no file of this store, was made under other settings, or a line in it
-            is malformed. The file is left as it was.
+        DistillensError: the file is not a store, was made under other settings, or has a malformed
+            line. It is left as it was.
         RunFailure: it cannot be read or written.
     """
 
@@ -63,7 +63,7 @@ class AnswerStore:
         os.close(self._descriptor)
 
     def _begin(self, header: dict[str, Any]) -> None:
-        """Reads what is there, having made sure that it is ours, or begins the file."""
+        """Reads the file after checking that it is ours, or begins it."""
         first = _line(header)
         size, end = self._size_and_end()
         if end > 0:
@@ -80,7 +80,7 @@ class AnswerStore:
             self._read()
 
     def _size_and_end(self) -> tuple[int, int]:
-        """Bytes of the file, and up to its last line feed."""
+        """Bytes of the file, and bytes up to its last line feed."""
         size = os.fstat(self._descriptor).st_size
         end, block = size, 1 << 16
         while end > 0:
@@ -99,7 +99,7 @@ class AnswerStore:
             self._refuse_foreign(line)
         if fingerprint != header["fingerprint"]:
             raise DistillensError(
-                f"{self.path}:1: made under {shown(fingerprint)}, this run is "
+                f"{self.path}:1: made under fingerprint {shown(fingerprint)}, but this run has "
                 f"{header['fingerprint']}; give another output path"
             )
 
@@ -124,8 +124,8 @@ class AnswerStore:
             known = tuple(key)
             if known in lines:
                 raise DistillensError(
-                    f"{where}: the key {shown(key)} stands on line {lines[known]} already; remove "
-                    "one of the lines"
+                    f"{where}: the key {shown(key)} is already on line {lines[known]}; remove one "
+                    "of the lines"
                 )
             lines[known] = line
             self.rows[known] = row
@@ -137,7 +137,7 @@ class AnswerStore:
         except OSError as error:
             raise RunFailure(f"{self.path}: cannot be written: {error.strerror}") from error
         if written != len(line):
-            # The torn line is dropped by the next run; going on would glue two rows together.
+            # The next run drops the torn line; continuing would glue two rows together.
             raise RunFailure(f"{self.path}: only part of a row could be written; is the disk full?")
 
 

@@ -1,4 +1,4 @@
-"""What a run is asked for, and each of its benchmarks with prompts and stored answers."""
+"""A run's settings, and each of its benchmarks with prompts and stored answers."""
 
 import dataclasses
 import sys
@@ -30,7 +30,7 @@ class Settings:
         model_args: parsed; "pretrained" is required.
         benchmarks: at least one.
         protocol: with the user's changes.
-        template: the user's own choice, before a benchmark's; None: the benchmark's, else the
+        template: the user's choice, which overrides a benchmark's; None: the benchmark's, else the
             protocol's.
         limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
         log_samples: write samples files, which compare and report read.
@@ -74,7 +74,7 @@ class Task:
     likelihood: LikelihoodTask | None = None
 
     def key(self, row: int, seed: int) -> tuple[str, str, str]:
-        """Row, seed and prompt of an answer: another prompt is another answer."""
+        """Row, seed and prompt of an answer: another prompt needs another answer."""
         return self.rows[row].row_id, str(seed), self._prompt_digests[row]
 
     @cached_property
@@ -83,7 +83,7 @@ class Task:
 
 
 def newlines_read(settings: Settings) -> list[Benchmark]:
-    """The benchmarks with the mark for a newline that they, or else the protocol, know."""
+    """The benchmarks with their mark for a newline, or else the protocol's."""
     return [
         dataclasses.replace(benchmark, newline=benchmark.newline or settings.protocol.newline)
         for benchmark in settings.benchmarks
@@ -91,7 +91,7 @@ def newlines_read(settings: Settings) -> list[Benchmark]:
 
 
 def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
-    """(number of rows in the benchmark, the rows that are run)."""
+    """(number of rows in the benchmark, the rows to run)."""
     rows = load_rows(benchmark)
     if limit is None:
         return len(rows), rows
@@ -107,7 +107,7 @@ def prepare_task(
     settings: Settings,
     facts: ModelFiles,
 ) -> Task:
-    """Prompts that fit the protocol and the model, and what was cut, told on standard error."""
+    """Prompts that fit the protocol and the model; reports on standard error what was cut."""
     protocol = settings.protocol
     template = settings.template or benchmark.template or protocol.template
     add_bos_token = settings.model_args.get("add_bos_token")
@@ -152,10 +152,10 @@ def prepare_task(
 
 
 def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) -> None:
-    """Opens what earlier runs have left in the locked `folder`, or begins it."""
+    """Opens the stores of earlier runs in the locked `folder`, or begins new ones."""
     protocol = task.protocol.settings()
-    # Rows are kept by seed and prompt, so a run with more seeds or rows goes on from fewer.
-    # What is cut from an answer is cut when it is scored.
+    # Rows are kept by seed and prompt, so a run with more seeds or rows reuses those of a smaller
+    # one. Answers are cut only when they are scored.
     depends_on_prompt = ("template", "add_bos_token", "truncation", "max_prompt_tokens")
     for name in ("seeds", *depends_on_prompt, "until", "newline"):
         del protocol[name]

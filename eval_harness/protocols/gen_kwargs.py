@@ -7,7 +7,7 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.near import near_names
 
-# lm-eval's names first, then the names that transformers and vLLM users know.
+# lm-eval's names first, then those of transformers and vLLM.
 _FIELDS = {
     "max_gen_toks": "max_new_tokens",
     "max_new_tokens": "max_new_tokens",
@@ -19,17 +19,17 @@ _FIELDS = {
     "until": "until",
     "do_sample": "do_sample",
 }
-# Values that leave the choice of the token alone.
+# Values that do not affect the choice of the token.
 _OFF = {"top_p": 1, "top_k": 0}
 
 
 def changes_of(gen_kwargs: dict[str, Any], *, protocol: str, greedy: bool) -> dict[str, Any]:
-    """Fields of `Protocol` by their new values.
+    """The fields of `Protocol` that change, with their new values.
 
     Args:
         gen_kwargs: parsed.
-        protocol: the named protocol that they change, for errors.
-        greedy: whether that protocol is.
+        protocol: the name of the protocol that they change, for errors.
+        greedy: whether that protocol is greedy.
     Raises:
         DistillensError: an unknown key (with near names), a field set twice, or settings that
             contradict each other or the protocol.
@@ -76,7 +76,7 @@ def _stops(value: object) -> tuple[str, ...]:
 
 
 def _check_sampling(changes: dict[str, Any], protocol: str, greedy: bool) -> None:
-    """Settles `do_sample` into a temperature; refuses what would be ignored."""
+    """Turns `do_sample` into a temperature; refuses settings that would be ignored."""
     given = changes.get("temperature")
     if isinstance(given, int | float) and not isinstance(given, bool):
         if greedy and given != 0:
@@ -94,13 +94,13 @@ def _check_sampling(changes: dict[str, Any], protocol: str, greedy: bool) -> Non
         if do_sample and greedy:
             under = "temperature=0" if given is not None else f"--protocol {protocol}"
             raise DistillensError(
-                f"--gen_kwargs do_sample=true with {under}: greedy decoding samples nothing; give "
-                "one of the two"
+                f"--gen_kwargs do_sample=true with {under}: greedy decoding does not sample; give "
+                "only one of the two"
             )
         if not do_sample and given not in (None, 0):
             raise DistillensError(
                 f"--gen_kwargs do_sample=false,temperature={shown(given)}: greedy decoding has no "
-                "temperature; give one of the two"
+                "temperature; give only one of the two"
             )
         if not do_sample:
             changes["temperature"], greedy = 0.0, True

@@ -12,7 +12,7 @@ from eval_harness.shared.near import near_names
 from eval_harness.shared.text.prompt_starts import prompt_starts
 from eval_harness.shared.text.template_table import template_identity
 
-# What every backend can count to.
+# The largest number that every backend accepts.
 _MOST = 2**31 - 1
 
 
@@ -23,20 +23,20 @@ class Protocol:
     Attributes:
         template: prompt template; see `templates`.
         add_bos_token: what prompts begin with: "auto", as the tokenizer itself begins a text; True,
-            its first token; False, nothing that the template does not bring.
+            its first token; False, only what the template contains.
         truncation: what happens to prompts over `max_prompt_tokens`: "template" cuts the
             instruction or input and keeps the template whole; "reference" keeps the first tokens,
             so that a long prompt loses its "### Response:", as MiniLLM's code does.
         max_prompt_tokens, max_new_tokens: limits in tokens.
         temperature: 0 is greedy.
         top_p: 1 is off. top_k: 0 is off.
-        no_repeat_ngram_size: no run of so many tokens comes twice in prompt and answer; 0 is off.
+        no_repeat_ngram_size: no sequence of this many tokens occurs twice in prompt and answer; 0
+            is off.
         seeds: one answer for each.
-        until: an answer ends before the first of these texts; None: where another prompt of the
-            template begins (see `prompt_starts`).
-        newline: what stands for a newline in rows and answers alike; None: nothing, or what the
-            benchmark says.
-        dtype: of the weights where --model_args says nothing; None: the checkpoint's own.
+        until: an answer ends before the first of these texts; None: before another prompt of the
+            template (see `prompt_starts`).
+        newline: the mark for a newline in rows and answers; None: the benchmark's, if it has one.
+        dtype: of the weights if --model_args has none; None: the checkpoint's own.
     """
 
     template: str = "alpaca"
@@ -60,7 +60,7 @@ class Protocol:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The texts that an answer ends before."""
+        """The texts before which an answer ends."""
         return prompt_starts(self.template) if self.until is None else self.until
 
     def settings(self) -> dict[str, Any]:
@@ -75,9 +75,9 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "default": Protocol(),
-    # MiniLLM, DistiLLM and DistillLens as their code runs, down to the cut that can drop the
-    # template's end, the n-gram rule that their generation config turns on, and answers that run
-    # on. They read <n> as a newline in any data.
+    # MiniLLM, DistiLLM and DistillLens as their code runs, including the truncation that can drop
+    # the template's end, the n-gram rule that their generation config turns on, and answers that
+    # run on. They read <n> as a newline in any data.
     "minillm": Protocol(
         add_bos_token=False,
         truncation="reference",
@@ -107,8 +107,8 @@ def make_protocol(
         settings: other fields of `Protocol`; None leaves the protocol's value.
     Raises:
         DistillensError: an unknown name or key (with near names), a value out of range, settings
-            that contradict each other, or several seeds for greedy decoding, which would give the
-            same answers again.
+            that contradict each other, or several seeds for greedy decoding, which would all give
+            the same answers.
     """
     if name not in PROTOCOLS:
         raise DistillensError(
@@ -164,7 +164,7 @@ def _check(protocol: Protocol) -> None:
         raise DistillensError("--seed is empty, expected at least one integer")
     repeated = [seed for seed in protocol.seeds if protocol.seeds.count(seed) > 1]
     if repeated:
-        raise DistillensError(f"--seed: {repeated[0]} is named twice; it would count double")
+        raise DistillensError(f"--seed: {repeated[0]} is named twice; name each seed once")
     if protocol.greedy and len(protocol.seeds) > 1:
         raise DistillensError(
             f"--seed {','.join(map(str, protocol.seeds))}: greedy decoding gives the same answers "
@@ -173,7 +173,7 @@ def _check(protocol: Protocol) -> None:
 
 
 def request_seed(seed: int, task: str, row_id: str) -> int:
-    """The seed of one request, in [0, 2**63): its answer depends on nothing else that is random.
+    """The seed of one request, in [0, 2**63): the only source of randomness in its answer.
 
     Seeds by row, unlike the reference's seed + rank, give the same answers for any order, batch,
     subset of rows and number of GPUs.

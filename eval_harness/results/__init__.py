@@ -1,1 +1,1 @@
-"""Results and samples on disk, in lm-eval's layout."""
+"""Results and samples, in memory and on disk, in lm-eval's layout."""

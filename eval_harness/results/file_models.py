@@ -1,4 +1,4 @@
-"""What results, samples and stored answers must look like in their files, checked key by key."""
+"""The form of results, samples and stored answers in their files, checked key by key."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ TaskName = Annotated[str, AfterValidator(_file_name)]
 
 
 def _not_empty(name: str) -> str:
-    # Not by min_length, for which pydantic would refuse halves of surrogate pairs.
+    # Not with min_length: pydantic would then refuse lone surrogates.
     if not name:
         raise ValueError("a model's name is not empty")
     return name
@@ -42,7 +42,7 @@ def _as_list(value: object) -> Any:
 
 
 class SampleExtra(Strict):
-    """What `Sample.extra` may hold of ours."""
+    """The keys of `Sample.extra` that we read."""
 
     reference_nll: list[Number] = Field(default_factory=list)
     reference_tokens: list[Count] = Field(default_factory=list)

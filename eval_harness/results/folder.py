@@ -33,11 +33,10 @@ _TIME_IN_NAME = re.compile(r"results_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})\.js
 
 
 def model_folder_name(model_name: str) -> str:
-    """The model's name as the name of a folder of its own.
+    """The model's name as a unique folder name.
 
-    By lm-eval's rule (`org/model` is `org__model`) where no other name would give the same;
-    else, and where that would be no usable name (`..`, or one of hundreds of characters), a digest
-    follows it.
+    By lm-eval's rule (`org/model` is `org__model`) if no other name would give the same. Otherwise,
+    and if that would not be a usable name (`..`, or hundreds of characters), a digest follows it.
     """
     plain = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f]+", "__", model_name)
     if (
@@ -57,8 +56,8 @@ def write_results(results: Results, output_path: str | os.PathLike[str]) -> Path
     Returns:
         The path of the results file.
     Raises:
-        RunFailure: NaN in the results, or the folder cannot be written.
-        DistillensError: a sample whose lists do not have one entry for each seed.
+        RunFailure: the results hold NaN, or the folder cannot be written.
+        DistillensError: a sample's lists do not have one entry for each seed.
     """
     folder = Path(output_path) / model_folder_name(results.model_name)
     moment = datetime.datetime.fromtimestamp(results.date, tz=datetime.UTC)
@@ -82,15 +81,15 @@ def write_results(results: Results, output_path: str | os.PathLike[str]) -> Path
 def load_results(path: str | os.PathLike[str], *, samples: bool = True) -> Results:
     """Reads a results file, a model's folder, or an output path with a single model in it.
 
-    In a folder each task comes from the newest results file that has it, so tasks may have been
-    run one by one.
+    In a folder, each task comes from the newest results file that has it, so tasks may have been
+    run separately.
 
     Args:
         path: as given by the user.
-        samples: read the samples files as well, where there are any.
+        samples: also read the samples files, if there are any.
     Raises:
-        DistillensError: nothing there, several models there (also one that was changed between
-            the tasks), or files that are not ours.
+        DistillensError: no results, several models (or one that changed between the tasks), or
+            files that are not ours.
     """
     files = _results_files(Path(path))
     newest, *older = [_read_results_file(file, samples=samples) for file in reversed(files)]
@@ -110,9 +109,9 @@ def _check_one_model(tasks: list[TaskResult]) -> None:
         if differing:
             key, then, now = differing[0]
             raise DistillensError(
-                f"{task.source}: {task.task} was answered by another model than {first.task} of "
-                f"{first.source} ({key} is {shown(then)} and {shown(now)}); run {task.task} again, "
-                "or name one of the results files"
+                f"{task.source}: {task.task} and {first.task} of {first.source} were answered by "
+                f"different models ({key} is {shown(then)} and {shown(now)}); run {task.task} "
+                "again, or name one of the results files"
             )
 
 
@@ -186,8 +185,8 @@ def _samples_of(task: TaskResult, rows: Path) -> list[Sample]:
     samples = read_samples(rows)
     if len(samples) != task.num_effective:
         raise DistillensError(
-            f"{rows}: {len(samples)} rows, but {task.source} says {task.num_effective}; "
-            "the file is not whole, run the evaluation again"
+            f"{rows}: found {len(samples)} rows, expected the {task.num_effective} of "
+            f"{task.source}; run the evaluation again"
         )
     lines: dict[str, int] = {}
     for number, sample in enumerate(samples, start=1):

@@ -1,4 +1,4 @@
-"""What one evaluation knows: the typed form of results and samples, checked when built from JSON.
+"""The typed form of results and samples, checked when built from JSON.
 
 Metrics are x 100, as they are reported; the scores of a row are fractions in [0, 1].
 """
@@ -10,17 +10,17 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
 
-# lm-eval writes this word where a value does not exist (the standard error of one row).
+# lm-eval's word for a value that does not exist (the standard error of one row).
 NOT_AVAILABLE = "N/A"
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a task's result depends on. Results are compared only where protocol and data agree.
+    """What a task's result depends on. Results are compared only if protocol and data agree.
 
     Attributes:
-        protocol: every setting of the protocol in the clear (template, truncation, max_new_tokens,
-            temperature, seeds, ...), so that a refusal can name the one that differs.
+        protocol: every setting of the protocol in plain form (template, truncation, max_new_tokens,
+            temperature, seeds, ...), so that an error can name the one that differs.
         data: digest of the benchmark's rows.
         model: what identifies the weights (path or name, digest of the files, adapter).
         versions: of packages, backend and scorer; differing versions are reported, not refused.
@@ -51,14 +51,14 @@ class Sample:
         doc_id: 0-based index of the row in the benchmark.
         doc: the row; `doc["id"]` names it in messages and pairs it between systems.
         target: the references, at least one.
-        arguments: what the backend was asked, in lm-eval's form.
+        arguments: the backend's request, in lm-eval's form.
         resps: the raw text of each seed.
-        filtered_resps: the same after the protocol's cut: what is scored.
+        filtered_resps: the same cut at the protocol's stops; this is scored.
         seeds: one for each answer.
-        num_tokens: generated tokens of each answer, without the end token; None where unknown.
-        finish_reason: "stop" or "length" of each answer; None where unknown.
+        num_tokens: generated tokens of each answer, without the end token; None if unknown.
+        finish_reason: "stop" or "length" of each answer; None if unknown.
         scores: metric name to one fraction in [0, 1] for each seed.
-        extra: anything else worth keeping (log-likelihoods, counts); written beside the rest.
+        extra: anything else worth keeping (log-likelihoods, counts); written with the rest.
     """
 
     doc_id: int
@@ -75,7 +75,7 @@ class Sample:
 
     @property
     def row_id(self) -> str:
-        """The row's own id, or its index where the benchmark gives none (or null)."""
+        """The row's own id, or its index if the id is missing or null."""
         row_id = self.doc.get("id")
         return str(self.doc_id if row_id is None else row_id)
 
@@ -154,7 +154,7 @@ class Sample:
 
 @dataclass
 class TaskResult:
-    """Everything about one task of one run; `samples` is empty where they were not logged.
+    """Everything about one task of one run; `samples` is empty if they were not logged.
 
     Attributes:
         metrics: "rougeL,none", "rougeL_stderr,none", ...: x 100; see score.task_metrics.

@@ -12,11 +12,11 @@ class AnswerStatistics:
 
     Attributes:
         length_words: mean white-space-separated words of an answer.
-        length_tokens: mean generated tokens; None where the backend did not say.
+        length_tokens: mean generated tokens; None if the backend did not report them.
         empty: share of answers without a visible character.
-        cut_off: share that ended at the token limit; None where the backend did not say.
-        distinct_4: different runs of four words among all such runs of one seed's answers; low
-            where a model repeats itself. None where no answer has four words.
+        cut_off: share truncated at the token limit; None if the backend did not report it.
+        distinct_4: share of distinct four-word sequences among all those in one seed's answers; low
+            if a model repeats itself. None if no answer has four words.
     """
 
     length_words: float
@@ -26,7 +26,7 @@ class AnswerStatistics:
     distinct_4: float | None
 
     def as_metrics(self) -> dict[str, float]:
-        """The values that are known, by name."""
+        """The known values, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -54,10 +54,10 @@ def answer_statistics(samples: Sequence[Sample]) -> AnswerStatistics:
 
 
 def distinct_runs(texts: Sequence[str], *, size: int = 4) -> float | None:
-    """The share of different runs of `size` words among all runs within the texts, in (0, 1].
+    """The share of distinct sequences of `size` words among all those in the texts, in (0, 1].
 
     Returns:
-        None where no text has `size` words.
+        None if no text has `size` words.
     Source: distinct-n of Li et al. 2016, over the whole set of answers as in MiniLLM.
     """
     seen: set[tuple[str, ...]] = set()

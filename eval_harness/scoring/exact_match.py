@@ -10,7 +10,7 @@ _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # The answers of all seeds to a row come one after the other, with the same references.
 @functools.lru_cache(maxsize=64)
 def normalize_answer(text: str) -> str:
-    """Lower-cased, without ASCII punctuation, white space squeezed to single spaces."""
+    """Lower-cased, without ASCII punctuation, runs of white space as single spaces."""
     return " ".join(text.lower().translate(_DROP_PUNCTUATION).split())
 
 

@@ -1,4 +1,4 @@
-"""The metrics there are, one entry each: name, title, and what scores the answers."""
+"""The table of metrics: name, title, and the function that scores answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Metric:
         title: for tables.
         score: (N answers, N non-empty lists of references, name of a ROUGE-L scorer or None) -> N
             fractions in [0, 1].
-        is_default: of every benchmark; the others are for those that name them.
+        is_default: computed for every benchmark; the others only for benchmarks that name them.
     """
 
     title: str
@@ -48,5 +48,5 @@ DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_de
 
 
 def with_defaults(metrics: Sequence[str]) -> list[str]:
-    """The names in the table's order, those of every benchmark always among them."""
+    """The names in the table's order, always including the default ones."""
     return [name for name in METRICS if name in metrics or name in DEFAULT_METRICS]

@@ -1,4 +1,4 @@
-"""ROUGE-L F-measure with the Porter stemmer, by the fastest backend that gives the same values."""
+"""ROUGE-L F-measure with the Porter stemmer; all backends give the same values."""
 
 import importlib
 import importlib.metadata
@@ -14,7 +14,7 @@ _PAIRS_PER_CALL = 8192
 
 
 def rouge_backend(backend: str | None = None) -> str:
-    """The backend that will score: the given one, else the fastest installed.
+    """The scoring backend: the given one, else the fastest installed.
 
     Raises:
         DistillensError: unknown or not installed.
@@ -47,14 +47,14 @@ def rouge_l(
     """ROUGE-L F-measure of each prediction, the maximum over its references.
 
     Words are runs of a-z and 0-9 after lower-casing, so a text without any scores 0, even against
-    itself. Both backends give bit for bit the same values.
+    itself. Both backends give identical values, bit for bit.
 
     Args:
         predictions: N texts; any Python string, lone surrogates included.
         references: N non-empty sequences of texts.
         backend: a key of BACKENDS; the fastest installed by default.
-        num_workers: processes of the rouge-score backend; by default the cores this process may
-            use, and fewer for little work.
+        num_workers: processes of the rouge-score backend; by default the cores that this process
+            may use. Small inputs get fewer.
     Returns:
         N fractions in [0, 1].
     Raises:

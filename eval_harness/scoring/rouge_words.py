@@ -1,4 +1,4 @@
-"""What ROUGE-L cannot see: texts without a single one of its words."""
+"""What ROUGE-L cannot see: texts without a word of a-z and 0-9."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,20 @@ def has_rouge_word(text: str) -> bool:
 
 
 def num_without_words(references: Iterable[Sequence[str]]) -> int:
-    """How many rows have no reference with a word, so that every answer to them scores 0."""
+    """How many rows have no reference with a word: every answer to them scores 0."""
     return sum(not any(map(has_rouge_word, texts)) for texts in references)
 
 
 def without_words_note(num_references: int, num_rows: int) -> str | None:
-    """A line for people; None where every row has a reference with a word.
+    """A note for the reader; None if every row has a reference with a word.
 
     Args:
-        num_references: rows without, from `num_without_words`.
+        num_references: rows without one, from `num_without_words`.
         num_rows: all rows.
     """
     if num_references == 0:
         return None
-    rest = "it says nothing here" if num_references == num_rows else "it says nothing of these"
+    rest = "it says nothing here" if num_references == num_rows else "it says nothing about these"
     return (
         f"rougeL: {num_references} of {num_rows} rows have no reference with a word that ROUGE-L "
         f"sees (a-z and 0-9 only), so every answer to them scores 0; {rest}, see exact_match"

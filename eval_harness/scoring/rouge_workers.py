@@ -1,4 +1,4 @@
-"""rouge-score spread over processes: it is pure Python, and a few milliseconds a row add up.
+"""rouge-score in several processes: it is pure Python, and a few milliseconds per row add up.
 
 Workers are fresh interpreters that read pairs from standard input, not multiprocessing children:
 a fork is unsafe beside CUDA and threads, and a spawn would import the caller's main script again.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from eval_harness.errors import RunFailure
 
-# About a second of rouge-score: a worker takes that long to start. Cost is the size of the table
-# of the longest common subsequence, in characters squared.
+# About a second of rouge-score, which is how long a worker takes to start. The cost is the size of
+# the table of the longest common subsequence, in characters squared.
 _COST_PER_WORKER = 100_000_000
 
 
@@ -24,15 +24,15 @@ def score_in_processes(pairs: Sequence[tuple[str, str]], *, num_workers: int) ->
 
     Args:
         pairs: any Python strings.
-        num_workers: at most so many processes; little work is done in this one.
+        num_workers: the largest number of processes; small inputs are scored in this one.
     Raises:
-        RunFailure: a worker failed, with its last line.
+        RunFailure: a worker failed; gives its last line.
     """
     cost = [(len(target) + 1) * (len(prediction) + 1) for target, prediction in pairs]
     num_workers = min(num_workers, len(pairs), 1 + sum(cost) // _COST_PER_WORKER)
     if num_workers <= 1:
         return score_pairs(pairs)
-    # The dearest pairs are dealt out first, so that no worker is left with all of them.
+    # The most expensive pairs are dealt out first, so that no worker gets all of them.
     order = sorted(range(len(pairs)), key=cost.__getitem__, reverse=True)
     shares = [order[worker::num_workers] for worker in range(num_workers)]
     workers = []

@@ -42,7 +42,7 @@ def score_rows(
         predictions: N texts.
         references: N non-empty sequences of texts; the best one counts.
         backend: see `rouge.rouge_l`.
-        metrics: names of `METRICS`; ROUGE-L and exact match are always among them.
+        metrics: names of `METRICS`; ROUGE-L and exact match are always included.
     """
     return {
         name: METRICS[name].score(predictions, references, backend)
@@ -59,9 +59,9 @@ def score_samples(
     """Writes the scores of every seed into the samples (`sample.scores`).
 
     Args:
-        samples: any number, with any number of seeds; `filtered_resps` is what is scored.
+        samples: any number, with any number of seeds; their `filtered_resps` are scored.
         backend: see `rouge.rouge_l`.
-        metrics: of a benchmark; ROUGE-L and exact match are always among them.
+        metrics: of a benchmark; ROUGE-L and exact match are always included.
     Returns:
         Name and version of the scorer, for the result's fingerprint.
     """
@@ -99,7 +99,7 @@ def score_files(
         how many predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
         references: id, rougeL, exact_match (fractions in [0, 1]).
     Raises:
-        DistillensError: a malformed row, or ids that are missing, extra or double, by name.
+        DistillensError: a malformed row, or missing, extra or duplicate ids; names them.
     """
     backend = rouge_backend(backend)
     expected = read_references(references)
@@ -124,8 +124,8 @@ def score_texts(
         raise DistillensError("predictions: expected a list of texts")
     if len(predictions) != len(references) or not predictions:
         raise DistillensError(
-            f"{len(predictions)} predictions and {len(references)} references, expected one "
-            "reference, or list of them, for each prediction, and at least one"
+            f"found {len(predictions)} predictions and {len(references)} references, expected at "
+            "least one prediction, and a reference (or a list of them) for each"
         )
     for name in metrics:
         if name not in METRICS:
@@ -164,7 +164,7 @@ def _checked_references(output: object, where: str) -> list[str]:
     if not isinstance(outputs, list | tuple) or not all(isinstance(text, str) for text in outputs):
         raise DistillensError(f"{where} must be a text or a list of texts")
     if not outputs:
-        raise DistillensError(f"{where} is an empty list; a row needs a reference")
+        raise DistillensError(f"{where} is an empty list; give at least one reference")
     return without_empty(outputs)
 
 
@@ -173,7 +173,7 @@ def read_references(path: str | os.PathLike[str]) -> References:
 
     Raises:
         DistillensError: file:line of a row without `id` or `output`, with an empty list of
-            references, or with an id that an earlier row has.
+            references, or with the id of an earlier row.
     """
     ids: list[str | int] = []
     texts: list[list[str]] = []
@@ -188,10 +188,10 @@ def read_references(path: str | os.PathLike[str]) -> References:
 
 
 def read_predictions(path: str | os.PathLike[str], references: References) -> list[str]:
-    """Reads a prediction file and brings its texts into the order of the references.
+    """Reads a prediction file and puts its texts in the order of the references.
 
     Raises:
-        DistillensError: file:line of a malformed row; ids that are double, missing or extra.
+        DistillensError: file:line of a malformed row; missing, extra or duplicate ids.
     """
     name = os.fspath(path)
     texts: dict[str, str] = {}
@@ -229,7 +229,7 @@ def _new_id(row: dict[str, Any], where: str, line: int, lines: dict[str, int]) -
         raise DistillensError(f"{where}: id must be a string or an integer, found {shown(row_id)}")
     if str(row_id) in lines:
         raise DistillensError(
-            f"{where}: id {shown(row_id)} again; it stands on line {lines[str(row_id)]} already"
+            f"{where}: id {shown(row_id)} is already on line {lines[str(row_id)]}; ids must differ"
         )
     lines[str(row_id)] = line
     return row_id

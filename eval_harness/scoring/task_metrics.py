@@ -26,8 +26,8 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     For each metric M that every sample has: "M,none" (mean of the rows' seed averages),
     "M_stderr,none" (over rows), "M_ci_low,none" and "M_ci_high,none" (95 % row bootstrap),
     "M_per_seed,none", and "M_seed_sd,none" (sampling noise: the spread of the per-seed scores).
-    Beside rougeL how many rows have no reference, and how many answers have no word that it sees.
-    Beside them length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
+    With rougeL also how many rows have no reference, and how many answers have no word that it
+    sees. Also length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
     A value that does not exist, such as the error of one row, is "N/A", lm-eval's word for it.
 
     Args:
@@ -37,7 +37,7 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     for name in metric_names(samples):
         scores = [sample.scores[name] for sample in samples]
         rows = row_means(scores)
-        # Rows that all score the same (exact match 0 everywhere) do not show how they would vary.
+        # Rows with identical scores (exact match 0 everywhere) do not show how scores would vary.
         interval = bootstrap_interval(rows) if np.ptp(rows) > 0 else None
         metrics[f"{name},none"] = percent(rows.tolist())
         metrics[f"{name}_stderr,none"] = _times_100(standard_error(rows))

@@ -169,7 +169,7 @@ def test_a_backend_without_log_likelihoods_says_so(
         evaluate(small_gpt2, "small", backend="hf", model_args={"devise": "cpu"}, **asked)
     with pytest.raises(DistillensError, match="--model silent does not know it"):
         evaluate(small_gpt2, "small", backend="silent", model_args={"beams": 2}, **asked)
-    with pytest.raises(DistillensError, match="silent gives no log-likelihoods"):
+    with pytest.raises(DistillensError, match="silent computes no log-likelihoods"):
         evaluate(small_gpt2, "small", backend="silent", loglikelihood=True, **asked)
 
 

@@ -43,6 +43,9 @@ def register_template(name: str, without_input: str, with_input: str | None = No
         DistillensError: a built-in name, a name with a brace, or not a format string with
             {instruction}.
     """
+    for text in (name, without_input, "" if with_input is None else with_input):
+        if not isinstance(text, str):
+            raise DistillensError(f"template {name!r}: found {text!r}, expected a text")
     if name in _OURS:
         raise DistillensError(f"template {name!r} is built in; choose another name")
     if not name.isprintable() or not name.strip() or set(name) & set("{}"):

@@ -112,7 +112,7 @@ def test_other_field_names_are_mapped(tmp_path):
         (line(id=1.5), "rows.jsonl:1: id = 1.5, expected a string or an integer"),
         (line(id=True), "rows.jsonl:1: id = True, expected a string or an integer"),
         (line(id=["a"]), r"rows.jsonl:1: id = \['a'\], expected a string or an integer"),
-        (line(id=None) + line(id=0), "rows.jsonl:2: id '0' is also on line 1.* goes by its index"),
+        (line(id=None) + line(id=0), "rows.jsonl:2: id '0' is also on line 1.* gets its index"),
         (line(id="1") + line(id=1), "rows.jsonl:2: id '1' is also on line 1"),
         (line(x=[1]).replace(b"[1]", b"[1e999]"), r"rows.jsonl:1:\d+: 1e999 is too large"),
         (line() + b"{broken\n", "rows.jsonl:2:2: not JSON"),
@@ -161,7 +161,7 @@ def test_unknown_tasks_get_near_names():
         ("", [], "--tasks is empty"),
         ("vicuna,vicuna", [], "vicuna is named twice"),
         ("vicuna", ["vicunna=x"], "expected TASK=PATH.*did you mean 'vicuna'"),
-        ("vicuna", ["vicuna=/nowhere"], "no such file, nor a folder with valid.jsonl"),
+        ("vicuna", ["vicuna=/nowhere"], "not found, expected a JSONL file or a folder"),
     ],
 )
 def test_wrong_task_lists_are_refused(tasks, data, message):

@@ -184,7 +184,7 @@ REFUSALS = {
     "unknown protocol": (["--protocol", "minilm"], "did you mean 'minillm'"),
     "unknown argument": (["--model_args", "pretrained=x,dtyp=a"], "did you mean 'dtype'"),
     "no model": (["--model_args", "dtype=float32"], "no pretrained=..."),
-    "missing model": (["--model_args", "pretrained=./none"], "./none: no such folder, expected a model"),
+    "missing model": (["--model_args", "pretrained=./none"], "./none: no such folder, expected"),
     "seed": (["--seed", "1,x"], "--seed 1,x: expected integers separated by commas"),
     "batch size": (["--batch_size", "x"], "--batch_size x: expected an integer or auto"),
     "template": (["--template", "alpacca"], "did you mean 'alpaca'"),

@@ -229,7 +229,7 @@ def test_mistakes_exit_with_2_in_one_line(tmp_path):
     for arguments, message in [
         ([first], "at least two systems"),
         ([first, str(tmp_path / "gone")], "no such file or folder"),
-        ([first, str(jsonl)], "--references for prediction files"),
+        ([first, str(jsonl)], "for prediction files give --references"),
         ([first, str(jsonl), "--references", str(jsonl)], "no key 'output'"),
     ]:
         done = run_compare(*arguments)

@@ -105,9 +105,7 @@ def test_the_choice_is_a_setting_that_compared_results_share(model, tmp_path, ca
         for results in (with_it, without)
     ]
     assert protocols == ["auto", False]
-    assert (
-        "trained with prompts without a first token, but is evaluated with prompts that begin" in told
-    )
+    assert "trained with prompts without a first token, but is evaluated with prompts that" in told
     assert "trained with the template 'question', but is evaluated with 'alpaca'" in told
     with pytest.raises(DistillensError, match="add_bos_token is auto and false"):
         load_systems([tmp_path / "with", tmp_path / "without"])

@@ -107,7 +107,7 @@ def test_a_full_disk_is_a_failure_of_the_run():
         ({"num_tokens": -1}, r":3: num_tokens = -1"),
         ({"finish_reason": "eos"}, r":3: finish_reason = 'eos': it should be 'stop' or 'length'"),
         ({"key": "0"}, r":3: no key"),
-        ({"key": ["0", "10"]}, r":3: the key \['0', '10'\] stands on line 2 already"),
+        ({"key": ["0", "10"]}, r":3: the key \['0', '10'\] is already on line 2"),
     ],
 )
 def test_a_row_of_other_form_is_named(path, line, message):

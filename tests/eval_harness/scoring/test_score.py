@@ -162,7 +162,7 @@ def test_byte_order_mark_crlf_and_missing_last_newline_are_read(tmp_path):
         ),
         (
             [{"id": "a", "text": ""}, {"id": "b", "text": ""}, {"id": "a", "text": ""}],
-            r"predictions:3: id 'a' again; it stands on line 1 already",
+            r"predictions:3: id 'a' is already on line 1",
         ),
         ([{"text": ""}], r"predictions:1: no key 'id'; found text"),
         ([{"id": "a", "output": "x"}], r"predictions:1: no key 'text'; found id, output"),
@@ -187,7 +187,7 @@ def test_bad_predictions_are_refused_by_name(predictions, message, tmp_path):
         ({"id": "b", "output": ["x", 1]}, "references:2: output must be a text or a list"),
         ({"id": "b", "output": None}, "references:2: output must be a text or a list"),
         ({"id": "b"}, "references:2: no key 'output'; found id"),
-        ({"id": "a", "output": "y"}, "references:2: id 'a' again; it stands on line 1"),
+        ({"id": "a", "output": "y"}, "references:2: id 'a' is already on line 1"),
     ],
 )
 def test_bad_references_are_refused_by_file_and_line(row, message, tmp_path):

