@@ -208,7 +208,7 @@ def test_resume_starts_a_run_and_leaves_a_finished_one_alone(tmp_path):
     written = what_it_left(out)
     again = forked(path, "--resume", output=out)
     assert again.returncode == 0, again.stderr
-    assert "this run is finished" in again.stdout
+    assert "this run is already finished" in again.stdout
     assert what_it_left(out) == written
     error = refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5", output=out)
     assert "lr was 0.002" in error
@@ -237,7 +237,7 @@ def test_a_run_that_kept_nothing_starts_anew_and_says_so(tmp_path, num_epochs):
     ended = run.wait()
     assert ended.returncode == -9
     assert not (out / "state").exists()
-    assert ("it would start anew" in ended.stdout) == (num_epochs == 1)
+    assert ("it starts again from step 0" in ended.stdout) == (num_epochs == 1)
     done = forked(path, "--resume", output=out)
     assert done.returncode == 0, done.stderr
     assert "resuming" not in done.stdout

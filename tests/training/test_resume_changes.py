@@ -125,7 +125,7 @@ def test_what_only_rounds_otherwise_is_told_and_the_run_goes_on(cut):
 
     done = resumed(cut, before=more_threads_and_another_torch)
     assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = [line for line in done.stdout.split("\n") if line.startswith("note: since")]
+    (line,) = [line for line in done.stdout.split("\n") if line.startswith("note: changed since")]
     assert "threads 1 then, 2 now" in line
     assert " then, 99.0 now; rounding may differ" in line
     assert "resuming after epoch 1, step 2" in done.stdout
@@ -137,9 +137,9 @@ def test_what_did_not_change_is_not_told(cut):
         path.write_bytes(path.read_bytes())
     done = resumed(cut)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "note: since" not in done.stdout
+    assert "note: changed since" not in done.stdout
     again = resumed(cut)
-    assert "this run is finished" in again.stdout
+    assert "this run is already finished" in again.stdout
     # A finished run is not taken for one on other data either.
     rewrite(cut / "train.jsonl", edited)
     done = resumed(cut)
