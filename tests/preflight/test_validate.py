@@ -129,7 +129,7 @@ def test_an_unknown_template_is_named_with_its_key(tmp_path):
 def test_a_folder_without_a_config_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     empty = f"models.student_model.name_or_path={tmp_path / 'empty'}"
-    assert "config.json cannot be read" in refusal(local_recipe(tmp_path, empty))
+    assert "config.json: cannot be read" in refusal(local_recipe(tmp_path, empty))
     missing = f"models.student_model.name_or_path={tmp_path / 'none'}"
     assert "there is no folder" in refusal(local_recipe(tmp_path, missing))
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "gpt22"}')

@@ -395,7 +395,7 @@ def test_a_torn_cache_is_not_mended_under_another_runs_feet(filled, tmp_path):
     (shard,) = shard_paths(tmp_path / "cache")
     truncate(shard)
     torn = shard.read_bytes()
-    with pytest.raises(DistillensError, match="other runs read it now"):
+    with pytest.raises(DistillensError, match="other runs are reading it"):
         Run(path)
     assert shard.read_bytes() == torn
     other.close()
