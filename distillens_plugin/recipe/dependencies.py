@@ -32,7 +32,7 @@ def take_in_dependencies(
         data: the recipe before it is checked; the schema refuses malformed entries.
         where: what errors about a key begin with.
     Raises:
-        DistillensError: names the key and the module.
+        DistillensError: names the key and the module, whatever its import raised.
     """
     entries = dependency_entries(data.get("dependencies"))
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -52,6 +52,12 @@ def take_in_dependencies(
         except ImportError as error:
             raise DistillensError(
                 f"{at}: {error}; install it, put its folder on PYTHONPATH, or delete it"
+            ) from error
+        # The module's own code runs here: it may raise anything, or end the interpreter in silence.
+        except (Exception, SystemExit) as error:
+            raise DistillensError(
+                f"{at}: the module {dependency.name!r} cannot be imported "
+                f"({type(error).__name__}: {error}); correct it, or delete it"
             ) from error
 
 

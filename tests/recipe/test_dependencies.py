@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -124,6 +125,7 @@ def test_a_registered_divergences_parameters_are_checked(recipe, tmp_path):
 UNKNOWN = [
     ("train.optimizer.key", "AdamaxW", "which is not a known optimizer; did you mean 'Adamax'"),
     ("train.optimizer.key", "LBFGS", "which a recipe cannot use as optimizer"),
+    ("train.optimizer.key", "SparseAdam", "which a recipe cannot use as optimizer"),
     ("train.scheduler.key", "StepLr", "which is not a known scheduler; did you mean 'StepLR'?"),
     (
         "train.teacher.forward_proc",
@@ -239,3 +241,36 @@ def test_registering_a_divergence(monkeypatch):
         register_divergence("hot", Half, parameters={"temperature": Parameter(1.0, Range(0))})
     with pytest.raises(ValueError, match="expected a non-empty string"):
         register_divergence("", Half)
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("raise RuntimeError('no licence')", r"RuntimeError: no licence"),
+        ("def (", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        (
+            "from distillens_plugin.divergences import register_divergence\n"
+            "register_divergence('fkl', print)",
+            "ValueError: the divergence 'fkl' is",
+        ),
+    ],
+)
+def test_a_dependency_whose_import_fails_is_named_with_its_line(tmp_path, monkeypatch, code, part):
+    name = f"fails_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = Path(write_recipe(tmp_path))
+    change(path, "dependencies", [{"name": name}])
+
+    with pytest.raises(DistillensError, match=rf"recipe\.yaml:\d+: dependencies\.0: .*{part}"):
+        load_recipe(str(path), trust=True)
+
+
+@pytest.mark.parametrize("name", ["", ".relative"])
+def test_a_dependency_that_is_no_module_name_is_refused(tmp_path, name):
+    path = Path(write_recipe(tmp_path))
+    change(path, "dependencies", [{"name": name}])
+
+    with pytest.raises(DistillensError, match=r"dependencies\.0: "):
+        load_recipe(str(path), trust=True)

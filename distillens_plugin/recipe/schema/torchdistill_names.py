@@ -8,10 +8,11 @@ nothing, or nothing that a recipe can use, are listed separately.
 # fmt: off
 OPTIMIZERS = (
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam",
-    "RMSprop", "Rprop", "SGD", "SparseAdam",
+    "RMSprop", "Rprop", "SGD",
 )
-# LBFGS must be called with a closure, which a box does not do.
-NO_OPTIMIZERS = ("LBFGS", "Optimizer")
+# LBFGS must be called with a closure, which a box does not do. SparseAdam refuses dense gradients,
+# and language models have no others.
+NO_OPTIMIZERS = ("LBFGS", "Optimizer", "SparseAdam")
 
 SCHEDULERS = (
     "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
