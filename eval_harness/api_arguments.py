@@ -83,8 +83,7 @@ def check_seeds(seeds: object) -> None:
     """
     if seeds is None:
         return
-    listed = isinstance(seeds, Sequence) and not isinstance(seeds, str | bytes)
-    if not listed or not all(_is_whole(seed) for seed in seeds):
+    if not isinstance(seeds, Sequence) or not all(_is_whole(seed) for seed in seeds):
         raise _wrong("seeds", seeds, "a list of integers")
 
 
