@@ -66,7 +66,9 @@ def test_weights_that_leave_parameters_random_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(
         config.replace('"n_layer": 2', '"n_layer": 3'), encoding="utf-8"
     )
-    with pytest.raises(DistillensError, match=r"\d+ parameters of .* are missing.*transformer\.h\.2"):
+    with pytest.raises(
+        DistillensError, match=r"\d+ parameters of .* are missing.*transformer\.h\.2"
+    ):
         load_pretrained(TeacherSpec(name_or_path=str(tmp_path)), where="models.teacher_model")
 
 

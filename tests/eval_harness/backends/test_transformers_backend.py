@@ -166,7 +166,7 @@ def test_nan_logits_end_the_run(small_llama):
     backend = backend_of(small_llama)
     with torch.no_grad():
         backend.model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(RunFailure, match="NaN logits; try another dtype"):
+    with pytest.raises(RunFailure, match="logits are NaN; try another dtype"):
         answers(backend, make_requests(2), GREEDY)
 
 
