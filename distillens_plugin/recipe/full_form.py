@@ -258,7 +258,7 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
         terms[name] = {**entry, "weight": term.weight}
     kwargs = {"sub_terms": terms}
     if criterion.kwargs.model_term is not None:
-        kwargs["model_term"] = criterion.kwargs.model_term
+        kwargs["model_term"] = criterion.kwargs.model_term.model_dump()
     if shares_walk and recipe.chunk_rows is not None:
         kwargs["chunk_rows"] = recipe.chunk_rows
     return {

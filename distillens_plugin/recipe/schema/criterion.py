@@ -74,11 +74,17 @@ class SubTerm(Strict):
         return wrapper
 
 
+class ModelTerm(Strict):
+    """Losses that the model returns itself (torchdistill's model_term)."""
+
+    weight: NonNegative = Field(description="factor of their sum")
+
+
 class CriterionKwargs(Strict):
     """Parameters of the weighted sum."""
 
     sub_terms: dict[str, SubTerm] = Field(description="the terms, under names of your choice")
-    model_term: dict[str, Any] | None = Field(
+    model_term: ModelTerm | None = Field(
         default=None, description="torchdistill's factor for losses that the model returns itself"
     )
 
