@@ -121,6 +121,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{KD}.layers={{auto: 2}}", "unknown key"),
         ("train.criterion.key=WeightedSumLos", "did you mean 'WeightedSumLoss'?"),
         ("train.criterion.kwargs.sub_terms={}", "found no terms"),
+        ("train.teacher={forward_proc: forward_all}", "found forward_all, with which"),
         ("train.criterion.kwargs.model_term={wieght: 1}", "did you mean 'weight'?"),
         (
             "train.criterion.kwargs.sub_terms.a/b={criterion: {key: MSELoss}}",

@@ -4,12 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from distillens_plugin.recipe.schema import torchdistill_names as theirs
 from distillens_plugin.recipe.schema.base import Count, Strict, complain
 from distillens_plugin.recipe.schema.criterion import Criterion
 from distillens_plugin.recipe.schema.loaders import DataLoader, ValidationLoader
 from distillens_plugin.recipe.schema.names import FORWARD_PROC
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from distillens_plugin.recipe.schema.optimiser import Optimizer, Scheduler
+from distillens_plugin.recipe.schema.terms import TERMS
 
 
 class Hooks(Strict):
@@ -76,4 +78,20 @@ class Train(Strict):
                 f"found {found} of num_epochs and num_steps, expected one"
                 + ("; set the other to null" if found == "both" else "")
             )
+        return self
+
+    @model_validator(mode="after")
+    def _our_terms_need_our_forward(self) -> "Train":
+        """torchdistill's own forward procedures leave out what our terms read."""
+        ours = [term.criterion.key for term in self.criterion.kwargs.sub_terms.values()]
+        ours = [key for key in ours if key in TERMS]
+        for role in ("teacher", "student", "model"):
+            given: BoxModel | None = getattr(self, role)
+            proc = given.forward_proc if given is not None else None
+            if ours and proc in theirs.FORWARD_PROCS:
+                complain(
+                    f"found {proc}, with which {ours[0]} cannot work; expected one of "
+                    f"{', '.join(FORWARD_PROC.own)}, or no forward_proc",
+                    at=(role, "forward_proc"),
+                )
         return self
