@@ -78,7 +78,14 @@ def build_experiment(
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=epoch_steps)
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
-    box = build_box(form, teacher, student, train, accelerator)
+    try:
+        box = build_box(form, teacher, student, train, accelerator)
+    except (TypeError, ValueError) as error:
+        # Arguments of torch's optimizers, schedulers and losses are only known to these.
+        raise DistillensError(
+            f"{recipe.where('train')}: torchdistill cannot build it ({error}); check the kwargs of "
+            "optimizer, scheduler and criterion"
+        ) from error
     adopt(box)
     if recipe.train.on_policy is not None:
         box.train_data_loader = OnPolicyLoader(

@@ -133,6 +133,8 @@ def test_a_nan_loss_stops_before_the_step_and_names_where(tmp_path):
     ("dotted", "value", "expected"),
     [
         ("train.optimiser", {}, "optimizer"),
+        ("train.optimizer", {"key": "SGD", "kwargs": {"lr": 0.1, "momentumm": 1}}, "momentumm"),
+        ("train.scheduler", {"key": "OneCycleLR", "kwargs": {"max_lr": 0.1}}, "total_steps"),
         ("train.criterion.kwargs.sub_terms.lens.criterion.kwargs.beta", 1.5, "beta"),
         (
             "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.layers",
