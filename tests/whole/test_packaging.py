@@ -163,7 +163,7 @@ def test_the_installed_command_lists_the_recipes_and_writes_them_out(
 
     refused = call(distillens, "recipes", "--copy", "mine", cwd=empty, expected=2)
     assert refused.stderr.count("\n") == 1
-    assert "there already" in refused.stderr
+    assert "found existing " in refused.stderr
 
 
 def test_the_installed_evaluation_harness_has_its_benchmarks(installed, empty):

@@ -105,7 +105,7 @@ RUNNING = {
     "models.student_model.trust_remote_code": (True, "runs code that comes with"),
     "models.teacher_model.attn_implementation": ("evil/attention", "code from the Hub"),
     "models.student_model.init.config.attn_implementation": ("evil/attention", "code from the Hub"),
-    "models.student_model.init.config.auto_map": ({"AutoModel": "evil/x--y.Z"}, "names code"),
+    "models.student_model.init.config.auto_map": ({"AutoModel": "evil/x--y.Z"}, "names a model's own code"),
     "dependencies": ([{"name": "own_module"}], "is imported and so runs"),
     f"{SAMPLER}.class_or_func": ("own_module.Sampler", "is imported and called"),
 }
@@ -537,7 +537,7 @@ def test_the_tests_that_the_document_names_are_there():
     files = set(re.findall(r"tests/[\w/]+\.py", text))
     assert len(files) > 3
     assert all((root / name).is_file() for name in files)
-    names = set(re.findall(r"test_\w+", text)) - files
+    names = set(re.findall(r"test_\w+", text)) - {Path(name).stem for name in files}
     here = Path(__file__).read_text(encoding="utf-8")
     assert len(names) > 15
     assert not [name for name in names if f"def {name}(" not in here]
