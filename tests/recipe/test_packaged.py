@@ -107,7 +107,7 @@ def test_copied_recipes_load_and_name_their_own_data(capsys):
 def test_copying_replaces_no_file():
     Path("mine/methods").mkdir(parents=True)
     Path("mine/methods/sft.yaml").write_text("mine\n")
-    with pytest.raises(DistillensError, match=r"methods/sft\.yaml there already"):
+    with pytest.raises(DistillensError, match=r"found existing methods/sft\.yaml"):
         call("--copy", "mine")
     assert Path("mine/methods/sft.yaml").read_text() == "mine\n"
     assert [path.name for path in Path("mine").iterdir()] == ["methods"]
