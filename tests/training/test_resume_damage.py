@@ -161,7 +161,7 @@ def test_a_state_of_the_old_form_is_refused_with_its_reason(cut):
     torch.save({"loss": {}}, out / "state" / "extra.pt")
     done = resumed(path, out)
     assert done.returncode == 2
-    assert "kept by an older version, with extra.pt, a pickle" in done.stderr
+    assert "kept by an older version as a pickle (extra.pt)" in done.stderr
     assert "--overwrite" in done.stderr
 
 
