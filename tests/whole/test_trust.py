@@ -105,7 +105,10 @@ RUNNING = {
     "models.student_model.trust_remote_code": (True, "runs code that comes with"),
     "models.teacher_model.attn_implementation": ("evil/attention", "code from the Hub"),
     "models.student_model.init.config.attn_implementation": ("evil/attention", "code from the Hub"),
-    "models.student_model.init.config.auto_map": ({"AutoModel": "evil/x--y.Z"}, "names a model's own code"),
+    "models.student_model.init.config.auto_map": (
+        {"AutoModel": "evil/x--y.Z"},
+        "names a model's own code",
+    ),
     "dependencies": ([{"name": "own_module"}], "is imported and so runs"),
     f"{SAMPLER}.class_or_func": ("own_module.Sampler", "is imported and called"),
 }
