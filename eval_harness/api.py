@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_harness.api_arguments import (
+from eval_harness.comparison.compare import Comparisons, compare_loaded
+from eval_harness.comparison.systems import load_systems
+from eval_harness.errors import DistillensError
+from eval_harness.generation.evaluate import run_evaluation
+from eval_harness.generation.request import make_settings
+from eval_harness.results.schema import Results
+from eval_harness.scoring.metrics import DEFAULT_METRICS
+from eval_harness.scoring.score import score_texts
+from eval_harness.shared.argument_types import (
     check_lists,
     check_mappings,
     check_names,
@@ -16,14 +24,6 @@ from eval_harness.api_arguments import (
     path_of,
     tasks_of,
 )
-from eval_harness.comparison.compare import Comparisons, compare_loaded
-from eval_harness.comparison.systems import load_systems
-from eval_harness.errors import DistillensError
-from eval_harness.generation.evaluate import run_evaluation
-from eval_harness.generation.request import make_settings
-from eval_harness.results.schema import Results
-from eval_harness.scoring.metrics import DEFAULT_METRICS
-from eval_harness.scoring.score import score_texts
 
 PathLike = str | os.PathLike[str]
 

@@ -14,6 +14,7 @@ from distillens_plugin.recipe.schema.base import PathKey, Within
 from distillens_plugin.recipe.schema.names import KINDS, OPTIMIZER, SCHEDULER, Kind
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
+from eval_harness.shared.files.atomic import write_text
 
 DOCUMENT = Path("docs") / "recipe_keys.md"
 
@@ -163,4 +164,4 @@ def _type_name(annotation: Any, metadata: list[Any] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(recipe_keys(), encoding="utf-8")
+    write_text(DOCUMENT, recipe_keys())

@@ -138,3 +138,36 @@ def test_eval_harness_knows_nothing_of_distillens() -> None:
         and found.module.split(".")[0] == "distillens_plugin"
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_root_of_a_package_holds_only_faces() -> None:
+    roots = {
+        "distillens_plugin": {"__init__", "cli", "run"},
+        "eval_harness": {"__init__", "__main__", "api", "cli", "errors"},
+    }
+    for package, faces in roots.items():
+        assert {path.stem for path in (REPO / package).glob("*.py")} == faces
+    for face in ("cli", "run"):
+        text = (REPO / "distillens_plugin" / f"{face}.py").read_text(encoding="utf-8")
+        assert text.count("\n") < 60
+
+
+def test_no_file_is_longer_than_300_lines() -> None:
+    lengths = {module: path.read_text("utf-8").count("\n") for module, path in sources()}
+    assert not {module: length for module, length in lengths.items() if length > 300}
+
+
+def test_only_the_integration_registers_with_torchdistill() -> None:
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.module.startswith("torchdistill") and (found.name or "").startswith("register_")
+    ]
+    assert not wrong, "\n".join(wrong)
+    registering = [
+        module
+        for module, path in sources()
+        if "register_mid_level_loss" in path.read_text(encoding="utf-8")
+    ]
+    # The table of names says by which function; the integration calls it.
+    assert registering == ["distillens_plugin.recipe.schema.names"]
