@@ -158,8 +158,8 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(
         f"{device}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads, "
-        f"{args.dtype}, {args.rows} rows x {args.seeds} seeds, "
-        f"at most {args.max_new_tokens} new tokens"
+        f"{args.dtype}, {args.rows} rows x {args.seeds} seeds, at most {args.max_new_tokens} new "
+        "tokens"
     )
     protocol = replace(PROTOCOLS["default"], max_new_tokens=args.max_new_tokens)
     with tempfile.TemporaryDirectory() as folder:

@@ -285,8 +285,8 @@ def report(name: str, pair: Pair, repeats: int) -> None:
             base_time, base_bytes = (whole, computed), peak_bytes
         spread = f"({min(wholes) / base_time[0]:.2f} to {max(wholes) / base_time[0]:.2f})"
         print(
-            f"{variant:30}{whole / base_time[0]:>8.2f} x{spread:>16}"
-            f"{computed / base_time[1]:>13.2f} x{peak_bytes / base_bytes:>9.2f} x "
+            f"{variant:30}{whole / base_time[0]:>8.2f} "
+            f"x{spread:>16}{computed / base_time[1]:>13.2f} x{peak_bytes / base_bytes:>9.2f} x "
             f"{peak_bytes / 2**20:>5,.0f} MiB",
             flush=True,
         )

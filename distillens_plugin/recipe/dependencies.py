@@ -56,8 +56,8 @@ def take_in_dependencies(
         # The module's own code runs here: it may raise anything, or end the interpreter in silence.
         except (Exception, SystemExit) as error:
             raise DistillensError(
-                f"{at}: the module {dependency.name!r} cannot be imported "
-                f"({type(error).__name__}: {error}); correct it, or delete it"
+                f"{at}: the module {dependency.name!r} cannot be imported ({type(error).__name__}: "
+                f"{error}); correct it, or delete it"
             ) from error
 
 

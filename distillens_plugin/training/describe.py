@@ -28,10 +28,9 @@ def describe_models(experiment: Experiment) -> str:
         )
     batch = recipe.train.train_data_loader.kwargs.batch_size or 1
     lines.append(
-        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; "
-        f"{batch} rows x {accelerator.num_processes} processes x "
-        f"{recipe.train.optimizer.grad_accum_step} batches a step; {accelerator.device}, "
-        f"precision {recipe.mixed_precision}"
+        f"run: {experiment.num_steps} steps, {experiment.steps_per_epoch} an epoch; {batch} rows x "
+        f"{accelerator.num_processes} processes x {recipe.train.optimizer.grad_accum_step} batches "
+        f"a step; {accelerator.device}, precision {recipe.mixed_precision}"
     )
     return "\n".join(lines)
 

@@ -73,8 +73,8 @@ def backend_entry(name: str, *, where: str = "--model") -> BackendEntry:
     """
     if name not in BACKENDS:
         raise DistillensError(
-            f"{where} {name}: not known, expected {' or '.join(BACKENDS)}"
-            f"{near_names(name, BACKENDS)}"
+            f"{where} {name}: not known, expected "
+            f"{' or '.join(BACKENDS)}{near_names(name, BACKENDS)}"
         )
     return BACKENDS[name]
 

@@ -200,8 +200,8 @@ def difference_line(comparison: dict[str, Any]) -> str:
     reach_text = f"; smallest detectable {reach:.2f}" if reach is not None else ""
     return (
         f"{comparison['metric']}, {comparison['a']} - {comparison['b']}: "
-        f"{comparison['difference']:+.2f}{interval}, p {comparison['p_value']:.4f}, "
-        f"Holm {comparison['adjusted_p']:.4f}{reach_text}: {comparison['verdict']}"
+        f"{comparison['difference']:+.2f}{interval}, p {comparison['p_value']:.4f}, Holm "
+        f"{comparison['adjusted_p']:.4f}{reach_text}: {comparison['verdict']}"
     )
 
 

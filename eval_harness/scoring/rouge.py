@@ -27,8 +27,8 @@ def rouge_backend(backend: str | None = None) -> str:
         if importlib.util.find_spec(BACKENDS[name]):
             return name
     raise DistillensError(
-        f"scoring backend {backend or 'rouge-score'} is not installed; "
-        f"pip install {backend or 'rouge-score'}"
+        f"scoring backend {backend or 'rouge-score'} is not installed; pip install "
+        f"{backend or 'rouge-score'}"
     )
 
 

@@ -100,8 +100,8 @@ class CriterionKwargs(Strict):
     def _not_empty(cls, terms: dict[str, SubTerm]) -> dict[str, SubTerm]:
         if not terms:
             complain(
-                "found no terms, expected at least one, such as "
-                "ce: {criterion: {key: distillens.cross_entropy}}"
+                "found no terms, expected at least one, such as ce: {criterion: {key: "
+                "distillens.cross_entropy}}"
             )
         for name in terms:
             if not name or "." in name or "/" in name or ":" in name:

@@ -132,8 +132,7 @@ def parse_yaml(
         line, column = before.count("\n") + 1, error.position - before.rfind("\n")
         raise DistillensError(
             f"{name}:{line}:{column}: found the control character "
-            f"#x{ord(text[error.position]):04x}, "
-            "which YAML does not allow; delete it"
+            f"#x{ord(text[error.position]):04x}, which YAML does not allow; delete it"
         ) from None
     except RecursionError:
         raise DistillensError(f"{name}: nested too deeply for a {what}") from None

@@ -185,15 +185,9 @@ def _date_parts() -> dict[str, str]:
 # strftime as a Jinja macro. `trim_blocks` removes the line break, so the template itself begins on
 # a line of its own, as it would without the macro.
 _CLOCK = (
-    "{%- macro strftime_now(format) -%}"
-    "{%- set text = namespace(whole=[]) -%}"
-    "{%- for piece in format.split('%%') -%}"
-    "{%- set part = namespace(text=piece) -%}"
-    "{%- for directive, value in distillens_date.items() -%}"
-    "{%- set part.text = part.text.replace(directive, value) -%}"
-    "{%- endfor -%}"
-    "{%- set text.whole = text.whole + [part.text] -%}"
-    "{%- endfor -%}"
-    "{{- text.whole | join('%') -}}"
-    "{%- endmacro %}\n"
+    "{%- macro strftime_now(format) -%}{%- set text = namespace(whole=[]) -%}{%- for piece in "
+    "format.split('%%') -%}{%- set part = namespace(text=piece) -%}{%- for directive, value in "
+    "distillens_date.items() -%}{%- set part.text = part.text.replace(directive, value) -%}{%- "
+    "endfor -%}{%- set text.whole = text.whole + [part.text] -%}{%- endfor -%}{{- text.whole | "
+    "join('%') -}}{%- endmacro %}\n"
 )

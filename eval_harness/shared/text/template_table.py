@@ -80,8 +80,7 @@ def check_template(template: str) -> None:
     if "{" not in template:
         raise DistillensError(
             f"template {template!r} is not known; expected {', '.join(TEMPLATES)}, or a format "
-            "string with {instruction} and {input}"
-            f"{near_names(template, TEMPLATES, most=1)}"
+            f"string with {{instruction}} and {{input}}{near_names(template, TEMPLATES, most=1)}"
         )
     check_form(template)
 
