@@ -121,6 +121,11 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{KD}.layers={{auto: 2}}", "unknown key"),
         ("train.criterion.key=WeightedSumLos", "did you mean 'WeightedSumLoss'?"),
         ("train.criterion.kwargs.sub_terms={}", "found no terms"),
+        ("train.criterion.kwargs.model_term={weight: 1}", "distillens.no_model_loss reads none"),
+        (
+            "train.criterion.func2extract_model_loss=extract_model_loss_dict",
+            "found extract_model_loss_dict, which finds no loss",
+        ),
         ("train.teacher={forward_proc: forward_all}", "found forward_all, with which"),
         ("train.criterion.kwargs.model_term={wieght: 1}", "did you mean 'weight'?"),
         (

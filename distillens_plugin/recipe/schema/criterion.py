@@ -12,6 +12,7 @@ from distillens_plugin.recipe.schema.names import (
     LOSS_TERM,
     LOSS_WRAPPER,
     MODEL_LOSS_FUNCTION,
+    NO_MODEL_LOSS,
     OWN_SUM,
 )
 from distillens_plugin.recipe.schema.terms import TERMS, LensKwargs
@@ -122,7 +123,7 @@ class Criterion(Strict):
     )
     kwargs: CriterionKwargs = Field(description="the terms")
     func2extract_model_loss: Annotated[str, MODEL_LOSS_FUNCTION.validator] = Field(
-        default="distillens.no_model_loss",
+        default=NO_MODEL_LOSS,
         description="torchdistill's function that reads losses from the model's output",
     )
 

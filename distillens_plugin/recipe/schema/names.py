@@ -116,6 +116,7 @@ LOSS_WRAPPER = Kind(
     theirs=theirs.LOSS_WRAPPERS,
 )
 OWN_SUM = "distillens.weighted_sum"
+NO_MODEL_LOSS = "distillens.no_model_loss"
 CRITERION = Kind(
     "criterion",
     f"{_LOSSES}:register_high_level_loss",
@@ -127,7 +128,7 @@ MODEL_LOSS_FUNCTION = Kind(
     "function that reads losses from a model's output",
     f"{_LOSSES}:register_func2extract_model_output",
     (f"{_LOSSES}:FUNC2EXTRACT_MODEL_OUTPUT_DICT",),
-    {"distillens.no_model_loss": OwnName(f"{_OURS}.registry:no_model_loss")},
+    {NO_MODEL_LOSS: OwnName(f"{_OURS}.registry:no_model_loss")},
     theirs.MODEL_LOSS_FUNCTIONS,
 )
 FORWARD_PROC = Kind(

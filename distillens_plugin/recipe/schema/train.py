@@ -8,7 +8,7 @@ from distillens_plugin.recipe.schema import torchdistill_names as theirs
 from distillens_plugin.recipe.schema.base import Count, Strict, complain
 from distillens_plugin.recipe.schema.criterion import Criterion
 from distillens_plugin.recipe.schema.loaders import DataLoader, ValidationLoader
-from distillens_plugin.recipe.schema.names import FORWARD_PROC
+from distillens_plugin.recipe.schema.names import FORWARD_PROC, NO_MODEL_LOSS
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from distillens_plugin.recipe.schema.optimiser import Optimizer, Scheduler
 from distillens_plugin.recipe.schema.terms import TERMS
@@ -94,4 +94,21 @@ class Train(Strict):
                     f"{', '.join(FORWARD_PROC.own)}, or no forward_proc",
                     at=(role, "forward_proc"),
                 )
+        if ours and self.criterion.func2extract_model_loss in theirs.MODEL_LOSS_FUNCTIONS:
+            complain(
+                f"found {self.criterion.func2extract_model_loss}, which finds no loss in what our "
+                "forward procedures return; delete it",
+                at=("criterion", "func2extract_model_loss"),
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _model_term_has_losses(self) -> "Train":
+        function = self.criterion.func2extract_model_loss
+        if self.criterion.kwargs.model_term is not None and function == NO_MODEL_LOSS:
+            complain(
+                f"found a factor for losses of the model, but {function} reads none; name a "
+                "func2extract_model_loss of your own, or delete this",
+                at=("criterion", "kwargs", "model_term"),
+            )
         return self
