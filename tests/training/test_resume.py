@@ -136,8 +136,11 @@ def start_and_kill(path, output, launcher):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         # torchrun's workers are in sessions of their own.
-        for process in [*psutil.Process(run.pid).children(recursive=True), run]:
+        workers = psutil.Process(run.pid).children(recursive=True)
+        for process in [*workers, run]:
             process.kill()
+        # A killed process holds its lock until it is gone, which takes a moment on a busy machine.
+        psutil.wait_procs(workers, timeout=10)
     assert not (output / "summary.json").exists(), "it was killed too late"
 
 
