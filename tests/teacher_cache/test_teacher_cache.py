@@ -452,5 +452,5 @@ def test_a_teacher_that_returns_logits_is_refused(tmp_path):
 
 
 def test_rows_without_an_id_are_refused():
-    with pytest.raises(DistillensError, match="r: training row 1 has no id, and the cache finds"):
+    with pytest.raises(DistillensError, match="r: training row 1 has no id, but the cache finds"):
         _row_ids([{"id": "a"}, {"input_ids": [1]}], "r")
