@@ -6,6 +6,7 @@ from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.near import near_names
+from eval_harness.shared.shortened import shortened
 
 # lm-eval's names first, then those of transformers and vLLM.
 _FIELDS = {
@@ -53,8 +54,7 @@ def shown(value: object) -> str:
     """A wrong value for a message, shortened."""
     if isinstance(value, int) and abs(value) > 10**40:
         return "an integer of over 40 digits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shortened(repr(value))
 
 
 def _stops(value: object) -> tuple[str, ...]:

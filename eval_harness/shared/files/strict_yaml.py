@@ -21,6 +21,7 @@ from eval_harness.shared.files.yaml_loader import (
     StrictLoader,
     read_int,
 )
+from eval_harness.shared.shortened import shortened
 
 KeyPath = tuple[str | int, ...]
 
@@ -30,7 +31,6 @@ _EXPECTED = {
     "bool": "true or false",
     "null": "null",
 }
-_MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def parse_yaml(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        problem = _short(" ".join((error.problem or error.context or "bad YAML").split()), 200)
+        problem = shortened(" ".join((error.problem or error.context or "bad YAML").split()), 200)
         kind = "" if isinstance(error, RefusedError) else "not YAML: "
         raise DistillensError(f"{where}: {kind}{problem}") from None
     except yaml.reader.ReaderError as error:
@@ -137,7 +137,7 @@ def parse_yaml(
     except RecursionError:
         raise DistillensError(f"{name}: nested too deeply for a {what}") from None
     except (TypeError, ValueError, OverflowError, LookupError) as error:
-        problem = _short(" ".join(str(error).split()), 200)
+        problem = shortened(" ".join(str(error).split()), 200)
         raise DistillensError(f"{name}: not YAML: {problem}") from None
 
 
@@ -196,7 +196,7 @@ class _Walk:
             if key.value in first_lines:
                 self.refuse(
                     key,
-                    f"key {_short(repr(key.value))} appears twice, on lines "
+                    f"key {shortened(repr(key.value))} appears twice, on lines "
                     f"{first_lines[key.value]} and {line}; keep one of them",
                 )
             first_lines[key.value] = line
@@ -209,7 +209,7 @@ class _Walk:
         self.check_tag(key)
         self.check_scalar(key)
         if key.tag not in (f"{STANDARD}str", f"{STANDARD}int"):
-            found = _short(key.value) or "nothing"
+            found = shortened(key.value) or "nothing"
             self.refuse(key, f"found {found} as a key, expected a word; put quotes around it")
 
     def check_scalar(self, node: yaml.ScalarNode) -> None:
@@ -217,16 +217,16 @@ class _Walk:
         if kind in _EXPECTED and not CORE_RULES[kind][0].match(node.value):
             self.refuse(
                 node,
-                f"found {_short(repr(node.value))} with the tag !!{kind}, expected "
+                f"found {shortened(repr(node.value))} with the tag !!{kind}, expected "
                 f"{_EXPECTED[kind]}; delete the tag",
             )
         if kind == "int" and not _fits(node.value):
             self.refuse(
                 node,
-                f"found {_short(node.value)}, expected a whole number that fits in 64 bits",
+                f"found {shortened(node.value)}, expected a whole number that fits in 64 bits",
             )
         if kind == "float" and _overflows(node.value):
-            self.refuse(node, f"found {_short(node.value)}, expected a number of at most 1e308")
+            self.refuse(node, f"found {shortened(node.value)}, expected a number of at most 1e308")
         for character in node.value:
             if character == "\0" or "\ud800" <= character <= "\udfff":
                 what = f"the character #x{ord(character):04x}"
@@ -235,7 +235,7 @@ class _Walk:
     def check_tag(self, node: yaml.Node) -> None:
         if self.loader.tag_advice is None or node.tag in (*PLAIN_TAGS, *self.loader.safe_tags):
             return
-        shown = _short(node.tag.replace(STANDARD, "!!"))
+        shown = shortened(node.tag.replace(STANDARD, "!!"))
         self.refuse(node, f"found the tag {shown}, which may run code; {self.loader.tag_advice}")
 
 
@@ -245,10 +245,6 @@ def _fits(text: str) -> bool:
 
 def _overflows(text: str) -> bool:
     return text[-1:].isdigit() and abs(float(text)) == float("inf")
-
-
-def _short(text: str, length: int = _MAX_SHOWN) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _mark(node: yaml.Node) -> Mark:

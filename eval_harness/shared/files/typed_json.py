@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_json import NotJsonError, decode
+from eval_harness.shared.shortened import shortened
 
 _LARGEST = 2**53  # every JSON reader holds integers up to here exactly
-_LONGEST_SHOWN = 60
 
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
@@ -79,7 +79,7 @@ def _refuse(file: Path, text: str, error: NotJsonError, expected: str) -> NoRetu
 def shown(value: object, *, quoted: bool = False) -> str:
     """A value for a message, shortened if it is long."""
     text = value if isinstance(value, str) and not quoted else repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    return shortened(text)
 
 
 def _is_type(part: object) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import read_json_object
+from eval_harness.shared.shortened import shortened
 
 RECIPE_FLAG = "--trust-recipe"
 MODEL_FLAG = "--trust_remote_code"
@@ -68,7 +69,7 @@ def refuse(where: str, found: str, effect: str, flag: str) -> NoReturn:
     Raises:
         DistillensError: always.
     """
-    raise DistillensError(f"{where}: found {_short(found)}, which {effect}; {advice(flag)}")
+    raise DistillensError(f"{where}: found {shortened(found, 80)}, which {effect}; {advice(flag)}")
 
 
 def advice(flag: str) -> str:
@@ -86,7 +87,7 @@ def given_remote_code(model_args: Mapping[str, Any], where: str) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise DistillensError(
-        f"{where} trust_remote_code: found {_short(repr(value))}, expected true or false"
+        f"{where} trust_remote_code: found {shortened(repr(value), 80)}, expected true or false"
     )
 
 
@@ -192,7 +193,3 @@ def check_folder(folder: Path, *, trusted: bool, flag: str) -> None:
         if os.path.isfile(file):
             content = read_json_object(file, max_bytes=_MAX_CONFIG_BYTES)
             check(content, str(file), trusted=False, flag=flag)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."

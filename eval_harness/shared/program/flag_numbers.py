@@ -5,6 +5,7 @@ import math
 import re
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.shortened import shortened
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # Larger seeds and counts overflow somewhere in a backend.
@@ -18,11 +19,11 @@ def count(text: str) -> int:
         argparse.ArgumentTypeError: it is anything else.
     """
     if not _INTEGER.fullmatch(text.strip()):
-        raise argparse.ArgumentTypeError(f"invalid int value: {short(text)!r}")
+        raise argparse.ArgumentTypeError(f"invalid int value: {shortened(text)!r}")
     value = _integer(text)
     if value is None or not 1 <= value < 2**31:
         raise argparse.ArgumentTypeError(
-            f"found {short(text)}, expected an integer from 1 to {2**31 - 1}"
+            f"found {shortened(text)}, expected an integer from 1 to {2**31 - 1}"
         )
     return value
 
@@ -38,7 +39,8 @@ def batch_size(text: str) -> int | None:
     value = _integer(text)
     if value is None or not 1 <= value < 2**31:
         raise DistillensError(
-            f"--batch_size {short(text)}: expected an integer or auto, at least 1 and below 2**31"
+            f"--batch_size {shortened(text)}: expected an integer or auto, at least 1 and below "
+            "2**31"
         )
     return value
 
@@ -55,7 +57,7 @@ def seeds(text: str | None) -> list[int] | None:
     found = [value for value in values if value is not None]
     if len(found) < len(values):
         raise DistillensError(
-            f"--seed {short(text)}: expected integers separated by commas, each below 2**63"
+            f"--seed {shortened(text)}: expected integers separated by commas, each below 2**63"
         )
     return found
 
@@ -74,15 +76,10 @@ def limit(text: str | None) -> float | None:
         value = math.nan
     if not (0 < value < 1 or (1 <= value <= _MOST and value == int(value))):
         raise DistillensError(
-            f"--limit {short(text)}: expected a number of rows of at least 1, or a share between 0 "
-            "and 1"
+            f"--limit {shortened(text)}: expected a number of rows of at least 1, or a share "
+            "between 0 and 1"
         )
     return value
-
-
-def short(text: str) -> str:
-    """The given text, shortened for a message."""
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _integer(text: str) -> int | None:

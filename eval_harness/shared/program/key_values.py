@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.shortened import shortened
 
 # Names of files, folders and revisions, which may be 1234567, 0010, 1e3 or true.
 NAMES = frozenset(
@@ -55,8 +56,8 @@ def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
             continue
         key, position = _key(text, position, flag)
         if key in parsed:
-            raise DistillensError(f"{flag} {_short(key)}: given twice; keep one of them")
-        value, position = _value(text, position, key=key, where=f"{flag} {_short(key)}")
+            raise DistillensError(f"{flag} {shortened(key)}: given twice; keep one of them")
+        value, position = _value(text, position, key=key, where=f"{flag} {shortened(key)}")
         parsed[key] = value
     return parsed
 
@@ -78,7 +79,7 @@ def _key(text: str, position: int, flag: str) -> tuple[str, int]:
     if not key or 0 <= comma < equals:
         part = text[position : comma if comma >= 0 else len(text)].strip()
         raise DistillensError(
-            f"{flag} {_short(part)!r}: expected key=value pairs separated by commas"
+            f"{flag} {shortened(part)!r}: expected key=value pairs separated by commas"
         )
     return key, equals + 1
 
@@ -110,8 +111,8 @@ def _json(text: str, position: int, where: str) -> tuple[Any, int]:
     rest = text[end:].lstrip()
     if rest and not rest.startswith(","):
         raise DistillensError(
-            f"{where}: {_short(rest)!r} follows the closing {text[end - 1]}; expected a comma or "
-            "the end"
+            f"{where}: {shortened(rest)!r} follows the closing {text[end - 1]}; expected a comma "
+            "or the end"
         )
     return value, end
 
@@ -129,7 +130,7 @@ def _typed(text: str, where: str) -> Any:
         return text
     if len(text) > _MOST_DIGITS or abs(float(text)) == float("inf"):
         raise DistillensError(
-            f"{where}: {_short(text)} is too large or too long for a number; give a smaller one"
+            f"{where}: {shortened(text)} is too large or too long for a number; give a smaller one"
         )
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
@@ -142,7 +143,3 @@ def _written(key: str, value: object) -> str:
     except DistillensError:
         plain = False
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
