@@ -42,49 +42,69 @@ def load_examples(
         DistillensError: the data cannot be read, or nothing is supervised.
     """
     _check_template(spec, where)
-    counts = DataCounts()
-    kept: list[RawRow] = []
-    for row in read_rows(spec, where=where, default_split=default_split):
-        counts.read += 1
-        if row.references and row.references[0].strip():
-            kept.append(row)
-        else:
-            counts.empty += 1
-    encoder = _encoder(spec, tokenizer, where)
-    prompts = _prompts(kept, encoder, spec.path)
-    responses = encoder.responses([row.references[0] for row in kept])
-    rows = []
-    for raw, prompt, response in zip(kept, prompts, responses, strict=True):
-        prompt_ids = prompt.ids
-        if len(prompt_ids) > spec.max_prompt_length:
-            if spec.long_prompts == "drop":
-                counts.dropped_long_prompts += 1
-                continue
-            prompt_ids = _cut(raw, spec, encoder, where)
-            counts.cut += 1
-        room = spec.max_length - len(prompt_ids)
-        response_ids = [*response.ids, *encoder.end_ids]
-        counts.truncated_responses += len(response_ids) > room
-        outcomes = (prompt.outcome, response.outcome)
-        counts.special += Outcome.SPECIAL in outcomes
-        counts.as_text += Outcome.SPECIAL not in outcomes and Outcome.AS_TEXT in outcomes
-        rows.append(Row(raw.id, prompt_ids, response_ids[:room], raw.references))
-    counts.kept = len(rows)
+    raws = list(read_rows(spec, where=where, default_split=default_split))
+    encode = RowEncoder(spec, tokenizer, where)
     dataset = InstructionDataset(
         spec,
-        rows,
-        counts,
+        encode(raws),
+        encode.counts,
         pad_id=tokenizer.pad_token_id,
-        prefix_ids=encoder.prefix_ids,
-        end_ids=encoder.end_ids[-1:],
-        notes=encoder.describe(),
+        prefix_ids=encode.encoder.prefix_ids,
+        end_ids=encode.encoder.end_ids[-1:],
+        notes=encode.encoder.describe(),
     )
     dataset.count_tokens()
-    if counts.supervised_tokens == 0:
+    if dataset.counts.supervised_tokens == 0:
         raise DistillensError(
             f"{where}: nothing is supervised, so nothing can be learnt: {dataset.describe()}"
         )
     return dataset
+
+
+class RowEncoder:
+    """Tokenises rows, all at once or a few at a time, and counts what becomes of them.
+
+    Args:
+        spec, tokenizer, where: as for `load_examples`.
+
+    Attributes:
+        counts: of all rows so far, without their tokens.
+        encoder: turns texts into tokens.
+    """
+
+    def __init__(self, spec: DatasetSpec, tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
+        _check_template(spec, where)
+        self.spec = spec
+        self.where = where
+        self.encoder = _encoder(spec, tokenizer, where)
+        self.counts = DataCounts()
+
+    def __call__(self, raws: Sequence[RawRow]) -> list[Row]:
+        """The rows that are kept; each row's tokens depend on that row alone."""
+        spec, encoder, counts = self.spec, self.encoder, self.counts
+        kept = [raw for raw in raws if raw.references and raw.references[0].strip()]
+        counts.read += len(raws)
+        counts.empty += len(raws) - len(kept)
+        prompts = _prompts(kept, encoder, spec.path)
+        responses = encoder.responses([raw.references[0] for raw in kept])
+        rows = []
+        for raw, prompt, response in zip(kept, prompts, responses, strict=True):
+            prompt_ids = prompt.ids
+            if len(prompt_ids) > spec.max_prompt_length:
+                if spec.long_prompts == "drop":
+                    counts.dropped_long_prompts += 1
+                    continue
+                prompt_ids = _cut(raw, spec, encoder, self.where)
+                counts.cut += 1
+            room = spec.max_length - len(prompt_ids)
+            response_ids = [*response.ids, *encoder.end_ids]
+            counts.truncated_responses += len(response_ids) > room
+            outcomes = (prompt.outcome, response.outcome)
+            counts.special += Outcome.SPECIAL in outcomes
+            counts.as_text += Outcome.SPECIAL not in outcomes and Outcome.AS_TEXT in outcomes
+            rows.append(Row(raw.id, prompt_ids, response_ids[:room], raw.references))
+        counts.kept += len(rows)
+        return rows
 
 
 def _check_template(spec: DatasetSpec, where: str) -> None:
