@@ -25,9 +25,11 @@ class Targets(TypedDict):
         labels: [B, T] int64, -100 where nothing is supervised.
         positions: [N] int64, into the flattened [B * T] grid; the *next* token is supervised.
         next_tokens: [N] int64, the token that follows each position.
-        row_ids: of the B rows.
+        row_ids: of the B rows, or of all rows of B packs in the order of their positions.
         num_supervised: the N of the whole accumulation window, over all its batches and all ranks,
             at least 1; set by the runner.
+        num_tokens: tokens without padding, where the batch has packs and so no attention mask.
+        row_counts: supervised positions of each of `row_ids`, where the batch has packs.
     """
 
     labels: Tensor
@@ -35,6 +37,8 @@ class Targets(TypedDict):
     next_tokens: Tensor
     row_ids: list[str]
     num_supervised: NotRequired[float]
+    num_tokens: NotRequired[int]
+    row_counts: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)

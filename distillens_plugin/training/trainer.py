@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from distillens_plugin.data.supervision import Targets
 from distillens_plugin.integrations.torchdistill.processes import (
     apply_gradients,
     backward,
@@ -68,7 +69,7 @@ class Trainer:
                 # The loss is divided by the count over all ranks; DDP then takes
                 # the mean over them.
                 backward(self.box, loss * self.accelerator.num_processes)
-            losses.append(self._values(loss, batch))
+            losses.append(self._values(loss, batch, targets))
         result = self._sum(losses, window)
         average_gradients(self.box)
         result.grad_norm = self._clip()
@@ -76,8 +77,15 @@ class Trainer:
         self.step_number += 1
         return result
 
-    def _values(self, loss: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        values = {"loss": loss.detach(), "num_tokens": batch["attention_mask"].sum()}
+    def _values(
+        self, loss: Tensor, batch: dict[str, Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        packed = targets.get("num_tokens")
+        if packed is not None:
+            num_tokens = torch.tensor(packed, device=loss.device)
+        else:
+            num_tokens = batch["attention_mask"].sum()
+        values = {"loss": loss.detach(), "num_tokens": num_tokens}
         return values | named_values(self.box.criterion)
 
     def _sum(self, losses: list[dict[str, Tensor]], window: Window) -> StepResult:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from distillens_plugin.recipe.schema.base import (
     Count,
@@ -62,9 +62,24 @@ class DataLoader(Strict):
         default=None,
         description="another way to form batches; distillens.length_grouped if not given",
     )
+    packing: bool = Field(
+        default=False,
+        description="lay rows end to end in packs of up to max_length tokens, without attention "
+        "across rows; batch_size then counts packs",
+    )
     collate_fn: Annotated[str, COLLATE_FUNCTION.validator] = Field(
         default="distillens.collate", description="torchdistill's key of the collate function"
     )
+
+    @model_validator(mode="after")
+    def _packs_are_ours(self) -> "DataLoader":
+        if self.packing and self.collate_fn != "distillens.collate":
+            complain(
+                f"packing needs distillens.collate, found {self.collate_fn}; delete the key, or "
+                "delete packing",
+                at=("collate_fn",),
+            )
+        return self
 
 
 class ValidationKwargs(Strict):

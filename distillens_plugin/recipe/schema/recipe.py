@@ -202,6 +202,12 @@ class Recipe(Strict):
                 "on_policy needs distillens.collate; delete the key, or delete train.on_policy",
                 at=("train", "train_data_loader", "collate_fn"),
             )
+        if self.train.train_data_loader.packing:
+            complain(
+                "newly sampled answers (on_policy) have other lengths than the rows that were "
+                "packed; delete the key, or delete train.on_policy",
+                at=("train", "train_data_loader", "packing"),
+            )
         if settings.schedule == "adaptive" and self.datasets.validation is None:
             complain(
                 "found adaptive without datasets.validation, whose loss it follows; add it, or use "
