@@ -10,7 +10,17 @@ from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.near import near_names
 from eval_harness.shared.text.template_table import check_template
 
-FIELDS = ("id", "instruction", "input", "output", "prompt")
+FIELDS = (
+    "id",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "messages",
+    "conversations",
+    "tools",
+    "system",
+)
 _HUB_KEYS = ("repo", "file", "revision")
 
 

@@ -97,8 +97,8 @@ def export_tasks(
     Returns:
         The YAML files, for --include_path FOLDER.
     Raises:
-        DistillensError: the folder cannot be written, local rows are malformed, or a template is
-            registered in this process only.
+        DistillensError: the folder cannot be written, local rows are malformed or conversations,
+            or a template is registered in this process only.
     """
     target = Path(folder).resolve()
     for benchmark in benchmarks:
@@ -144,6 +144,12 @@ def _data(benchmark: Benchmark, target: Path) -> str:
         assert benchmark.hub is not None, "load_benchmark makes sure of path or hub"
         return str(benchmark.hub)
     rows = load_rows(benchmark)
+    talk = next((row for row in rows if row.conversation is not None), None)
+    if talk is not None:
+        raise DistillensError(
+            f"{benchmark.task}: row {talk.row_id!r} is a conversation, and a task of lm-eval asks "
+            "with one text; evaluate it with eval-harness run"
+        )
     # One shape for every row: Arrow, under lm-eval's reader, takes no mix of strings and lists.
     content: list[dict[str, Any]] = [
         {

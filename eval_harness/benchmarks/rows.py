@@ -1,15 +1,20 @@
 """A benchmark's rows: read from a local file or the Hub, each checked."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval_harness.benchmarks.definition import Benchmark
+from eval_harness.benchmarks.conversations import read_question
+from eval_harness.benchmarks.definition import FIELDS, Benchmark
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.text.answers import read_newlines, without_empty
+from eval_harness.shared.text.messages import Conversation, conversation_column
+
+# What a row may ask with.
+_TASKS = ("instruction", "prompt", "messages")
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,12 @@ class Row:
     Attributes:
         doc_id: 0-based index in the file.
         row_id: the row's own id, or its index.
-        instruction, input: what the template is filled with; "" if only `prompt` is given. Here and
-            in all texts below, the benchmark's mark for a newline has become one.
+        instruction, input: what the template is filled with; "" in rows of the other two kinds.
+            Here and in all texts below, the benchmark's mark for a newline has become one.
         prompt: a ready prompt, used only if there is no instruction.
         references: at least one; empty ones only if there are no others.
         doc: the row as it was read.
+        conversation: the messages to continue, without the reference; None: not such a row.
     """
 
     doc_id: int
@@ -33,6 +39,7 @@ class Row:
     prompt: str | None
     references: tuple[str, ...]
     doc: dict[str, Any]
+    conversation: Conversation | None = None
 
 
 def load_rows(benchmark: Benchmark) -> list[Row]:
@@ -59,49 +66,61 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
 
 def data_digest(rows: list[Row]) -> str:
     """Sixteen hexadecimal digits over everything that prompts and scores depend on."""
-    return digest(
-        [
-            [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
-            for row in rows
-        ]
-    )
+    return digest([_content(row) for row in rows])
+
+
+def _content(row: Row) -> list[Any]:
+    task = [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
+    # Only where there is one, so that other rows keep the digests of earlier versions.
+    return task if row.conversation is None else [*task, asdict(row.conversation)]
 
 
 def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> Row:
-    def value(name: str) -> Any:
-        return doc.get(benchmark.fields.get(name, name))
+    theirs = {name: benchmark.fields.get(name, name) for name in FIELDS}
+    found = {name: doc.get(theirs[name]) for name in FIELDS}
+    row_id = found["id"]
+    if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
+        raise DistillensError(f"{where}: id = {shown(row_id)}, expected a string or an integer")
+    row = Row(doc_id, str(doc_id if row_id is None else row_id), "", "", None, (), doc)
+    column = conversation_column(found)
+    if column is None:
+        row = _with_task(row, found, theirs, where, benchmark.newline)
+    else:
+        name = theirs[column]
+        question, reference = read_question(
+            {**found, name: found[column]}, where, column=name, newline=benchmark.newline
+        )
+        row = replace(row, conversation=question)
+        if reference is not None:
+            return replace(row, references=(reference,))
+    references = without_empty(_references(found["output"], theirs["output"], where))
+    return replace(
+        row, references=tuple(read_newlines(text, benchmark.newline) for text in references)
+    )
 
+
+def _with_task(
+    row: Row, found: dict[str, Any], theirs: dict[str, str], where: str, newline: str | None
+) -> Row:
     def text(name: str) -> str | None:
-        found = value(name)
-        if found is not None and not isinstance(found, str):
+        value = found[name]
+        if value is not None and not isinstance(value, str):
             raise DistillensError(
-                f"{where}: {benchmark.fields.get(name, name)} is {type(found).__name__}, "
-                "expected a string"
+                f"{where}: {theirs[name]} is {type(value).__name__}, expected a string"
             )
-        return found if found is None else read_newlines(found, benchmark.newline)
+        return value if value is None else read_newlines(value, newline)
 
     instruction, prompt = text("instruction"), text("prompt")
     if instruction is None and prompt is None:
         raise DistillensError(
-            f"{where}: neither {benchmark.fields.get('instruction', 'instruction')!r} nor "
-            f"{benchmark.fields.get('prompt', 'prompt')!r}, found the fields {names(sorted(doc))}"
+            f"{where}: neither {' nor '.join(repr(theirs[name]) for name in _TASKS)}, found the "
+            f"fields {names(sorted(row.doc))}"
         )
-    row_id = value("id")
-    if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
-        raise DistillensError(f"{where}: id = {shown(row_id)}, expected a string or an integer")
-    return Row(
-        doc_id=doc_id,
-        row_id=str(doc_id if row_id is None else row_id),
+    return replace(
+        row,
         instruction=instruction or "",
         input=text("input") or "",
         prompt=prompt if instruction is None else None,
-        references=tuple(
-            read_newlines(reference, benchmark.newline)
-            for reference in without_empty(
-                _references(value("output"), benchmark.fields.get("output", "output"), where)
-            )
-        ),
-        doc=doc,
     )
 
 

@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
         references = sum(len(row.references) for row in rows)
         wordless = num_without_words(row.references for row in rows)
         with_input = sum(bool(row.input) for row in rows)
+        conversations = sum(row.conversation is not None for row in rows)
         sys.stdout.write(
-            f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, {references} "
-            f"references, metrics {', '.join(benchmark.metrics)}, data {data_digest(rows)}, "
-            f"from {benchmark.location()}"
+            f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, "
+            + (f"{conversations} with messages, " if conversations else "")
+            + f"{references} references, metrics {', '.join(benchmark.metrics)}, data "
+            f"{data_digest(rows)}, from {benchmark.location()}"
             + (f"; {wordless} rows have no reference with a word for ROUGE-L" if wordless else "")
             + "\n"
         )

@@ -1,5 +1,6 @@
 """Which rows a report shows in full, and their text made safe to show."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from eval_harness.benchmarks.conversations import read_question
 from eval_harness.comparison.systems import System
+from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
 from eval_harness.shared.statistics import row_means
+from eval_harness.shared.text.messages import Message, conversation_column
 
 _MOST_CHARACTERS = 6000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -71,9 +75,21 @@ def rows_that_differ(
 
 
 def prompt_text(doc: dict[str, Any]) -> str:
-    """The question for a reader: instruction and input, or the row's ready prompt."""
+    """The question for a reader: a conversation, instruction and input, or a ready prompt."""
+    column = conversation_column(doc)
+    if column is not None:
+        try:
+            question, _ = read_question(doc, "row", column=column, newline=None)
+        except DistillensError:  # a samples file from elsewhere
+            return str(doc[column])
+        return "\n\n".join(_turn(message) for message in question.messages)
     parts = [str(doc.get(key) or "") for key in ("instruction", "input")]
     return "\n".join(filter(None, parts)) or str(doc.get("prompt", ""))
+
+
+def _turn(message: Message) -> str:
+    calls = [f"{call.name}({json.dumps(call.arguments)})" for call in message.tool_calls]
+    return f"{message.role}: " + "\n".join(filter(None, [message.content, *calls]))
 
 
 def printable(text: str) -> str:
