@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distillens_plugin.integrations.when_loaded import when_loaded
 
 if TYPE_CHECKING:
+    from distillens_plugin.attached.attached_lens import AttachedLens
     from distillens_plugin.fused import lens_divergence
     from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
     from distillens_plugin.losses.lens import DistillLensLoss
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AttachedLens": "distillens_plugin.attached.attached_lens",
     "lens_divergence": "distillens_plugin.fused",
     "DistillLensLoss": "distillens_plugin.losses.lens",
     "LogitsKD": "distillens_plugin.losses.final_logits",
     "CrossEntropy": "distillens_plugin.losses.final_logits",
     "WeightedSum": "distillens_plugin.losses.weighted_sum",
 }
-__all__ = ["CrossEntropy", "DistillLensLoss", "LogitsKD", "WeightedSum", "lens_divergence"]
+__all__ = [
+    "AttachedLens",
+    "CrossEntropy",
+    "DistillLensLoss",
+    "LogitsKD",
+    "WeightedSum",
+    "lens_divergence",
+]
 
 
 def __getattr__(name: str) -> object:

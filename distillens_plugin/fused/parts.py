@@ -3,7 +3,7 @@
 Legend: R rows of a group, D width, V vocabulary.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -129,6 +129,15 @@ class Group:
     def is_cross_entropy(self) -> bool:
         """Whether the group reads labels rather than a teacher."""
         return isinstance(self.divergence, CrossEntropy)
+
+    def to(self, device: torch.device) -> "Group":
+        """The same group with its tensors on another device; itself if they are there already."""
+        names = ("student_rows", "teacher_rows", "labels", "row_weights")
+        tensors = {name: getattr(self, name) for name in names}
+        moved = {
+            n: t.to(device) for n, t in tensors.items() if t is not None and t.device != device
+        }
+        return replace(self, **moved) if moved else self
 
     def weights(self, dtype: torch.dtype) -> Tensor:
         """[R] row weights in `dtype`, ones where none were given."""

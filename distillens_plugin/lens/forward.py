@@ -18,53 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.lens.discovery import find_anatomy, supports_headless
+from distillens_plugin.lens.discovery import supports_headless
 from distillens_plugin.lens.head_hooks import head_reader
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput
-from distillens_plugin.lens.probe import hidden_states_of, plain_model, unwrap
-from distillens_plugin.lens.readout import Lens
+from distillens_plugin.lens.probe import plain_model, unwrap
+from distillens_plugin.lens.recorder import Record, Recorder
+from distillens_plugin.lens.router import has_router
 from eval_harness.errors import DistillensError
 
 
 class _Reader:
-    """A model's lens and the slot into which the hook on its body puts the final hidden states."""
+    """A model's lens, and the recorder of the final hidden states on its body."""
 
     def __init__(self, model: nn.Module) -> None:
-        anatomy = find_anatomy(model)
-        self.lens = Lens(model, anatomy)
-        self.head = plain_model(model).get_submodule(anatomy.head)
+        self.lens = lens_of(model)
+        self.head = self.lens.part(self.lens.anatomy.head)
         self.headless = supports_headless(model)
+        self.has_router = has_router(model)
         self.has_warned = False
-        self.last_hidden: Tensor | None = None
-        self.autocast_dtype: torch.dtype | None = None
-        # A weak reference: the hook lives in the model, and must not keep its reader's model alive.
-        reader = weakref.ref(self)
+        self.recorder = Recorder(model, self.lens.anatomy)
 
-        def keep(module: nn.Module, args: object, output: object) -> None:
-            this, hidden = reader(), hidden_states_of(output)
-            if this is not None and hidden is not None:
-                device_type = hidden.device.type
-                enabled = torch.is_autocast_enabled(device_type)
-                this.last_hidden = hidden
-                this.autocast_dtype = torch.get_autocast_dtype(device_type) if enabled else None
-
-        plain_model(model).get_submodule(anatomy.body).register_forward_hook(keep)
-
-    def pop(self) -> tuple[Tensor, torch.dtype | None]:
-        hidden, self.last_hidden = self.last_hidden, None
-        if hidden is None:
+    def take(self) -> Record:
+        record = self.recorder.take()
+        if record is None:
             raise DistillensError(
                 "the model's forward did not reach its body; was a module replaced after the first "
                 "forward pass? build the box again"
             )
-        return hidden, self.autocast_dtype
+        return record
 
 
 _readers: "weakref.WeakKeyDictionary[nn.Module, _Reader]" = weakref.WeakKeyDictionary()
 
 
-def reader_of(model: nn.Module) -> _Reader:
-    """The reader of a (wrapped) model, made at its first use, after the anatomy's self-check."""
+def _reader_of(model: nn.Module) -> _Reader:
+    """The reader of a (wrapped) model, made at its first use."""
     bare = unwrap(model)
     if bare not in _readers:
         _readers[bare] = _Reader(bare)
@@ -73,7 +62,7 @@ def reader_of(model: nn.Module) -> _Reader:
 
 def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
     given, own_targets = _inputs(batch)
-    reader = reader_of(model)
+    reader = _reader_of(model)
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
         model.eval()
@@ -83,10 +72,17 @@ def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
         inputs["logits_to_keep"] = torch.empty(
             0, dtype=torch.long, device=given["input_ids"].device
         )
+    if reader.has_router and any(p.requires_grad for p in model.parameters()):
+        # For `distillens.router_loss`: the model adds that loss only to a loss of its own.
+        inputs["output_router_logits"] = True
     output = model(**inputs)
-    last_hidden, autocast_dtype = reader.pop()
-    logits = output.logits if with_logits else None
-    return LensOutput(reader.lens, last_hidden, logits, autocast_dtype, own_targets)
+    return LensOutput(
+        reader.lens,
+        reader.take(),
+        output.logits if with_logits else None,
+        own_targets,
+        router_loss=getattr(output, "aux_loss", None),
+    )
 
 
 def _inputs(batch: object) -> tuple[dict[str, Tensor], object]:

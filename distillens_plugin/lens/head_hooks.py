@@ -4,9 +4,20 @@ Under a headless forward the head sees the rows of no position at all. A loss on
 torchdistill's own on `lm_head`, would be the mean over nothing: NaN, without a warning.
 """
 
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
 from torch import nn
 
 from distillens_plugin.lens.probe import unwrap
+
+Hook = TypeVar("Hook", bound=Callable[..., object])
+
+
+def reads_no_logits(hook: Hook) -> Hook:
+    """Marks a hook of this package that does without what the head gives."""
+    hook.reads_no_logits = True  # type: ignore[attr-defined]
+    return hook
 
 
 def head_reader(model: nn.Module, head: nn.Module) -> str | None:
@@ -28,7 +39,7 @@ def head_reader(model: nn.Module, head: nn.Module) -> str | None:
 def _hooked(path: str, head: nn.Module) -> str | None:
     for inner, module in head.named_modules(prefix=path):
         # A hook before the head sees its input rows, and there are none.
-        if module._forward_hooks or module._forward_pre_hooks:
+        if _any_reads(module._forward_hooks) or _any_reads(module._forward_pre_hooks):
             return inner
     return None
 
@@ -37,10 +48,14 @@ def _hooked_above(model: nn.Module, bare: nn.Module, path: str) -> str | None:
     names = path.split(".")[:-1]
     above = [".".join(names[:length]) for length in range(len(names), -1, -1)]
     for name in above:
-        if bare.get_submodule(name)._forward_hooks:
+        if _any_reads(bare.get_submodule(name)._forward_hooks):
             return name or "."
     while model is not bare:
-        if model._forward_hooks:
+        if _any_reads(model._forward_hooks):
             return "."
         model = next(model.children())
     return None
+
+
+def _any_reads(hooks: Mapping[int, Callable[..., object]]) -> bool:
+    return any(not getattr(hook, "reads_no_logits", False) for hook in hooks.values())

@@ -13,6 +13,7 @@ from distillens_plugin.data.supervision import Supervised, supervised_from_targe
 from distillens_plugin.lens.layers import Layer, layer_to_hook
 from distillens_plugin.lens.probe import hidden_states_of
 from distillens_plugin.lens.readout import Lens
+from distillens_plugin.lens.recorder import Record
 from eval_harness.errors import DistillensError
 
 # By module path, then `input` or `output`: what torchdistill's hooks saw in one forward pass, and
@@ -59,20 +60,23 @@ class LensOutput(LensRows):
         last_hidden: [B, T, D], what the head reads (already normed).
         autocast_dtype: the type the model's matrix products ran in under autocast, else None.
         targets: what came inside the batch, for a loop that has no targets of its own, else None.
+        router_loss: 0-d, a mixture of experts' auxiliary loss on its router, else None.
     """
 
     def __init__(
         self,
         lens: Lens,
-        last_hidden: Tensor,
-        logits: Tensor | None,
-        autocast_dtype: torch.dtype | None,
+        record: Record,
+        logits: Tensor | None = None,
         targets: object = None,
+        *,
+        router_loss: Tensor | None = None,
     ) -> None:
         self.lens = lens
-        self.last_hidden = last_hidden
-        self.autocast_dtype = autocast_dtype
+        self.last_hidden = record.last_hidden
+        self.autocast_dtype = record.autocast_dtype
         self.targets = targets
+        self.router_loss = router_loss
         self._logits = logits
         self._final_rows: tuple[Supervised, Tensor] | None = None
 

@@ -5,7 +5,8 @@ Shapes: N rows, D width of the residual stream, D_head what the unembedding read
 The parameters are live: they train with the model (tied embedding, LoRA).
 """
 
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,16 +96,22 @@ class Lens:
     """A model's readout and head, for hidden states of any layer.
 
     Args:
-        model: the (wrapped, peft) model; kept alive by the lens.
+        model: the (wrapped, peft) model.
         anatomy: what `find_anatomy(model)` found.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         plain = plain_model(model)
         self.anatomy = anatomy
-        self._head = plain.get_submodule(anatomy.head)
-        self._readout = [plain.get_submodule(path) for path in anatomy.readout]
-        self._is_norm = [path in anatomy.norms for path in anatomy.readout]
+        # Weak, since lenses are kept by model (known_lenses.py); its parts outlive it here.
+        self._plain = weakref.ref(plain)
+        self._parts = {p: plain.get_submodule(p) for p in (anatomy.head, *anatomy.readout)}
+        self._copy: tuple[tuple[object, ...], Head] | None = None
+
+    def part(self, path: str) -> nn.Module:
+        """The head or a module of the readout, as it is now: peft replaces modules by its own."""
+        plain = self._plain()
+        return self._parts[path] if plain is None else plain.get_submodule(path)
 
     @property
     def blocks_path(self) -> str:
@@ -124,12 +131,24 @@ class Lens:
 
         (Its dropout, if it has one, is not applied.)
         """
-        weight, bias = unembedding(self._head)
+        weight, bias = unembedding(self.part(self.anatomy.head))
         return Head(weight, bias, softcap=self.anatomy.softcap, scale=self.anatomy.scale)
+
+    def head_on(self, device: torch.device) -> Head:
+        """The unembedding on this device; a copy has no gradient, and is renewed if it changed."""
+        head = self.head()
+        if head.weight.device == device:
+            return head
+        state = (device, head.weight.data_ptr(), head.weight._version)
+        if self._copy is None or self._copy[0] != state:
+            bias = None if head.bias is None else head.bias.detach().to(device)
+            copy = replace(head, weight=head.weight.detach().to(device), bias=bias)
+            self._copy = (state, copy)
+        return self._copy[1]
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Of the unembedding: its weight and bias, and what LoRA adds."""
-        return list(self._head.parameters())
+        return list(self.part(self.anatomy.head).parameters())
 
     def apply_readout(self, hidden: Tensor, *, norm: str = "final") -> Tensor:
         """Rows of any layer, in the form that the unembedding takes.
@@ -147,12 +166,13 @@ class Lens:
         if norm not in ("identity", "final"):
             raise ValueError(f"norm must be 'identity' or 'final', found {norm!r}")
         rows = hidden
-        for module, is_norm in zip(self._readout, self._is_norm, strict=True):
-            if is_norm and norm == "identity":
+        for path in self.anatomy.readout:
+            if norm == "identity" and path in self.anatomy.norms:
                 continue
+            module = self.part(path)
             parameter = next(module.parameters(), None)
             # Under autocast the stream can be bfloat16 while the norm's gain is float32.
-            rows = rows if parameter is None else rows.to(parameter.dtype)
+            rows = rows if parameter is None else rows.to(parameter.device, parameter.dtype)
             # Not module(rows): that would fire hooks on the final norm with the lens's rows.
             rows = module.forward(rows)
         return rows.to(hidden.dtype)

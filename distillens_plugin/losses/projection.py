@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.lens.forward import reader_of
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.probe import hidden_states_of, trace_forward, unwrap
 from distillens_plugin.losses.hidden_term import HiddenTerm
@@ -79,7 +79,7 @@ class ProjectedTerm(HiddenTerm):
                 f"{self.where}: there is no teacher to compare the student with; add "
                 "models.teacher_model to the recipe"
             )
-        depths = [reader_of(model).lens.num_layers for model in (student, teacher)]
+        depths = [lens_of(model).num_layers for model in (student, teacher)]
         pairs = self.pairs(*depths)
         widths = zip(
             _widths(student, [a for a, _ in pairs]),
@@ -112,7 +112,7 @@ def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Lin
 
 def _widths(model: nn.Module, layers: list[Layer]) -> list[int]:
     """Width of each layer's hidden states; that of a module path is found by a probe forward."""
-    width = reader_of(model).lens.anatomy.width
+    width = lens_of(model).anatomy.width
     if all(isinstance(layer, int) for layer in layers):
         return [width] * len(layers)
     trace = trace_forward(unwrap(model))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
@@ -91,10 +92,10 @@ class Reading:
         """
         student = self.student.hidden_rows(self.student_io, student_layer, self.supervised)
         teacher = self.teacher.hidden_rows(self.teacher_io, teacher_layer, self.supervised)
-        return student.float(), teacher.detach().float()
+        return student.float(), teacher.detach().to(student.device, torch.float32)
 
     def final_states(self) -> tuple[Tensor, Tensor]:
         """What both heads read, [N, D_student] and [N, D_teacher], in the form of `states`."""
         student = self.student.final_rows(self.supervised)
         teacher = self.teacher.final_rows(self.supervised)
-        return student.float(), teacher.detach().float()
+        return student.float(), teacher.detach().to(student.device, torch.float32)

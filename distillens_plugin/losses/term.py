@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.fused import Group, Head, WalkResult, walk
+from distillens_plugin.fused import Group, WalkResult, walk
 from distillens_plugin.lens.layers import Layer, pair_shares, resolve_pairs
-from distillens_plugin.lens.output import IoDict, LensOutput
+from distillens_plugin.lens.output import IoDict
 from distillens_plugin.losses.needs import Needs, zeros_through
 from distillens_plugin.losses.reading import Reading
 
@@ -254,9 +254,7 @@ def _walk(
         for name in terms
         for group in groups[name]
     ]
-    needs_teacher = any(group.teacher_rows is not None for group in renamed)
-    teacher = reading.teacher.lens.head() if needs_teacher else None
-    walked = _walk_in_type(renamed, reading.student, teacher, chunk_rows)
+    walked = _walk_in_type(renamed, reading, chunk_rows)
     values: dict[str, Tensor] = {}
     for name, weighted in terms.items():
         own = groups[name]
@@ -270,16 +268,19 @@ def _full_name(term: str, group: Group) -> str:
     return f"{term}:{group.name}"
 
 
-def _walk_in_type(
-    groups: list[Group], student: LensOutput, teacher: Head | None, chunk_rows: int | None
-) -> WalkResult:
+def _walk_in_type(groups: list[Group], reading: Reading, chunk_rows: int | None) -> WalkResult:
     """One fused walk in the type that the student's own matrix products ran in.
 
     torchdistill computes the loss outside autocast, so the type is carried over from the forward.
+    The walk runs where the student's head is; rows and the teacher's head may come from elsewhere.
     """
-    dtype = student.autocast_dtype
-    with torch.autocast(student.device.type, dtype=dtype, enabled=dtype is not None):
-        return walk(groups, student.lens.head(), teacher, chunk_rows=chunk_rows)
+    student, head = reading.student, reading.student.lens.head()
+    device, dtype = head.weight.device, student.autocast_dtype
+    needs_teacher = any(group.teacher_rows is not None for group in groups)
+    teacher = reading.teacher.lens.head_on(device) if needs_teacher else None
+    groups = [group.to(device) for group in groups]
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        return walk(groups, head, teacher, chunk_rows=chunk_rows)
 
 
 def _anchors(terms: list[Term], reading: Reading) -> Tensor | float:

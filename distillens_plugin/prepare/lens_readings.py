@@ -14,7 +14,8 @@ from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.divergences import Divergence, ForwardKL
 from distillens_plugin.fused import Group, Head, walk
 from distillens_plugin.fused.naive import head_logits
-from distillens_plugin.lens.forward import forward, reader_of
+from distillens_plugin.lens.forward import forward
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.streams import recorded_streams
@@ -88,7 +89,7 @@ class Streams:
 def _run(
     model: nn.Module, batch: dict[str, Tensor], extra: Sequence[Layer]
 ) -> tuple[LensOutput, dict[Layer, Tensor]]:
-    lens = reader_of(model).lens
+    lens = lens_of(model)
     layers = [*range(lens.num_layers + 1), *(layer for layer in extra if isinstance(layer, str))]
     with recorded_streams(model, layers, lens.blocks_path) as seen:
         return forward(model, batch), {layer: seen[layer] for layer in layers}

@@ -25,7 +25,8 @@ from distillens_plugin.data.spec import DatasetSpec
 from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.divergences import ForwardKL
 from distillens_plugin.fused import Group, walk
-from distillens_plugin.lens.forward import forward, reader_of
+from distillens_plugin.lens.forward import forward
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.lens.readout import Lens
@@ -101,7 +102,7 @@ def tune_lens(
         )
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     _check_positions(model, examples)
-    lens = reader_of(model).lens
+    lens = lens_of(model)
     layers = _layers(settings.layers, lens.num_layers)
     made = {layer: _Translator(lens.anatomy.width) for layer in layers}
     translators = nn.ModuleDict({str(layer): made[layer] for layer in layers})

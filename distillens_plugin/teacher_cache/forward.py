@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
-from distillens_plugin.lens.forward import reader_of
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import Layer, layer_to_hook
 from distillens_plugin.lens.output import IoDict, LensOutput, LensRows, rows_at
 from distillens_plugin.lens.probe import hidden_states_of
@@ -97,7 +97,7 @@ class CachingForward:
         **kwargs: object,
     ) -> CachedRows:
         row_ids = _row_ids(targets)
-        lens = reader_of(model).lens
+        lens = lens_of(model)
         # Hooks may hold what an earlier forward recorded (the reader's probe), which belongs to no
         # batch: if the teacher does not run, torchdistill must find nothing.
         for recorded in self.io_dict.values():
@@ -117,8 +117,10 @@ class CachingForward:
         row_ids: Sequence[str],
     ) -> None:
         supervised = supervised_from_targets(targets)
-        num_rows, num_tokens = batch["input_ids"].shape
-        counts = torch.bincount(supervised.positions // num_tokens, minlength=num_rows).tolist()
+        counts = targets.get("row_counts") if isinstance(targets, Mapping) else None
+        if counts is None:
+            num_rows, num_tokens = batch["input_ids"].shape
+            counts = torch.bincount(supervised.positions // num_tokens, minlength=num_rows).tolist()
         states = {FINAL: output.final_rows(supervised)}
         for name in self.states:
             states[name] = rows_at(self._hooked(name), supervised)

@@ -16,6 +16,7 @@ FLOORS = {
         "on_policy",
         "storage",
         "integrations",
+        "attached",
         "losses",
         "models",
         "recipe",

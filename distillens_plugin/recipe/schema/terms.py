@@ -189,6 +189,10 @@ class SimilarityKwargs(PairedKwargs):
     """Parameters of `distillens.gram` and `distillens.cka`."""
 
 
+class RouterKwargs(Strict):
+    """Parameters of `distillens.router_loss`: it has none."""
+
+
 _LOSSES = "distillens_plugin.losses"
 # The loss terms of this package. A new one is an entry here and the class that it names.
 TERMS: dict[str, TermName] = {
@@ -201,4 +205,7 @@ TERMS: dict[str, TermName] = {
     "distillens.hidden_cosine": TermName(f"{_LOSSES}.hidden:HiddenCosine", ProjectedKwargs),
     "distillens.gram": TermName(f"{_LOSSES}.similarity:GramAlignment", SimilarityKwargs),
     "distillens.cka": TermName(f"{_LOSSES}.similarity:CKA", SimilarityKwargs),
+    "distillens.router_loss": TermName(
+        f"{_LOSSES}.router:RouterLoss", RouterKwargs, needs_teacher=False
+    ),
 }

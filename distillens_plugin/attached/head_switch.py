@@ -1,0 +1,73 @@
+"""Runs a model's forward without its head, whoever calls it and whatever is wrapped around it.
+
+The head is given the rows of no position. It stays in the graph, so that DDP still counts on its
+gradient, and the model returns logits [B, 0, V].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from distillens_plugin.lens.head_hooks import head_reader, reads_no_logits
+from distillens_plugin.lens.probe import plain_model, unwrap
+from distillens_plugin.lens.readout import Lens
+from eval_harness.errors import DistillensError
+
+
+class HeadSwitch:
+    """Switches a model's head off and on.
+
+    Args:
+        model: (wrapped) model.
+        lens: of the model.
+    """
+
+    def __init__(self, model: nn.Module, lens: Lens) -> None:
+        self._model, self._lens = model, lens
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def is_off(self) -> bool:
+        return bool(self._handles)
+
+    def off(self) -> None:
+        """Forward passes skip the head from now on.
+
+        Raises:
+            DistillensError: a hook reads the head's output, and would see nothing.
+        """
+        if self.is_off:
+            return
+        head = self._lens.part(self._lens.anatomy.head)
+        reader = head_reader(self._model, head)
+        if reader is not None:
+            raise DistillensError(
+                f"AttachedLens: headless, but a hook on {reader!r} of "
+                f"{type(plain_model(self._model)).__name__} reads the logits; remove the hook, or "
+                "leave headless out"
+            )
+        self._handles = [head.register_forward_pre_hook(_no_rows)]
+        for model in {id(m): m for m in (unwrap(self._model), plain_model(self._model))}.values():
+            self._handles.append(model.register_forward_pre_hook(_refuse_labels, with_kwargs=True))
+
+    def on(self) -> None:
+        """Forward passes compute logits again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+@reads_no_logits
+def _no_rows(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    hidden, *rest = args
+    return hidden[..., :0, :], *rest
+
+
+def _refuse_labels(module: nn.Module, args: object, kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("labels") is not None:
+        raise DistillensError(
+            "AttachedLens: headless, so the model has no logits to compute its own loss from, but "
+            "the batch has labels; call the model without them and give them to AttachedLens.loss"
+        )
