@@ -14,7 +14,6 @@ from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.output import IoDict, LensOutput
 from distillens_plugin.lens.probe import plain_model, unwrap
 from distillens_plugin.lens.recorder import Record, Recorder
-from distillens_plugin.lens.router import has_router
 from eval_harness.errors import DistillensError
 
 
@@ -26,7 +25,7 @@ class Side:
         model: (wrapped) causal LM.
         asks_router: make the forward pass compute the router loss.
     Raises:
-        DistillensError: the lens cannot read the model, or it has no router to ask.
+        DistillensError: the lens cannot read the model.
     """
 
     def __init__(
@@ -41,11 +40,6 @@ class Side:
         self._has_run = False
         self._router_loss: Tensor | None = None
         self._handles: list[RemovableHandle] = []
-        if asks_router and not has_router(model):
-            raise DistillensError(
-                f"AttachedLens: router_loss, but the student {type(self.plain).__name__} has no "
-                "router loss; it is for mixtures of experts such as Mixtral"
-            )
 
     def attach(self, layers: Iterable[Layer]) -> None:
         """Hooks the model; what was compiled before would not run the hooks."""

@@ -52,7 +52,7 @@ class _Reader:
 _readers: "weakref.WeakKeyDictionary[nn.Module, _Reader]" = weakref.WeakKeyDictionary()
 
 
-def _reader_of(model: nn.Module) -> _Reader:
+def reader_of(model: nn.Module) -> _Reader:
     """The reader of a (wrapped) model, made at its first use."""
     bare = unwrap(model)
     if bare not in _readers:
@@ -62,7 +62,7 @@ def _reader_of(model: nn.Module) -> _Reader:
 
 def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
     given, own_targets = _inputs(batch)
-    reader = _reader_of(model)
+    reader = reader_of(model)
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
         model.eval()

@@ -1,7 +1,9 @@
 """The auxiliary loss of a mixture of experts, which a loss on hidden states alone would lose."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from distillens_plugin.lens.probe import plain_model
+from distillens_plugin.lens.router import has_router
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import Term
 from eval_harness.errors import DistillensError
@@ -18,11 +20,21 @@ class RouterLoss(Term):
     default_name = "router_loss"
     where = "distillens.router_loss"
 
+    def __init__(self) -> None:
+        super().__init__()
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        if not has_router(student):
+            raise DistillensError(
+                f"{self.where}: the student {type(plain_model(student)).__name__} computes no "
+                "router loss; expected a mixture of experts such as Mixtral; remove the term"
+            )
+
     def value(self, reading: Reading) -> Tensor:
         loss = reading.student.router_loss
         if loss is None:
             raise DistillensError(
-                f"{self.where}: the student's forward returned no router loss (aux_loss); expected "
-                "a mixture of experts such as Mixtral; remove the term for other students"
+                f"{self.where}: the student's last forward pass returned no router loss "
+                "(aux_loss); use distillens.forward, or AttachedLens on the model as it is called"
             )
         return loss

@@ -14,8 +14,7 @@ from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
-from distillens_plugin.lens.forward import forward
-from distillens_plugin.lens.known_lenses import lens_of
+from distillens_plugin.lens.forward import forward, reader_of
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.run import main
 from distillens_plugin.teacher_cache import attach_teacher_cache
@@ -49,7 +48,7 @@ class Run:
         if cached:
             self.cache = attach_teacher_cache(self.experiment, shard_bytes=shard_bytes)
         # Its self-check runs a probe through the teacher, once a run.
-        lens_of(self.box.teacher_model)
+        reader_of(self.box.teacher_model)
         self.num_teacher_calls = 0
         self.box.org_teacher_model.register_forward_hook(self._count)
 

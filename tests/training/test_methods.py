@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_run import REPO, save_tiny_model, tiny_recipe
+from tiny_run import ASSETS, REPO, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.experiment.accelerator import make_accelerator
@@ -24,6 +24,11 @@ NEEDS: dict[str, list[str]] = {
     "seqkd": ["datasets.train.path={answers}"],
     "tuned_lens": [
         "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.teacher_translators={translators}"
+    ],
+    "router_loss": [
+        "models.student_model={init: {config: {model_type: mixtral, num_hidden_layers: {layers}, "
+        "hidden_size: 24, intermediate_size: 32, num_attention_heads: 2, num_key_value_heads: 2, "
+        "num_local_experts: 2, max_position_embeddings: 1024}}, tokenizer: {tokenizer}}"
     ],
 }
 CONFIGS = REPO / "tests" / "configs"
@@ -51,7 +56,13 @@ def needs(method, folder, base=None):
         shape = (1, 1) if base == "gpt2" else (width, width)
         maps = {k: (torch.zeros(shape), torch.zeros(width)) for k in range(layers)}
         save_translators(translators, maps, num_layers=layers, notes={})
-    made = {"{answers}": str(answers), "{translators}": str(translators)}
+    tokenizer = {"gpt2": CONFIGS / "gpt2", "quickstart": ASSETS / "tokenizer"}.get(base)
+    made = {
+        "{answers}": str(answers),
+        "{translators}": str(translators),
+        "{layers}": "12" if base == "gpt2" else "4",
+        "{tokenizer}": str(tokenizer or folder / "teacher"),
+    }
     texts = NEEDS.get(method, [])
     for word, path in made.items():
         texts = [text.replace(word, path) for text in texts]
@@ -87,7 +98,7 @@ def test_a_method_trains(tmp_path, method):
         tiny_recipe(tmp_path),
         [
             "datasets.validation.num_rows=2",
-            "models.student_model.init.config.n_layer=4",
+            *([] if method == "router_loss" else ["models.student_model.init.config.n_layer=4"]),
             f"models.student_model.tokenizer={tmp_path / 'teacher'}",
             *needs(method, tmp_path),
         ],
