@@ -96,7 +96,8 @@ def conversation_column(row: Mapping[str, Any]) -> str | None:
     has_task = row.get("instruction") is not None or row.get("prompt") is not None
     if has_task and row.get("output") is not None:
         return None
-    return next((name for name in COLUMNS if row.get(name) is not None), None)
+    # A cell of a CSV file cannot be null.
+    return next((name for name in COLUMNS if row.get(name) not in (None, "")), None)
 
 
 def read_conversation(

@@ -38,6 +38,7 @@ def test_a_task_with_its_output_stays_a_task():
     assert conversation_column({"messages": [HI], "output": "Hello."}) == "messages"
     assert conversation_column({"messages": None, "conversations": [HI]}) == "conversations"
     assert conversation_column({"text": "Hi."}) is None
+    assert conversation_column({"messages": "", "instruction": "Hi."}) is None
 
 
 def test_text_parts_are_joined_and_marks_for_newlines_are_read():
