@@ -1,9 +1,11 @@
-"""Rows of .jsonl, .json and .csv files, with every text as written.
+"""Rows of .jsonl, .json and .csv files, compressed (.gz) or not, with every text as written.
 
-Libraries that guess types read "NA" as missing, "007" as 7 and "2024-01-01" as a date.
+All but JSON arrays are read a row at a time. Libraries that guess types read "NA" as missing, "007"
+as 7 and "2024-01-01" as a date.
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,36 +13,39 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.files.gzipped import SUFFIX, open_bytes
 from eval_harness.shared.files.json_files import json_type
 from eval_harness.shared.files.jsonl import read_jsonl
 
-# CSV has no null: in these columns an empty cell is a missing value.
-_MISSING_WHERE_EMPTY = ("id", "instruction", "prompt")
+# The place of a row, for errors, and its columns.
+PlacedRow = tuple[str, dict[str, Any]]
+_BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
 
 
-def read_jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl_rows(path: Path) -> Iterator[PlacedRow]:
     """(path:line, object) of each line."""
     for line, row in read_jsonl(path):
         yield f"{path}:{line}", row
 
 
-def read_json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_rows(path: Path) -> Iterator[PlacedRow]:
     """(place, object) of each row of an array of objects, or of JSON Lines under another name.
 
     Raises:
         DistillensError: it is neither of the two.
     """
+    if not is_json_array(path):
+        yield from read_jsonl_rows(path)
+        return
+    with open_bytes(path) as file:
+        content = file.read()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DistillensError(f"{path}: cannot be read: {error.strerror}") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DistillensError(
             f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
         ) from error
-    if not text.lstrip().startswith("["):
-        yield from read_jsonl_rows(path)
-        return
     try:
         rows = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -58,9 +63,8 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DistillensError(f"{path}: holds no rows, expected an array of objects")
 
 
-def read_csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path:line, row) of each row; every cell is a text, and an empty id, instruction or prompt is
-    left out.
+def read_csv_rows(path: Path) -> Iterator[PlacedRow]:
+    """(path:line, row) of each row; every cell is a text.
 
     Args:
         path: UTF-8, separated by commas, the first row with the columns' names.
@@ -68,20 +72,29 @@ def read_csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         DistillensError: not such a file, or a row with more or fewer cells than the first.
     """
     csv.field_size_limit(sys.maxsize)  # Python's own limit, 131,072, is shorter than some texts
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            try:
-                yield from _csv_rows(path, lines)
-            except csv.Error as error:
-                raise DistillensError(f"{path}:{lines.line_num}: not CSV: {error}") from error
-            except UnicodeDecodeError as error:
-                raise DistillensError(
-                    f"{path}: after line {lines.line_num}: byte 0x{error.object[error.start]:02x} "
-                    "is not UTF-8; save the file as UTF-8"
-                ) from error
-    except OSError as error:
-        raise DistillensError(f"{path}: cannot be read: {error.strerror}") from error
+    with (
+        open_bytes(path) as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as texts,
+    ):
+        lines = csv.reader(texts, strict=True)
+        try:
+            yield from _csv_rows(path, lines)
+        except csv.Error as error:
+            raise DistillensError(f"{path}:{lines.line_num}: not CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise DistillensError(
+                f"{path}: after line {lines.line_num}: byte 0x{error.object[error.start]:02x} "
+                "is not UTF-8; save the file as UTF-8"
+            ) from error
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether a .json file is one array, which can only be read whole."""
+    with open_bytes(path) as file:
+        start = file.read(len(_BOM)).removeprefix(_BOM)
+        while not start.strip(_BLANK) and (more := file.read(4096)):
+            start = more
+    return start.lstrip(_BLANK).startswith(b"[")
 
 
 class _CsvLines(Protocol):
@@ -98,7 +111,13 @@ class _CsvLines(Protocol):
 READERS = {".jsonl": read_jsonl_rows, ".json": read_json_rows, ".csv": read_csv_rows}
 
 
-def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[tuple[str, dict[str, Any]]]:
+def format_of(path: Path) -> str:
+    """The end of a file's name that tells its format, without .gz: `.jsonl` of rows.jsonl.gz."""
+    name = path.name.removesuffix(SUFFIX) if path.suffix == SUFFIX else path.name
+    return Path(name).suffix
+
+
+def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[PlacedRow]:
     columns: list[str] = next((cells for cells in lines if cells), [])
     repeated = [name for name in columns if columns.count(name) > 1]
     if repeated:
@@ -116,7 +135,7 @@ def _csv_rows(path: Path, lines: _CsvLines) -> Iterator[tuple[str, dict[str, Any
             )
         num_rows += 1
         named = zip(columns, cells, strict=True)
-        yield place, {key: cell for key, cell in named if cell or key not in _MISSING_WHERE_EMPTY}
+        yield place, dict(named)
     if num_rows == 0:
         raise DistillensError(
             f"{path}: holds no rows, expected a row of column names and one row for each task"

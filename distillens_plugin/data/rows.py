@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from distillens_plugin.data.sources import open_source
@@ -51,11 +50,12 @@ def read_rows(
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
     newline = spec.newline
-    unit = "line" if spec.path.endswith(".jsonl") and os.path.isfile(spec.path) else "row"
+    is_lines = spec.path.endswith((".jsonl", ".jsonl.gz")) and os.path.isfile(spec.path)
+    unit = "line" if is_lines else "row"
     first = 1 if unit == "line" else 0
     num_marks = 0
     placed = open_source(spec, where, default_split, cache_dir)
-    for number, (place, row) in enumerate(islice(placed, spec.num_rows), start=first):
+    for number, (place, row) in enumerate(placed, start=first):
         if unit == "line":
             number = int(place.rpartition(":")[2])
         raw = _checked(row, place=place, default_id=f"{unit} {number}", newline=newline)

@@ -2,25 +2,31 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distillens_plugin.data.row_files import READERS
+from distillens_plugin.data.columns import FIELDS, renamed
+from distillens_plugin.data.row_files import READERS, PlacedRow, format_of, is_json_array
 from distillens_plugin.data.spec import DatasetSpec
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 
-_SUFFIXES = (*READERS, ".parquet")
+_SUFFIXES = (*READERS, *(f"{suffix}.gz" for suffix in READERS), ".parquet")
 _SLICE = re.compile(r"(\w+)(?:\[(-?\d{0,18}):(-?\d{0,18})\])?")
 # Names of `datasets`' own readers rather than of the Hub: pickled tables and Python objects.
 _CODE_FORMATS = ("pandas", "generator", "spark", "sql", "cache")
+# CSV has no null: there an empty cell is a missing value, except in a text that may be empty.
+_MISSING_WHERE_EMPTY = tuple(field for field in FIELDS if field not in ("input", "output"))
 
 
 def open_source(
     spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of each row that a recipe's data set section names, not yet checked.
+) -> Iterator[PlacedRow]:
+    """(place, row) of each row that a recipe's data set section names, its columns renamed.
+
+    Rows are read as they are asked for, except from a JSON array and, unless `spec.streaming`,
+    from what only the `datasets` library can read.
 
     Args:
         where: the section's YAML path, for errors.
@@ -29,37 +35,62 @@ def open_source(
     Raises:
         DistillensError: not found, not reachable, or not readable.
     """
+    rows, is_csv = _open(spec, where, default_split, cache_dir)
+    rows = islice(rows, spec.num_rows)
+    if spec.columns:
+        rows = renamed(rows, spec.columns, f"{where}.columns")
+    return _without_empty_cells(rows) if is_csv else rows
+
+
+def _without_empty_cells(rows: Iterator[PlacedRow]) -> Iterator[PlacedRow]:
+    for place, row in rows:
+        kept = {key: cell for key, cell in row.items() if cell or key not in _MISSING_WHERE_EMPTY}
+        yield place, kept
+
+
+def _open(
+    spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
+) -> tuple[Iterator[PlacedRow], bool]:
+    """The rows, and whether they come from CSV."""
     path = Path(spec.path)
-    if path.suffix == ".jsonl" and not os.path.isdir(path):
-        _refuse_hub_options(spec, where, path)
-        return READERS[path.suffix](path)
-    if not os.path.exists(path) and (
-        path.suffix in _SUFFIXES or spec.path.startswith((".", os.sep, "~"))
-    ):
-        raise DistillensError(f"{where}.path: {spec.path} does not exist")
-    if os.path.isfile(path):
-        _refuse_hub_options(spec, where, path)
-        if path.suffix not in _SUFFIXES:
-            raise DistillensError(
-                f"{where}.path: {spec.path} ends in {path.suffix!r}, expected "
-                f"{', '.join(_SUFFIXES)}"
-            )
-        if path.suffix in READERS:
-            return READERS[path.suffix](path)
-    return _load_with_datasets(spec, where, default_split, cache_dir)
+    form = format_of(path)
+    is_single = not path.is_dir() and (path.exists() or form == ".jsonl")
+    if not is_single and not path.exists():
+        looks_like_a_file = path.name.endswith(_SUFFIXES)
+        if looks_like_a_file or spec.path.startswith((".", os.sep, "~")):
+            raise DistillensError(f"{where}.path: {spec.path} does not exist")
+    if not is_single:
+        return _load_with_datasets(spec, where, default_split, cache_dir)
+    _refuse_options(spec, where, ("name", "split", "data_files"), f"{path} is a single file")
+    if not path.name.endswith(_SUFFIXES):
+        raise DistillensError(
+            f"{where}.path: {spec.path} ends in {path.suffix!r}, expected {', '.join(_SUFFIXES)}"
+        )
+    if form not in READERS:
+        return _load_with_datasets(spec, where, default_split, cache_dir)
+    _refuse_streamed_array(spec, where, path)
+    return READERS[form](path), form == ".csv"
 
 
-def _refuse_hub_options(spec: DatasetSpec, where: str, path: Path) -> None:
-    for option in ("name", "split", "data_files"):
+def _refuse_options(spec: DatasetSpec, where: str, options: tuple[str, ...], what: str) -> None:
+    for option in options:
         if getattr(spec, option) is not None:
             raise DistillensError(
-                f"{where}.{option}: {path} is a single file, which has no {option}; delete the key"
+                f"{where}.{option}: {what}, which has no {option}; delete the key"
             )
+
+
+def _refuse_streamed_array(spec: DatasetSpec, where: str, path: Path) -> None:
+    if spec.streaming and format_of(path) == ".json" and is_json_array(path):
+        raise DistillensError(
+            f"{where}.streaming: {path} is one JSON array, which can only be read whole; save it "
+            "as JSON Lines, one object a line"
+        )
 
 
 def _load_with_datasets(
     spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> tuple[Iterator[PlacedRow], bool]:
     """A data set of the `datasets` library: the Hub's, a local folder's, or another file format."""
     path = Path(spec.path)
     if spec.path in _CODE_FORMATS and not path.exists():
@@ -70,64 +101,134 @@ def _load_with_datasets(
     # Imported here: it takes a second, which a plain file does not need.
     import datasets
 
-    data_files = spec.data_files
     # A single file has a single split, which `datasets` calls train.
-    split = spec.split or ("train" if data_files or path.is_file() else default_split)
+    split = spec.split or ("train" if spec.data_files or path.is_file() else default_split)
+    no_option = f"{path} was written by save_to_disk"
+    is_csv = False
+    rows: Iterator[dict[str, Any]]
     try:
-        if path.is_file():
-            rows = datasets.load_dataset(
-                "parquet", data_files=str(path), split="train", cache_dir=cache_dir
-            )
-        elif (path / "dataset_dict.json").exists():
-            rows = datasets.load_from_disk(str(path))[split]
+        if (path / "dataset_dict.json").exists():
+            _refuse_options(spec, where, ("name", "data_files"), no_option)
+            saved = datasets.load_from_disk(str(path))
+            rows = _sliced(split, lambda name: saved[name], where)
         elif (path / "state.json").exists():
-            rows = datasets.load_from_disk(str(path))
+            _refuse_options(spec, where, ("name", "data_files", "split"), no_option)
+            rows = iter(datasets.load_from_disk(str(path)))
         else:
-            builder = datasets.load_dataset_builder(
-                spec.path, spec.name, data_files=data_files, cache_dir=cache_dir
-            )
-            files = _own_files(builder, split) if path.is_dir() else None
-            if files is not None:
-                return files
+            kind = ("parquet", None) if path.is_file() else (spec.path, spec.name)
+            files = str(path) if path.is_file() else spec.data_files
+            builder = datasets.load_dataset_builder(*kind, data_files=files, cache_dir=cache_dir)
+            is_csv = builder.name == "csv"
+            own = _own_files(builder, split, spec, where) if path.is_dir() else None
+            if own is not None:
+                return own, is_csv
             # pandas would take NA, None and null for missing.
-            texts = {"keep_default_na": False, "na_filter": False}
-            options = texts if builder.name == "csv" else {}
-            rows = datasets.load_dataset(
-                spec.path,
-                spec.name,
-                data_files=data_files,
-                split=split,
-                cache_dir=cache_dir,
-                **options,
-            )
+            texts = {"keep_default_na": False, "na_filter": False} if is_csv else {}
+
+            def load(name: str) -> Iterable[dict[str, Any]]:
+                return datasets.load_dataset(
+                    *kind,
+                    data_files=files,
+                    split=name,
+                    cache_dir=cache_dir,
+                    streaming=spec.streaming,
+                    **texts,
+                )
+
+            # A stream has no length, so `datasets` does not slice it.
+            rows = _sliced(split, load, where) if spec.streaming else iter(load(split))
     except DistillensError:
         raise
     except Exception as error:  # whatever a Hub, a network or a file format can raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        advice = (
-            f"does it have the split {split!r}?"
-            if path.exists()
-            else "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
-        )
-        raise DistillensError(
-            f"{where}.path: {spec.path!r} (split {split!r}) cannot be loaded: "
-            f"{reason.strip()}; {advice}"
-        ) from error
-    return ((f"{spec.path} row {number}", row) for number, row in enumerate(rows))
+        _refuse(spec, split, where, error)
+    return _placed(rows, spec, split, where), is_csv
 
 
-def _own_files(builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]] | None:
+def _placed(
+    rows: Iterator[dict[str, Any]], spec: DatasetSpec, split: str, where: str
+) -> Iterator[PlacedRow]:
+    number = 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # a stream meets the network and the format only here
+            if number == 0:
+                _refuse(spec, split, where, error)
+            raise RunFailure(
+                f"{spec.path} row {number}: cannot be read on: {_first_line(error)}"
+            ) from error
+        yield f"{spec.path} row {number}", row
+        number += 1
+
+
+def _refuse(spec: DatasetSpec, split: str, where: str, error: Exception) -> NoReturn:
+    advice = (
+        f"does it have the split {split!r}?"
+        if Path(spec.path).exists()
+        else "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
+    )
+    raise DistillensError(
+        f"{where}.path: {spec.path!r} (split {split!r}) cannot be loaded: {_first_line(error)}; "
+        f"{advice}"
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _sliced(
+    split: str, load: Callable[[str], Iterable[dict[str, Any]]], where: str
+) -> Iterator[dict[str, Any]]:
+    """The rows of `train` or `train[2:5]`; any other text is for `load` to refuse.
+
+    Args:
+        load: gives the rows of a split by its name alone.
+    """
+    wanted = _SLICE.fullmatch(split)
+    if wanted is None:
+        return iter(load(split))
+    start, end = _bounds(wanted)
+    rows = load(wanted[1])
+    if start >= 0 and (end or 0) >= 0:
+        return islice(rows, start, end)
+    if not isinstance(rows, Sized):
+        _refuse_from_the_end(split, where)
+    first, last, _ = slice(start, end).indices(len(rows))
+    return islice(rows, first, max(first, last))
+
+
+def _bounds(wanted: re.Match[str]) -> tuple[int, int | None]:
+    return int(wanted[2] or 0), int(wanted[3]) if wanted[3] else None
+
+
+def _refuse_from_the_end(split: str, where: str) -> NoReturn:
+    raise DistillensError(
+        f"{where}.split: found {split}, which counts from the end, but a stream is read from its "
+        "start; count from the start, or delete streaming"
+    )
+
+
+def _own_files(
+    builder: Any, split: str, spec: DatasetSpec, where: str
+) -> Iterator[PlacedRow] | None:
     """The rows of a split of a local folder whose files can be read without guessing types.
 
     None for other formats, or for a split that only `datasets` can slice or refuse.
     """
     wanted = _SLICE.fullmatch(split)
     splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}
-    files = splits.get(wanted[1]) if wanted else None
-    if not wanted or not files or any(Path(file).suffix not in READERS for file in files):
+    files = [Path(file) for file in (splits.get(wanted[1]) or [] if wanted else [])]
+    if not wanted or not files or any(format_of(file) not in READERS for file in files):
         return None
-    rows = (row for file in files for row in READERS[Path(file).suffix](Path(file)))
-    start, end = (int(text) if text else None for text in (wanted[2], wanted[3]))
-    if (start or 0) < 0 or (end or 0) < 0:
-        return iter(list(rows)[start:end])
-    return islice(rows, start, end)
+    for file in files:
+        _refuse_streamed_array(spec, where, file)
+    rows = (row for file in files for row in READERS[format_of(file)](file))
+    start, end = _bounds(wanted)
+    if start >= 0 and (end or 0) >= 0:
+        return islice(rows, start, end)
+    if spec.streaming:
+        _refuse_from_the_end(split, where)
+    return iter(list(rows)[start:end])

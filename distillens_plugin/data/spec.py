@@ -1,5 +1,6 @@
 """The settings for reading instruction data; sections of a recipe provide them."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -9,10 +10,13 @@ class DatasetSpec(Protocol):
     Defaults, ranges and descriptions are in `recipe/schema/data.py`.
 
     Attributes:
-        path: a .jsonl file, a folder, or a name on the Hub.
+        path: a file, a folder, or a name on the Hub.
         name: the configuration of a Hub data set.
         data_files: one file of a Hub repository or folder.
         split: of a Hub data set or folder; None leaves it to the caller.
+        columns: the source's column by the name that rows have here (`data.columns.FIELDS`).
+        streaming: read rows while training instead of before it.
+        shuffle_buffer: rows among which the next one of a stream is drawn; 0 keeps their order.
         newline: what stands for a newline in the rows, `<n>` in MiniLLM's ready prompts; or None.
         template: a name of `eval_harness.shared.text.templates` or a format string; not used by
             rows that bring a ready `prompt`.
@@ -33,6 +37,12 @@ class DatasetSpec(Protocol):
     def data_files(self) -> str | None: ...
     @property
     def split(self) -> str | None: ...
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+    @property
+    def streaming(self) -> bool: ...
+    @property
+    def shuffle_buffer(self) -> int | None: ...
     @property
     def newline(self) -> str | None: ...
     @property

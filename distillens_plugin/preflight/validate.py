@@ -23,7 +23,7 @@ from distillens_plugin.storage.run_folder import check_free
 from eval_harness.errors import DistillensError
 
 _MAX_DATA_FILES = 10_000
-_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
+_DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
 
 
 def validate_without_weights(

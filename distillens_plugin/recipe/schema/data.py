@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from distillens_plugin.recipe.schema.base import Count, PathName, Strict, complain, problem
+from distillens_plugin.data.columns import FIELDS
+from distillens_plugin.recipe.schema.base import (
+    Count,
+    NonNegativeInt,
+    PathName,
+    Strict,
+    complain,
+    did_you_mean,
+    problem,
+)
 
 # How rows become tokens: the validation set inherits these keys from the training set.
 _INHERITED = (
@@ -26,10 +35,11 @@ def _auto_or_bool(value: Any) -> Any:
 
 
 class DatasetSpec(Strict):
-    """Instruction data: a JSON Lines file, or a data set on the Hub."""
+    """Instruction data: a file, a folder, or a data set on the Hub."""
 
     path: PathName = Field(
-        description="JSON Lines file (./ is relative to the recipe), or a Hub name"
+        description="JSON Lines, JSON, CSV (each also as .gz) or Parquet file, a folder of such or "
+        "of `save_to_disk` (./ is relative to the recipe), or a Hub name"
     )
     name: str | None = Field(default=None, description="configuration of a Hub data set")
     data_files: str | None = Field(
@@ -39,6 +49,21 @@ class DatasetSpec(Strict):
         default=None,
         description="split of a Hub data set, slices allowed: train[1000:]; by default the "
         "section's own name, train or validation",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="the source's columns by the names used here, such as "
+        "`{instruction: question, output: answer}`; others keep their names",
+    )
+    streaming: bool = Field(
+        default=False,
+        description="read rows while training instead of all before it, for data that do not fit "
+        "in memory; needs train.num_steps",
+    )
+    shuffle_buffer: NonNegativeInt | None = Field(
+        default=None,
+        description="rows of a stream among which the next one is drawn: 1000 if not given; 0 "
+        "keeps their order",
     )
     newline: str | None = Field(
         default=None,
@@ -73,6 +98,32 @@ class DatasetSpec(Strict):
         default=False,
         description="require a teacher's responses, made by `distillens generate` (SeqKD)",
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name, column in columns.items():
+            if name not in FIELDS:
+                hint = did_you_mean(name, FIELDS) or f"expected one of {', '.join(FIELDS)}"
+                complain(f"found {name}, which no row has; {hint}", at=(name,))
+            if list(columns.values()).count(column) > 1:
+                complain(f"found {column!r} twice, expected each column once", at=(name,))
+        return columns
+
+    @model_validator(mode="after")
+    def _only_where_they_act(self) -> "DatasetSpec":
+        if self.shuffle_buffer is not None and not self.streaming:
+            complain(
+                "only a stream has a buffer; set streaming: true, or delete the key",
+                at=("shuffle_buffer",),
+            )
+        if self.columns and self.generated:
+            complain(
+                "generated answers (generated: true) have their own columns; delete the key, or "
+                "set it to null",
+                at=("columns",),
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_a_response(self) -> "DatasetSpec":

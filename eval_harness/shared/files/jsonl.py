@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import whole_file
+from eval_harness.shared.files.gzipped import open_bytes
 from eval_harness.shared.files.strict_json import NotJsonError, decode, json_type
 
 _BOM = b"\xef\xbb\xbf"
@@ -25,7 +26,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     `strict_json` hold.
 
     Args:
-        path: a UTF-8 file.
+        path: a UTF-8 file, compressed if its name ends in .gz.
     Yields:
         (1-based line number, object).
     Raises:
@@ -33,20 +34,17 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
             object; the message starts with path:line:column, where columns are characters from 1.
     """
     num_rows = 0
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                raw = line.removeprefix(_BOM) if number == 1 else line
-                if not raw.strip():
-                    continue
-                try:
-                    row = _parse(raw)
-                except NotJsonError as error:
-                    _refuse(path, number, error)
-                num_rows += 1
-                yield number, row
-    except OSError as error:
-        raise DistillensError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            raw = line.removeprefix(_BOM) if number == 1 else line
+            if not raw.strip():
+                continue
+            try:
+                row = _parse(raw)
+            except NotJsonError as error:
+                _refuse(path, number, error)
+            num_rows += 1
+            yield number, row
     if num_rows == 0:
         raise DistillensError(f"{os.fspath(path)}: holds no rows, expected a JSON object per line")
 
