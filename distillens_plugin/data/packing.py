@@ -96,7 +96,7 @@ class PackedDataset(Dataset):
             "labels": [label for example in examples for label in example["labels"]],
             "position_ids": [t for example in examples for t in range(len(example["input_ids"]))],
             "row_ids": [example["id"] for example in examples],
-            "pad_id": examples[0]["pad_id"],
+            "pad_id": examples[0].get("pad_id", 0),
             "max_length": self.capacity,
         }
 

@@ -11,14 +11,17 @@ from torchdistill.core.training import TrainingBox
 from torchdistill.datasets.util import build_data_loader
 
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.packing import PackedDataset
 from distillens_plugin.losses.box import Box
+
+TrainingRows = InstructionDataset | PackedDataset
 
 
 def build_box(
     form: dict[str, Any],
     teacher: nn.Module | None,
     student: nn.Module,
-    train: InstructionDataset,
+    train: TrainingRows,
     accelerator: Accelerator,
 ) -> Box:
     """torchdistill's box for a full form. We validate ourselves, so it gets no loader for that."""
@@ -39,7 +42,7 @@ def build_box(
 
 def steps_per_epoch(
     loader_form: dict[str, Any],
-    train: InstructionDataset,
+    train: TrainingRows,
     accelerator: Accelerator,
     *,
     grad_accum_step: int,

@@ -13,6 +13,7 @@ from distillens_plugin.experiment.checks import (
 )
 from distillens_plugin.experiment.data import RunData
 from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.experiment.packing import check_models, packed
 from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
@@ -38,6 +39,7 @@ def build_experiment(
     """
     tokenizer, train, validation = data
     check_normalisation(recipe, accelerator)
+    rows = packed(recipe, train, accelerator)
     set_seed(recipe.seed)
     teacher = None
     if recipe.models.teacher_model is not None:
@@ -67,7 +69,7 @@ def build_experiment(
     try:
         epoch_steps = steps_per_epoch(
             train_loader_form(recipe),
-            train,
+            rows,
             accelerator,
             grad_accum_step=recipe.train.optimizer.grad_accum_step,
         )
@@ -79,13 +81,14 @@ def build_experiment(
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
     try:
-        box = build_box(form, teacher, student, train, accelerator)
+        box = build_box(form, teacher, student, rows, accelerator)
     except (TypeError, ValueError) as error:
         # Arguments of torch's optimizers, schedulers and losses are only known to these.
         raise DistillensError(
             f"{recipe.where('train')}: torchdistill cannot build it ({error}); check the kwargs of "
             "optimizer, scheduler and criterion"
         ) from error
+    check_models(recipe, teacher, student, accelerator)
     adopt(box)
     if recipe.train.on_policy is not None:
         box.train_data_loader = OnPolicyLoader(
