@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from distillens_plugin.attached.batch_check import check_batch
 from distillens_plugin.attached.side import Side
-from distillens_plugin.attached.terms import KD, weighted_terms
+from distillens_plugin.attached.terms import KD, lens_term, weighted_terms
 from distillens_plugin.data.supervision import find_supervised
-from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Term, evaluate
 from eval_harness.errors import DistillensError
@@ -78,8 +77,8 @@ class AttachedLens:
     ) -> None:
         lens = None
         if layers is not None:
-            lens = DistillLensLoss(
-                layers,
+            lens = lens_term(
+                layers=layers,
                 norm=norm,
                 divergence=divergence,
                 beta=beta,

@@ -1,15 +1,30 @@
 """The loss terms of an attached lens, from its arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
+from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.router import RouterLoss
 from distillens_plugin.losses.term import Term, WeightedTerm
+from distillens_plugin.recipe.schema.base import checked
+from distillens_plugin.recipe.schema.base import KeyPath
+from distillens_plugin.recipe.schema.terms import LensKwargs, LogitsKwargs
 from eval_harness.errors import DistillensError
 
 # A divergence's name, or LogitsKD's parameters.
 KD = str | Mapping[str, Any]
+
+
+def lens_term(**parameters: Any) -> DistillLensLoss:
+    """`DistillLensLoss`, its parameters checked as those of a recipe are; None is not given.
+
+    Raises:
+        DistillensError: the first one that is out of its range or of another type.
+    """
+    given = {key: _plain(value) for key, value in parameters.items() if value is not None}
+    checked(LensKwargs, given, _at("AttachedLens"))
+    return DistillLensLoss(**given)
 
 
 def weighted_terms(
@@ -47,7 +62,21 @@ def weighted_terms(
 
 
 def _logits_kd(kd: KD) -> LogitsKD:
-    return LogitsKD(kd) if isinstance(kd, str) else LogitsKD(**kd)
+    given = kd if isinstance(kd, str) else {key: _plain(value) for key, value in kd.items()}
+    given = {"divergence": given} if isinstance(given, str) else given
+    checked(LogitsKwargs, given, _at("AttachedLens: kd"))
+    return LogitsKD(**given)
+
+
+def _at(where: str) -> Callable[[KeyPath], str]:
+    return lambda path: ": ".join([where, ".".join(map(str, path))]) if path else where
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts in place of what only behaves like them, which the schema would refuse."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _weight(name: str, value: float) -> float:
