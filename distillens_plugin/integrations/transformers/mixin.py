@@ -60,7 +60,7 @@ class DistillLensMixin(Trainer):
         self._attach(self.model)
         # How the Trainer's own loss is scaled; ours is divided by the whole step's tokens, which
         # the Trainer counts only if these say so.
-        self._own_accepts_count = self.model_accepts_loss_kwargs
+        self._own_accepts_count: bool = self.model_accepts_loss_kwargs  # type: ignore[has-type]
         self._own_is_scaled = getattr(self, "loss_is_scaled_for_ga", None)
         self.model_accepts_loss_kwargs, self.loss_is_scaled_for_ga = True, None
         self._loss_shifts_labels = True

@@ -1,0 +1,122 @@
+"""What the lens does not honour in a Trainer is one line before anything runs."""
+
+import pytest
+import torch
+from lens_trainer import TERMS, lens_trainer, pair, rows
+from transformers import Trainer
+
+from distillens_plugin.integrations.transformers import DistillLensTrainer
+from distillens_plugin.losses.hidden import HiddenMSE
+from eval_harness.errors import DistillensError
+
+
+def refused(folder, **given):
+    with pytest.raises(DistillensError) as caught:
+        lens_trainer(folder, **given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor = 0.1, which"),
+        ({"label_names": ["targets"]}, r"label_names = ['targets'], expected ['labels']"),
+        ({"ddp_static_graph": True}, "ddp_static_graph waits for a gradient"),
+        ({"use_liger_kernel": True}, "use_liger_kernel patches the head"),
+        (
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            "use_reentrant = True, which cuts the layers off the graph; set it to False",
+        ),
+    ],
+)
+def test_settings_of_the_trainer(tmp_path, settings, message):
+    line = refused(tmp_path, **settings)
+    assert line.startswith("DistillLensTrainer: ")
+    assert message in line
+
+
+def test_ways_to_split_a_model(tmp_path):
+    # They need several devices to be set; what a Trainer keeps of them is set on a real one.
+    trainer = lens_trainer(tmp_path)
+    from distillens_plugin.integrations.transformers.refusals import check_trainer
+
+    for attribute, name in (
+        ("is_fsdp_enabled", "FSDP"),
+        ("is_deepspeed_enabled", "DeepSpeed"),
+        ("is_distributed_loading_by_transformers", "a model sharded when it was loaded"),
+    ):
+        setattr(trainer, attribute, True)
+        with pytest.raises(DistillensError, match=f"{name}, which splits the weights"):
+            check_trainer(trainer, uses_own_loss=False)
+        setattr(trainer, attribute, False)
+    trainer.args._n_gpu = 2
+    with pytest.raises(DistillensError, match="2 GPUs in one process .* torchrun"):
+        check_trainer(trainer, uses_own_loss=False)
+
+
+def test_a_loss_function_that_would_not_be_called(tmp_path):
+    def own(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.sum()
+
+    line = refused(tmp_path, given={"compute_loss_func": own})
+    assert "compute_loss_func is given, but trainer_loss = 0" in line
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"layers": "1:9"}, "layers.teacher[0] = 9, but the teacher has layers 0 to 4"),
+        ({"layers": "auto:5"}, "layers.auto = 5, but the student has 3 blocks"),
+        ({"layers": "1:1", "norm": "rms"}, "norm = 'rms', expected identity or final"),
+        ({"layers": "none"}, "there is no loss term"),
+        ({"layers": "none", "cross_entropy": 1.0, "router_loss": 0.1}, "has no router loss"),
+    ],
+)
+def test_terms_that_do_not_fit_the_models(tmp_path, terms, message):
+    assert message in refused(tmp_path, terms=terms)
+
+
+def test_a_teacher_that_is_no_model_or_the_student_itself(tmp_path):
+    student, teacher = pair()
+    line = refused(tmp_path, models=(student, "gpt2"))
+    assert line.startswith("teacher_model is of type str, expected a model; load it with")
+    assert "are one object" in refused(tmp_path, models=(student, student))
+    assert "teacher is None" in refused(tmp_path, models=(student, None))
+    alone = {"layers": "none", "cross_entropy": 1.0}
+    lens_trainer(tmp_path, models=(student, None), terms=alone).train()
+    assert teacher is not None
+
+
+def test_a_term_that_trains_something(tmp_path):
+    layers = {"student": [1], "teacher": [1]}
+    term = HiddenMSE(layers, projection="linear")
+    line = refused(tmp_path, given={"terms": {"hidden": (term, 1.0)}})
+    assert "terms train 'hidden." in line
+    assert "give terms without projections" in line
+
+
+@pytest.mark.parametrize("use_own", [0.0, 1.0])
+def test_a_batch_without_labels(tmp_path, use_own):
+    data = [{"input_ids": row["input_ids"]} for row in rows()]
+    trainer = lens_trainer(tmp_path, data=data, terms={**TERMS, "trainer_loss": use_own})
+    with pytest.raises(DistillensError, match="the batch has no labels, but input_ids; the data"):
+        trainer.train()
+
+
+def test_labels_that_were_shifted_already(tmp_path):
+    data = [{**row, "labels": torch.roll(row["input_ids"], -1)} for row in rows()]
+    with pytest.raises(DistillensError, match="labels are not shifted"):
+        lens_trainer(tmp_path, data=data).train()
+
+
+def test_a_plain_trainer_refuses_none_of_this(tmp_path):
+    """The lines above are the lens's own, not transformers'."""
+    student, _ = pair()
+    arguments = lens_trainer(tmp_path).args
+    arguments.label_smoothing_factor = 0.1
+    Trainer(model=student, args=arguments, train_dataset=rows()).train()
+    assert issubclass(DistillLensTrainer, Trainer)
