@@ -1,6 +1,7 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
@@ -26,6 +27,7 @@ def load_examples(
     *,
     where: str,
     default_split: str = "train",
+    first_rows: int | None = None,
 ) -> InstructionDataset:
     """Reads and tokenises a data set.
 
@@ -38,11 +40,12 @@ def load_examples(
         tokenizer: with EOS and pad tokens, as `load_tokenizer` gives it.
         where: the section's YAML path, for errors.
         default_split: for Hub data sets and folders, where the section names none.
+        first_rows: read no more than so many rows; None is all.
     Raises:
         DistillensError: the data cannot be read, or nothing is supervised.
     """
     _check_template(spec, where)
-    raws = list(read_rows(spec, where=where, default_split=default_split))
+    raws = list(islice(read_rows(spec, where=where, default_split=default_split), first_rows))
     encode = RowEncoder(spec, tokenizer, where)
     dataset = InstructionDataset(
         spec,

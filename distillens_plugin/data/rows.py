@@ -13,6 +13,8 @@ from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
 from eval_harness.shared.text.answers import read_newlines, without_empty
 
+# Of a stream: read before training, to find mistakes early and to know the data again later.
+FIRST_ROWS = 1000
 _MINILLM_NEWLINE = "<n>"
 
 

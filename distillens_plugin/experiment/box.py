@@ -12,6 +12,7 @@ from torchdistill.datasets.util import build_data_loader
 
 from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.data.packing import PackedDataset
+from distillens_plugin.data.streaming import StreamedDataset
 from distillens_plugin.losses.box import Box
 
 TrainingRows = InstructionDataset | PackedDataset
@@ -21,7 +22,7 @@ def build_box(
     form: dict[str, Any],
     teacher: nn.Module | None,
     student: nn.Module,
-    train: TrainingRows,
+    train: TrainingRows | StreamedDataset,
     accelerator: Accelerator,
 ) -> Box:
     """torchdistill's box for a full form. We validate ourselves, so it gets no loader for that."""

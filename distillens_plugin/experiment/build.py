@@ -4,7 +4,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torchdistill.common.main_util import import_dependencies
 
-from distillens_plugin.experiment.box import build_box, steps_per_epoch
+from distillens_plugin.data.streaming import StreamedDataset, first_examples
+from distillens_plugin.experiment.box import TrainingRows, build_box, steps_per_epoch
 from distillens_plugin.experiment.checks import (
     check_embeddings,
     check_hooks,
@@ -14,6 +15,7 @@ from distillens_plugin.experiment.checks import (
 from distillens_plugin.experiment.data import RunData
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.experiment.packing import check_models, packed
+from distillens_plugin.experiment.streaming import stream_epoch_steps, stream_loader
 from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
@@ -37,9 +39,10 @@ def build_experiment(
     Raises:
         DistillensError: weights, architecture, layers or module paths do not fit the recipe.
     """
-    tokenizer, train, validation = data
+    tokenizer, given, validation = data
+    train = first_examples(given)
     check_normalisation(recipe, accelerator)
-    rows = packed(recipe, train, accelerator)
+    rows = given if isinstance(given, StreamedDataset) else packed(recipe, given, accelerator)
     set_seed(recipe.seed)
     teacher = None
     if recipe.models.teacher_model is not None:
@@ -66,17 +69,7 @@ def build_experiment(
     check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
     for role, model in (("student", student), ("teacher", teacher)):
         check_positions(role, model, train, validation, recipe)
-    try:
-        epoch_steps = steps_per_epoch(
-            train_loader_form(recipe),
-            rows,
-            accelerator,
-            grad_accum_step=recipe.train.optimizer.grad_accum_step,
-        )
-    except (TypeError, ValueError) as error:
-        where = recipe.where("train.train_data_loader")
-        raise DistillensError(f"{where}: cannot be built ({error})") from error
-    check_steps(recipe, len(train), epoch_steps)
+    epoch_steps = _epoch_steps(recipe, rows, len(train), accelerator)
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=epoch_steps)
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
@@ -90,6 +83,8 @@ def build_experiment(
         ) from error
     check_models(recipe, teacher, student, accelerator)
     adopt(box)
+    if isinstance(given, StreamedDataset):
+        box.train_data_loader = stream_loader(recipe, given, accelerator)
     if recipe.train.on_policy is not None:
         box.train_data_loader = OnPolicyLoader(
             box.train_data_loader,
@@ -109,6 +104,7 @@ def build_experiment(
         accelerator=accelerator,
         tokenizer=tokenizer,
         train=train,
+        stream=given if isinstance(given, StreamedDataset) else None,
         validation=validation,
         teacher=teacher,
         student=student,
@@ -118,3 +114,21 @@ def build_experiment(
         num_steps=num_steps,
         steps_per_epoch=epoch_steps,
     )
+
+
+def _epoch_steps(
+    recipe: Recipe, rows: TrainingRows | StreamedDataset, num_rows: int, accelerator: Accelerator
+) -> int:
+    """Optimiser steps of an epoch; at least one."""
+    if isinstance(rows, StreamedDataset):
+        return stream_epoch_steps(recipe)
+    accum_step = recipe.train.optimizer.grad_accum_step
+    try:
+        found = steps_per_epoch(
+            train_loader_form(recipe), rows, accelerator, grad_accum_step=accum_step
+        )
+    except (TypeError, ValueError) as error:
+        where = recipe.where("train.train_data_loader")
+        raise DistillensError(f"{where}: cannot be built ({error})") from error
+    check_steps(recipe, num_rows, found)
+    return found

@@ -62,9 +62,14 @@ def check_positions(
     config = getattr(model, "config", None)
     limit = num_positions(config) if config is not None else None
     for name, data in (("train", train), ("validation", validation)):
-        longest = max(data.lengths) if data is not None else 0
+        if data is None:
+            continue
+        # Of a stream, only the first rows are known.
+        streamed = data.spec.streaming
+        longest = data.spec.max_length if streamed else max(data.lengths)
         if limit is not None and longest > limit:
+            found = "rows of the stream may have" if streamed else "the longest row has"
             raise DistillensError(
-                f"{recipe.where(f'datasets.{name}')}: the longest row has {longest} tokens, but "
+                f"{recipe.where(f'datasets.{name}')}: {found} {longest} tokens, but "
                 f"the {role} has {limit} positions; set max_length to {limit} or less"
             )

@@ -3,6 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset, load_examples
+from distillens_plugin.data.streaming import StreamedDataset, TrainingData
 from distillens_plugin.models.tokenizers import (
     beginnings_differ,
     check_vocabularies,
@@ -11,7 +12,7 @@ from distillens_plugin.models.tokenizers import (
 from distillens_plugin.preflight.rouge_check import check_rouge_words
 from distillens_plugin.recipe.schema.recipe import Recipe
 
-RunData = tuple[PreTrainedTokenizerBase, InstructionDataset, InstructionDataset | None]
+RunData = tuple[PreTrainedTokenizerBase, TrainingData, InstructionDataset | None]
 
 
 def load_data(recipe: Recipe) -> RunData:
@@ -34,7 +35,12 @@ def load_data(recipe: Recipe) -> RunData:
         if recipe.datasets.train.add_bos_token == "auto":
             notes = beginnings_differ(teachers, tokenizer)
     data = recipe.datasets
-    train = load_examples(data.train, tokenizer, where=recipe.where("datasets.train"))
+    where = recipe.where("datasets.train")
+    train: TrainingData
+    if data.train.streaming:
+        train = StreamedDataset(data.train, tokenizer, where=where, seed=recipe.seed)
+    else:
+        train = load_examples(data.train, tokenizer, where=where)
     train.notes += tuple(notes)
     validation = None
     if data.validation is not None:

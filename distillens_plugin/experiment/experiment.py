@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.streaming import StreamedDataset
 from distillens_plugin.lens.discovery import Anatomy
 from distillens_plugin.losses.box import Box
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -17,6 +18,8 @@ class Experiment:
     """All that a run needs, built in the order in which mistakes are cheapest to find.
 
     Attributes:
+        train: all training rows, or the first ones of a stream.
+        stream: with `datasets.train.streaming`.
         box: torchdistill's DistillationBox, or its TrainingBox if the recipe has no teacher.
         teacher_anatomy: None without a teacher.
         validation: None if the recipe has no validation data.
@@ -28,6 +31,7 @@ class Experiment:
     accelerator: Accelerator
     tokenizer: PreTrainedTokenizerBase
     train: InstructionDataset
+    stream: StreamedDataset | None
     validation: InstructionDataset | None
     teacher: nn.Module | None
     student: nn.Module

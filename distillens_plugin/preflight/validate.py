@@ -4,11 +4,12 @@ Each check prints one line, `ok ...` or `skipped ... because ...`; the first mis
 """
 
 import os
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from distillens_plugin.data.generated_rows import check_generated
-from distillens_plugin.data.rows import read_rows
+from distillens_plugin.data.rows import FIRST_ROWS, read_rows
 from distillens_plugin.lens.config_facts import ModelFacts
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.on_policy.vllm_client import VllmClient
@@ -92,6 +93,8 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
         )
     if form["train"]["num_epochs"] is None:
         print("# train.num_epochs follows from num_steps and the data; the runner fills it in")
+    if recipe.datasets.train.streaming:
+        print("# a stream is the runner's own loader; the box's would read it without an end")
     if recipe.train.on_policy is not None:
         print("# train.on_policy is the runner's own; a box by itself trains on the references")
     print(to_yaml(form), end="")
@@ -137,9 +140,12 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
             rows = read_rows(
                 spec, where=recipe.where(key), default_split=split, cache_dir=cache_dir
             )
-            references = [row.references for row in rows]
+            first = FIRST_ROWS if spec.streaming else None
+            references = [row.references for row in islice(rows, first)]
         if not references:
             raise DistillensError(f"{where}: {spec.path} holds no rows, expected at least one")
+        if spec.streaming:
+            return f"ok {key}: {spec.path}, its first {len(references)} rows; streamed"
         _check_length(recipe, key, len(references))
         note = None
         if split == "validation" and recipe.train.best_by == "rougeL":

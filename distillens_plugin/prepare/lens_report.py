@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.streaming import first_examples
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.data import load_data
@@ -52,7 +53,8 @@ def lens_report(recipe: Recipe, *, student: str | None, num_rows: int) -> list[s
     name, settings = recipe.lens_terms()[0]
     lens = DistillLensLoss(**settings.model_dump(exclude_none=True))
     pairs = lens.pairs(_depth(student_model), _depth(teacher_model))
-    batches = _batches(validation if validation is not None else train, num_rows, device)
+    rows = validation if validation is not None else first_examples(train)
+    batches = _batches(rows, num_rows, device)
     with torch.no_grad():
         theirs = Streams(teacher_model.to(device), batches, [b for _, b in pairs])
     ours = Streams(student_model.to(device).eval(), batches, [a for a, _ in pairs])

@@ -70,6 +70,11 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
     if output.suffix != ".jsonl":
         raise DistillensError(f"--output {output}: expected a name that ends in .jsonl")
     _trusted(recipe, how)
+    if recipe.datasets.train.streaming:
+        raise DistillensError(
+            f"{recipe.where('datasets.train.streaming')}: the prompts are read before the first "
+            "answer; set it to false, and limit the rows with num_rows"
+        )
     rows = list(read_rows(recipe.datasets.train, where=recipe.where("datasets.train")))
     folder = output.with_suffix(".answers")
     with FolderLock(folder, where="--output", remedy="wait for it, or name another file"):

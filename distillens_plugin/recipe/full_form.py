@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import yaml
 
 from distillens_plugin.lens.layers import Layer, forward_hook_config, resolve_pairs
-from distillens_plugin.recipe.schema.loaders import DataLoader, LoaderKwargs
+from distillens_plugin.recipe.schema.loaders import IN_ORDER, STREAMED, DataLoader, LoaderKwargs
 from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
@@ -47,7 +47,6 @@ def full_form(
         steps_per_epoch: optimiser steps of one epoch. Without it, what depends on it is None: the
             schedule's num_steps where the recipe says num_epochs, and num_epochs where it says
             num_steps.
-
     Raises:
         DistillensError: a layer out of range.
     """
@@ -160,9 +159,10 @@ def train_loader_form(recipe: Recipe) -> dict[str, Any]:
 
 def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, Any]:
     kwargs = loader.kwargs
+    is_stream = dataset_id == "train" and recipe.datasets.train.streaming
     form: dict[str, Any] = {
         "dataset_id": dataset_id,
-        "sampler": {"class_or_func": _sampler("torch.utils.data.SequentialSampler")},
+        "sampler": {"class_or_func": _sampler(STREAMED if is_stream else IN_ORDER)},
         "collate_fn": loader.collate_fn,
         "requires_supp": False,
         "kwargs": {"num_workers": kwargs.num_workers},
@@ -180,7 +180,7 @@ def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, An
     if loader.batch_sampler is not None:
         batches.update(loader.batch_sampler.kwargs)
         form["batch_sampler"] = {"key": loader.batch_sampler.key, "kwargs": batches}
-    elif loader.sampler is None:
+    elif loader.sampler is None and not is_stream:
         grouped = {**batches, "seed": recipe.seed}
         form["batch_sampler"] = {"key": "distillens.length_grouped", "kwargs": grouped}
     else:

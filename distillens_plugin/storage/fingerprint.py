@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.streaming import TrainingData, first_examples
 from distillens_plugin.recipe.schema.models import ModelSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage.model_card import versions
@@ -26,7 +27,7 @@ Fingerprint = dict[str, Any]
 
 def make_fingerprint(
     recipe: Recipe,
-    train: InstructionDataset,
+    train: TrainingData,
     validation: InstructionDataset | None,
     device: torch.device,
 ) -> Fingerprint:
@@ -39,7 +40,8 @@ def make_fingerprint(
     """
     return {
         "data": {
-            "datasets.train": _rows(train),
+            # The rows of a stream that were trained on are compared when it is read again.
+            "datasets.train": _rows(first_examples(train)),
             "datasets.validation": None if validation is None else _rows(validation),
         },
         "files": {key: _content(key, *place) for key, place in _places(recipe)},

@@ -52,6 +52,7 @@ class Standing:
         share: of on-policy rows (`on_policy.Share`); None without.
         recipe: text of recipe.yaml.
         fingerprint: of `storage.fingerprint`.
+        stream: where each process stood in a stream (`StreamLoader.state`); None without.
     """
 
     step: int
@@ -65,6 +66,7 @@ class Standing:
     num_processes: int
     recipe: str
     fingerprint: dict[str, Any]
+    stream: list[dict[str, Any]] | None = None
 
 
 def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Standing) -> None:

@@ -62,9 +62,12 @@ def _report(
     peak = peak_memory_bytes(experiment.accelerator.device)
     lines.append(f"peak memory: {peak / 2**20:,.0f} MiB on {experiment.accelerator.device}")
     # Batches differ in length: scale by tokens, not by steps.
-    tokens = sum(experiment.train.lengths)
-    epochs = experiment.num_steps / experiment.steps_per_epoch
-    total = seconds * tokens * epochs / max(1.0, result.num_tokens)
+    if experiment.stream is None:
+        tokens = sum(experiment.train.lengths)
+        epochs = experiment.num_steps / experiment.steps_per_epoch
+        total = seconds * tokens * epochs / max(1.0, result.num_tokens)
+    else:
+        total = seconds * experiment.num_steps
     lines.append(
         f"time: {seconds:.2f} s for this step ({result.num_tokens / seconds:,.0f} tokens/s, with "
         f"the costs of a first step); about {_duration(total)} for {experiment.num_steps} steps, "

@@ -24,6 +24,7 @@ from distillens_plugin.training.history import History
 from distillens_plugin.training.memory import peak_memory_bytes
 from distillens_plugin.training.metrics import Metrics
 from distillens_plugin.training.resume import metrics_bytes
+from distillens_plugin.training.stream_position import stream_states
 from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.validation import (
     SampleAnswer,
@@ -138,6 +139,7 @@ class TrainingRun:
             num_processes=accelerator.num_processes,
             recipe=to_yaml(self.experiment.recipe.to_plain()),
             fingerprint=self.fingerprint,
+            stream=stream_states(self.experiment),
         )
         save_state(self.folder, accelerator, self.experiment.box, standing)
 
@@ -188,6 +190,8 @@ class TrainingRun:
 
     def _save(self, name: str) -> None:
         experiment, recipe = self.experiment, self.experiment.recipe
+        if name == "last" and experiment.stream is not None:
+            say(experiment.accelerator, experiment.stream.describe())
         spec = recipe.models.trained
         teacher = recipe.models.teacher_model
         results: dict[str, Any] = {
@@ -200,7 +204,7 @@ class TrainingRun:
             title=Path(recipe.path).stem,
             student=student_name(spec),
             teacher=teacher.name_or_path if teacher is not None else None,
-            train_data=experiment.train.describe(),
+            train_data=(experiment.stream or experiment.train).describe(),
             recipe_yaml=to_yaml(recipe.to_plain()),
             results=results,
         )

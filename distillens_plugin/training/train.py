@@ -4,6 +4,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import RunData, load_data
@@ -25,6 +26,7 @@ from distillens_plugin.storage.run_lock import locked_output
 from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
+from distillens_plugin.training.stream_position import check_stream
 from eval_harness.shared.files.atomic import write_text
 
 
@@ -85,7 +87,8 @@ def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> RunData:
     for dataset in data[1:]:
         if dataset is not None:
             say(accelerator, dataset.describe())
-    check_enough_rows(recipe, len(data[1]), accelerator.num_processes)
+    if isinstance(data[1], InstructionDataset):
+        check_enough_rows(recipe, len(data[1]), accelerator.num_processes)
     return data
 
 
@@ -119,6 +122,7 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
     if kept is None or kept.standing is None or kept.state is None:
         return None
     accelerator = experiment.accelerator
+    check_stream(experiment, kept.standing, folder)
     load_state(kept.state, accelerator, experiment.box)
     say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
     standing = kept.standing
@@ -139,4 +143,5 @@ def _nothing_kept(experiment: Experiment) -> list[str]:
     return [
         "note: --resume continues from the end of an epoch, and this run has only one epoch: if "
         "interrupted, it starts again from step 0"
+        + ("; train.steps_per_epoch makes more" if experiment.stream is not None else "")
     ]

@@ -155,3 +155,13 @@ class DataSets(Strict):
             return data
         shared = {key: train[key] for key in _INHERITED if key in train}
         return {**data, "validation": {**shared, **validation}}
+
+    @model_validator(mode="after")
+    def _validation_is_read_whole(self) -> "DataSets":
+        if self.validation is not None and self.validation.streaming:
+            complain(
+                "validation compares the same rows each time, so they are read once; delete the "
+                "key, and limit the rows with num_rows",
+                at=("validation", "streaming"),
+            )
+        return self

@@ -14,6 +14,10 @@ from distillens_plugin.recipe.schema.base import (
 from distillens_plugin.recipe.schema.names import BATCH_SAMPLER, COLLATE_FUNCTION
 from distillens_plugin.recipe.schema.torchdistill_names import SAMPLER_MODULES, SAMPLERS
 
+# The samplers of rows in their order, and of a stream, which needs none.
+IN_ORDER = "torch.utils.data.SequentialSampler"
+STREAMED = "distillens_plugin.data.streaming.NoSampler"
+
 
 class LoaderKwargs(Strict):
     """Parameters of torch's DataLoader."""

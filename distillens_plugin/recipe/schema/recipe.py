@@ -20,6 +20,7 @@ from distillens_plugin.recipe.schema.base import (
 from distillens_plugin.recipe.schema.data import DataSets
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.models import Models
+from distillens_plugin.recipe.schema.streaming import check_streaming
 from distillens_plugin.recipe.schema.terms import LensKwargs
 from distillens_plugin.recipe.schema.train import Train
 
@@ -126,6 +127,7 @@ class Recipe(Strict):
     def _consistent(self) -> "Recipe":
         self._check_teacher()
         self._check_on_policy()
+        check_streaming(self)
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
             if init.from_teacher_layers is not None and init.teacher is None:

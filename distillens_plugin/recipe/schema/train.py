@@ -47,6 +47,11 @@ class Train(Strict):
     num_steps: Count | None = Field(
         default=None, description="run length in optimiser steps; alternatively, set num_epochs"
     )
+    steps_per_epoch: Count | None = Field(
+        default=None,
+        description="optimiser steps after which a run over a stream validates, saves and keeps "
+        "its state; by default all",
+    )
     train_data_loader: DataLoader = Field(description="the training loader")
     val_data_loader: ValidationLoader = Field(
         default_factory=ValidationLoader, description="the validation loader"
