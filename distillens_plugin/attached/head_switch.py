@@ -26,6 +26,8 @@ class HeadSwitch:
 
     def __init__(self, model: nn.Module, lens: Lens) -> None:
         self._model, self._lens = model, lens
+        self._head: nn.Module | None = None
+        self._head_handle: RemovableHandle | None = None
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -40,23 +42,36 @@ class HeadSwitch:
         """
         if self.is_off:
             return
-        head = self._lens.part(self._lens.anatomy.head)
+        plain, head = plain_model(self._model), self._lens.part(self._lens.anatomy.head)
         reader = head_reader(self._model, head)
         if reader is not None:
             raise DistillensError(
-                f"AttachedLens: headless, but a hook on {reader!r} of "
-                f"{type(plain_model(self._model)).__name__} reads the logits; remove the hook, or "
-                "leave headless out"
+                f"AttachedLens: headless, but a hook on {reader!r} of {type(plain).__name__} reads "
+                "the logits; remove the hook, or leave headless out"
             )
-        self._handles = [head.register_forward_pre_hook(_no_rows)]
-        for model in {id(m): m for m in (unwrap(self._model), plain_model(self._model))}.values():
+        self._hook_head()
+        body = plain.get_submodule(self._lens.anatomy.body)
+        self._handles = [body.register_forward_hook(self._follow_head)]
+        for model in {id(m): m for m in (unwrap(self._model), plain)}.values():
             self._handles.append(model.register_forward_pre_hook(_refuse_labels, with_kwargs=True))
 
     def on(self) -> None:
         """Forward passes compute logits again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for handle in [*self._handles, self._head_handle]:
+            if handle is not None:
+                handle.remove()
+        self._handles, self._head, self._head_handle = [], None, None
+
+    def _hook_head(self) -> None:
+        if self._head_handle is not None:
+            self._head_handle.remove()
+        self._head = self._lens.part(self._lens.anatomy.head)
+        self._head_handle = self._head.register_forward_pre_hook(_no_rows)
+
+    def _follow_head(self, module: nn.Module, args: object, output: object) -> None:
+        # peft may have put its own module in the head's place since.
+        if self._lens.part(self._lens.anatomy.head) is not self._head:
+            self._hook_head()
 
 
 @reads_no_logits

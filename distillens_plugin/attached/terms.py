@@ -7,8 +7,7 @@ from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
 from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.router import RouterLoss
 from distillens_plugin.losses.term import Term, WeightedTerm
-from distillens_plugin.recipe.schema.base import checked
-from distillens_plugin.recipe.schema.base import KeyPath
+from distillens_plugin.recipe.schema.base import KeyPath, checked
 from distillens_plugin.recipe.schema.terms import LensKwargs, LogitsKwargs
 from eval_harness.errors import DistillensError
 

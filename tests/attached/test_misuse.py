@@ -68,7 +68,7 @@ def test_what_is_no_labels(models, lens, labels, found):
 
 
 def test_labels_of_another_batch(models, lens):
-    ids, labels = batch()
+    ids, _ = batch()
     run_both(*models, ids)
     _, others = batch(seed=5)
     with pytest.raises(DistillensError, match=r"row 0, position \d: the label is \d+, but the stu"):
