@@ -1,0 +1,98 @@
+"""What the lens on any of TRL's trainers does the same way: refusals, attaching, the log."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from distillens_plugin.attached.attached_lens import AttachedLens
+from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.transformers.refusals import check_trainer
+from distillens_plugin.integrations.trl.token_averages import TokenAverages
+from eval_harness.errors import DistillensError
+
+
+def check_teacher(trainer: Trainer, teacher: object, args: object) -> None:
+    """Refuses, before any model is loaded, a teacher that does not run here.
+
+    Raises:
+        DistillensError: its logits come from a server, or there is none.
+    """
+    who = type(trainer).__name__
+    url = getattr(args, "teacher_model_server_url", None)
+    if url is not None:
+        raise DistillensError(
+            f"{who}: teacher_model_server_url = {url!r}, but a server gives no layers of the "
+            "teacher to compare; give teacher_model, a model or its path"
+        )
+    if teacher is None:
+        raise DistillensError(
+            f"{who}: teacher_model is None, and the lens reads the teacher's layers; give a model "
+            "or its path"
+        )
+
+
+class LensOfTrainer:
+    """The lens of a trainer whose models are loaded, and what it saw since the last log.
+
+    Args:
+        trainer: after its own initialisation.
+        distillens: None is `DistillLensArguments()`.
+    Raises:
+        DistillensError: settings of the trainer that the lens does not honour, or arguments that
+            do not fit the models.
+    """
+
+    def __init__(self, trainer: Trainer, distillens: DistillLensArguments | None) -> None:
+        arguments = DistillLensArguments() if distillens is None else distillens
+        check_trainer(trainer, uses_own_loss=True)
+        weight = arguments.trainer_loss
+        self.trainer_loss = 1.0 if weight is None else weight
+        self.attached = AttachedLens(
+            trainer.model, trainer.teacher_model, **arguments.attached_lens_options()
+        )
+        self._averages: dict[str, TokenAverages] = defaultdict(TokenAverages)
+
+    def added_to(
+        self,
+        own: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None,
+        *,
+        mode: str,
+    ) -> Tensor:
+        """The trainer's own loss with the lens's terms, divided by the same count.
+
+        Args:
+            own: 0-d.
+            labels: [B, T], -100 where nothing is supervised.
+            mode: train or eval, as TRL keeps its metrics.
+        """
+        loss = self.attached.loss(labels, num_items_in_batch)
+        self._averages[mode].add(
+            self.attached.values,
+            num_supervised=(labels[:, 1:] != -100).sum(),
+            divided_by=num_items_in_batch,
+        )
+        return loss + self.trainer_loss * own.to(loss.device) if self.trainer_loss else loss
+
+    def log_into(self, metrics: dict[str, dict[str, list[float]]], accelerator: Any) -> None:
+        """Puts the averages since the last call into the metrics that TRL is about to log."""
+        for mode, averages in self._averages.items():
+            for name, value in averages.take(accelerator).items():
+                metrics[mode][name] = [value]
+
+
+def completion_labels(inputs: dict[str, Tensor]) -> Tensor:
+    """[B, T] labels of DistillationTrainer's prompts and completions: what the student wrote.
+
+    Prompts are padded on the left and completions on the right, so the two meet. What tools wrote
+    is not supervised.
+    """
+    mask = inputs["completion_mask"]
+    if "tool_mask" in inputs:
+        mask = mask * inputs["tool_mask"]
+    written = inputs["completion_ids"].masked_fill(mask == 0, -100)
+    return torch.cat([torch.full_like(inputs["prompt_ids"], -100), written], dim=1)

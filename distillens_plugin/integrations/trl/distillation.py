@@ -1,0 +1,99 @@
+"""TRL's DistillationTrainer with the lens.
+
+Its loss is computed inside the student's wrapper (`_forward_redirection`): DDP then prepares for
+the backward pass, and the weights of the head are whole. The lens reads them too, so its place is
+in there, in `_compute_loss`.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+from trl import DistillationTrainer
+
+from distillens_plugin.attached.attached_lens import AttachedLens
+from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.trl.attaching import (
+    LensOfTrainer,
+    check_teacher,
+    completion_labels,
+)
+from eval_harness.errors import DistillensError
+
+_Base = DistillationTrainer if TYPE_CHECKING else object
+
+
+class DistillLensDistillationMixin(_Base):
+    """Puts the lens on a subclass of DistillationTrainer, before it in the list of bases.
+
+    The student trains on TRL's own loss plus `distillens`'s terms, on the tokens that it wrote.
+    TRL logs each term as `lens`, `lens/2-8`, `kd`: means over the tokens since the last log.
+
+    Args:
+        distillens: the terms; `trainer_loss` weighs TRL's own loss, by default 1.
+        args, kwargs: as for the trainer; `teacher_model` is a model or its path.
+    Raises:
+        DistillensError: settings of the trainer that the lens does not honour, or arguments that
+            do not fit the models.
+    """
+
+    def __init__(
+        self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
+    ) -> None:
+        given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
+        check_teacher(self, given.get("teacher_model"), given.get("args"))
+        if distillens is not None and distillens.router_loss:
+            raise DistillensError(
+                f"{type(self).__name__}: router_loss = {distillens.router_loss}, but TRL runs the "
+                "student's body alone, which computes no router loss; leave it out"
+            )
+        super().__init__(*args, **kwargs)
+        self._lens_of_trainer = LensOfTrainer(self, distillens)
+        self._lens_was_added = False
+
+    @property
+    def lens(self) -> AttachedLens:
+        """The lens on the two models."""
+        return self._lens_of_trainer.attached
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """TRL's, which calls `_compute_loss` inside the student's wrapper."""
+        self._lens_was_added = False
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self._lens_was_added:
+            raise DistillensError(
+                f"{type(self).__name__}: its compute_loss does not call _compute_loss, as that of "
+                "TRL 1.16's DistillationTrainer does, so the loss has no lens; use that trainer"
+            )
+        return result
+
+    def _compute_loss(
+        self, unwrapped_student: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own, entropy_sum, num_valid = super()._compute_loss(
+            unwrapped_student, inputs, num_items_in_batch
+        )
+        loss = self._lens_of_trainer.added_to(
+            own,
+            completion_labels(inputs),
+            num_items_in_batch,
+            mode="train" if self.model.training else "eval",
+        )
+        self._lens_was_added = True
+        return loss, entropy_sum, num_valid
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the terms among its metrics."""
+        self._lens_of_trainer.log_into(self._metrics, self.accelerator)
+        super().log(logs, start_time)
+
+
+class DistillLensDistillationTrainer(DistillLensDistillationMixin, DistillationTrainer):
+    """DistillationTrainer with the lens."""
+
+    _tag_names: ClassVar[list[str]] = ["trl", "distillation", "distillens"]

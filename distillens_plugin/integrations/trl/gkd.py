@@ -1,0 +1,76 @@
+"""The lens in TRL's GKDTrainer, which is in `trl.experimental` and so is not imported here."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from distillens_plugin.attached.attached_lens import AttachedLens
+from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.trl.attaching import LensOfTrainer, check_teacher
+from eval_harness.errors import DistillensError
+
+if TYPE_CHECKING:
+    from trl.experimental.gkd import GKDTrainer as _Base
+else:
+    _Base = object
+
+
+class DistillLensGKDMixin(_Base):
+    """Puts the lens on GKDTrainer: `class Trainer(DistillLensGKDMixin, GKDTrainer): pass`.
+
+    The student trains on TRL's own loss plus `distillens`'s terms, on the dataset's answers or on
+    those that GKD generates. Both losses are divided by the count that TRL gives, which in GKD is
+    that of the dataset's answers. TRL logs each term as `lens`, `lens/2-8`, `kd`: means over the
+    tokens since the last log.
+
+    Args, Raises: as for `DistillLensDistillationMixin`.
+    """
+
+    def __init__(
+        self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
+    ) -> None:
+        given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
+        _check_base(type(self))
+        check_teacher(self, given.get("teacher_model"), given.get("args"))
+        super().__init__(*args, **kwargs)
+        self._lens_of_trainer = LensOfTrainer(self, distillens)
+
+    @property
+    def lens(self) -> AttachedLens:
+        """The lens on the two models."""
+        return self._lens_of_trainer.attached
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """TRL's loss with the lens, and with `return_outputs` what the student returned."""
+        own, outputs = super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        loss = self._lens_of_trainer.added_to(
+            own,
+            inputs["labels"],
+            num_items_in_batch,
+            mode="train" if self.model.training else "eval",
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the terms among its metrics."""
+        self._lens_of_trainer.log_into(self._metrics, self.accelerator)
+        super().log(logs, start_time)
+
+
+def _check_base(kind: type) -> None:
+    from trl.experimental.gkd import GKDTrainer
+
+    if not issubclass(kind, GKDTrainer):
+        bases = ", ".join(base.__name__ for base in kind.__bases__)
+        raise DistillensError(
+            f"{kind.__name__}({bases}): DistillLensGKDMixin is for subclasses of GKDTrainer alone; "
+            "for transformers' own Trainer there is DistillLensMixin"
+        )

@@ -1,0 +1,200 @@
+"""TRL's DistillationTrainer with the lens: real training, on answers that the student writes."""
+
+import pytest
+
+pytest.importorskip("trl", reason="TRL is not installed")
+
+import torch
+from trl import DistillationConfig, DistillationTrainer
+from trl_run import (
+    expected_losses,
+    is_apart,
+    lens_arguments,
+    logged,
+    prompts,
+    settings,
+    student_and_teacher,
+    student_as_it_is,
+    tokenizer,
+    weights,
+)
+
+from distillens_plugin.integrations.trl import DistillLensDistillationTrainer
+from eval_harness.errors import DistillensError
+
+GREEDY = {"do_sample": False}
+
+
+def config(folder, **more):
+    return DistillationConfig(
+        **settings(folder, max_completion_length=6, shuffle_dataset=False, **more)
+    )
+
+
+def make(folder, *, models=None, distillens=None, kind=DistillLensDistillationTrainer, **more):
+    trainer_options = {k: more.pop(k) for k in ("eval_dataset", "peft_config") if k in more}
+    student, teacher = models or student_and_teacher()
+    return kind(
+        student,
+        teacher,
+        config(folder, **more),
+        train_dataset=prompts(),
+        processing_class=tokenizer(),
+        distillens=distillens or lens_arguments(),
+        **trainer_options,
+    )
+
+
+class Keeping(DistillLensDistillationTrainer):
+    """Keeps what each loss was computed on, and what came out."""
+
+    seen = ()
+
+    def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
+        before = student_as_it_is(unwrapped_student)
+        result = super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
+        self.seen = (*self.seen, (before, inputs, num_items_in_batch, result[0].item()))
+        return result
+
+
+def test_ten_steps_log_every_term_and_train(tmp_path):
+    trainer = make(tmp_path)
+    start = weights(trainer.model)
+    trainer.train()
+    assert trainer.state.global_step == 10
+    for name in ("lens", "lens/1-1", "lens/2-3", "entropy"):
+        assert len(logged(trainer, name)) == 10, name
+    of_pairs = torch.tensor([logged(trainer, "lens/1-1"), logged(trainer, "lens/2-3")])
+    assert logged(trainer, "lens") == pytest.approx(of_pairs.mean(0).tolist())
+    assert (weights(trainer.model) - start).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("own_beta", [1.0, 0.4])
+def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, own_beta):
+    trainer = make(
+        tmp_path,
+        kind=Keeping,
+        distillens=lens_arguments(lens_weight=0.7),
+        beta=own_beta,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    trainer.train()
+    assert len(trainer.seen) == 4
+    window = []
+    for student, inputs, count, loss in trainer.seen:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        labels = ids.masked_fill(mask == 0, -100)
+        labels[:, : inputs["prompt_ids"].shape[1]] = -100
+        own, lens, found = expected_losses(
+            student, trainer.teacher_model, ids, mask, labels, own_beta=own_beta
+        )
+        assert loss == pytest.approx(((own + 0.7 * lens) / count).item(), rel=1e-6)
+        window.append((lens.item(), found))
+    # The log has the mean over the accumulation window's tokens.
+    for step, entry in enumerate(logged(trainer, "lens")):
+        (first, n), (second, m) = window[2 * step : 2 * step + 2]
+        assert entry == pytest.approx((first + second) / (n + m), rel=1e-6)
+
+
+def test_prompts_and_completions_of_many_lengths_were_padded(tmp_path):
+    """What the comparison above stands on."""
+    trainer = make(tmp_path, kind=Keeping, max_steps=1)
+    trainer.train()
+    inputs = trainer.seen[0][1]
+    assert inputs["prompt_mask"][:, 0].min() == 0
+    assert inputs["completion_mask"][:, -1].min() == 0
+
+
+def test_accumulation_does_not_change_the_training(tmp_path):
+    whole = make(tmp_path / "4x1", max_steps=4, generation_kwargs=GREEDY)
+    parts = make(
+        tmp_path / "2x2",
+        max_steps=4,
+        generation_kwargs=GREEDY,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    whole.train()
+    parts.train()
+    assert torch.allclose(weights(whole.model), weights(parts.model), rtol=0, atol=1e-6)
+    assert logged(whole, "lens") == pytest.approx(logged(parts, "lens"), abs=1e-6)
+
+
+def test_lens_weight_of_zero_and_no_lens_at_all_train_alike(tmp_path):
+    """TRL's own loss is left as it is."""
+    own = lens_arguments(lens_weight=0.0, cross_entropy=1e-30)
+    ours = make(tmp_path / "ours", distillens=own, max_steps=3, generation_kwargs=GREEDY)
+    student, teacher = student_and_teacher()
+    plain = DistillationTrainer(
+        student,
+        teacher,
+        config(tmp_path / "plain", max_steps=3, generation_kwargs=GREEDY),
+        train_dataset=prompts(),
+        processing_class=tokenizer(),
+    )
+    lens = make(tmp_path / "lens", max_steps=3, generation_kwargs=GREEDY)
+    for trainer in (ours, plain, lens):
+        trainer.train()
+    assert not is_apart(ours.model, plain.model)
+    assert is_apart(lens.model, plain.model)
+
+
+def test_trls_own_loss_can_be_left_out(tmp_path):
+    only = lens_arguments(trainer_loss=0.0)
+    trainer = make(tmp_path, kind=Keeping, distillens=only, max_steps=1)
+    trainer.train()
+    assert trainer.seen[0][3] == pytest.approx(logged(trainer, "lens")[0], rel=1e-6)
+
+
+def test_generation_leaves_nothing_behind(tmp_path):
+    trainer = make(tmp_path, max_steps=1)
+    trainer.train()
+    prompt_ids, completion_ids, *_ = trainer._generate([row["prompt"] for row in prompts()])
+    assert len(completion_ids) == 8
+    labels = torch.tensor([prompt_ids[0] + completion_ids[0]])
+    with pytest.raises(DistillensError, match="the student has not run since the last loss"):
+        trainer.lens.loss(labels)
+
+
+def test_evaluation_has_the_same_terms(tmp_path):
+    trainer = make(tmp_path, eval_dataset=prompts(), max_steps=1)
+    metrics = trainer.evaluate()
+    assert metrics["eval_lens"] > 0
+    assert metrics["eval_lens/2-3"] > 0
+    assert "lens" not in metrics
+    trainer.train()
+    assert len(logged(trainer, "lens")) == 1
+
+
+def test_models_named_by_path_in_bfloat16_as_is_trls_default(tmp_path):
+    student, teacher = student_and_teacher(dtype=torch.float32)
+    student.save_pretrained(tmp_path / "student")
+    teacher.save_pretrained(tmp_path / "teacher")
+    models = (str(tmp_path / "student"), str(tmp_path / "teacher"))
+    trainer = make(tmp_path / "out", models=models, max_steps=2, bf16=True)
+    trainer.train()
+    assert len(logged(trainer, "lens")) == 2
+    assert 0 < logged(trainer, "lens")[0] < 1
+
+
+def test_a_student_with_an_adapter(tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    trainer = make(tmp_path, peft_config=lora, max_steps=2)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert moved
+    assert all("lora_" in name for name in moved)
+    assert len(logged(trainer, "lens")) == 2
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt_projected"])
+def test_other_architectures(tmp_path, name):
+    trainer = make(tmp_path, models=student_and_teacher(name, torch.float32), max_steps=1)
+    trainer.train()
+    assert logged(trainer, "lens")[0] > 0
