@@ -113,3 +113,24 @@ def expected(student: nn.Module, teacher: nn.Module, batch: list[dict[str, Tenso
 
 def supervised(batch: list[dict[str, Tensor]]) -> int:
     return sum(int((row["labels"][1:] != -100).sum()) for row in batch)
+
+
+def trained_twice(
+    folder: Path, batch: int, accumulation: int, *, family: str = "llama", **changes: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A trainer after two steps at a rate of 1; its weights, the log of both, its evaluation."""
+    models = pair(family)
+    settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    trainer = lens_trainer(
+        folder,
+        models=models,
+        eval_data=rows(6, seed=5),
+        logging_steps=2,
+        learning_rate=1.0,
+        per_device_eval_batch_size=2,
+        **{**settings, **changes},
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    (line,) = [log for log in trainer.state.log_history if "learning_rate" in log]
+    return trainer, {"weights": weights(models[0]), "log": line, "metrics": metrics}

@@ -45,8 +45,6 @@ def test_it_adds_the_lens_to_any_trainers_loss(tmp_path, batch, accumulation):
     settings |= {"max_steps": 1, "learning_rate": 1.0}
     models = pair()
     plain = lens_trainer(tmp_path, **settings).args
-    own = moved(FocalTrainer(copy.deepcopy(models[0]), plain, train_dataset=rows()), models[0])
-    assert widest_gap(own, {name: torch.zeros_like(x) for name, x in own.items()}) == 0
     student = copy.deepcopy(models[0])
     own = moved(FocalTrainer(student, plain, train_dataset=rows()), student)
     student = copy.deepcopy(models[0])
@@ -74,11 +72,11 @@ def test_the_models_own_loss_may_be_one_of_the_terms(tmp_path):
     lens_trainer(tmp_path, models=one, **settings).train()
     terms = {**TERMS, "cross_entropy": 0.0, "trainer_loss": 0.5}
     lens_trainer(tmp_path, models=other, terms=terms, **settings).train()
-    assert widest_gap(weights(one[0]), weights(other[0])) < 1e-7
+    assert widest_gap(weights(one[0]), weights(other[0])) < 1e-6
 
 
 def test_further_terms(tmp_path):
-    term = HiddenCosine({"student": [1], "teacher": [1]})
+    term = HiddenCosine({"student": [1], "teacher": [1]}, projection="none")
     models = (small_model("llama"), small_model("llama", seed=1))
     trainer = lens_trainer(tmp_path, models=models, given={"terms": {"hidden": (term, 2.0)}})
     trainer.train()

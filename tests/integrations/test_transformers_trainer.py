@@ -1,4 +1,4 @@
-"""DistillLensTrainer: the loss that is trained on and logged, and all that a Trainer does with it."""
+"""DistillLensTrainer: the loss that is trained on and logged, and what else a Trainer does."""
 
 import copy
 from typing import ClassVar
