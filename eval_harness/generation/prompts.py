@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from eval_harness.benchmarks.rows import Row
 from eval_harness.errors import DistillensError
+from eval_harness.generation.conversation_prompts import cut_question, question_parts
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.templates import cut_prompt, prompt_parts
@@ -78,9 +79,9 @@ def prepare_prompts(
     """Prompts of 1 to `protocol.max_prompt_tokens` tokens, tokenised as in training.
 
     Raises:
-        DistillensError: the template alone is too long or does not work with the tokenizer, a
-            message opens a turn of its own, or a prompt is empty and the tokenizer has no token to
-            begin with.
+        DistillensError: the template alone is too long or does not work with the tokenizer or a
+            row's messages, a message opens a turn of its own, or a prompt is empty and the
+            tokenizer has no token to begin with.
     """
     encoder = TextEncoder(
         tokenizer, template=protocol.template, add_bos_token=protocol.add_bos_token
@@ -92,7 +93,7 @@ def prepare_prompts(
     for row, parts, encoded in zip(rows, prompts, encoder.prompts(prompts), strict=True):
         encoder.check_turns(parts, encoded.outcome, f"row {row.row_id!r}")
         outcomes.append(encoded.outcome)
-        ids = encoded.ids
+        ids: Sequence[int] = encoded.ids
         if len(ids) > protocol.max_prompt_tokens:
             num_cut += 1
             ids = _cut(row, ids, protocol, encoder)
@@ -112,6 +113,8 @@ def prepare_prompts(
 
 
 def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
+    if row.conversation is not None:
+        return question_parts(row.conversation, encoder, f"row {row.row_id!r}")
     if row.prompt is not None:
         # Its author wrote the template too, so its special tokens are intended.
         return [Part(row.prompt, from_row=False)]
@@ -121,15 +124,17 @@ def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
     return [*before, body, *after]
 
 
-def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> list[int]:
+def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> Sequence[int]:
+    limit = protocol.max_prompt_tokens
+    if protocol.truncation == "template" and row.conversation is not None:
+        return cut_question(row.conversation, encoder, f"row {row.row_id!r}", max_tokens=limit)
     if protocol.truncation == "template" and row.prompt is None:
-        limit = protocol.max_prompt_tokens
         cut, _ = cut_prompt(
             protocol.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
         )
         return cut
     # A ready prompt has no template to keep whole, so it loses its end under either rule.
-    return ids[: protocol.max_prompt_tokens]
+    return ids[:limit]
 
 
 def _first_token(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:

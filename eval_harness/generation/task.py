@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
+from eval_harness.errors import DistillensError
 from eval_harness.generation.engine import Engine
 from eval_harness.generation.loglikelihood import LikelihoodTask
 from eval_harness.generation.prompts import Prompts, fit_to_model, prepare_prompts
@@ -123,7 +124,10 @@ def prepare_task(
             f"{benchmark.task}: the model has {facts.max_length} positions: prompts of at most "
             f"{protocol.max_prompt_tokens} and answers of at most {protocol.max_new_tokens} tokens"
         )
-    prompts = prepare_prompts(rows, protocol, facts.tokenizer)
+    try:
+        prompts = prepare_prompts(rows, protocol, facts.tokenizer)
+    except DistillensError as error:
+        raise DistillensError(f"{benchmark.task}: {error}") from error
     counts = prompts.counts
     for warning in differences(facts.folder, template, bool(prompts.encoder.prefix_ids)):
         say(f"{benchmark.task}: {warning}")

@@ -1,7 +1,7 @@
 """Rendering with a tokenizer's own chat template: the same text every day."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ MARK = "\ue000\ue001\ue002"
 
 def render_chat(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of a conversation; dates in it are those of `TEMPLATE_DATE`.
 
@@ -43,7 +44,8 @@ def render_chat(
     try:
         return str(
             tokenizer.apply_chat_template(
-                list(messages),
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,

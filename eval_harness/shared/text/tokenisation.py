@@ -147,6 +147,11 @@ class TextEncoder:
                     "the row, or use a format string"
                 )
 
+    @property
+    def signs(self) -> frozenset[str]:
+        """All that could open or end a turn: control tokens, and the template's own words."""
+        return frozenset(self._control.values()) | self._text_signs
+
     @cached_property
     def _text_signs(self) -> frozenset[str]:
         """Bracketed words around turns that are not tokens."""

@@ -1,0 +1,122 @@
+"""A conversation rendered by a chat template, the row's text apart from the template's own."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.text.chat_templates import render_chat
+from eval_harness.shared.text.messages import Conversation
+from eval_harness.shared.text.special_text import Part, pattern_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# No template changes the case of private characters; the first two that a row does not hold serve.
+_PRIVATE = [chr(code) for code in range(0xE000, 0xF900)]
+
+
+def conversation_parts(
+    conversation: Conversation,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    add_generation_prompt: bool = True,
+) -> list[Part]:
+    """The rendered conversation; the content of each message is a part of its own.
+
+    Every content is rendered a second time between marks that the row does not hold. White space
+    around it stays outside of them, since many templates trim it.
+
+    Raises:
+        DistillensError: the template fails, leaves a message out or repeats it, or decides by a
+            message's text how to print it.
+    """
+    options: dict[str, Any] = {
+        "tools": conversation.tools,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    messages = conversation.to_template()
+    text = render_chat(tokenizer, messages, **options)
+    opening, closing = _marks(conversation)
+    marked = [
+        {**message, "content": _marked(message["content"], f"{opening}{turn}{opening}", closing)}
+        for turn, message in enumerate(messages)
+    ]
+    rendered = render_chat(tokenizer, marked, **options)
+    between = re.compile(f"{opening}(\\d+){opening}(.*?){closing}", re.DOTALL)
+    if between.sub(lambda match: match[2], rendered) != text:
+        raise DistillensError(
+            "the chat template decides by a message's text how to print it, so the two cannot be "
+            "told apart; leave the row out, or use another template"
+        )
+    counts = [0] * len(messages)
+    for match in between.finditer(rendered):
+        counts[int(match[1])] += 1
+    for turn, message in enumerate(messages):
+        if message["content"].strip() and counts[turn] != 1:
+            what = "leaves out" if counts[turn] == 0 else "repeats"
+            raise DistillensError(
+                f"the chat template {what} messages[{turn}], whose role is {message['role']}; "
+                "delete that message, or use a template that prints it once"
+            )
+    return list(_parts(rendered, between))
+
+
+def check_tool_texts(conversation: Conversation, signs: Iterable[str], place: str) -> None:
+    """Refuses tools, calls and names with a template's signs in them.
+
+    Templates take these apart and write them as JSON, so unlike a message's content they cannot be
+    told from the template's own text.
+
+    Args:
+        signs: see `TextEncoder.signs`.
+        place: of the row, for errors.
+    Raises:
+        DistillensError: names the place, the text and the sign.
+    """
+    pattern = pattern_of(signs)
+    named = [(f"messages[{turn}]", asdict(m)) for turn, m in enumerate(conversation.messages)]
+    for where, entry in [*named, ("tools", {"tools": conversation.tools})]:
+        entry.pop("content", None)
+        for text in _texts(entry):
+            if found := pattern.search(text):
+                raise DistillensError(
+                    f"{place}: {where} has {found[0]!r} in a tool's text, which opens or ends "
+                    "turns; delete it from the row"
+                )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _parts(rendered: str, between: re.Pattern[str]) -> Iterator[Part]:
+    start = 0
+    for match in between.finditer(rendered):
+        yield Part(rendered[start : match.start()], from_row=False)
+        yield Part(match[2], from_row=True)
+        start = match.end()
+    yield Part(rendered[start:], from_row=False)
+
+
+def _marks(conversation: Conversation) -> tuple[str, str]:
+    taken = "".join(message.content for message in conversation.messages)
+    free = (character for character in _PRIVATE if character not in taken)
+    return next(free), next(free)
+
+
+def _marked(content: str, opening: str, closing: str) -> str:
+    inner = content.strip()
+    if not inner:
+        return content
+    start = content.index(inner)
+    return f"{content[:start]}{opening}{inner}{closing}{content[start + len(inner) :]}"
