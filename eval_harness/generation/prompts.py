@@ -124,7 +124,7 @@ def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
     return [*before, body, *after]
 
 
-def _cut(row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder) -> Sequence[int]:
+def _cut(row: Row, ids: Sequence[int], protocol: Protocol, encoder: TextEncoder) -> Sequence[int]:
     limit = protocol.max_prompt_tokens
     if protocol.truncation == "template" and row.conversation is not None:
         return cut_question(row.conversation, encoder, f"row {row.row_id!r}", max_tokens=limit)
