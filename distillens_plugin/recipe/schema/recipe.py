@@ -127,7 +127,8 @@ class Recipe(Strict):
     def _consistent(self) -> "Recipe":
         self._check_teacher()
         self._check_on_policy()
-        check_streaming(self)
+        keeps_states = self.teacher_cache is not None
+        check_streaming(self.datasets, self.train, keeps_states=keeps_states)
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
             if init.from_teacher_layers is not None and init.teacher is None:

@@ -1,17 +1,18 @@
 """What cannot be with `datasets.train.streaming`, whose rows are not known before training."""
 
-from typing import TYPE_CHECKING
-
 from distillens_plugin.recipe.schema.base import complain
+from distillens_plugin.recipe.schema.data import DataSets
+from distillens_plugin.recipe.schema.train import Train
 
-if TYPE_CHECKING:
-    from distillens_plugin.recipe.schema.recipe import Recipe
 
+def check_streaming(datasets: DataSets, train: Train, *, keeps_states: bool) -> None:
+    """Refuses, inside a validator, keys that need to know every row before training.
 
-def check_streaming(recipe: "Recipe") -> None:
-    """Refuses, inside a validator, keys that need to know every row before training."""
-    train, loader = recipe.train, recipe.train.train_data_loader
-    if not recipe.datasets.train.streaming:
+    Args:
+        keeps_states: whether the recipe has a teacher_cache.
+    """
+    loader = train.train_data_loader
+    if not datasets.train.streaming:
         if train.steps_per_epoch is not None:
             complain(
                 "an epoch's steps follow from the data; delete the key, or set "
@@ -40,7 +41,7 @@ def check_streaming(recipe: "Recipe") -> None:
             complain(
                 f"a stream is read by the process that trains; {todo}", at=(*at, "kwargs", key)
             )
-    if recipe.teacher_cache is not None:
+    if keeps_states:
         complain(
             f"a stream's rows are not known before training, so no states are kept; {todo}",
             at=("teacher_cache",),
