@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval_harness.benchmarks.conversations import read_question
 from eval_harness.benchmarks.definition import FIELDS, Benchmark
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
@@ -12,6 +11,7 @@ from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.text.answers import read_newlines, without_empty
 from eval_harness.shared.text.messages import Conversation, conversation_column
+from eval_harness.shared.text.questions import read_question
 
 # What a row may ask with.
 _TASKS = ("instruction", "prompt", "messages")

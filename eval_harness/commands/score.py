@@ -13,7 +13,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "exact match, per row and in total. Standard output is JSON only.",
     )
     parser.add_argument("--predictions", required=True, metavar="FILE", help="JSONL: id, text")
-    parser.add_argument("--references", required=True, metavar="FILE", help="JSONL: id, output")
+    parser.add_argument(
+        "--references", required=True, metavar="FILE", help="JSONL: id and output, or messages"
+    )
     parser.add_argument(
         "--scorer",
         metavar="NAME",

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from eval_harness.benchmarks.conversations import read_question
 from eval_harness.comparison.systems import System
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
 from eval_harness.shared.statistics import row_means
 from eval_harness.shared.text.messages import Message, conversation_column
+from eval_harness.shared.text.questions import read_question
 
 _MOST_CHARACTERS = 6000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -15,6 +15,8 @@ from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.near import near_names
 from eval_harness.shared.text.answers import without_empty
+from eval_harness.shared.text.messages import conversation_column
+from eval_harness.shared.text.questions import read_question
 
 _NUM_NAMED = 5
 
@@ -93,7 +95,8 @@ def score_files(
 
     Args:
         predictions: JSON Lines of `id` and `text`, in any order.
-        references: JSON Lines of `id` and `output` (a text, or a list of at least one).
+        references: JSON Lines of `id` and `output` (a text, or a list of at least one), or of `id`
+            and a conversation, whose last answer counts.
     Returns:
         rougeL and exact_match (x 100, 4 decimals), num_rows, how many rows have no reference and
         how many predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
@@ -169,10 +172,10 @@ def _checked_references(output: object, where: str) -> list[str]:
 
 
 def read_references(path: str | os.PathLike[str]) -> References:
-    """Reads a benchmark file's references.
+    """Reads a benchmark file's references: each row's `output`, or the last answer in its messages.
 
     Raises:
-        DistillensError: file:line of a row without `id` or `output`, with an empty list of
+        DistillensError: file:line of a row without `id` or a reference, with an empty list of
             references, or with the id of an earlier row.
     """
     ids: list[str | int] = []
@@ -182,9 +185,18 @@ def read_references(path: str | os.PathLike[str]) -> References:
     for line, row in read_jsonl(path):
         where = f"{os.fspath(path)}:{line}"
         ids.append(_new_id(row, where, line, lines))
-        texts.append(_checked_references(_key(row, "output", where), f"{where}: output"))
+        texts.append(_references_of(row, where))
         rows.append(row)
     return References(path=os.fspath(path), ids=ids, texts=texts, rows=rows)
+
+
+def _references_of(row: dict[str, Any], where: str) -> list[str]:
+    column = conversation_column(row)
+    if column is not None:
+        _, reference = read_question(row, where, column=column, newline=None)
+        if reference is not None:
+            return [reference]
+    return _checked_references(_key(row, "output", where), f"{where}: output")
 
 
 def read_predictions(path: str | os.PathLike[str], references: References) -> list[str]:

@@ -10,6 +10,7 @@ from eval_harness.cli import main
 from eval_harness.errors import DistillensError
 from eval_harness.protocols.protocol import PROTOCOLS
 from eval_harness.report.rows import prompt_text
+from eval_harness.scoring.score import read_references
 
 SYSTEM = {"role": "system", "content": "Be<n>brief."}
 ASK = {"role": "user", "content": "2 + 2?"}
@@ -99,6 +100,17 @@ def test_tasks_keep_the_digests_they_had(tmp_path):
 def test_what_cannot_be_asked_or_compared_is_refused_with_its_line(tmp_path, row, reason):
     with pytest.raises(DistillensError, match=rf"talks\.jsonl:2: {reason}"):
         rows_of(tmp_path, {"messages": [ASK, FOUR]}, row)
+
+
+def test_score_takes_the_same_rows_as_references(tmp_path):
+    rows_of(
+        tmp_path, {"messages": [ASK, FOUR], "id": 1}, {"messages": [ASK], "output": "4", "id": 2}
+    )
+    references = read_references(tmp_path / "talks.jsonl")
+    assert (references.ids, references.texts) == ([1, 2], [["4<n>"], ["4"]])
+    (tmp_path / "talks.jsonl").write_text('{"messages": [], "id": 1}\n', encoding="utf-8")
+    with pytest.raises(DistillensError, match=r"talks\.jsonl:1: messages is empty"):
+        read_references(tmp_path / "talks.jsonl")
 
 
 def test_a_report_shows_the_messages():
