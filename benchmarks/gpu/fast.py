@@ -50,7 +50,7 @@ def compared(
     mine: float | None = None
     for method_name, method in methods.items():
 
-        def one(method: Callable[[Problem], object] = method) -> Fields:
+        def one(method: Callable[[Problem], object] = method, mine: float | None = mine) -> Fields:
             fields = measure(calls(method), record.device)
             fields["over_floor"] = fields["ms"] / base
             if mine is not None:

@@ -66,9 +66,7 @@ def floor(problem: Problem, *, chunk_rows: int = FLOOR_ROWS[0]) -> None:
         part = slice(start, min(start + size, rows))
         num = part.stop - part.start
         logits = student_logits[:num]
-        torch.mm(
-            problem.teacher_hidden[part], problem.teacher_weight.t(), out=teacher_logits[:num]
-        )
+        torch.mm(problem.teacher_hidden[part], problem.teacher_weight.t(), out=teacher_logits[:num])
         torch.mm(hidden[part], weight.t(), out=logits)
         torch.mm(logits, weight, out=rows_gradient[part])
         if start == 0:

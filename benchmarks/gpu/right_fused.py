@@ -57,9 +57,7 @@ class Problem:
         self.head = head
 
     def group(self, divergence: Divergence, **more: Any) -> Group:
-        return replace(
-            Group(divergence.name, self.hidden, divergence, self.teacher_hidden), **more
-        )
+        return replace(Group(divergence.name, self.hidden, divergence, self.teacher_hidden), **more)
 
     def heads(self) -> tuple[Head, Head]:
         return (
@@ -112,7 +110,9 @@ def difference(
         Head(weight, bias, **problem.head),  # type: ignore[arg-type]
         Head(teacher_weight, wide(problem.teacher_bias)),
     )
-    exact_leaves = [t for t in ([hidden, weight, bias] if with_weight else [hidden]) if t is not None]
+    exact_leaves = [
+        t for t in ([hidden, weight, bias] if with_weight else [hidden]) if t is not None
+    ]
     truth = torch.autograd.grad(exact.loss, exact_leaves)
     errors = {"loss": abs(found.loss.item() - exact.loss.item()) / max(1e-3, exact.loss.item())}
     names = ("rows", "weight", "bias")

@@ -95,7 +95,9 @@ def compared(
     if set(found[1]) != set(truth[1]):
         odd = sorted(set(found[1]) ^ set(truth[1]))
         raise RuntimeError(f"gradients of other parameters: {odd[:4]}")
-    mine, other = (torch.cat([t.flatten() for _, t in sorted(g.items())]) for g in (found[1], truth[1]))
+    mine, other = (
+        torch.cat([t.flatten() for _, t in sorted(g.items())]) for g in (found[1], truth[1])
+    )
     errors = {
         "loss": abs(found[0] - truth[0]) / abs(truth[0]),
         "gradient": ((mine - other).norm() / other.norm()).item(),
@@ -166,7 +168,10 @@ def fallback(device: torch.device) -> dict[str, Any]:
     expected = eager(*logits, torch.empty_like)
     same = all(torch.equal(one.gradient, expected.gradient) for one in found)
     ok = same and len(caught) == 1
-    return {"ok": ok, **({} if ok else {"error": f"same {same}, warnings {len(caught)}, expected 1"})}
+    return {
+        "ok": ok,
+        **({} if ok else {"error": f"same {same}, warnings {len(caught)}, expected 1"}),
+    }
 
 
 # Half precision's bounds are those of its matrix products through three blocks.

@@ -143,9 +143,7 @@ def figures(step: Step, loss_of: Callable[[Step], Tensor], record: Record, peak:
     return fields
 
 
-def with_lens(
-    step: Step, layers: dict[str, int] | None, record: Record, peak: float
-) -> Fields:
+def with_lens(step: Step, layers: dict[str, int] | None, record: Record, peak: float) -> Fields:
     """KD fused, with a lens if there are layers."""
     from distillens_plugin import AttachedLens
 
@@ -161,14 +159,18 @@ def peak_flops(call: Call) -> float:
     return 2.0 * size**3 / fields["ms"] * 1e3
 
 
+def size_of(model: Any) -> str:
+    """Its parameters, in millions."""
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M"
+
+
 def measure_pair(call: Call, record: Record, name: str, peak: float) -> None:
     """The three methods on one pair; ratios are to KD by logits."""
     built: list[Step] = []
 
     def make() -> Fields:
         built.append(build(call, name))
-        count = [sum(p.numel() for p in m.parameters()) for m in (built[0].student, built[0].teacher)]
-        return {"student": f"{count[0] / 1e6:.0f}M", "teacher": f"{count[1] / 1e6:.0f}M"}
+        return {"student": size_of(built[0].student), "teacher": size_of(built[0].teacher)}
 
     if record.run(f"{name}: models", make) is None:
         return
@@ -181,7 +183,7 @@ def measure_pair(call: Call, record: Record, name: str, peak: float) -> None:
     base: Fields | None = None
     for method, run in methods.items():
 
-        def one(run: Callable[[], Fields] = run) -> Fields:
+        def one(run: Callable[[], Fields] = run, base: Fields | None = base) -> Fields:
             step.optimizer.zero_grad()
             fields = run()
             if base is not None:

@@ -81,7 +81,11 @@ def compare(found: list[Fields], expected: list[Fields]) -> Fields:
         max(abs(a[k] / b[k] - 1) for k in KEYS if k in b)
         for a, b in zip(found, expected, strict=True)
     ]
-    return {"first": max(gaps[:2]), "all": max(gaps), "last_validation": found[-1]["validation_loss"]}
+    return {
+        "first": max(gaps[:2]),
+        "all": max(gaps),
+        "last_validation": found[-1]["validation_loss"],
+    }
 
 
 def kill_after_first_epoch(run: subprocess.Popen[str], folder: Path, seconds: float) -> None:
