@@ -1,7 +1,7 @@
 """Rendering with a tokenizer's own chat template: the same text every day."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Prompts that changed at midnight could be neither resumed nor compared.
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 _DATE_STRING = TEMPLATE_DATE.strftime("%d %b %Y")
+# As transformers looks for it.
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _DIRECTIVES = "aAwdbBmyYHIpMSfzZjUWcxXGuVeDFhRTntClk"
 
 # Private characters only: no template changes their case, and no tokenizer ever sees them.
@@ -22,17 +24,64 @@ MARK = "\ue000\ue001\ue002"
 
 def render_chat(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[dict[str, Any]],
     *,
     add_generation_prompt: bool,
-    tools: Sequence[Mapping[str, Any]] = (),
+    tools: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The text of a conversation; dates in it are those of `TEMPLATE_DATE`.
 
+    Args:
+        tools: that the assistant may call; JSON schemas.
     Raises:
         DistillensError: there is no chat template, or it fails; one line with the reason.
     """
-    template = chat_template_of(tokenizer)
+    template, dated = _dated(chat_template_of(tokenizer))
+    with _one_line_errors(tokenizer, messages):
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=template,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **dated,
+            )
+        )
+
+
+def marks_answers(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template says what an assistant writes: `{% generation %}`."""
+    return _GENERATION.search(chat_template_of(tokenizer)) is not None
+
+
+def render_answers(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[dict[str, Any]],
+    *,
+    tools: Sequence[dict[str, Any]] = (),
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and the stretches of it that the template marks as answers.
+
+    Raises:
+        DistillensError: as for `render_chat`.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template, dated = _dated(chat_template_of(tokenizer))
+    with _one_line_errors(tokenizer, messages):
+        (text,), (spans,) = render_jinja_template(
+            [list(messages)],
+            chat_template=template,
+            tools=list(tools) or None,
+            return_assistant_tokens_mask=True,
+            **{**tokenizer.special_tokens_map, **dated},
+        )
+    return text, list(spans)
+
+
+def _dated(template: str) -> tuple[str, dict[str, Any]]:
+    """The template without a clock, and what it needs instead."""
     dated: dict[str, Any] = {}
     if "strftime_now" in template:
         # Templates get variables as plain data, never as functions; so a macro replaces
@@ -41,17 +90,15 @@ def render_chat(
         dated["distillens_date"] = _date_parts()
     if "date_string" in template:
         dated["date_string"] = _DATE_STRING
+    return template, dated
+
+
+@contextmanager
+def _one_line_errors(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, Any]]
+) -> Iterator[None]:
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **dated,
-            )
-        )
+        yield
     except Exception as error:  # a template may fail in any way that Jinja can
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         roles = ", ".join(message["role"] for message in messages)
