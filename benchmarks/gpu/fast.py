@@ -110,9 +110,9 @@ def main() -> int:
             case = f"{name} {made[0].rows} rows: ours, chunks of {chunk}"
             record.run(case, partial(measure, calls, call.device, most=5))
         for chunk in FLOOR_ROWS:
-            calls = [partial(floor, problem, chunk_rows=chunk) for problem in made]
+            products = [partial(floor, problem, chunk_rows=chunk) for problem in made]
             case = f"{name} {made[0].rows} rows: floor, chunks of {chunk}"
-            record.run(case, partial(measure, calls, call.device, most=5))
+            record.run(case, partial(measure, products, call.device, most=5))
     for name in MODELS:
         made = problems(call, name, COMPILED_ROWS)
         late = {name: method for name, method in OTHERS.items() if "compiled" in name}

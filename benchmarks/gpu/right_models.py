@@ -158,7 +158,9 @@ def fallback(device: torch.device) -> dict[str, Any]:
     def broken(*args: object, **kwargs: object) -> blocks.BlockResult:
         raise RuntimeError("the compiler is not here")
 
-    eager = partial(blocks.divergence_block, make_divergence("jsd"), check_on_host=False)
+    eager: Callable[..., blocks.BlockResult] = partial(
+        blocks.divergence_block, make_divergence("jsd"), check_on_host=False
+    )
     block = CompiledBlock(eager, "jsd")
     block.function = broken
     logits = torch.randn(2, 5, 33, device=device)

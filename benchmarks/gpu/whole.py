@@ -146,7 +146,7 @@ def store_cpu(folder: Path) -> int:
 
     run = start(folder / "whole", "cpu")
     ended(run, 600)
-    stored = {"torch": torch.__version__, "changes": list(SHORT)}
+    stored: Fields = {"torch": torch.__version__, "changes": list(SHORT)}
     stored["metrics"] = kept(lines(folder / "whole"))
     STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     return 0
