@@ -1,7 +1,9 @@
 """Rendering with a tokenizer's own chat template: the same text every day."""
 
 import datetime
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,10 @@ MARK = "\ue000\ue001\ue002"
 
 def render_chat(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[dict[str, Any]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
-    tools: Sequence[dict[str, Any]] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of a conversation; dates in it are those of `TEMPLATE_DATE`.
 
@@ -40,9 +42,9 @@ def render_chat(
     with _one_line_errors(tokenizer, messages):
         return str(
             tokenizer.apply_chat_template(
-                list(messages),
+                [dict(message) for message in messages],
                 chat_template=template,
-                tools=list(tools) or None,
+                tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **dated,
@@ -57,9 +59,9 @@ def marks_answers(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 def render_answers(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[dict[str, Any]],
+    messages: Sequence[Mapping[str, Any]],
     *,
-    tools: Sequence[dict[str, Any]] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the stretches of it that the template marks as answers.
 
@@ -71,9 +73,9 @@ def render_answers(
     template, dated = _dated(chat_template_of(tokenizer))
     with _one_line_errors(tokenizer, messages):
         (text,), (spans,) = render_jinja_template(
-            [list(messages)],
+            [[dict(message) for message in messages]],
             chat_template=template,
-            tools=list(tools) or None,
+            tools=[dict(tool) for tool in tools] or None,
             return_assistant_tokens_mask=True,
             **{**tokenizer.special_tokens_map, **dated},
         )
@@ -95,7 +97,7 @@ def _dated(template: str) -> tuple[str, dict[str, Any]]:
 
 @contextmanager
 def _one_line_errors(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, Any]]
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]
 ) -> Iterator[None]:
     try:
         yield

@@ -3,8 +3,10 @@
 import json
 import re
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ class Part:
 
     text: str
     from_row: bool
+
+
+# For each token, the parts that it has characters of.
+Places = list[range]
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase", template_text: str = "") -> dict[int, str]:
@@ -104,15 +110,22 @@ class MarkedTokenizer:
 
     def encode(self, parts: Sequence[Part]) -> list[int] | None:
         """Token ids of a prompt; None where a row's text still becomes a control token."""
-        text, expected = "", []
+        found = self.encode_places(parts)
+        return None if found is None else found[0]
+
+    def encode_places(self, parts: Sequence[Part]) -> tuple[list[int], Places] | None:
+        """The same with each token's parts."""
+        texts, expected = [], []
         for part in parts:
             if part.from_row:
-                text += part.text
+                texts.append(part.text)
             else:
                 expected += [self._ids[content] for content in self._pattern.findall(part.text)]
-                text += self._pattern.sub(lambda match: self._names[match[0]], part.text)
-        ids: list[int] = self._copy.encode(text, add_special_tokens=False).ids
-        return ids if [index for index in ids if index in self._control] == expected else None
+                texts.append(self._pattern.sub(lambda match: self._names[match[0]], part.text))
+        found = self._copy.encode("".join(texts), add_special_tokens=False)
+        if [index for index in found.ids if index in self._control] != expected:
+            return None
+        return found.ids, token_places(found.offsets, texts)
 
     def _rename(self, spec: dict[str, Any]) -> None:
         names = self._names
@@ -150,15 +163,39 @@ class SplitTokenizer:
 
     def encode(self, parts: Sequence[Part]) -> list[int] | None:
         """Token ids of a prompt; None where a row's text still becomes a control token."""
+        found = self.encode_places(parts)
+        return None if found is None else found[0]
+
+    def encode_places(self, parts: Sequence[Part]) -> tuple[list[int], Places] | None:
+        """The same with each token's parts."""
         ids: list[int] = []
-        for part in parts:
+        places: Places = []
+        for number, part in enumerate(parts):
             found = self._tokenizer(
                 part.text, add_special_tokens=False, split_special_tokens=part.from_row
             )["input_ids"]
             if part.from_row and not self._control.isdisjoint(found):
                 return None
             ids += found
-        return ids
+            places += [range(number, number + 1)] * len(found)
+        return ids, places
+
+
+def token_places(offsets: Sequence[tuple[int, int]], texts: Sequence[str]) -> Places:
+    """The parts that each token has characters of.
+
+    Args:
+        offsets: of each token, (start, end) in the parts' whole text.
+        texts: of the parts.
+    """
+    ends = list(accumulate(map(len, texts)))
+    places = []
+    for start, end in offsets:
+        # A byte-level tokenizer leaves a token's white space out, even if it has nothing else.
+        first = bisect_right(ends, start if start < end else max(0, start - 1))
+        last = bisect_left(ends, end, first) if start < end else first
+        places.append(range(min(first, len(ends) - 1), min(last, len(ends) - 1) + 1))
+    return places
 
 
 def text_tokenizer(

@@ -23,7 +23,15 @@ from eval_harness.shared.text.chat_templates import (
     reads_the_date,
     turn_end_text,
 )
-from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of, text_tokenizer
+from eval_harness.shared.text.first_tokens import first_tokens
+from eval_harness.shared.text.special_text import (
+    Part,
+    Places,
+    control_tokens,
+    pattern_of,
+    text_tokenizer,
+    token_places,
+)
 from eval_harness.shared.text.template_table import template_text
 
 if TYPE_CHECKING:
@@ -32,8 +40,6 @@ if TYPE_CHECKING:
 # Words of a prompt's frame in these brackets look like control signs: <|user|>, [INST].
 _BRACKETS = {"<": ">", "[": "]"}
 _SHORTEST_SIGN = 4
-# Several probes, since some vocabularies lack a letter and return nothing for it.
-_PROBES = ("a", "the", "1")
 
 
 class Outcome(Enum):
@@ -46,10 +52,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and how special tokens in it were treated."""
+    """Token ids of a text, and how special tokens in it were treated.
+
+    Attributes:
+        places: the parts of the text that each token has characters of, where they were asked for.
+    """
 
     ids: list[int]
     outcome: Outcome
+    places: Places | None = None
 
 
 class TextEncoder:
@@ -79,7 +90,7 @@ class TextEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.prefix_ids = _prefix_ids(tokenizer, add_bos_token)
+        self.prefix_ids = first_tokens(tokenizer, add_bos_token)
         frame = template
         if template == "chat":
             chat_prompt("a", tokenizer)
@@ -107,6 +118,14 @@ class TextEncoder:
     def prompt(self, parts: Sequence[Part]) -> Encoded:
         """The same for one prompt."""
         return self.prompts([parts])[0]
+
+    def conversations(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
+        """The same as `prompts`, and the parts that each token belongs to.
+
+        A tokenizer that does not say where its tokens are gets each part by itself.
+        """
+        found = self._encode(prompts, with_places=True)
+        return [self._prefixed(encoded) for encoded in found]
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
         """Token ids of texts that follow a prompt; the caller appends `end_ids`."""
@@ -169,7 +188,9 @@ class TextEncoder:
     def _text_tokenizer(self) -> Any:
         return text_tokenizer(self.tokenizer, self._control)
 
-    def _encode(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
+    def _encode(
+        self, prompts: Sequence[Sequence[Part]], *, with_places: bool = False
+    ) -> list[Encoded]:
         cleaned = [
             [Part(replace_lone_surrogates(part.text), part.from_row) for part in parts]
             for parts in prompts
@@ -183,18 +204,43 @@ class TextEncoder:
             verbose=False,
         )
         encodings = batch.encodings or [None] * len(cleaned)
-        return [
-            Encoded(ids, Outcome.ORDINARY)
-            if self._is_ordinary(parts, ids, encoding)
-            else self._encode_as_text(parts, ids)
-            for parts, ids, encoding in zip(cleaned, batch["input_ids"], encodings, strict=True)
-        ]
+        found = []
+        for parts, ids, encoding in zip(cleaned, batch["input_ids"], encodings, strict=True):
+            is_ordinary = self._is_ordinary(parts, ids, encoding)
+            if not is_ordinary:
+                found.append(self._encode_as_text(parts, ids, encoding, with_places))
+            elif with_places:
+                found.append(self._placed(parts, ids, encoding, Outcome.ORDINARY))
+            else:
+                found.append(Encoded(ids, Outcome.ORDINARY))
+        return found
 
-    def _encode_as_text(self, parts: Sequence[Part], ids: list[int]) -> Encoded:
-        as_text = self._text_tokenizer.encode(parts)
-        if as_text is None:
+    def _encode_as_text(
+        self, parts: Sequence[Part], ids: list[int], encoding: Any, with_places: bool
+    ) -> Encoded:
+        found = self._text_tokenizer.encode_places(parts)
+        if found is None and not with_places:
             return Encoded(ids, Outcome.SPECIAL)
-        return Encoded(as_text, Outcome.AS_TEXT if as_text != ids else Outcome.ORDINARY)
+        if found is None:
+            return self._placed(parts, ids, encoding, Outcome.SPECIAL)
+        as_text, places = found
+        outcome = Outcome.AS_TEXT if as_text != ids else Outcome.ORDINARY
+        return Encoded(as_text, outcome, places)
+
+    def _placed(
+        self, parts: Sequence[Part], ids: list[int], encoding: Any, outcome: Outcome
+    ) -> Encoded:
+        texts = [part.text for part in parts]
+        if encoding is not None:
+            return Encoded(ids, outcome, token_places(encoding.offsets, texts))
+        each = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        places = [range(number, number + 1) for number, found in enumerate(each) for _ in found]
+        return Encoded([index for found in each for index in found], outcome, places)
+
+    def _prefixed(self, encoded: Encoded) -> Encoded:
+        ids = self._with_prefix(encoded.ids)
+        before = [range(0)] * (len(ids) - len(encoded.ids))
+        return Encoded(ids, encoded.outcome, [*before, *(encoded.places or [])])
 
     def _is_ordinary(self, parts: Sequence[Part], ids: list[int], encoding: Any) -> bool:
         """Whether no control token comes from a row's text, or overlaps it."""
@@ -246,30 +292,3 @@ def check_add_bos_token(value: object, where: str) -> bool | str:
     if value == "auto" or isinstance(value, bool):
         return value
     raise DistillensError(f"{where} = {value!r}, expected auto, true or false")
-
-
-def _prefix_ids(tokenizer: "PreTrainedTokenizerBase", add_bos_token: bool | str) -> tuple[int, ...]:
-    if add_bos_token is False:
-        return ()
-    own = _own_prefix(tokenizer)
-    if add_bos_token == "auto" or own:
-        return own
-    if tokenizer.bos_token_id is None:
-        raise DistillensError(
-            f"add_bos_token = true, but the tokenizer {tokenizer.name_or_path!r} has no bos_token; "
-            "set it to auto or false"
-        )
-    return (tokenizer.bos_token_id,)
-
-
-def _own_prefix(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """What the tokenizer puts before a text; what follows one is up to the template."""
-    whole: list[int] = []
-    for text in _PROBES:
-        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-        whole = tokenizer(text)["input_ids"]
-        # A text without a token could be anywhere.
-        for start in range(len(whole) - len(plain) + 1) if plain else ():
-            if whole[start : start + len(plain)] == plain:
-                return tuple(whole[:start])
-    return (whole[0],) if whole[:1] == [tokenizer.bos_token_id] else ()
