@@ -230,6 +230,8 @@ def test_slices_count_from_the_start(tmp_path, tokenizer, kind):
     whole = load_examples(DatasetSpec(path=str(path), split="train[2:5]"), tokenizer, where=WHERE)
     stream = stream_of(path, tokenizer, split="train[2:5]")
     assert list(islice(stream, 3)) == [whole[index] for index in range(3)]
+    limited = stream_of(path, tokenizer, split="train[2:5]", num_rows=2)
+    assert list(islice(limited, 3)) == [whole[index] for index in (0, 1, 0)]
     with pytest.raises(DistillensError, match=r"split: found train\[-2:\], which counts from the"):
         stream_of(path, tokenizer, split="train[-2:]")
 

@@ -8,6 +8,7 @@ from forked_run import forked, kill_after_states, quick_recipe, what_it_left
 from run_process import TWO_PROCESSES, change, distillens, records
 
 from distillens_plugin.data import streaming
+from distillens_plugin.preflight import validate
 from distillens_plugin.prepare.teacher_answers import Generation, generate
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.storage.kept_state import read_standing
@@ -132,6 +133,25 @@ def test_a_tail_is_neither_validated_nor_tried(tmp_path):
         done = forked(path, flag, output=tmp_path / "out", log=tmp_path / "log")
         assert done.returncode == 0, done.stderr[-3000:]
         assert told in done.stdout
+
+
+def test_a_malformed_row_ends_the_run_at_its_turn_and_mended_it_goes_on(tmp_path):
+    def read_only_the_first():
+        streaming.FIRST_ROWS = validate.FIRST_ROWS = 2
+
+    path = streamed_recipe(tmp_path, shuffle_buffer=0)
+    change(path, "train.train_data_loader.kwargs.batch_size", 8)
+    rows = (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines() * 10
+    (tmp_path / "train.jsonl").write_text("\n".join([*rows, "no JSON"]), encoding="utf-8")
+    ways = {"output": tmp_path / "out", "log": tmp_path / "log", "before": read_only_the_first}
+    done = forked(path, **ways)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "train.jsonl:61:1: " in done.stderr.splitlines()[-1]
+    assert read_standing(tmp_path / "out" / "state").step == 4
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    done = forked(path, "--resume", **ways)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming after epoch 2, step 4" in done.stdout
 
 
 def with_keys(path, keys):
