@@ -167,6 +167,11 @@ class TextEncoder:
                 )
 
     @property
+    def control_signs(self) -> tuple[str, ...]:
+        """The texts of control tokens."""
+        return tuple(self._control.values())
+
+    @property
     def signs(self) -> frozenset[str]:
         """All that could open or end a turn: control tokens, and the template's own words."""
         return frozenset(self._control.values()) | self._text_signs

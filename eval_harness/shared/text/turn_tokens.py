@@ -1,0 +1,123 @@
+"""From conversations to token ids that are trained on, and those that only lead to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.text.answer_turns import answer_spans, answer_turns, split_parts, within
+from eval_harness.shared.text.conversation_parts import check_tool_texts, conversation_parts
+from eval_harness.shared.text.messages import Conversation
+from eval_harness.shared.text.special_text import Part, pattern_of
+from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder
+
+
+@dataclass(frozen=True)
+class EncodedTurns:
+    """A conversation up to its last turn that is trained on.
+
+    Attributes:
+        ids: of the whole.
+        is_learnt: of each id, whether it is trained on; the last one is.
+        prompt_length: ids that ask for the first answer that is trained on.
+        outcome: how special tokens in the row's text were treated.
+    """
+
+    ids: list[int]
+    is_learnt: list[bool]
+    prompt_length: int
+    outcome: Outcome
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    parts: list[Part]
+    is_learnt: list[bool]
+    is_prompt: list[bool]
+    has_end: bool
+
+
+def encode_turns(
+    conversations: Sequence[Conversation],
+    encoder: TextEncoder,
+    *,
+    supervise: str,
+    places: Sequence[str],
+) -> list[EncodedTurns]:
+    """Token ids of conversations, each as the one text that the chat template makes of it.
+
+    Args:
+        conversations: each with a turn that is trained on.
+        encoder: with the template `chat`.
+        supervise: of `answer_turns.SUPERVISE`.
+        places: of the rows, for errors.
+    Raises:
+        DistillensError: the template does not work with a conversation, or cannot tell its turns
+            apart, or a message opens a turn of its own; names place and turn.
+    """
+    rendered = [
+        _rendered(conversation, encoder, supervise, place)
+        for conversation, place in zip(conversations, places, strict=True)
+    ]
+    encodings = encoder.conversations([found.parts for found in rendered])
+    turns = []
+    for found, encoded, place in zip(rendered, encodings, places, strict=True):
+        encoder.check_turns(found.parts, encoded.outcome, place)
+        turns.append(_turns(found, encoded, encoder))
+    return turns
+
+
+def _rendered(
+    conversation: Conversation, encoder: TextEncoder, supervise: str, place: str
+) -> _Rendered:
+    check_tool_texts(conversation, encoder.signs, place)
+    turns = answer_turns(conversation, supervise)
+    # What follows the last answer leads to nothing.
+    conversation = conversation.before(turns[-1] + 1)
+    tokenizer = encoder.tokenizer
+    try:
+        parts = conversation_parts(conversation, tokenizer, add_generation_prompt=False)
+        text = "".join(part.text for part in parts)
+        prompt_end, spans = answer_spans(
+            conversation, turns, text, tokenizer, encoder.control_signs
+        )
+    except DistillensError as error:
+        raise DistillensError(f"{place}: {error}") from error
+    parts = split_parts(parts, [prompt_end, *(place for span in spans for place in span)])
+    is_learnt = within(parts, spans)
+    has_end = _has_end(parts, is_learnt, encoder.control_signs)
+    return _Rendered(parts, is_learnt, within(parts, [(0, prompt_end)]), has_end)
+
+
+def _has_end(parts: Sequence[Part], is_learnt: Sequence[bool], signs: Sequence[str]) -> bool:
+    """Whether the template ends the last answer with a token; a text alone stops nothing."""
+    ending = ""
+    for part, learnt in zip(reversed(parts), reversed(is_learnt), strict=True):
+        if part.from_row and part.text:
+            break
+        ending = part.text + ending if learnt else ending
+    return pattern_of(signs).search(ending) is not None
+
+
+def _turns(rendered: _Rendered, encoded: Encoded, encoder: TextEncoder) -> EncodedTurns:
+    ids, places = list(encoded.ids), encoded.places or []
+    is_learnt = [any(rendered.is_learnt[part] for part in parts) for parts in places]
+    # Behind the last answer a template may print a line break, or an end that nobody writes.
+    while is_learnt and not is_learnt[-1]:
+        is_learnt.pop()
+    del ids[len(is_learnt) :]
+    # The first token that holds some of an answer ends the prompt.
+    prompt_length = next(
+        (
+            number
+            for number, parts in enumerate(places)
+            if any(not rendered.is_prompt[part] for part in parts)
+        ),
+        len(ids),
+    )
+    if not rendered.has_end:
+        ids += encoder.end_ids
+        is_learnt += [True] * len(encoder.end_ids)
+    return EncodedTurns(ids, is_learnt, prompt_length, encoded.outcome)
