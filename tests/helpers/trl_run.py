@@ -9,8 +9,14 @@ import torch
 from datasets import Dataset
 from small_models import small_model
 from small_tokenizers import byte_level
+from trl import DistillationConfig
+from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.trl import (
+    DistillLensDistillationTrainer,
+    DistillLensGKDMixin,
+)
 
 LAYERS = "1,2:1,3"
 PAIRS = [(1, 1), (2, 3)]
@@ -82,6 +88,50 @@ def lens_arguments(**more):
     return DistillLensArguments(**({"layers": LAYERS, "norm": "final", "beta": 0.3} | more))
 
 
+class LensGKDTrainer(DistillLensGKDMixin, GKDTrainer):
+    """What a user writes."""
+
+
+def distillation_config(folder, **more):
+    return DistillationConfig(
+        **settings(folder, max_completion_length=6, shuffle_dataset=False, **more)
+    )
+
+
+def distillation_trainer(
+    folder, *, models=None, distillens=None, kind=DistillLensDistillationTrainer, **more
+):
+    """`more` is of the config, or eval_dataset or peft_config."""
+    own = {k: more.pop(k) for k in ("eval_dataset", "peft_config") if k in more}
+    student, teacher = models or student_and_teacher()
+    return kind(
+        student,
+        teacher,
+        distillation_config(folder, **more),
+        train_dataset=prompts(),
+        processing_class=tokenizer(),
+        distillens=distillens or lens_arguments(),
+        **own,
+    )
+
+
+def gkd_config(folder, **more):
+    return GKDConfig(**settings(folder, max_new_tokens=6, max_length=64, **more))
+
+
+def gkd_trainer(folder, *, distillens=None, kind=LensGKDTrainer, eval_dataset=None, **more):
+    student, teacher = student_and_teacher()
+    return kind(
+        model=student,
+        teacher_model=teacher,
+        args=gkd_config(folder, **more),
+        train_dataset=dialogues(),
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer(),
+        distillens=distillens or lens_arguments(),
+    )
+
+
 def mixed_divergence(teacher_logits, student_logits, beta):
     """beta KL(teacher, m) + (1 - beta) KL(student, m) summed over rows; at 0 and 1 the plain KLs.
 
@@ -127,3 +177,31 @@ def logged(trainer, name):
 def is_apart(first, second):
     """Whether any weight differs by more than rounding."""
     return (weights(first) - weights(second)).abs().max() > 1e-6
+
+
+def learnt_with_distillation(folder, batch_size):
+    """This process's rank, and what ten steps on greedy answers leave."""
+    greedy = {"do_sample": False}
+    trainer = distillation_trainer(
+        folder / "distillation",
+        per_device_train_batch_size=batch_size,
+        generation_kwargs=greedy,
+        eval_dataset=prompts(),
+    )
+    rank, learnt = _learnt(trainer)
+    return rank, learnt | {"evaluated": trainer.evaluate()["eval_lens"]}
+
+
+def learnt_with_gkd(folder, batch_size):
+    """This process's rank, and what ten steps on the dataset's answers leave."""
+    return _learnt(gkd_trainer(folder / "gkd", per_device_train_batch_size=batch_size, lmbda=0.0))
+
+
+def _learnt(trainer):
+    trainer.train()
+    return trainer.args.process_index, {
+        "weights": weights(trainer.model),
+        "lens": logged(trainer, "lens"),
+        "pair": logged(trainer, "lens/2-3"),
+        "wrapper": type(trainer.model_wrapped).__name__,
+    }

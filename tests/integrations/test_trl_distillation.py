@@ -5,14 +5,16 @@ import pytest
 pytest.importorskip("trl", reason="TRL is not installed")
 
 import torch
-from trl import DistillationConfig, DistillationTrainer
+from safetensors.torch import load_file
+from trl import DistillationTrainer
 from trl_run import (
+    distillation_config,
+    distillation_trainer,
     expected_losses,
     is_apart,
     lens_arguments,
     logged,
     prompts,
-    settings,
     student_and_teacher,
     student_as_it_is,
     tokenizer,
@@ -20,29 +22,10 @@ from trl_run import (
 )
 
 from distillens_plugin.integrations.trl import DistillLensDistillationTrainer
+from distillens_plugin.integrations.trl.attaching import completion_labels
 from eval_harness.errors import DistillensError
 
 GREEDY = {"do_sample": False}
-
-
-def config(folder, **more):
-    return DistillationConfig(
-        **settings(folder, max_completion_length=6, shuffle_dataset=False, **more)
-    )
-
-
-def make(folder, *, models=None, distillens=None, kind=DistillLensDistillationTrainer, **more):
-    trainer_options = {k: more.pop(k) for k in ("eval_dataset", "peft_config") if k in more}
-    student, teacher = models or student_and_teacher()
-    return kind(
-        student,
-        teacher,
-        config(folder, **more),
-        train_dataset=prompts(),
-        processing_class=tokenizer(),
-        distillens=distillens or lens_arguments(),
-        **trainer_options,
-    )
 
 
 class Keeping(DistillLensDistillationTrainer):
@@ -58,7 +41,7 @@ class Keeping(DistillLensDistillationTrainer):
 
 
 def test_ten_steps_log_every_term_and_train(tmp_path):
-    trainer = make(tmp_path)
+    trainer = distillation_trainer(tmp_path)
     start = weights(trainer.model)
     trainer.train()
     assert trainer.state.global_step == 10
@@ -71,7 +54,7 @@ def test_ten_steps_log_every_term_and_train(tmp_path):
 
 @pytest.mark.parametrize("own_beta", [1.0, 0.4])
 def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, own_beta):
-    trainer = make(
+    trainer = distillation_trainer(
         tmp_path,
         kind=Keeping,
         distillens=lens_arguments(lens_weight=0.7),
@@ -101,7 +84,7 @@ def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, own_beta):
 
 def test_prompts_and_completions_of_many_lengths_were_padded(tmp_path):
     """What the comparison above stands on."""
-    trainer = make(tmp_path, kind=Keeping, max_steps=1)
+    trainer = distillation_trainer(tmp_path, kind=Keeping, max_steps=1)
     trainer.train()
     inputs = trainer.seen[0][1]
     assert inputs["prompt_mask"][:, 0].min() == 0
@@ -109,8 +92,8 @@ def test_prompts_and_completions_of_many_lengths_were_padded(tmp_path):
 
 
 def test_accumulation_does_not_change_the_training(tmp_path):
-    whole = make(tmp_path / "4x1", max_steps=4, generation_kwargs=GREEDY)
-    parts = make(
+    whole = distillation_trainer(tmp_path / "4x1", max_steps=4, generation_kwargs=GREEDY)
+    parts = distillation_trainer(
         tmp_path / "2x2",
         max_steps=4,
         generation_kwargs=GREEDY,
@@ -126,16 +109,17 @@ def test_accumulation_does_not_change_the_training(tmp_path):
 def test_lens_weight_of_zero_and_no_lens_at_all_train_alike(tmp_path):
     """TRL's own loss is left as it is."""
     own = lens_arguments(lens_weight=0.0, cross_entropy=1e-30)
-    ours = make(tmp_path / "ours", distillens=own, max_steps=3, generation_kwargs=GREEDY)
+    more = {"max_steps": 3, "generation_kwargs": GREEDY}
+    ours = distillation_trainer(tmp_path / "ours", distillens=own, **more)
     student, teacher = student_and_teacher()
     plain = DistillationTrainer(
         student,
         teacher,
-        config(tmp_path / "plain", max_steps=3, generation_kwargs=GREEDY),
+        distillation_config(tmp_path / "plain", **more),
         train_dataset=prompts(),
         processing_class=tokenizer(),
     )
-    lens = make(tmp_path / "lens", max_steps=3, generation_kwargs=GREEDY)
+    lens = distillation_trainer(tmp_path / "lens", **more)
     for trainer in (ours, plain, lens):
         trainer.train()
     assert not is_apart(ours.model, plain.model)
@@ -144,13 +128,13 @@ def test_lens_weight_of_zero_and_no_lens_at_all_train_alike(tmp_path):
 
 def test_trls_own_loss_can_be_left_out(tmp_path):
     only = lens_arguments(trainer_loss=0.0)
-    trainer = make(tmp_path, kind=Keeping, distillens=only, max_steps=1)
+    trainer = distillation_trainer(tmp_path, kind=Keeping, distillens=only, max_steps=1)
     trainer.train()
     assert trainer.seen[0][3] == pytest.approx(logged(trainer, "lens")[0], rel=1e-6)
 
 
 def test_generation_leaves_nothing_behind(tmp_path):
-    trainer = make(tmp_path, max_steps=1)
+    trainer = distillation_trainer(tmp_path, max_steps=1)
     trainer.train()
     prompt_ids, completion_ids, *_ = trainer._generate([row["prompt"] for row in prompts()])
     assert len(completion_ids) == 8
@@ -160,7 +144,7 @@ def test_generation_leaves_nothing_behind(tmp_path):
 
 
 def test_evaluation_has_the_same_terms(tmp_path):
-    trainer = make(tmp_path, eval_dataset=prompts(), max_steps=1)
+    trainer = distillation_trainer(tmp_path, eval_dataset=prompts(), max_steps=1)
     metrics = trainer.evaluate()
     assert metrics["eval_lens"] > 0
     assert metrics["eval_lens/2-3"] > 0
@@ -174,7 +158,7 @@ def test_models_named_by_path_in_bfloat16_as_is_trls_default(tmp_path):
     student.save_pretrained(tmp_path / "student")
     teacher.save_pretrained(tmp_path / "teacher")
     models = (str(tmp_path / "student"), str(tmp_path / "teacher"))
-    trainer = make(tmp_path / "out", models=models, max_steps=2, bf16=True)
+    trainer = distillation_trainer(tmp_path / "out", models=models, max_steps=2, bf16=True)
     trainer.train()
     assert len(logged(trainer, "lens")) == 2
     assert 0 < logged(trainer, "lens")[0] < 1
@@ -184,7 +168,7 @@ def test_a_student_with_an_adapter(tmp_path):
     from peft import LoraConfig
 
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-    trainer = make(tmp_path, peft_config=lora, max_steps=2)
+    trainer = distillation_trainer(tmp_path, peft_config=lora, max_steps=2)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
@@ -195,6 +179,42 @@ def test_a_student_with_an_adapter(tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt_projected"])
 def test_other_architectures(tmp_path, name):
-    trainer = make(tmp_path, models=student_and_teacher(name, torch.float32), max_steps=1)
+    trainer = distillation_trainer(
+        tmp_path, models=student_and_teacher(name, torch.float32), max_steps=1
+    )
     trainer.train()
     assert logged(trainer, "lens")[0] > 0
+
+
+def test_answers_of_tools_are_not_supervised():
+    inputs = {
+        "prompt_ids": torch.tensor([[9, 5], [5, 6]]),
+        "completion_ids": torch.tensor([[1, 2, 3], [4, 9, 9]]),
+        "completion_mask": torch.tensor([[1, 1, 1], [1, 0, 0]]),
+        "tool_mask": torch.tensor([[1, 0, 1], [1, 1, 1]]),
+    }
+    expected = [[-100, -100, 1, -100, 3], [-100, -100, 4, -100, -100]]
+    assert completion_labels(inputs).tolist() == expected
+
+
+class FromElsewhere(DistillLensDistillationTrainer):
+    """As with use_vllm, only who writes the answers differs."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
+        return [[65, 66, 67]] * len(prompt_ids)
+
+
+def test_answers_that_are_written_elsewhere(tmp_path):
+    trainer = distillation_trainer(tmp_path, kind=FromElsewhere, max_steps=2)
+    trainer.train()
+    assert [entry["lens"] > 0 for entry in trainer.state.log_history[:2]] == [True, True]
+
+
+def test_resuming_gives_the_weights_of_a_run_that_was_not_interrupted(tmp_path):
+    more = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole, again = (distillation_trainer(tmp_path, **more) for _ in range(2))
+    whole.train()
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert saved.keys() <= whole.model.state_dict().keys()
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert not is_apart(whole.model, again.model)

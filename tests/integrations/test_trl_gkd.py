@@ -4,15 +4,16 @@ import pytest
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
-# Below the line that silences TRL's warning about its experimental trainers.
-from trl.experimental.gkd import GKDConfig, GKDTrainer
+from trl.experimental.gkd import GKDTrainer
 from trl_run import (
+    LensGKDTrainer,
     dialogues,
     expected_losses,
+    gkd_config,
+    gkd_trainer,
     is_apart,
     lens_arguments,
     logged,
-    settings,
     student_and_teacher,
     student_as_it_is,
     tokenizer,
@@ -23,11 +24,7 @@ from distillens_plugin.integrations.trl import DistillLensGKDMixin
 from eval_harness.errors import DistillensError
 
 
-class Distiller(DistillLensGKDMixin, GKDTrainer):
-    """What a user writes."""
-
-
-class Keeping(Distiller):
+class Keeping(LensGKDTrainer):
     """Keeps what each loss was computed on, and what came out."""
 
     seen = ()
@@ -38,21 +35,6 @@ class Keeping(Distiller):
         loss = result[0] if return_outputs else result
         self.seen = (*self.seen, (before, dict(inputs), num_items_in_batch, loss.item()))
         return result
-
-
-def make(folder, *, distillens=None, kind=Keeping, **more):
-    trainer_options = {k: more.pop(k) for k in ("eval_dataset",) if k in more}
-    student, teacher = student_and_teacher()
-    config = GKDConfig(**settings(folder, max_new_tokens=6, max_length=64, **more))
-    return kind(
-        model=student,
-        teacher_model=teacher,
-        args=config,
-        train_dataset=dialogues(),
-        processing_class=tokenizer(),
-        distillens=distillens or lens_arguments(),
-        **trainer_options,
-    )
 
 
 def summed(trainer, beta):
@@ -71,8 +53,9 @@ def summed(trainer, beta):
 
 @pytest.mark.parametrize("lmbda", [0.0, 1.0])
 def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, lmbda):
-    trainer = make(
+    trainer = gkd_trainer(
         tmp_path,
+        kind=Keeping,
         distillens=lens_arguments(lens_weight=0.7),
         lmbda=lmbda,
         beta=0.4,
@@ -94,7 +77,7 @@ def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, lmbda):
 
 @pytest.mark.parametrize("more", [{"lmbda": 1.0}, {"lmbda": 0.0, "seq_kd": True}])
 def test_ten_steps_on_generated_answers(tmp_path, more):
-    trainer = make(tmp_path, kind=Distiller, **more)
+    trainer = gkd_trainer(tmp_path, **more)
     start = weights(trainer.model)
     trainer.train()
     for name in ("lens", "lens/1-1", "lens/2-3"):
@@ -104,7 +87,7 @@ def test_ten_steps_on_generated_answers(tmp_path, more):
 
 def test_generated_answers_are_padded_on_both_sides(tmp_path):
     """What the comparison above stands on."""
-    trainer = make(tmp_path, lmbda=1.0, max_steps=1)
+    trainer = gkd_trainer(tmp_path, kind=Keeping, lmbda=1.0, max_steps=1)
     trainer.train()
     mask = trainer.seen[0][1]["attention_mask"]
     assert mask[:, 0].min() == 0
@@ -112,7 +95,7 @@ def test_generated_answers_are_padded_on_both_sides(tmp_path):
 
 
 def test_generation_leaves_nothing_behind(tmp_path):
-    trainer = make(tmp_path, lmbda=1.0, max_steps=1)
+    trainer = gkd_trainer(tmp_path, kind=Keeping, lmbda=1.0, max_steps=1)
     trainer.train()
     with pytest.raises(DistillensError, match="the student has not run since the last loss"):
         trainer.lens.loss(trainer.seen[0][1]["labels"])
@@ -120,13 +103,13 @@ def test_generation_leaves_nothing_behind(tmp_path):
 
 def test_without_the_lens_gkd_trains_as_ever(tmp_path):
     nothing = lens_arguments(lens_weight=0.0, cross_entropy=1e-30)
-    ours = make(tmp_path / "ours", distillens=nothing, lmbda=0.0, max_steps=3)
-    lens = make(tmp_path / "lens", lmbda=0.0, max_steps=3)
+    ours = gkd_trainer(tmp_path / "ours", distillens=nothing, lmbda=0.0, max_steps=3)
+    lens = gkd_trainer(tmp_path / "lens", lmbda=0.0, max_steps=3)
     student, teacher = student_and_teacher()
     plain = GKDTrainer(
         student,
         teacher,
-        GKDConfig(**settings(tmp_path / "plain", lmbda=0.0, max_steps=3, max_length=64)),
+        gkd_config(tmp_path / "plain", lmbda=0.0, max_steps=3),
         train_dataset=dialogues(),
         processing_class=tokenizer(),
     )
@@ -137,7 +120,7 @@ def test_without_the_lens_gkd_trains_as_ever(tmp_path):
 
 
 def test_evaluation_has_the_same_terms(tmp_path):
-    trainer = make(tmp_path, eval_dataset=dialogues(), max_steps=1)
+    trainer = gkd_trainer(tmp_path, eval_dataset=dialogues(), max_steps=1)
     metrics = trainer.evaluate()
     assert metrics["eval_lens"] > 0
     assert "lens" not in metrics

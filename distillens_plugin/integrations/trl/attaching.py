@@ -14,11 +14,15 @@ from distillens_plugin.integrations.trl.token_averages import TokenAverages
 from eval_harness.errors import DistillensError
 
 
-def check_teacher(trainer: Trainer, teacher: object, args: object) -> None:
-    """Refuses, before any model is loaded, a teacher that does not run here.
+def check_before_loading(trainer: Trainer, teacher: object, args: object) -> None:
+    """Refuses what would only show after TRL has loaded the models, or changed them.
 
+    Args:
+        trainer: before its initialisation.
+        teacher: a model or its path.
+        args: TRL's config.
     Raises:
-        DistillensError: its logits come from a server, or there is none.
+        DistillensError: the teacher does not run here, or Liger's kernels are to replace layers.
     """
     who = type(trainer).__name__
     url = getattr(args, "teacher_model_server_url", None)
@@ -31,6 +35,11 @@ def check_teacher(trainer: Trainer, teacher: object, args: object) -> None:
         raise DistillensError(
             f"{who}: teacher_model is None, and the lens reads the teacher's layers; give a model "
             "or its path"
+        )
+    if getattr(args, "use_liger_kernel", False):
+        raise DistillensError(
+            f"{who}: use_liger_kernel, which patches layers that the lens reads; leave it out: the "
+            "lens makes no logits for the whole vocabulary either"
         )
 
 

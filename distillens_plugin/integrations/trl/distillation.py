@@ -14,7 +14,7 @@ from distillens_plugin.attached.attached_lens import AttachedLens
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
 from distillens_plugin.integrations.trl.attaching import (
     LensOfTrainer,
-    check_teacher,
+    check_before_loading,
     completion_labels,
 )
 from eval_harness.errors import DistillensError
@@ -40,7 +40,7 @@ class DistillLensDistillationMixin(_Base):
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
         given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
-        check_teacher(self, given.get("teacher_model"), given.get("args"))
+        check_before_loading(self, given.get("teacher_model"), given.get("args"))
         if distillens is not None and distillens.router_loss:
             raise DistillensError(
                 f"{type(self).__name__}: router_loss = {distillens.router_loss}, but TRL runs the "

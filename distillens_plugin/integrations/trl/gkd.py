@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from distillens_plugin.attached.attached_lens import AttachedLens
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
-from distillens_plugin.integrations.trl.attaching import LensOfTrainer, check_teacher
+from distillens_plugin.integrations.trl.attaching import LensOfTrainer, check_before_loading
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class DistillLensGKDMixin(_Base):
     ) -> None:
         given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
         _check_base(type(self))
-        check_teacher(self, given.get("teacher_model"), given.get("args"))
+        check_before_loading(self, given.get("teacher_model"), given.get("args"))
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
 
