@@ -8,6 +8,7 @@ product's of 8192 x 8192 on this device.
 Legend: B batch, T tokens, V vocabulary, D width, L blocks.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -208,6 +209,7 @@ def main() -> int:
     record.run("matrix product", peak)
     for name in PAIRS:
         measure_pair(call, record, name, found[0] if found else float("nan"))
+        gc.collect()  # the next pair needs the memory
         if call.device.type == "cuda":
             torch.cuda.empty_cache()
     record.finish()
