@@ -2,7 +2,7 @@
 
     --minutes 8         time for all stages
     --device cuda|cpu   --tiny: every stage to its end on a CPU, in a minute or two
-    --stages right,fast,step,whole
+    --stages right,fast,steps,whole
 
 Each stage is a process of its own (an illegal memory access ends its process, not the others) with
 a share of the time, and writes DIR/<stage>.json after every case; its output is DIR/<stage>.log.
@@ -24,7 +24,7 @@ from table import table_of
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Seconds of eight minutes.
-SHARES = {"right": 95, "fast": 110, "step": 110, "whole": 75}
+SHARES = {"right": 95, "fast": 110, "steps": 110, "whole": 75}
 # A case that has begun may end.
 GRACE = 25
 

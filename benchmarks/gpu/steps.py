@@ -199,7 +199,7 @@ def measure_pair(call: Call, record: Record, name: str, peak: float) -> None:
 
 def main() -> int:
     call = call_of(__doc__ or "")
-    record = call.record("step")
+    record = call.record("steps")
     found: list[float] = []
 
     def peak() -> Fields:
