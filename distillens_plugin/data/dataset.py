@@ -18,14 +18,17 @@ class Row:
         id: the row's own `id`, or its place in the source.
         prompt_ids: the prompt's tokens; see `eval_harness.shared.text.tokenisation`.
         response_ids: the first reference's tokens and the end token, as far as `max_length` leaves
-            room.
-        references: the text of every reference.
+            room; in a conversation all that follows the first answer's beginning.
+        references: the text of every reference; in a conversation, of its first answer.
+        learnt: (start, end) of the stretches that are trained on, of a conversation; None: the
+            response.
     """
 
     id: str
     prompt_ids: list[int]
     response_ids: list[int]
     references: list[str]
+    learnt: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass
@@ -91,18 +94,23 @@ class InstructionDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         input_ids = row.prompt_ids + row.response_ids
-        num_masked = self.num_masked(row)
+        labels = [IGNORED] * len(input_ids)
+        for start, end in self.learnt(row):
+            labels[start:end] = input_ids[start:end]
         return {
             "input_ids": input_ids,
-            "labels": [IGNORED] * num_masked + input_ids[num_masked:],
+            "labels": labels,
             "id": row.id,
             "pad_id": self.pad_id,
             "max_length": self.spec.max_length,
         }
 
-    def num_masked(self, row: Row) -> int:
-        """How many of the row's first tokens carry no label."""
-        return 0 if self.spec.loss_on_prompt else len(row.prompt_ids)
+    def learnt(self, row: Row) -> Sequence[tuple[int, int]]:
+        """(start, end) of the row's stretches that carry labels, in order."""
+        length = len(row.prompt_ids) + len(row.response_ids)
+        if self.spec.loss_on_prompt:
+            return [(0, length)]
+        return [(len(row.prompt_ids), length)] if row.learnt is None else row.learnt
 
     def describe(self) -> str:
         """One line for people: what was read, kept, dropped and cut."""
@@ -134,6 +142,5 @@ class InstructionDataset(Dataset):
         self.counts.tokens = sum(self.lengths)
         # The first token follows nothing, so no position predicts it.
         self.counts.supervised_tokens = sum(
-            length - max(1, self.num_masked(row))
-            for length, row in zip(self.lengths, self.rows, strict=True)
+            max(0, end - max(1, start)) for row in self.rows for start, end in self.learnt(row)
         )

@@ -1,9 +1,10 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from distillens_plugin.data.conversation_rows import conversation_rows
 from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.data.rows import RawRow, read_rows
 from distillens_plugin.data.spec import DatasetSpec
@@ -33,7 +34,7 @@ def load_examples(
 
     Prompt and response are tokenised separately, so that a prompt has the same tokens here and when
     an answer to it is generated. (The paper's code tokenises both as one text and splits it at the
-    prompt's length.)
+    prompt's length.) A conversation is tokenised as the one text that its chat template makes.
 
     Args:
         spec: the recipe's section.
@@ -88,14 +89,27 @@ class RowEncoder:
         kept = [raw for raw in raws if raw.references and raw.references[0].strip()]
         counts.read += len(raws)
         counts.empty += len(raws) - len(kept)
-        prompts = _prompts(kept, encoder, spec.path)
-        responses = encoder.responses([raw.references[0] for raw in kept])
-        rows = []
-        for raw, prompt, response in zip(kept, prompts, responses, strict=True):
+        talks = [raw for raw in kept if raw.conversation is not None]
+        tasks = [raw for raw in kept if raw.conversation is None]
+        talked = iter(conversation_rows(talks, spec, encoder, where=self.where, counts=counts))
+        answered = iter(self._task_rows(tasks))
+        # In the rows' own order, whatever they are.
+        found = [next(answered if raw.conversation is None else talked) for raw in kept]
+        rows = [row for row in found if row is not None]
+        counts.kept += len(rows)
+        return rows
+
+    def _task_rows(self, raws: Sequence[RawRow]) -> Iterator[Row | None]:
+        """A row of each task; None where its prompt is too long and is not to be cut."""
+        spec, encoder, counts = self.spec, self.encoder, self.counts
+        prompts = _prompts(raws, encoder, spec.path)
+        responses = encoder.responses([raw.references[0] for raw in raws])
+        for raw, prompt, response in zip(raws, prompts, responses, strict=True):
             prompt_ids = prompt.ids
             if len(prompt_ids) > spec.max_prompt_length:
                 if spec.long_prompts == "drop":
                     counts.dropped_long_prompts += 1
+                    yield None
                     continue
                 prompt_ids = _cut(raw, spec, encoder, self.where)
                 counts.cut += 1
@@ -105,9 +119,7 @@ class RowEncoder:
             outcomes = (prompt.outcome, response.outcome)
             counts.special += Outcome.SPECIAL in outcomes
             counts.as_text += Outcome.SPECIAL not in outcomes and Outcome.AS_TEXT in outcomes
-            rows.append(Row(raw.id, prompt_ids, response_ids[:room], raw.references))
-        counts.kept += len(rows)
-        return rows
+            yield Row(raw.id, prompt_ids, response_ids[:room], raw.references)
 
 
 def _check_template(spec: DatasetSpec, where: str) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from distillens_plugin.data.conversations import read_trained
 from distillens_plugin.data.sources import open_source
 from distillens_plugin.data.spec import DatasetSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
 from eval_harness.shared.text.answers import read_newlines, without_empty
+from eval_harness.shared.text.messages import Conversation, conversation_column
 
 # Of a stream: read before training, to find mistakes early and to know the data again later.
 FIRST_ROWS = 1000
@@ -24,11 +26,13 @@ class RawRow:
 
     Attributes:
         id: the row's own `id`, or its place in the source.
-        instruction: None where the row brings a ready `prompt`.
+        instruction: None where the row brings a ready `prompt` or a conversation.
         input: "" if missing.
         prompt: a ready prompt, to which no template is applied.
         references: at least one text; the first one is trained on. Empty ones are left out where
             there are others.
+        conversation: its messages up to the last answer that is trained on; the references are
+            those of the first one.
     """
 
     id: str
@@ -36,6 +40,7 @@ class RawRow:
     input: str
     prompt: str | None
     references: list[str]
+    conversation: Conversation | None = None
 
 
 def read_rows(
@@ -60,7 +65,13 @@ def read_rows(
     for number, (place, row) in enumerate(placed, start=first):
         if unit == "line":
             number = int(place.rpartition(":")[2])
-        raw = _checked(row, place=place, default_id=f"{unit} {number}", newline=newline)
+        default_id = f"{unit} {number}"
+        column = conversation_column(row)
+        if column is None:
+            raw = _checked(row, place=place, default_id=default_id, newline=newline)
+        else:
+            _check_template(spec, where, f"{place} has {column}")
+            raw = _conversation(row, spec, place=place, default_id=default_id, column=column)
         num_marks += newline is None and _MINILLM_NEWLINE in (raw.prompt or "")
         yield raw
     if num_marks:
@@ -72,18 +83,53 @@ def read_rows(
         )
 
 
+def _check_template(spec: DatasetSpec, where: str, found: str) -> None:
+    if spec.template != "chat":
+        raise DistillensError(
+            f"{where}.template: {found}, but {spec.template!r} has no place for turns; set it to "
+            "chat, the tokenizer's own"
+        )
+
+
+def _conversation(
+    row: dict[str, Any], spec: DatasetSpec, *, place: str, default_id: str, column: str
+) -> RawRow:
+    has_output = row.get("output") not in (None, "", [])
+    outputs = _references(row["output"], place) if has_output else []
+    trained = read_trained(
+        row,
+        place,
+        column=column,
+        newline=spec.newline,
+        supervise=spec.supervise,
+        outputs=[read_newlines(output, spec.newline) for output in outputs],
+    )
+    return RawRow(
+        id=_row_id(row, default_id),
+        instruction=None,
+        input="",
+        prompt=None,
+        references=trained.references,
+        conversation=trained.conversation,
+    )
+
+
+def _row_id(row: dict[str, Any], default_id: str) -> str:
+    given_id = row.get("id")
+    return default_id if given_id is None else str(given_id)
+
+
 def _checked(row: dict[str, Any], *, place: str, default_id: str, newline: str | None) -> RawRow:
     task = "instruction" if row.get("instruction") is not None else "prompt"
     if row.get(task) is None or "output" not in row:
         raise DistillensError(
             f"{place}: found the keys {names(row)}; expected instruction, output and perhaps "
-            "input, or prompt and output"
+            "input, or prompt and output, or messages"
         )
-    given_id = row.get("id")
     text = read_newlines(_text(row, task, place), newline)
     is_prompt = task == "prompt"
     return RawRow(
-        id=default_id if given_id is None else str(given_id),
+        id=_row_id(row, default_id),
         instruction=None if is_prompt else text,
         input="" if is_prompt else read_newlines(_text(row, "input", place), newline),
         prompt=text if is_prompt else None,

@@ -20,10 +20,13 @@ class DatasetSpec(Protocol):
         newline: what stands for a newline in the rows, `<n>` in MiniLLM's ready prompts; or None.
         template: a name of `eval_harness.shared.text.templates` or a format string; not used by
             rows that bring a ready `prompt`.
+        supervise: which of an assistant's turns in a conversation are trained on: `all_turns` or
+            `last_turn`.
         add_bos_token: how prompts begin: auto, as the tokenizer begins a text; true, with its first
             token; false, with what the template has.
         max_length: prompt, response and end token together, in tokens.
-        max_prompt_length: in tokens, below `max_length`.
+        max_prompt_length: in tokens, below `max_length`; of a conversation, up to its first answer
+            that is trained on.
         long_prompts: `drop` as the paper does, or `cut` the text in them, never the template.
         num_rows: only the first rows that are read; None is all.
         loss_on_prompt: supervise the prompt too.
@@ -47,6 +50,8 @@ class DatasetSpec(Protocol):
     def newline(self) -> str | None: ...
     @property
     def template(self) -> str: ...
+    @property
+    def supervise(self) -> str: ...
     @property
     def add_bos_token(self) -> bool | str: ...
     @property

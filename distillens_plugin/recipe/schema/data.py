@@ -19,6 +19,7 @@ from distillens_plugin.recipe.schema.base import (
 _INHERITED = (
     "newline",
     "template",
+    "supervise",
     "add_bos_token",
     "max_length",
     "max_prompt_length",
@@ -76,6 +77,11 @@ class DatasetSpec(Strict):
         description="alpaca, question, qwen, chat (the tokenizer's own) or a format string with "
         "{instruction} and {input}",
     )
+    supervise: Literal["all_turns", "last_turn"] = Field(
+        default="all_turns",
+        description="which of the assistant's turns in a conversation are trained on; a row with "
+        "one answer is the same either way",
+    )
     add_bos_token: Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_bool)] = Field(
         default="auto",
         description="how prompts begin: auto, as the tokenizer itself begins a text; true, with "
@@ -84,7 +90,11 @@ class DatasetSpec(Strict):
     max_length: Count = Field(
         default=512, description="longest prompt and response together, in tokens"
     )
-    max_prompt_length: Count = Field(default=256, description="longest prompt, in tokens")
+    max_prompt_length: Count = Field(
+        default=256,
+        description="longest prompt, in tokens; a conversation's ends where its first supervised "
+        "turn begins",
+    )
     long_prompts: Literal["drop", "cut"] = Field(
         default="drop",
         description="drop rows with longer prompts (and count them), or cut the prompts",
@@ -116,6 +126,12 @@ class DatasetSpec(Strict):
             complain(
                 "only a stream has a buffer; set streaming: true, or delete the key",
                 at=("shuffle_buffer",),
+            )
+        if self.supervise != "all_turns" and self.loss_on_prompt:
+            complain(
+                f"found {self.supervise}, but loss_on_prompt supervises every token, whoever wrote "
+                "it; delete one of the two",
+                at=("supervise",),
             )
         if self.columns and self.generated:
             complain(

@@ -1,29 +1,32 @@
 """A conversation that fits into a prompt: its oldest turns go first."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sized
 from dataclasses import replace
+from typing import TypeVar
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.messages import Conversation
 
-Encode = Callable[[Conversation], Sequence[int]]
+Encoded = TypeVar("Encoded", bound=Sized)
 
 
-def cut_conversation(conversation: Conversation, encode: Encode, max_tokens: int) -> Sequence[int]:
-    """Token ids of a conversation without its oldest turns, of at most `max_tokens`.
+def cut_conversation(
+    conversation: Conversation, encode: Callable[[Conversation], Encoded], max_tokens: int
+) -> Encoded:
+    """The tokens of a conversation without its oldest turns, of at most `max_tokens`.
 
     A system message stays, and what is left begins with a user's message, as templates expect. If
     the last one and what follows it are too long by themselves, the longest message loses its end,
     and then the next longest.
 
     Args:
-        encode: token ids of a whole prompt; more messages or longer ones give more tokens.
+        encode: the tokens of a whole prompt; more messages or longer ones give more tokens.
         max_tokens: at least what the template itself needs.
     Raises:
         DistillensError: the template alone is longer than `max_tokens`.
     """
-    found: dict[int, Sequence[int]] = {}
+    found: dict[int, Encoded] = {}
     candidates = _candidates(conversation)
 
     def fits(index: int) -> bool:
@@ -48,7 +51,9 @@ def _candidates(conversation: Conversation) -> list[Conversation]:
     ]
 
 
-def _cut_messages(conversation: Conversation, encode: Encode, max_tokens: int) -> Sequence[int]:
+def _cut_messages(
+    conversation: Conversation, encode: Callable[[Conversation], Encoded], max_tokens: int
+) -> Encoded:
     lengths = [len(message.content) for message in conversation.messages]
     for turn in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         emptied = _cut_message(conversation, turn, 0)
@@ -62,8 +67,11 @@ def _cut_messages(conversation: Conversation, encode: Encode, max_tokens: int) -
 
 
 def _cut_to_fit(
-    conversation: Conversation, turn: int, encode: Encode, max_tokens: int
-) -> Sequence[int]:
+    conversation: Conversation,
+    turn: int,
+    encode: Callable[[Conversation], Encoded],
+    max_tokens: int,
+) -> Encoded:
     """With as much of one message as fits; an empty one does."""
 
     def is_too_long(num_characters: int) -> bool:
