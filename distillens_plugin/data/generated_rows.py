@@ -7,16 +7,20 @@ import os
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.text.messages import conversation_column, read_conversation
 
 # The key of each such row; its value names the teacher.
 MARK = "generated_by"
 
 
-def check_generated(path: str, where: str) -> int:
+def check_generated(path: str, where: str, *, supervise: str) -> int:
     """How many rows a file of generated answers holds.
 
+    Args:
+        supervise: `all_turns` or `last_turn`; of a conversation, the teacher gave the last answer.
     Raises:
-        DistillensError: it is not such a file; the error says how to make one.
+        DistillensError: it is not such a file, and the error says how to make one; or answers
+            would be trained on that no teacher gave.
     """
     todo = (
         "make them with `distillens generate RECIPE --output FILE.jsonl` and set "
@@ -34,5 +38,13 @@ def check_generated(path: str, where: str) -> int:
                 f"{where}: {path}:{line} is not a generated answer (it has no {MARK!r}), but SeqKD "
                 f"(generated: true) needs the teacher's answers; {todo}"
             )
+        column = conversation_column(row)
+        if column is not None and supervise != "last_turn":
+            conversation = read_conversation(row, f"{path}:{line}", column=column)
+            if any(message.role == "assistant" for message in conversation.messages):
+                raise DistillensError(
+                    f"{where}: {path}:{line} has answers before the teacher's, which supervise: "
+                    f"{supervise} would train on; set datasets.train.supervise: last_turn"
+                )
         num_rows += 1
     return num_rows

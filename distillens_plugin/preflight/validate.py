@@ -128,7 +128,7 @@ def _check_data(recipe: Recipe, hub: Hub) -> list[str]:
 def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     where = recipe.where(f"{key}.path")
     if spec.generated:
-        num_rows = check_generated(spec.path, where)
+        num_rows = check_generated(spec.path, where, supervise=spec.supervise)
         _check_length(recipe, key, min(num_rows, spec.num_rows or num_rows))
         return f"ok {key}: {spec.path}, {num_rows} generated answers"
     if os.path.exists(spec.path):

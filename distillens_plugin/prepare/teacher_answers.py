@@ -18,7 +18,9 @@ from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.files.jsonl import write_jsonl
 from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_model_args, given_remote_code
+from eval_harness.shared.text.answer_turns import answer_turns
 from eval_harness.shared.text.answers import read_newlines
+from eval_harness.shared.text.messages import Conversation
 
 _TASK = "training_prompts"
 
@@ -75,13 +77,15 @@ def generate(recipe: Recipe, output: Path, how: Generation) -> str:
             f"{recipe.where('datasets.train.streaming')}: the prompts are read before the first "
             "answer; set it to false, and limit the rows with num_rows"
         )
-    rows = list(read_rows(recipe.datasets.train, where=recipe.where("datasets.train")))
+    data, where = recipe.datasets.train, recipe.where("datasets.train")
+    rows = list(read_rows(data, where=where))
+    for row in rows:
+        _check_answers(row, data.supervise, f"{where}: {data.path}: row {row.id!r}")
     folder = output.with_suffix(".answers")
     with FolderLock(folder, where="--output", remedy="wait for it, or name another file"):
         samples = _answers(recipe, rows, folder, how)
-        newline = recipe.datasets.train.newline
         name = teacher.name_or_path or ""
-        kept = list(_training_rows(samples, rows, name, how, newline=newline))
+        kept = list(_training_rows(samples, rows, name, how, newline=data.newline))
         if not kept:
             raise RunFailure(
                 f"{output}: none of {len(samples)} prompts has a finished answer; raise "
@@ -154,8 +158,37 @@ def _model_args(recipe: Recipe, how: Generation) -> dict[str, Any]:
 
 
 def _prompt_row(row: RawRow) -> dict[str, Any]:
+    references = row.references or [""]
+    if row.conversation is not None:
+        question = _question(row.conversation)
+        tools = {"tools": list(question.tools)} if question.tools else {}
+        return {"id": row.id, "messages": question.to_template(), **tools, "output": references}
     task = {"prompt": row.prompt} if row.instruction is None else {"instruction": row.instruction}
-    return {"id": row.id, **task, "input": row.input, "output": row.references or [""]}
+    return {"id": row.id, **task, "input": row.input, "output": references}
+
+
+def _question(conversation: Conversation) -> Conversation:
+    """What the teacher answers: the last question, with all that was said before it."""
+    turn = conversation.last_answer()
+    return conversation if turn is None else conversation.before(turn)
+
+
+def _check_answers(row: RawRow, supervise: str, place: str) -> None:
+    """Refuses a conversation of which the student would learn more than the teacher's answer."""
+    if row.conversation is None:
+        return
+    turns = answer_turns(row.conversation, "all_turns")
+    if len(turns) > 1 and supervise != "last_turn":
+        raise DistillensError(
+            f"{place} has {len(turns)} answers, and the teacher gives the last one, so with "
+            f"supervise: {supervise} the student would learn the others from the data; set "
+            "datasets.train.supervise: last_turn"
+        )
+    if turns and row.conversation.messages[turns[-1]].tool_calls:
+        raise DistillensError(
+            f"{place}: its last answer calls tools, and a teacher's call would be read as plain "
+            "text; leave such rows out"
+        )
 
 
 def _training_rows(

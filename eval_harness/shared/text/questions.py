@@ -26,7 +26,7 @@ def read_question(
         DistillensError: not a conversation, or nothing to ask or to compare with.
     """
     conversation = read_conversation(row, where, column=column, newline=newline)
-    if row.get("output") is not None:
+    if row.get("output") not in (None, "", []):
         if conversation.messages[-1].role == "assistant":
             raise DistillensError(
                 f"{where}: the last of the {column} is an assistant's, and there is an output too; "
