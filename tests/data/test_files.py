@@ -2,7 +2,9 @@
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,11 +38,13 @@ def other_names(row: dict[str, str]) -> dict[str, str]:
     return {COLUMNS[key]: value for key, value in row.items()}
 
 
-def csv_line(cells: list[str]) -> str:
-    return ",".join('"' + cell.replace('"', '""') + '"' for cell in cells) + "\n"
+def csv_line(cells: Iterable[Any]) -> str:
+    """Each cell is a text, and anything else its JSON."""
+    texts = [cell if isinstance(cell, str) else json.dumps(cell) for cell in cells]
+    return ",".join('"' + text.replace('"', '""') + '"' for text in texts) + "\n"
 
 
-def written(folder: Path, kind: str, rows: list[dict[str, str]]) -> Path:
+def written(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
     """A source of some kind with these rows, as its path."""
     import datasets
 
@@ -57,7 +61,7 @@ def written(folder: Path, kind: str, rows: list[dict[str, str]]) -> Path:
     content = {
         "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
         "json": json.dumps(rows, indent=1),
-        "csv": csv_line(list(rows[0])) + "".join(csv_line(list(row.values())) for row in rows),
+        "csv": csv_line(rows[0]) + "".join(csv_line(row.values()) for row in rows),
     }
     if name == "parquet":
         datasets.Dataset.from_list(rows).to_parquet(file)
@@ -81,6 +85,15 @@ def test_every_source_gives_the_same_rows_with_columns_renamed_or_not(tmp_path, 
     renamed = rows_of(written(tmp_path / "renamed", kind, renamed_rows), columns=COLUMNS)
     for rows in (plain, renamed):
         assert [(row.id, row.instruction, row.references) for row in rows] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_gives_the_same_conversations(tmp_path, kind):
+    chat = [{"role": "user", "content": "NA"}, {"role": "assistant", "content": "007\n"}]
+    path = written(tmp_path / "set", kind, [{"chat": chat}])
+    (row,) = rows_of(path, columns={"messages": "chat"}, template="chat")
+    assert row.conversation is not None
+    assert row.conversation.to_template() == chat
 
 
 @pytest.mark.parametrize("kind", KINDS)

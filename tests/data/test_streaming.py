@@ -5,9 +5,11 @@ import json
 import random
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
+from small_tokenizers import byte_level
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import load_examples
@@ -42,7 +44,7 @@ def rows_up_to(num_rows: int) -> list[dict[str, str]]:
     ]
 
 
-def write(path: Path, rows: list[dict[str, str]], tail: str = "") -> Path:
+def write(path: Path, rows: list[dict[str, Any]], tail: str = "") -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail, encoding="utf-8")
     return path
 
@@ -105,6 +107,17 @@ def test_the_items_are_those_of_the_same_rows_read_whole(tmp_path, tokenizer, ki
     expected = [whole[index] for index in range(len(whole))]
     assert found == expected * 2
     assert 10 < len(whole) < 40
+
+
+def test_conversations_are_streamed_beside_tasks(tmp_path):
+    tokenizer = byte_level()
+    turns = [("user", "a?"), ("assistant", "b"), ("user", "c?"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    path = write(tmp_path / "rows.jsonl", [*rows_up_to(3), {"messages": messages}, *rows_up_to(2)])
+    spec = DatasetSpec(path=str(path), template="chat")
+    whole = load_examples(spec, tokenizer, where=WHERE)
+    stream = stream_of(path, tokenizer, template="chat")
+    assert list(islice(stream, 6)) == [whole[index] for index in range(6)]
 
 
 def test_a_stream_keeps_nothing_of_a_parquet_file_on_disk(tmp_path, tokenizer, cache):
