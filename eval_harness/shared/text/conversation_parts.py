@@ -1,6 +1,7 @@
 """A conversation rendered by a chat template, the row's text apart from the template's own."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ def conversation_parts(
     """The rendered conversation; the content of each message is a part of its own.
 
     Every content is rendered a second time between marks that the row does not hold. White space
-    around it stays outside of them, since many templates trim it.
+    around it stays outside of them, since many templates trim it. So do an assistant's added tokens
+    that are not special (Qwen's <think>, <tool_call>): templates look for them, they open no turn,
+    and a model that is trained on them writes them as tokens.
 
     Raises:
         DistillensError: the template fails, leaves a message out or repeats it, or decides by a
@@ -39,23 +42,26 @@ def conversation_parts(
     messages = conversation.to_template()
     text = render_chat(tokenizer, messages, **options)
     opening, closing = _marks(conversation)
-    marked = [
-        {**message, "content": _marked(message["content"], f"{opening}{turn}{opening}", closing)}
-        for turn, message in enumerate(messages)
-    ]
+    tags, nothing = _tags(tokenizer), pattern_of(())
+    marked = []
+    for turn, message in enumerate(messages):
+        apart = tags if message["role"] == "assistant" else nothing
+        content = _marked(message["content"], apart, f"{opening}{turn}", opening, closing)
+        marked.append({**message, "content": content})
     rendered = render_chat(tokenizer, marked, **options)
-    between = re.compile(f"{opening}(\\d+){opening}(.*?){closing}", re.DOTALL)
-    if between.sub(lambda match: match[2], rendered) != text:
+    between = re.compile(f"{opening}(\\d+)_(\\d+){opening}(.*?){closing}", re.DOTALL)
+    if between.sub(lambda match: match[3], rendered) != text:
         raise DistillensError(
             "the chat template decides by a message's text how to print it, so the two cannot be "
             "told apart; leave the row out, or use another template"
         )
-    counts = [0] * len(messages)
-    for match in between.finditer(rendered):
-        counts[int(match[1])] += 1
+    stretches = Counter((int(match[1]), match[2]) for match in between.finditer(rendered))
+    printed = {turn for turn, _ in stretches}
+    repeated = {turn for (turn, _), count in stretches.items() if count > 1}
     for turn, message in enumerate(messages):
-        if message["content"].strip() and counts[turn] != 1:
-            what = "leaves out" if counts[turn] == 0 else "repeats"
+        is_missing = closing in marked[turn]["content"] and turn not in printed
+        if is_missing or turn in repeated:
+            what = "leaves out" if is_missing else "repeats"
             raise DistillensError(
                 f"the chat template {what} messages[{turn}], whose role is {message['role']}; "
                 "delete that message, or use a template that prints it once"
@@ -103,7 +109,7 @@ def _parts(rendered: str, between: re.Pattern[str]) -> Iterator[Part]:
     start = 0
     for match in between.finditer(rendered):
         yield Part(rendered[start : match.start()], from_row=False)
-        yield Part(match[2], from_row=True)
+        yield Part(match[3], from_row=True)
         start = match.end()
     yield Part(rendered[start:], from_row=False)
 
@@ -114,9 +120,22 @@ def _marks(conversation: Conversation) -> tuple[str, str]:
     return next(free), next(free)
 
 
-def _marked(content: str, opening: str, closing: str) -> str:
-    inner = content.strip()
-    if not inner:
-        return content
-    start = content.index(inner)
-    return f"{content[:start]}{opening}{inner}{closing}{content[start + len(inner) :]}"
+def _tags(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
+    """The added tokens in brackets that are not special."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    texts = [str(token) for token in added.values() if not token.special]
+    return pattern_of(text for text in texts if text[:1] == "<" and text[-1:] == ">")
+
+
+def _marked(content: str, apart: re.Pattern[str], name: str, opening: str, closing: str) -> str:
+    """The content with marks around each stretch of it, but for white space and what is apart."""
+    whole, start = "", 0
+    ends = [*(match.span() for match in apart.finditer(content)), (len(content), len(content))]
+    for number, (end, following) in enumerate(ends):
+        stretch = content[start:end]
+        inner = stretch.strip()
+        if inner:
+            stretch = stretch.replace(inner, f"{name}_{number}{opening}{inner}{closing}", 1)
+        whole += stretch + content[end:following]
+        start = following
+    return whole
