@@ -27,38 +27,44 @@ FIRST_BOUND, LAST_BOUND = 2e-3, 3e-2
 RESUME_BOUND = 1e-2
 
 
-def start(folder: Path, device: str, *more: str) -> subprocess.Popen[str]:
-    """The quickstart in a process of its own."""
+def start(folder: Path, device: str, *more: str) -> subprocess.Popen[bytes]:
+    """The quickstart in a process of its own; what it prints is in `<folder>.log`."""
     command = [sys.executable, "-m", "distillens_plugin.run", "quickstart", *more]
     for change in SHORT:
         command += ["--set", change]
     environment = dict(os.environ)
     if device == "cpu":
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, "--output_dir", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+    with folder.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--output_dir", str(folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
 
 
-def ended(run: subprocess.Popen[str], seconds: float) -> int:
+def ended(run: subprocess.Popen[bytes], folder: Path, seconds: float) -> int:
     """Its exit code.
 
     Raises:
         RuntimeError: it failed by itself, or did not end in time.
     """
+    log = folder.with_suffix(".log")
     try:
-        output, _ = run.communicate(timeout=max(5.0, seconds))
+        run.wait(timeout=max(5.0, seconds))
     except subprocess.TimeoutExpired:
         run.kill()
-        run.communicate()
-        raise RuntimeError("the run did not end in time") from None
+        run.wait()
+        raise RuntimeError(f"no end in {seconds:.0f} s: {tail_of(log)}") from None
     if run.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"exit code {run.returncode}: {output[-600:]}")
+        raise RuntimeError(f"exit code {run.returncode}: {tail_of(log)}")
     return run.returncode
+
+
+def tail_of(log: Path) -> str:
+    """The last of what a run printed."""
+    return log.read_text(encoding="utf-8", errors="replace")[-250:]
 
 
 def lines(folder: Path) -> list[Fields]:
@@ -88,7 +94,7 @@ def compare(found: list[Fields], expected: list[Fields]) -> Fields:
     }
 
 
-def kill_after_first_epoch(run: subprocess.Popen[str], folder: Path, seconds: float) -> None:
+def kill_after_first_epoch(run: subprocess.Popen[bytes], folder: Path, seconds: float) -> None:
     """Kills a run as soon as it could be resumed.
 
     Raises:
@@ -100,7 +106,7 @@ def kill_after_first_epoch(run: subprocess.Popen[str], folder: Path, seconds: fl
             run.kill()
             break
         time.sleep(0.005)
-    if ended(run, 5) == 0:
+    if ended(run, folder, 5) == 0:
         raise RuntimeError("the run ended before it was killed")
 
 
@@ -111,7 +117,7 @@ def cases(call: Call, folder: Path) -> int:
     whole, killed = start(folder / "whole", device), start(folder / "killed", device)
 
     def against_cpu() -> Fields:
-        ended(whole, record.seconds_left)
+        ended(whole, folder / "whole", record.seconds_left)
         found = kept(lines(folder / "whole"))
         stored = json.loads(STORED.read_text(encoding="utf-8"))
         gaps = compare(found, stored["metrics"])
@@ -119,7 +125,8 @@ def cases(call: Call, folder: Path) -> int:
         return {"ok": ok, **gaps, "values": found}
 
     def resumed() -> Fields:
-        ended(start(folder / "killed", device, "--resume"), record.seconds_left)
+        resuming = start(folder / "killed", device, "--resume")
+        ended(resuming, folder / "killed", record.seconds_left)
         found, expected = (kept(lines(folder / name)) for name in ("killed", "whole"))
         gaps = compare(found, expected)
         return {"ok": gaps["all"] < RESUME_BOUND, **gaps}
@@ -135,7 +142,7 @@ def cases(call: Call, folder: Path) -> int:
     for run in (whole, killed):
         if run.poll() is None:
             run.kill()
-            run.communicate()
+            run.wait()
     record.finish()
     return int(not all(case["ok"] for case in record.cases))
 
@@ -145,7 +152,7 @@ def store_cpu(folder: Path) -> int:
     import torch
 
     run = start(folder / "whole", "cpu")
-    ended(run, 600)
+    ended(run, folder / "whole", 600)
     stored: Fields = {"torch": torch.__version__, "changes": list(SHORT)}
     stored["metrics"] = kept(lines(folder / "whole"))
     STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu: what it checks of the fused walk, on a GPU where there is one, and its records."""
+"""benchmarks/gpu: its checks of the fused walk, on a GPU where there is one; its records."""
 
 import json
 import sys
