@@ -30,8 +30,8 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> Batch:
     """torchdistill's `collate_fn: distillens.collate`: a right-padded batch and its targets.
 
     Packs of rows, which come with `position_ids`, get no attention mask: transformers takes
-    restarting positions for the beginning of another row only where there is none. What is padded
-    is a row of its own to the model.
+    restarting positions for the beginning of another row only where there is none. To the model
+    each token of the padding is a row, with position 0.
 
     T is the longest row, rounded up to a multiple of 8 but not beyond the rows' `max_length`.
 
@@ -71,7 +71,6 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> Batch:
             attention_mask[place, :length] = 1
         else:
             position_ids[place, :length] = row.position_ids
-            position_ids[place, length:] = torch.arange(width - length)
     positions, next_tokens = find_supervised(labels)
     targets: Targets = {
         "labels": labels,

@@ -108,3 +108,10 @@ def test_windows_of_attention_slide_within_a_row():
         small_model("mistral", layers=n, vocab=VOCABULARY, seed=n, sliding_window=3) for n in (2, 3)
     ]
     assert_packing_changes_nothing(*models)
+
+
+def test_packs_may_be_longer_than_a_model_has_positions():
+    models = [
+        small_model("gpt2", layers=n, vocab=VOCABULARY, seed=n, n_positions=16) for n in (2, 3)
+    ]
+    assert_packing_changes_nothing(*models)
