@@ -62,7 +62,8 @@ def test_the_student_learns_the_teachers_last_answer(recipe, folder):
     assert [row["messages"] for row in rows] == [[ASK, FOUR, AGAIN]] * 4
     assert "generated_by" in rows[0]
     (store,) = output.with_suffix(".answers").glob("*/samples_*.jsonl")
-    prompt = next(read_jsonl(store))[1]["arguments"]["gen_args_0"]["arg_0"]
+    arguments = next(read_jsonl(store))[1]["arguments"]
+    prompt = arguments["gen_args_0"]["arg_0"]
     tokenizer = load_tokenizer(str(folder / "teacher"))
     assert prompt == tokenizer.apply_chat_template(
         [ASK, FOUR, AGAIN], tokenize=False, add_generation_prompt=True
@@ -74,6 +75,7 @@ def test_the_student_learns_the_teachers_last_answer(recipe, folder):
     )
     assert [row.references for row in data.rows] == [[row["output"]] for row in rows]
     assert tokenizer.decode(data.rows[0].prompt_ids) == prompt
+    assert len(data.rows[0].prompt_ids) == arguments["prompt_tokens"]
 
 
 def test_answers_that_no_teacher_gave_are_not_trained_on(recipe, folder):
