@@ -7,8 +7,9 @@ import torch
 from lens_trainer import TERMS, lens_trainer, pair, rows, weights, widest_gap
 from peft import LoraConfig, get_peft_model
 from small_models import small_model
+from small_tokenizers import byte_level
 from torch.nn.functional import cross_entropy
-from transformers import Trainer
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer
 
 from distillens_plugin.integrations.transformers import DistillLensMixin
 from distillens_plugin.losses.hidden import HiddenCosine
@@ -120,6 +121,35 @@ def test_settings_that_change_no_number(tmp_path, settings):
     lens_trainer(tmp_path, models=one).train()
     lens_trainer(tmp_path, models=other, **settings).train()
     assert widest_gap(weights(one[0]), weights(other[0])) < 1e-6
+
+
+def test_rows_laid_end_to_end_give_the_gradient_of_the_padded_ones(tmp_path):
+    data = [
+        {name: column[: 5 + place % 4].tolist() for name, column in row.items()}
+        for place, row in enumerate(rows())
+    ]
+    tokenizer = byte_level()
+    both = []
+    for collator in (DataCollatorForSeq2Seq(tokenizer), DataCollatorWithFlattening()):
+        models = pair(vocab=300)
+        lens_trainer(tmp_path, models=models, data=data, given={"data_collator": collator}).train()
+        both.append(weights(models[0]))
+    assert widest_gap(*both) < 1e-6
+    assert widest_gap(both[0], weights(pair(vocab=300)[0])) > 1e-3
+
+
+def test_the_best_checkpoint_is_chosen_by_a_term(tmp_path):
+    held_out = rows(4, seed=5)
+    settings = {"load_best_model_at_end": True, "metric_for_best_model": "eval_lens/2-3"}
+    settings |= {"greater_is_better": True, "save_strategy": "steps", "save_steps": 1}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 4}
+    models = pair()
+    trainer = lens_trainer(tmp_path, models=models, eval_data=held_out, **settings)
+    trainer.train()
+    seen = [x["eval_lens/2-3"] for x in trainer.state.log_history if "eval_lens" in x]
+    assert len(set(seen)) == 4
+    assert trainer.state.best_metric == max(seen)
+    assert trainer.evaluate()["eval_lens/2-3"] == pytest.approx(max(seen), rel=1e-6)
 
 
 def test_bfloat16_is_close(tmp_path):

@@ -124,7 +124,8 @@ class DistillLensMixin(Trainer):
             )
         finally:
             self._evaluating, self._keep_logits = False, True
-        self._eval_terms.close_batch(self.args.eval_batch_size, self.gather_function)
+        rows = self.args.eval_batch_size
+        self._eval_terms.close_batch(rows, self.gather_function, self.accelerator.device)
         return loss, logits, labels
 
     def evaluation_loop(

@@ -33,7 +33,7 @@ class WindowAverages:
         self._sums, self._steps = {}, set()
         if not sums:
             return {}
-        stacked = torch.stack([value.float() for value in sums.values()]) / steps
+        stacked = _stacked(sums, accelerator.device) / steps
         means = accelerator.reduce(stacked, reduction="mean")
         return dict(zip(sums, means.tolist(), strict=True))
 
@@ -54,17 +54,20 @@ class RowAverages:
         """Keeps a batch's values until `close_batch`."""
         self._values = dict(values)
 
-    def close_batch(self, batch_size: int, gather: Callable[[Tensor], Tensor]) -> None:
+    def close_batch(
+        self, batch_size: int, gather: Callable[[Tensor], Tensor], device: torch.device
+    ) -> None:
         """Counts the batch's values once for each row, of all processes.
 
         Args:
             batch_size: rows of a full batch; `gather` takes out those that were not there.
+            device: on which `gather` works.
         """
         values, self._values = self._values, {}
         if not values:
             return
         self._names = list(values)
-        own = torch.stack([value.float() for value in values.values()])
+        own = _stacked(values, device)
         rows = gather(own.expand(batch_size, -1).contiguous())
         self._rows += len(rows)
         self._sum = rows.sum(0) if self._sum is None else self._sum + rows.sum(0)
@@ -74,3 +77,7 @@ class RowAverages:
         if self._sum is None:
             return {}
         return dict(zip(self._names, (self._sum / self._rows).tolist(), strict=True))
+
+
+def _stacked(values: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    return torch.stack([value.to(device, torch.float32) for value in values.values()])
