@@ -22,6 +22,7 @@ from distillens_plugin.lens.discovery import supports_headless
 from distillens_plugin.lens.head_hooks import head_reader
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput
+from distillens_plugin.lens.packed_inputs import packed_inputs
 from distillens_plugin.lens.probe import plain_model, unwrap
 from distillens_plugin.lens.recorder import Record, Recorder
 from distillens_plugin.lens.router import has_router
@@ -66,7 +67,7 @@ def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
         model.eval()
-    inputs: dict[str, Any] = {**given, "use_cache": False}
+    inputs: dict[str, Any] = {**packed_inputs(model, given), "use_cache": False}
     with_logits = with_logits or _must_have_logits(model, reader)
     if reader.headless and not with_logits:
         inputs["logits_to_keep"] = torch.empty(
@@ -137,8 +138,8 @@ def forward(
 
     Args:
         model: a transformers causal LM, bare or wrapped by DDP, peft or torch.compile.
-        sample_batch: `input_ids` and `attention_mask`, both [B, T], and optionally `labels`, used
-            if the loop passes no targets.
+        sample_batch: `input_ids` and `attention_mask` (for packs of rows `position_ids`), all
+            [B, T], and optionally `labels`, used if the loop passes no targets.
     Raises:
         DistillensError: the batch has no input_ids, or labels of another shape.
     """
