@@ -1,0 +1,90 @@
+"""The section on TRL of docs/trainers.md is true: its files run as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("trl", reason="TRL is not installed")
+
+from safetensors.torch import load_file
+from tiny_run import ASSETS, REPO
+
+TEXT = (REPO / "docs" / "trainers.md").read_text(encoding="utf-8")
+(SECTION,) = re.findall(r"(?ms)^## TRL\n(.*?)(?=^## )", TEXT)
+# Fewer steps and tokens, on the CPU.
+CHANGES = (
+    ("max_steps=20", "max_steps=2, bf16=False, use_cpu=True"),
+    ("logging_steps=10", "logging_steps=1"),
+    ("=32", "=4"),
+)
+
+
+def files(text):
+    """The Python files of a text, by name."""
+    return {
+        name: f"# {name}\n{body}"
+        for name, body in re.findall(r"(?ms)^```python\n# (\w+\.py)\n(.*?)^```$", text)
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page's files, fewer steps in them, and the shipped models."""
+    made = tmp_path_factory.mktemp("trl")
+    for name, body in (files(SECTION) | {"my_parts.py": files(TEXT)["my_parts.py"]}).items():
+        for old, new in CHANGES:
+            body = body.replace(old, new)
+        (made / name).write_text(body, encoding="utf-8")
+    (made / "shipped").mkdir()
+    (made / "shipped" / "quickstart").symlink_to(ASSETS)
+    return made
+
+
+def commands():
+    (lines,) = re.findall(r"(?ms)^```bash\n(.*?)^```$", SECTION)
+    return lines.splitlines()
+
+
+def run(command, folder):
+    """Runs a command of the page on the CPU; returns what it prints."""
+    # On CPUs accelerate starts several processes only if it is told so.
+    command = command.replace("accelerate launch", "accelerate launch --multi_gpu")
+    environment = {
+        **os.environ,
+        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def test_the_commands():
+    assert sorted({line.split()[-1] for line in commands()}) == sorted(files(SECTION))
+    launchers = [line.split()[0] for line in commands() if line.endswith("my_trl.py")]
+    assert launchers == ["python", "torchrun", "accelerate"]
+
+
+def test_distillation_on_two_processes(folder):
+    printed = run(commands()[2], folder)
+    assert printed.count("'lens/2-2':") == 2  # two logs, of one process
+    assert load_file(folder / "out" / "trl" / "model.safetensors")
+
+
+def test_gkd(folder):
+    printed = run(commands()[3], folder)
+    assert printed.count("'lens/2-2':") == 2
+    assert load_file(folder / "out" / "gkd" / "model.safetensors")
