@@ -1,7 +1,6 @@
 """Instruction data: tasks and responses become token ids with the prompt masked."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from distillens_plugin.data.conversation_rows import conversation_rows
@@ -46,7 +45,7 @@ def load_examples(
         DistillensError: the data cannot be read, or nothing is supervised.
     """
     _check_template(spec, where)
-    raws = list(islice(read_rows(spec, where=where, default_split=default_split), first_rows))
+    raws = list(read_rows(spec, where=where, default_split=default_split, first_rows=first_rows))
     encode = RowEncoder(spec, tokenizer, where)
     dataset = InstructionDataset(
         spec,

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from distillens_plugin.data.conversations import read_trained
@@ -44,7 +45,12 @@ class RawRow:
 
 
 def read_rows(
-    spec: DatasetSpec, *, where: str, default_split: str = "train", cache_dir: str | None = None
+    spec: DatasetSpec,
+    *,
+    where: str,
+    default_split: str = "train",
+    cache_dir: str | None = None,
+    first_rows: int | None = None,
 ) -> Iterator[RawRow]:
     """The rows that a recipe's data set section names, read one by one.
 
@@ -53,6 +59,7 @@ def read_rows(
         where: the section's YAML path, for errors.
         default_split: for Hub data sets and folders, where the section names none.
         cache_dir: where the `datasets` library may write; its own cache if None.
+        first_rows: read no more than so many rows; None is all.
     Raises:
         DistillensError: not found, not reachable, or a row is malformed (with its file and line).
     """
@@ -61,7 +68,7 @@ def read_rows(
     unit = "line" if is_lines else "row"
     first = 1 if unit == "line" else 0
     num_marks = 0
-    placed = open_source(spec, where, default_split, cache_dir)
+    placed = islice(open_source(spec, where, default_split, cache_dir), first_rows)
     for number, (place, row) in enumerate(placed, start=first):
         if unit == "line":
             number = int(place.rpartition(":")[2])
@@ -74,7 +81,8 @@ def read_rows(
             raw = _conversation(row, spec, place=place, default_id=default_id, column=column)
         num_marks += newline is None and _MINILLM_NEWLINE in (raw.prompt or "")
         yield raw
-    if num_marks:
+    # Of a stream it is told once, for its first rows, and not in every pass.
+    if num_marks and (first_rows is not None or not spec.streaming):
         print(
             f"{where}: {num_marks} ready prompts of {spec.path} hold {_MINILLM_NEWLINE}, which is "
             f"kept as written; if it means a newline, as in MiniLLM's files, set newline: "

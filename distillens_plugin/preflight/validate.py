@@ -4,7 +4,6 @@ Each check prints one line, `ok ...` or `skipped ... because ...`; the first mis
 """
 
 import os
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -95,6 +94,8 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
         print("# train.num_epochs follows from num_steps and the data; the runner fills it in")
     if recipe.datasets.train.streaming:
         print("# a stream is the runner's own loader; the box's would read it without an end")
+    if recipe.train.train_data_loader.packing:
+        print("# train_data_loader.packing is the runner's own; a box by itself pads rows")
     if recipe.train.on_policy is not None:
         print("# train.on_policy is the runner's own; a box by itself trains on the references")
     print(to_yaml(form), end="")
@@ -138,10 +139,13 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
         # The `datasets` library cannot read a folder without writing a cache.
         with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
             rows = read_rows(
-                spec, where=recipe.where(key), default_split=split, cache_dir=cache_dir
+                spec,
+                where=recipe.where(key),
+                default_split=split,
+                cache_dir=cache_dir,
+                first_rows=FIRST_ROWS if spec.streaming else None,
             )
-            first = FIRST_ROWS if spec.streaming else None
-            references = [row.references for row in islice(rows, first)]
+            references = [row.references for row in rows]
         if not references:
             raise DistillensError(f"{where}: {spec.path} holds no rows, expected at least one")
         if spec.streaming:

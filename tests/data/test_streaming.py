@@ -212,6 +212,14 @@ def test_counts_grow_with_what_was_read(tmp_path, tokenizer):
     assert stream.describe().endswith("streamed: so far, by one process")
 
 
+def test_newline_marks_are_told_once_and_not_in_every_pass(tmp_path, tokenizer, capsys):
+    rows = [{"prompt": f"Say<n>{i}:", "output": "yes"} for i in range(3)]
+    stream = stream_of(write(tmp_path / "rows.jsonl", rows), tokenizer)
+    assert capsys.readouterr().err.count("3 ready prompts of") == 1
+    assert len(list(islice(stream, 9))) == 9
+    assert capsys.readouterr().err == ""
+
+
 def test_an_epoch_goes_on_where_the_last_one_ended(tmp_path, tokenizer):
     path = write(tmp_path / "rows.jsonl", rows_up_to(7))
     loader = loader_of(stream_of(path, tokenizer))
