@@ -19,7 +19,10 @@ from distillens_plugin.integrations.trl.attaching import (
 )
 from eval_harness.errors import DistillensError
 
-_Base = DistillationTrainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    from trl import DistillationTrainer as _Base
+else:
+    _Base = object  # it is mixed into one
 
 
 class DistillLensDistillationMixin(_Base):

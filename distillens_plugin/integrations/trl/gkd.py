@@ -12,7 +12,7 @@ from eval_harness.errors import DistillensError
 if TYPE_CHECKING:
     from trl.experimental.gkd import GKDTrainer as _Base
 else:
-    _Base = object
+    _Base = object  # it is mixed into one
 
 
 class DistillLensGKDMixin(_Base):
