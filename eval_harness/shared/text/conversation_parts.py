@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.chat_templates import render_chat
 from eval_harness.shared.text.messages import Conversation
-from eval_harness.shared.text.special_text import Part, pattern_of
+from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +69,15 @@ def conversation_parts(
     return list(_parts(rendered, between))
 
 
+def answer_parts(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[Part]:
+    """An assistant's answer in parts, as `conversation_parts` reads it within a conversation."""
+    parts, start = [], 0
+    for match in _tags(tokenizer).finditer(text):
+        parts += [Part(text[start : match.start()], True), Part(match[0], False)]
+        start = match.end()
+    return [*parts, Part(text[start:], True)]
+
+
 def check_tool_texts(conversation: Conversation, signs: Iterable[str], place: str) -> None:
     """Refuses tools, calls and names with a template's signs in them.
 
@@ -121,9 +130,9 @@ def _marks(conversation: Conversation) -> tuple[str, str]:
 
 
 def _tags(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
-    """The added tokens in brackets that are not special."""
+    """The added tokens in brackets that are not special, nor an end token that is not so marked."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    texts = [str(token) for token in added.values() if not token.special]
+    texts = {str(token) for token in added.values()} - set(control_tokens(tokenizer).values())
     return pattern_of(text for text in texts if text[:1] == "<" and text[-1:] == ">")
 
 
