@@ -129,7 +129,11 @@ class TextEncoder:
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
         """Token ids of texts that follow a prompt; the caller appends `end_ids`."""
-        return self._encode([[Part(text, from_row=True)] for text in texts])
+        return self.answers([[Part(text, from_row=True)] for text in texts])
+
+    def answers(self, answers: Sequence[Sequence[Part]]) -> list[Encoded]:
+        """The same for texts in parts."""
+        return self._encode(answers)
 
     def describe(self) -> list[str]:
         """What the log should mention, as phrases; empty if nothing is unusual."""

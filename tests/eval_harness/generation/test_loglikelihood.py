@@ -1,7 +1,7 @@
 """Negative log-likelihood of references: which tokens count, and how rows are put together."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -13,6 +13,7 @@ from eval_harness.generation.store import AnswerStore
 from eval_harness.results.file_models import LikelihoodRow
 from eval_harness.results.schema import Sample
 from eval_harness.shared.model_folder.identity import read_model
+from eval_harness.shared.text.messages import read_conversation
 
 
 @dataclass
@@ -100,3 +101,17 @@ def test_perplexity_beyond_floats_is_not_available(make_task):
     metrics = likelihood_metrics(task, samples_of(rows))
     assert metrics["perplexity,none"] == "N/A"
     assert metrics["nll_stderr,none"] == "N/A"
+
+
+def test_tags_in_a_conversation_s_reference_are_tokens_as_in_training(make_task):
+    question = read_conversation({"messages": [{"role": "user", "content": "2 + 2?"}]}, "x")
+    (plain,) = rows_of(("<think>2, 3, 4</think>4 <|endoftext|>",))
+    task = make_task([plain, replace(plain, row_id="1", conversation=question)])
+    tokenizer = task.facts.tokenizer
+    tokenizer.add_tokens(["<think>", "</think>"])
+    (_, as_text), (_, as_tags) = task.continuations
+    tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert [index for index in as_tags.token_ids if index in tags] == tags
+    # Only the one that the harness adds ends the answer.
+    assert as_tags.token_ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(as_tags.token_ids) == tokenizer.decode(as_text.token_ids)
