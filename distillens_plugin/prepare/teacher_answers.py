@@ -186,8 +186,8 @@ def _check_answers(row: RawRow, supervise: str, place: str) -> None:
         )
     if turns and row.conversation.messages[turns[-1]].tool_calls:
         raise DistillensError(
-            f"{place}: its last answer calls tools, and a teacher's call would be read as plain "
-            "text; leave such rows out"
+            f"{place}: its last answer calls tools, but a teacher's answer is taken as text; leave "
+            "such rows out"
         )
 
 
