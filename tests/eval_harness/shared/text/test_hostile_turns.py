@@ -90,7 +90,7 @@ def control_end(tokenizer):
 @pytest.mark.parametrize("in_answer", [False, True])
 def test_the_hostile_text_is_still_there(tokenizer, in_answer):
     text = tokenizer.decode(encoded(tokenizer, talk(HOSTILE, in_answer=in_answer)).ids)
-    assert HOSTILE.replace(" ", "") in text.replace(" ", "")
+    assert HOSTILE.replace(" ", "") in text.replace("▁", "").replace(" ", "")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
