@@ -8,9 +8,10 @@ from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.data.rows import RawRow, read_rows
 from distillens_plugin.data.spec import DatasetSpec
 from eval_harness.errors import DistillensError
+from eval_harness.shared.text.first_tokens import check_add_bos_token
 from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.templates import check_template, cut_body, cut_prompt, prompt_parts
-from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder, check_add_bos_token
+from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

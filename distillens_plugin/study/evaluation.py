@@ -63,8 +63,8 @@ def check_evaluation(study: Study) -> None:
     spec = study.evaluation
     if spec is None:
         return
+    from eval_harness.shared.text.first_tokens import check_add_bos_token
     from eval_harness.shared.text.template_table import check_template
-    from eval_harness.shared.text.tokenisation import check_add_bos_token
 
     def checked(key: str, check: Callable[[], _Checked]) -> _Checked:
         try:

@@ -19,7 +19,7 @@ from eval_harness.results.file_models import AnswerRow, LikelihoodRow
 from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.trained_with import differences
-from eval_harness.shared.text.tokenisation import check_add_bos_token
+from eval_harness.shared.text.first_tokens import check_add_bos_token
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,17 @@ def first_tokens(
     return (tokenizer.bos_token_id,)
 
 
+def check_add_bos_token(value: object, where: str) -> bool | str:
+    """Returns `value` if it is auto, true or false.
+
+    Raises:
+        DistillensError: names `where`.
+    """
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise DistillensError(f"{where} = {value!r}, expected auto, true or false")
+
+
 def _own_prefix(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """What the tokenizer puts before a text; what follows one is up to the template."""
     whole: list[int] = []

@@ -290,14 +290,3 @@ class TextEncoder:
 
     def _shown(self, ids: Sequence[int]) -> str:
         return repr("".join(self.tokenizer.convert_ids_to_tokens(list(ids))))
-
-
-def check_add_bos_token(value: object, where: str) -> bool | str:
-    """Returns `value` if it is auto, true or false.
-
-    Raises:
-        DistillensError: names `where`.
-    """
-    if value == "auto" or isinstance(value, bool):
-        return value
-    raise DistillensError(f"{where} = {value!r}, expected auto, true or false")
