@@ -9,7 +9,7 @@ from small_models import ARCHITECTURES, small_model
 from torch.utils.data import SequentialSampler
 from torchdistill.core.distillation import DistillationBox
 
-import distillens_plugin  # noqa: F401 (registers with torchdistill)
+from distillens_plugin import AttachedLens
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.packing import PackedDataset
 from distillens_plugin.lens.discovery import find_anatomy
@@ -115,3 +115,27 @@ def test_packs_may_be_longer_than_a_model_has_positions():
         small_model("gpt2", layers=n, vocab=VOCABULARY, seed=n, n_positions=16) for n in (2, 3)
     ]
     assert_packing_changes_nothing(*models)
+
+
+def test_an_attached_lens_takes_packs_as_they_are():
+    teacher = small_model("llama", layers=3, vocab=VOCABULARY, seed=1)
+    student = small_model("llama", layers=2, vocab=VOCABULARY, seed=2)
+    rows = Rows(9)
+    packs = PackedDataset(rows, 40, seed=2)
+    found = []
+    with AttachedLens(student, teacher, PAIRS, norm="final", kd="fkl", cross_entropy=0.5) as lens:
+        for examples in (
+            [rows[index] for index in range(9)],
+            [packs[index] for index in range(len(packs))],
+        ):
+            batch, targets = collate(examples)
+            student.zero_grad()
+            student(**batch, use_cache=False)
+            with torch.no_grad():
+                teacher(**batch, use_cache=False)
+            lens.loss(targets["labels"]).backward()
+            values = {name: value.item() for name, value in lens.values.items()}
+            found.append((values, student.lm_head.weight.grad.clone()))
+    (padded, left), (packed, right) = found
+    assert packed == pytest.approx(padded, abs=1e-5)
+    assert torch.allclose(right, left, atol=1e-5, rtol=1e-4)

@@ -188,3 +188,10 @@ def test_what_packing_does_not_go_with_is_one_line(
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_full_form_says_that_a_box_by_itself_pads(tmp_path, capsys):
+    assert main([str(packed_recipe(tmp_path)), "--validate", "--print"]) == 0
+    printed = capsys.readouterr().out
+    assert "# train_data_loader.packing is the runner's own" in printed
+    assert "packing: true" not in printed
