@@ -147,11 +147,8 @@ def mixed_divergence(teacher_logits, student_logits, beta):
 
 def expected_losses(student, teacher, ids, mask, labels, *, own_beta, lens_beta=0.3):
     """Sums over supervised positions: TRL's own loss, and the lens's mean over PAIRS."""
-    with torch.no_grad():
-        ran = [
-            m(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-            for m in (student, teacher)
-        ]
+    models = (student, teacher)
+    ran = [x(input_ids=ids, attention_mask=mask, output_hidden_states=True) for x in models]
     supervised = labels[:, 1:] != -100
     rows = [[h[:, :-1][supervised] for h in x.hidden_states] for x in ran]
     own = mixed_divergence(*(x.logits[:, :-1][supervised] for x in reversed(ran)), own_beta)

@@ -40,6 +40,15 @@ class Keeping(DistillLensDistillationTrainer):
         return result
 
 
+def rows(inputs):
+    """Ids, attention mask and labels of TRL's batch."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : inputs["prompt_ids"].shape[1]] = -100
+    return ids, mask, labels
+
+
 def test_ten_steps_log_every_term_and_train(tmp_path):
     trainer = distillation_trainer(tmp_path)
     start = weights(trainer.model)
@@ -67,12 +76,8 @@ def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, own_beta):
     assert len(trainer.seen) == 4
     window = []
     for student, inputs, count, loss in trainer.seen:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        labels = ids.masked_fill(mask == 0, -100)
-        labels[:, : inputs["prompt_ids"].shape[1]] = -100
         own, lens, found = expected_losses(
-            student, trainer.teacher_model, ids, mask, labels, own_beta=own_beta
+            student, trainer.teacher_model, *rows(inputs), own_beta=own_beta
         )
         assert loss == pytest.approx(((own + 0.7 * lens) / count).item(), rel=1e-6)
         window.append((lens.item(), found))
@@ -80,6 +85,21 @@ def test_loss_is_trls_own_and_the_weighted_lens(tmp_path, own_beta):
     for step, entry in enumerate(logged(trainer, "lens")):
         (first, n), (second, m) = window[2 * step : 2 * step + 2]
         assert entry == pytest.approx((first + second) / (n + m), rel=1e-6)
+
+
+def test_a_step_follows_the_gradient_of_that_loss(tmp_path):
+    """Through gradient checkpointing, which TRL switches on."""
+    trainer = distillation_trainer(
+        tmp_path, kind=Keeping, max_steps=1, optim="sgd", learning_rate=0.1, max_grad_norm=0.0
+    )
+    assert trainer.args.gradient_checkpointing
+    trainer.train()
+    student, inputs, *_ = trainer.seen[0]
+    before = weights(student)
+    own, lens, found = expected_losses(student, trainer.teacher_model, *rows(inputs), own_beta=1.0)
+    ((own + lens) / found).backward()
+    gradient = torch.cat([p.grad.flatten() for p in student.parameters()])
+    assert torch.allclose(weights(trainer.model), before - 0.1 * gradient, rtol=0, atol=1e-7)
 
 
 def test_prompts_and_completions_of_many_lengths_were_padded(tmp_path):

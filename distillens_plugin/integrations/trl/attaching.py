@@ -1,6 +1,8 @@
 """What the lens on any of TRL's trainers does the same way: refusals, attaching, the log."""
 
+import inspect
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +16,24 @@ from distillens_plugin.integrations.trl.token_averages import TokenAverages
 from eval_harness.errors import DistillensError
 
 
-def check_before_loading(trainer: Trainer, teacher: object, args: object) -> None:
+def check_before_loading(
+    trainer: Trainer,
+    initialise: Callable[..., None],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> None:
     """Refuses what would only show after TRL has loaded the models, or changed them.
 
     Args:
         trainer: before its initialisation.
-        teacher: a model or its path.
-        args: TRL's config.
+        initialise: the trainer's own `__init__`, which `args` and `kwargs` are for.
     Raises:
         DistillensError: the teacher does not run here, or Liger's kernels are to replace layers.
     """
     who = type(trainer).__name__
-    url = getattr(args, "teacher_model_server_url", None)
+    given = dict(zip(_positions(initialise), args, strict=False)) | dict(kwargs)
+    teacher, config = given.get("teacher_model"), given.get("args")
+    url = getattr(config, "teacher_model_server_url", None)
     if url is not None:
         raise DistillensError(
             f"{who}: teacher_model_server_url = {url!r}, but a server gives no layers of the "
@@ -36,11 +44,18 @@ def check_before_loading(trainer: Trainer, teacher: object, args: object) -> Non
             f"{who}: teacher_model is None, and the lens reads the teacher's layers; give a model "
             "or its path"
         )
-    if getattr(args, "use_liger_kernel", False):
+    if getattr(config, "use_liger_kernel", False):
         raise DistillensError(
             f"{who}: use_liger_kernel, which patches layers that the lens reads; leave it out: the "
             "lens makes no logits for the whole vocabulary either"
         )
+
+
+def _positions(initialise: Callable[..., None]) -> list[str]:
+    """The names of its positional parameters; TRL's, where a subclass hands on whatever it gets."""
+    parameters = inspect.signature(initialise).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return named or ["model", "teacher_model", "args"]
 
 
 class LensOfTrainer:

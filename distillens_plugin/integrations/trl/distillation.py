@@ -42,8 +42,7 @@ class DistillLensDistillationMixin(_Base):
     def __init__(
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
-        given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
-        check_before_loading(self, given.get("teacher_model"), given.get("args"))
+        check_before_loading(self, super().__init__, args, kwargs)
         if distillens is not None and distillens.router_loss:
             raise DistillensError(
                 f"{type(self).__name__}: router_loss = {distillens.router_loss}, but TRL runs the "

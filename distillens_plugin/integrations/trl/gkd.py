@@ -29,9 +29,8 @@ class DistillLensGKDMixin(_Base):
     def __init__(
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
-        given = dict(zip(("model", "teacher_model", "args"), args, strict=False)) | kwargs
         _check_base(type(self))
-        check_before_loading(self, given.get("teacher_model"), given.get("args"))
+        check_before_loading(self, super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
 
