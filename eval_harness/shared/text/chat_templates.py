@@ -160,10 +160,12 @@ def chat_prompt(message: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[str
 
 def turn_end_text(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What the template writes after an assistant's message; "" if it never writes one."""
-    messages = [_user("a"), {"role": "assistant", "content": MARK}]
-    text = render_chat(tokenizer, messages, add_generation_prompt=False)
-    _, _, after = text.rpartition(MARK)
-    return after if MARK in text else ""
+    key = _key(tokenizer)
+    if key not in _TURN_ENDS:
+        messages = [_user("a"), {"role": "assistant", "content": MARK}]
+        text = render_chat(tokenizer, messages, add_generation_prompt=False)
+        _TURN_ENDS[key] = text.rpartition(MARK)[2] if MARK in text else ""
+    return _TURN_ENDS[key]
 
 
 def around_turns(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -186,13 +188,19 @@ def literal_text(template: str) -> str:
 
 def _frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """(before, after) the user's message, checked; cached, since there are many rows."""
-    key = (chat_template_of(tokenizer), str(tokenizer.special_tokens_map))
+    key = _key(tokenizer)
     if key not in _FRAMES:
         _FRAMES[key] = _checked_frame(tokenizer)
     return _FRAMES[key]
 
 
+def _key(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """What a template's text around messages depends on."""
+    return chat_template_of(tokenizer), str(tokenizer.special_tokens_map)
+
+
 _FRAMES: dict[tuple[str, str], tuple[str, str]] = {}
+_TURN_ENDS: dict[tuple[str, str], str] = {}
 
 
 def _checked_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:

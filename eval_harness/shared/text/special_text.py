@@ -189,12 +189,16 @@ def token_places(offsets: Sequence[tuple[int, int]], texts: Sequence[str]) -> Pl
         texts: of the parts.
     """
     ends = list(accumulate(map(len, texts)))
+    final = len(ends) - 1
+    alone = [range(number, number + 1) for number in range(len(ends))]
     places = []
     for start, end in offsets:
         # A byte-level tokenizer leaves a token's white space out, even if it has nothing else.
-        first = bisect_right(ends, start if start < end else max(0, start - 1))
-        last = bisect_left(ends, end, first) if start < end else first
-        places.append(range(min(first, len(ends) - 1), min(last, len(ends) - 1) + 1))
+        start = start if start < end else max(0, end - 1)
+        first = min(bisect_right(ends, start), final)
+        # Nearly every token lies in one part.
+        last = first if end <= ends[first] else min(bisect_left(ends, end, first), final)
+        places.append(alone[first] if last == first else range(first, last + 1))
     return places
 
 

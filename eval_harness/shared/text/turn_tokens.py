@@ -103,7 +103,11 @@ def _has_end(parts: Sequence[Part], is_learnt: Sequence[bool], signs: Sequence[s
 
 def _turns(rendered: _Rendered, encoded: Encoded, encoder: TextEncoder) -> EncodedTurns:
     ids, places = list(encoded.ids), encoded.places or []
-    is_learnt = [any(rendered.is_learnt[part] for part in parts) for parts in places]
+    learnt = rendered.is_learnt
+    is_learnt = [
+        learnt[parts[0]] if len(parts) == 1 else any(learnt[part] for part in parts)
+        for parts in places
+    ]
     # Behind the last answer a template may print a line break, or an end that nobody writes.
     while is_learnt and not is_learnt[-1]:
         is_learnt.pop()
