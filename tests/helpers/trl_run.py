@@ -93,9 +93,8 @@ class LensGKDTrainer(DistillLensGKDMixin, GKDTrainer):
 
 
 def distillation_config(folder, **more):
-    return DistillationConfig(
-        **settings(folder, max_completion_length=6, shuffle_dataset=False, **more)
-    )
+    own = {"max_completion_length": 6, "shuffle_dataset": False}
+    return DistillationConfig(**settings(folder, **(own | more)))
 
 
 def distillation_trainer(
@@ -116,19 +115,21 @@ def distillation_trainer(
 
 
 def gkd_config(folder, **more):
-    return GKDConfig(**settings(folder, max_new_tokens=6, max_length=64, **more))
+    return GKDConfig(**settings(folder, **({"max_new_tokens": 6, "max_length": 64} | more)))
 
 
-def gkd_trainer(folder, *, distillens=None, kind=LensGKDTrainer, eval_dataset=None, **more):
-    student, teacher = student_and_teacher()
+def gkd_trainer(folder, *, models=None, distillens=None, kind=LensGKDTrainer, **more):
+    """`more` is of the config, or eval_dataset."""
+    own = {k: more.pop(k) for k in ("eval_dataset",) if k in more}
+    student, teacher = models or student_and_teacher()
     return kind(
-        model=student,
-        teacher_model=teacher,
-        args=gkd_config(folder, **more),
+        student,
+        teacher,
+        gkd_config(folder, **more),
         train_dataset=dialogues(),
-        eval_dataset=eval_dataset,
         processing_class=tokenizer(),
         distillens=distillens or lens_arguments(),
+        **own,
     )
 
 

@@ -1,5 +1,8 @@
 """What the lens on TRL's trainers does not honour: one line, before models are loaded."""
 
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("trl", reason="TRL is not installed")
@@ -101,4 +104,13 @@ def test_mixed_into_a_trainer_that_is_not_gkds(tmp_path):
     refused(
         r"Wrong\(DistillLensGKDMixin, DistillationTrainer\): .* subclasses of GKDTrainer alone",
         lambda: Wrong(NOWHERE, NOWHERE, gkd_config(tmp_path)),
+    )
+
+
+def test_without_trl():
+    command = "import sys; sys.modules['trl'] = None; import distillens_plugin.integrations.trl"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: distillens_plugin.integrations.trl: TRL is not installed; pip "
+        "install 'distillens[trl]'"
     )
