@@ -6,6 +6,7 @@ Legend: B batch, T tokens.
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from distillens_plugin.lens.probe import plain_model
 
@@ -27,7 +28,8 @@ def packed_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str
 
 
 def _is_flash(model: nn.Module) -> bool:
-    config = getattr(plain_model(model), "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = plain_model(model).config
+    assert isinstance(config, PretrainedConfig)
+    text = config.get_text_config()
     # flash_attention_2 and 3, and the Hub's kernels of these names.
     return "flash" in str(getattr(text, "_attn_implementation", None))
