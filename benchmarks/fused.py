@@ -155,7 +155,7 @@ def memory_part(report: Report) -> None:
     over: dict[tuple[int, int], float] = {}
     for num_tokens, pairs in ((64, 5), (256, 1), (256, 5), (1024, 5)):
         rows = num_tokens * pairs
-        chunk = min(rows, default_chunk_rows(VOCAB, torch.device("cpu")))
+        chunk = min(rows, default_chunk_rows(VOCAB, torch.device("cpu"), torch.float32))
         rows_gradient = rows * 768 * 4 / MEGABYTE
         bar = VOCAB * 768 * 4 / MEGABYTE + rows_gradient + 2 * chunk * VOCAB * 4 / MEGABYTE + 32
         peak = memory_mb("fused", rows)

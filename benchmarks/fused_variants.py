@@ -65,7 +65,7 @@ def fused(problem: Problem, divergence: str, **options: object) -> Tensor:
 
 def make_floor(problem: Problem) -> Callable[[], None]:
     """The four matrix products that any exact method must do, same chunks, in reused memory."""
-    most = default_chunk_rows(problem.vocab, torch.device("cpu"))
+    most = default_chunk_rows(problem.vocab, torch.device("cpu"), torch.float32)
     chunk = -(-problem.rows // -(-problem.rows // most))
     student_logits = torch.randn(chunk, problem.vocab)
     teacher_logits = torch.empty(chunk, problem.vocab)

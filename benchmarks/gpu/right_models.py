@@ -153,7 +153,7 @@ def fallback(device: torch.device) -> dict[str, Any]:
     """A compiled pass that fails must warn once and give the uncompiled result."""
     from distillens_plugin.divergences import make_divergence
     from distillens_plugin.fused import blocks
-    from distillens_plugin.fused.compiled import CompiledBlock
+    from distillens_plugin.fused.compiled import CompiledSegment
 
     def broken(*args: object, **kwargs: object) -> blocks.BlockResult:
         raise RuntimeError("the compiler is not here")
@@ -161,7 +161,7 @@ def fallback(device: torch.device) -> dict[str, Any]:
     eager: Callable[..., blocks.BlockResult] = partial(
         blocks.divergence_block, make_divergence("jsd"), check_on_host=False
     )
-    block = CompiledBlock(eager, "jsd")
+    block = CompiledSegment(eager, "jsd")
     block.function = broken
     logits = torch.randn(2, 5, 33, device=device)
     with warnings.catch_warnings(record=True) as caught:

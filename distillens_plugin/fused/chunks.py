@@ -10,7 +10,14 @@ from torch import Tensor
 
 from distillens_plugin.fused.group_blocks import GroupBlocks
 from distillens_plugin.fused.parts import Group, Head, WalkResult
-from distillens_plugin.fused.plan import RowSet, Segment, chunks_of, default_chunk_rows
+from distillens_plugin.fused.plan import (
+    RowSet,
+    Segment,
+    aligned,
+    chunks_of,
+    default_chunk_rows,
+)
+from distillens_plugin.fused.whole_segments import WholeSegments
 
 _WIDENED_COLUMNS = 4096
 
@@ -42,18 +49,29 @@ class ChunkWalker:
         self.common = min(student.vocab_size, (teacher or student).vocab_size)
         any_labels = any(group.is_cross_entropy for rows in row_sets for group in rows.groups)
         self.columns = student.vocab_size if any_labels else self.common
-        self.chunk_rows = chunk_rows or default_chunk_rows(self.columns, device)
+        self.chunk_rows = chunk_rows or default_chunk_rows(self.columns, device, self.student_dtype)
         self.entropies = entropies
-        self.blocks = GroupBlocks(
-            student,
-            teacher,
-            columns=self.columns,
-            common=self.common,
-            dtype=self.dtype,
-            chunk_rows=self.chunk_rows,
-            compiled=device.type == "cuda" if compile_blocks is None else compile_blocks,
-            entropies=entropies,
-        )
+        compiled = device.type == "cuda" if compile_blocks is None else compile_blocks
+        self.blocks: GroupBlocks | WholeSegments
+        if device.type == "cpu" and not compiled:
+            self.blocks = GroupBlocks(
+                student,
+                teacher,
+                columns=self.columns,
+                common=self.common,
+                dtype=self.dtype,
+                chunk_rows=self.chunk_rows,
+                entropies=entropies,
+            )
+        else:
+            self.blocks = WholeSegments(
+                student,
+                teacher,
+                common=self.common,
+                dtype=self.dtype,
+                compiled=compiled,
+                entropies=entropies,
+            )
         self.unit: Tensor | float = 1.0
         self.weight_gradient: Tensor | None = None
         self.bias_gradient: Tensor | None = None
@@ -73,17 +91,17 @@ class ChunkWalker:
             if want:
                 row_set.gradient = torch.empty_like(row_set.rows, dtype=self.dtype)
         self._fold_scales()
-        weight = self.student.weight.detach()[: self.columns].to(self.student_dtype)
+        weight = _aligned_weight(self.student, self.columns, self.student_dtype)
         teacher_weight = None
         if self.teacher is not None:
-            teacher_weight = self.teacher.weight.detach()[: self.common].to(self.teacher_dtype)
+            teacher_weight = _aligned_weight(self.teacher, self.common, self.teacher_dtype)
         if bias_wanted:
             self.bias_gradient = weight.new_zeros(self.student.vocab_size, dtype=self.dtype)
         chunks = list(chunks_of(self.row_sets, self.chunk_rows))
-        buffer = weight.new_empty(_most(chunks, lambda s: s.num_rows), self.columns)
+        buffer = weight.new_empty(_most(chunks, lambda s: s.num_rows), len(weight))
         teacher_buffer = weight.new_empty(
             _most(chunks, lambda s: s.num_rows * len(s.row_set.teachers)),
-            self.common,
+            0 if teacher_weight is None else len(teacher_weight),
             dtype=self.teacher_dtype,
         )
         for chunk in chunks:
@@ -98,10 +116,13 @@ class ChunkWalker:
                 self._store_rows_gradient(chunk, torch.mm(products, weight))
             if weight_wanted:
                 self._add_weight_gradient(chunk, products, hidden)
-        if weight_wanted and self.weight_gradient is None:
-            self.weight_gradient = torch.zeros_like(self.student.weight, dtype=self.dtype)
+        weight_gradient = self.weight_gradient
+        if weight_wanted and weight_gradient is None:
+            weight_gradient = torch.zeros_like(self.student.weight, dtype=self.dtype)
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient[: self.student.vocab_size]
         gradients = [row_set.gradient for row_set in self.row_sets]
-        return [*gradients, self.weight_gradient, self.bias_gradient]
+        return [*gradients, weight_gradient, self.bias_gradient]
 
     def loss(self) -> Tensor:
         """0-d in self.dtype: the weighted sum of the groups' values."""
@@ -155,12 +176,13 @@ class ChunkWalker:
         for segment in chunk:
             parts = []
             for _ in segment.row_set.teachers:
-                parts.append(teacher_buffer[teacher_offset : teacher_offset + segment.num_rows])
+                rows = slice(teacher_offset, teacher_offset + segment.num_rows)
+                parts.append(teacher_buffer[rows, : self.common])
                 teacher_offset += segment.num_rows
             self.blocks.run(
                 segment.row_set,
                 segment.start,
-                products[segment.in_chunk],
+                products[segment.in_chunk, : self.columns],
                 parts,
                 bias_gradient=self.bias_gradient,
                 keep_gradient=keep_gradient,
@@ -186,12 +208,13 @@ class ChunkWalker:
         scaled = (hidden[:num_rows].to(self.dtype) * scale.unsqueeze(-1)).to(hidden.dtype)
         products_t = products[:num_rows].t()
         first = self.weight_gradient is None
+        computed = products.shape[1]
         if self.weight_gradient is None:
-            room = torch.empty if self.columns == self.student.vocab_size else torch.zeros
-            self.weight_gradient = room(
-                self.student.weight.shape, dtype=self.dtype, device=hidden.device
-            )
-        target = self.weight_gradient[: self.columns]
+            vocab_size, width = self.student.weight.shape
+            room = torch.empty if computed >= vocab_size else torch.zeros
+            shape = (max(computed, vocab_size), width)
+            self.weight_gradient = room(shape, dtype=self.dtype, device=hidden.device)
+        target = self.weight_gradient[:computed]
         if scaled.dtype != self.dtype:
             _add_product(target, products_t, scaled, overwrite=first)
         elif first:
@@ -205,7 +228,8 @@ def _add_product(target: Tensor, left: Tensor, right: Tensor, *, overwrite: bool
     if overwrite:
         target.zero_()
     if target.device.type == "cuda":
-        target.add_(torch.mm(left, right, out_dtype=target.dtype))
+        # In the product itself: a sum of its own would read and write [V, D] once more.
+        torch.addmm(target, left, right, out_dtype=target.dtype, out=target)
         return
     # A CPU product has the factors' type, and rounding each chunk's part to it would add up. A few
     # columns at a time are widened instead, which is also faster on CPUs without bf16 units.
@@ -213,6 +237,20 @@ def _add_product(target: Tensor, left: Tensor, right: Tensor, *, overwrite: bool
     for start in range(0, left.shape[0], _WIDENED_COLUMNS):
         columns = slice(start, start + _WIDENED_COLUMNS)
         target[columns].addmm_(left[columns].to(target.dtype), right)
+
+
+def _aligned_weight(head: Head, columns: int, dtype: torch.dtype) -> Tensor:
+    """The first `columns` rows of the weight, with rows of zeros up to what the device likes.
+
+    Their logits are 0 and so is their gradient: nothing reads or writes those columns.
+    """
+    weight = head.weight.detach()[:columns]
+    wanted = aligned(columns, weight.device)
+    if wanted == columns:
+        return weight.to(dtype)
+    padded = weight.new_zeros(wanted, weight.shape[1], dtype=dtype)
+    padded[:columns] = weight
+    return padded
 
 
 def product_dtype(head: Head) -> torch.dtype:

@@ -1,35 +1,33 @@
 """The elementwise pass through torch.compile, for GPUs: few kernels instead of a dozen passes.
 
-The code is the same as on a CPU (blocks.py); it is traced with plain allocations, which the
-compiler fuses away. If compiling or its first run fails, the same code runs uncompiled, with one
-warning.
+If compiling or its first run fails, the same code runs uncompiled, with one warning.
 """
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
 
-from distillens_plugin.divergences.protocol import FusedDivergence
-from distillens_plugin.fused.blocks import BlockResult, cross_entropy_block, divergence_block
+from distillens_plugin.fused.segment import SegmentKind, SegmentResult, segment_block
 
-Block = Callable[..., BlockResult]
+Segment = Callable[..., SegmentResult]
 
 
-class CompiledBlock:
-    """A block function that compiles itself on first use, or runs uncompiled if that fails."""
+class CompiledSegment:
+    """A function that compiles itself on first use, or runs uncompiled if that fails."""
 
-    def __init__(self, function: Block, name: str) -> None:
+    def __init__(self, function: Segment, name: str) -> None:
         self.name = name
         self.eager = function
         # Chunks differ in their number of rows, and a new number must not compile again.
-        self.function: Block = torch.compile(function, dynamic=True)
+        self.function: Segment = torch.compile(function, dynamic=True)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> BlockResult:
+    def __call__(self, *args: Any) -> SegmentResult:
         try:
-            return self.function(*args, **kwargs)
+            return self.function(*args)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -44,17 +42,17 @@ class CompiledBlock:
                 stacklevel=2,
             )
             self.function = self.eager
-            return self.function(*args, **kwargs)
+            return self.function(*args)
 
 
 @lru_cache(maxsize=64)
-def compiled_divergence(divergence: FusedDivergence) -> CompiledBlock:
-    """`divergence_block` of this divergence, compiled."""
-    function = partial(divergence_block, divergence, check_on_host=False)
-    return CompiledBlock(function, divergence.name)
+def compiled_segment(kind: SegmentKind) -> CompiledSegment:
+    """`segment_block` of this kind, compiled."""
 
+    def run(*args: Any) -> SegmentResult:
+        return segment_block(kind, *args)
 
-@lru_cache(maxsize=1)
-def compiled_cross_entropy() -> CompiledBlock:
-    """`cross_entropy_block`, compiled."""
-    return CompiledBlock(partial(cross_entropy_block, check_on_host=False), "cross_entropy")
+    # Code of its own: the compiler counts recompilations by code, and gives up after eight.
+    code = run.__code__.replace(co_name=f"segment_{kind.name.replace('+', '_')}")
+    own = FunctionType(code, run.__globals__, code.co_name, None, run.__closure__)
+    return CompiledSegment(own, kind.name)

@@ -6,14 +6,12 @@ Legend: r rows of a block, V vocabulary.
 import torch
 from torch import Tensor
 
-from distillens_plugin.divergences.protocol import FusedDivergence
 from distillens_plugin.fused.blocks import (
     BlockResult,
     Scratch,
     cross_entropy_block,
     divergence_block,
 )
-from distillens_plugin.fused.compiled import compiled_cross_entropy, compiled_divergence
 from distillens_plugin.fused.parts import CrossEntropy, Group, Head
 from distillens_plugin.fused.plan import RowSet
 
@@ -26,14 +24,13 @@ _MOST_THREADS = 16
 
 
 class GroupBlocks:
-    """Runs the elementwise part for row sets, a block of rows at a time.
+    """Runs the elementwise part on a CPU, a block of rows at a time in reused scratch memory.
 
     Args:
         student, teacher: the heads, for their bias, scale and soft-cap.
         columns: how many of the student's ids are computed; common: how many a divergence reads.
         dtype: of the elementwise arithmetic.
         chunk_rows: the largest number of rows at a time.
-        compiled: run blocks through torch.compile, a whole segment at a time.
     """
 
     def __init__(
@@ -45,18 +42,14 @@ class GroupBlocks:
         common: int,
         dtype: torch.dtype,
         chunk_rows: int,
-        compiled: bool,
         entropies: bool,
     ) -> None:
         self.student, self.teacher = student, teacher
-        self.columns, self.common, self.dtype = columns, common, dtype
-        self.compiled, self.entropies = compiled, entropies
-        self.on_cpu = student.weight.device.type == "cpu"
-        small = self.on_cpu and not compiled
+        self.common, self.dtype, self.entropies = common, dtype, entropies
         cached = _BLOCK_ELEMENTS * min(torch.get_num_threads(), _MOST_THREADS)
         cached_rows = max(1, cached // max(1, columns))
-        self.block_rows = min(cached_rows, chunk_rows) if small else chunk_rows
-        self.scratch = Scratch(self.block_rows * columns, dtype) if small else None
+        self.block_rows = min(cached_rows, chunk_rows)
+        self.scratch = Scratch(self.block_rows * columns, dtype)
 
     def run(
         self,
@@ -73,8 +66,7 @@ class GroupBlocks:
             block = slice(first, first + self.block_rows)
             products = student_products[block]
             rows = slice(start + first, start + first + products.shape[0])
-            if self.scratch is not None:
-                self.scratch.used = 0
+            self.scratch.used = 0
             logits = self._logits(products, self.student)
             teachers = [self._logits(part[block], self.teacher) for part in teacher_products]
             gradient = self._gradient(row_set, rows, logits, teachers)
@@ -105,7 +97,7 @@ class GroupBlocks:
             )
             total = self._take(widest).zero_()
         for index, group in enumerate(row_set.groups):
-            used = scratch.used if scratch is not None else 0
+            used = scratch.used
             teacher_index = row_set.teacher_of[index]
             teacher = None if teacher_index is None else teachers[teacher_index]
             result = self._one(group, rows, logits, teacher)
@@ -122,8 +114,7 @@ class GroupBlocks:
                 return gradient
             share = row_set.shares[index][rows].unsqueeze(-1)
             total[:, : gradient.shape[1]].addcmul_(gradient, share)
-            if scratch is not None:
-                scratch.used = used
+            scratch.used = used
         assert total is not None  # a row set has at least one group
         return total
 
@@ -134,17 +125,11 @@ class GroupBlocks:
         if isinstance(divergence, CrossEntropy) or teacher is None:
             assert group.labels is not None
             logits = self._cool(logits, group.temperature)
-            block = compiled_cross_entropy() if self.compiled else cross_entropy_block
             labels = group.labels[rows].to(logits.device)
-            return block(
-                labels, logits, self._take, entropies=self.entropies, check_on_host=self.on_cpu
-            )
+            return cross_entropy_block(labels, logits, self._take, entropies=self.entropies)
         teacher = self._cool(teacher, group.temperature)
         logits = self._cool(self._cut(logits), group.temperature)
-        options = {"entropies": self.entropies, "check_on_host": self.on_cpu}
-        if self.compiled and isinstance(divergence, FusedDivergence):
-            return compiled_divergence(divergence)(teacher, logits, torch.empty_like, **options)
-        return divergence_block(divergence, teacher, logits, self._take, **options)
+        return divergence_block(divergence, teacher, logits, self._take, entropies=self.entropies)
 
     def _cut(self, logits: Tensor) -> Tensor:
         return logits[:, : self.common]
@@ -155,8 +140,6 @@ class GroupBlocks:
         return torch.mul(logits, 1 / temperature, out=self._take(logits))
 
     def _take(self, like: Tensor) -> Tensor:
-        if self.scratch is None:
-            return torch.empty_like(like, memory_format=torch.contiguous_format)
         return self.scratch.take(like)
 
     def _logits(self, products: Tensor, head: Head | None) -> Tensor:

@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from distillens_plugin.divergences import DIVERGENCES, make_divergence
 from distillens_plugin.fused import CROSS_ENTROPY, Group, Head, lens_divergence, walk, walk_naive
 from distillens_plugin.fused.compiled import (
-    CompiledBlock,
-    compiled_cross_entropy,
-    compiled_divergence,
+    CompiledSegment,
+    compiled_segment,
 )
 
 
@@ -191,8 +190,7 @@ def test_two_ranks_average_the_gradient_of_a_tied_head(tmp_path: Path) -> None:
 
 def assert_compiled_is_the_same(name: str, **options: bool) -> None:
     """The path that CUDA takes, here on the CPU."""
-    compiled_divergence.cache_clear()
-    compiled_cross_entropy.cache_clear()
+    compiled_segment.cache_clear()
     inputs = tensors()
     labels = torch.arange(12)
     groups = [
@@ -209,8 +207,7 @@ def assert_compiled_is_the_same(name: str, **options: bool) -> None:
     torch.testing.assert_close(compiled.entropies, plain.entropies)
     found, expected = (torch.autograd.grad(r.loss, inputs[:2]) for r in (compiled, plain))
     torch.testing.assert_close(found, expected)
-    compiled_divergence.cache_clear()
-    compiled_cross_entropy.cache_clear()
+    compiled_segment.cache_clear()
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
@@ -237,14 +234,14 @@ def test_a_failing_compiler_falls_back_with_a_warning(monkeypatch: pytest.Monkey
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    compiled_divergence.cache_clear()
+    compiled_segment.cache_clear()
     monkeypatch.setattr(torch, "compile", lambda function, **options: broken)
     inputs = tensors()
     group = Group("fkl", inputs[0], make_divergence("fkl"), inputs[2])
     heads = Head(inputs[1]), Head(inputs[3])
     with pytest.warns(RuntimeWarning, match="fkl.*no compiler here"):
         result = walk([group], *heads, compile_blocks=True)
-    compiled_divergence.cache_clear()
+    compiled_segment.cache_clear()
     plain = walk([group], *heads)
     torch.testing.assert_close(result.loss, plain.loss)
     found, expected = (torch.autograd.grad(r.loss, inputs[:2]) for r in (result, plain))
@@ -255,7 +252,7 @@ def test_running_out_of_memory_is_not_mistaken_for_a_compiler_fault() -> None:
     def full(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("full")
 
-    block = CompiledBlock(full, "jsd")
+    block = CompiledSegment(full, "jsd")
     block.function = full
     with pytest.raises(torch.OutOfMemoryError):
         block(torch.zeros(1))
