@@ -81,7 +81,7 @@ def test_every_divergence_in_every_type(name, dtype, columns, monkeypatch):
     group = Group(name, hidden, make_divergence(name), teacher, temperature=1.5)
     found = errors([group], heads)
     if name == "tvd" and dtype.itemsize == 2:
-        # Its gradient jumps where both probabilities are equal: rounding puts some on the other side.
+        # Its gradient jumps where both probabilities are equal, and rounding crosses over.
         found = found[:1]
     assert max(found) < BOUNDS[dtype]
 
