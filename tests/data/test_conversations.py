@@ -1,11 +1,17 @@
 """Conversations become training rows: what has labels, what is cut or dropped, what is refused."""
 
+import csv
+import json
+from itertools import islice
+
 import pytest
 from chat_tokenizers import chat_tokenizer
+from datasets import Dataset
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import load_examples
 from distillens_plugin.data.rows import read_rows
+from distillens_plugin.data.streaming import StreamedDataset
 from distillens_plugin.recipe.schema.data import DatasetSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.jsonl import write_jsonl
@@ -80,6 +86,35 @@ def test_sharegpt_s_form_is_the_same_row(load, tokenizer):
     ours = load({"messages": [SYSTEM, *TURNS[:2]]})
     assert theirs[0]["input_ids"] == ours[0]["input_ids"]
     assert theirs[0]["labels"] == ours[0]["labels"]
+
+
+def test_files_of_other_kinds_hold_the_same_rows(load, tmp_path):
+    expected = load({"messages": [SYSTEM, *TURNS]})[0]
+    table = Dataset.from_list([{"messages": [SYSTEM, *TURNS]}])
+    table.to_parquet(tmp_path / "rows.parquet")
+    # Arrow gives every message the keys of all others.
+    call = {"role": "assistant", "content": "x", "tool_calls": [{"name": "f", "arguments": "{}"}]}
+    Dataset.from_list([{"messages": [SYSTEM, *TURNS]}, {"messages": [TURNS[0], call]}]).to_parquet(
+        tmp_path / "filled.parquet"
+    )
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["messages"], [json.dumps([SYSTEM, *TURNS])]])
+    for name in ("rows.parquet", "rows.csv", "filled.parquet"):
+        found = load(path=str(tmp_path / name))[0]
+        assert found["input_ids"] == expected["input_ids"], name
+        assert found["labels"] == expected["labels"], name
+
+
+def test_a_stream_of_conversations_gives_the_same_rows(tmp_path, load, tokenizer):
+    rows = [
+        {"messages": TURNS},
+        {"messages": [SYSTEM, *TURNS]},
+        {"instruction": "a", "output": "b"},
+    ]
+    whole = load(*rows)
+    spec = DatasetSpec(**{**whole.spec.model_dump(), "streaming": True, "shuffle_buffer": 0})
+    stream = StreamedDataset(spec, tokenizer, where=WHERE, seed=1)
+    assert list(islice(stream.examples(), 3)) == [whole[index] for index in range(3)]
 
 
 def test_one_question_is_the_row_that_instruction_and_output_make(load):

@@ -9,6 +9,7 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.text.conversation_parts import conversation_parts
 from eval_harness.shared.text.messages import read_conversation
 from eval_harness.shared.text.tokenisation import Outcome, TextEncoder
 from eval_harness.shared.text.turn_tokens import encode_turns
@@ -91,6 +92,15 @@ def control_end(tokenizer):
 def test_the_hostile_text_is_still_there(tokenizer, in_answer):
     text = tokenizer.decode(encoded(tokenizer, talk(HOSTILE, in_answer=in_answer)).ids)
     assert HOSTILE.replace(" ", "") in text.replace("▁", "").replace(" ", "")
+
+
+@pytest.mark.parametrize("text", [PLAIN, HOSTILE])
+def test_a_prompt_has_the_tokens_that_it_is_generated_from(tokenizer, text):
+    conversation = talk(text)
+    found = encoded(tokenizer, conversation)
+    encoder = TextEncoder(tokenizer, template="chat")
+    asked = encoder.prompt(conversation_parts(conversation.before(2), tokenizer))
+    assert found.ids[: found.prompt_length] == asked.ids
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
