@@ -170,13 +170,19 @@ def _prompt_row(row: RawRow) -> dict[str, Any]:
 def _question(conversation: Conversation) -> Conversation:
     """What the teacher answers: the last question, with all that was said before it."""
     turn = conversation.last_answer()
-    return conversation if turn is None else conversation.before(turn)
+    if turn is not None:
+        return conversation.before(turn)
+    # Empty turns of the assistant may follow.
+    asked = [i for i, message in enumerate(conversation.messages) if message.role != "assistant"]
+    return conversation.before(max(asked, default=-1) + 1)
 
 
 def _check_answers(row: RawRow, supervise: str, place: str) -> None:
     """Refuses a conversation of which the student would learn more than the teacher's answer."""
     if row.conversation is None:
         return
+    if all(m.role not in ("user", "tool") for m in _question(row.conversation).messages):
+        raise DistillensError(f"{place}: nothing is asked in it; leave such rows out")
     turns = answer_turns(row.conversation, "all_turns")
     if len(turns) > 1 and supervise != "last_turn":
         raise DistillensError(

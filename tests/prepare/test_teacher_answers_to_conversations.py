@@ -90,6 +90,16 @@ def test_answers_that_no_teacher_gave_are_not_trained_on(recipe, folder):
         validate_without_weights(load_recipe(recipe, path))
 
 
+def test_a_question_without_an_answer_is_answered_and_a_greeting_is_refused(recipe, folder):
+    empty = {"role": "assistant", "content": ""}
+    write(folder / "talks.jsonl", [{"messages": [ASK]}, {"messages": [ASK, empty]}])
+    generate(load_recipe(recipe), folder / "open.jsonl", SHORT)
+    assert [row["messages"] for _, row in read_jsonl(folder / "open.jsonl")] == [[ASK]] * 2
+    write(folder / "talks.jsonl", [{"messages": [FOUR]}])
+    with pytest.raises(DistillensError, match="row 'line 1': nothing is asked in it"):
+        generate(load_recipe(recipe), folder / "greeting.jsonl", SHORT)
+
+
 def test_an_answer_that_calls_tools_is_refused(recipe, folder):
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": {}}]}
     write(folder / "talks.jsonl", [{"messages": [ASK, call]}])

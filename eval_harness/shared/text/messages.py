@@ -79,8 +79,12 @@ class Conversation:
         return replace(self, messages=(*self.messages, Message("assistant", text)))
 
     def last_answer(self) -> int | None:
-        """The index of the assistant's last turn; None if it has none."""
-        turns = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
+        """The index of the assistant's last turn with a text or a call; None if it has none."""
+        turns = [
+            turn
+            for turn, message in enumerate(self.messages)
+            if message.role == "assistant" and (message.content.strip() or message.tool_calls)
+        ]
         return turns[-1] if turns else None
 
     def before(self, turn: int) -> "Conversation":

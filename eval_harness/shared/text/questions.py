@@ -36,18 +36,17 @@ def read_question(
     turn = conversation.last_answer()
     if turn is None:
         raise DistillensError(
-            f"{where}: no assistant's turn in {column} and no output; expected a reference in one "
-            "of the two"
+            f"{where}: no answer in {column} and no output; expected a reference in one of the two"
         )
     if conversation.messages[turn].tool_calls:
         raise DistillensError(
-            f"{where}: the assistant's last turn, {column}[{turn}], calls tools; expected a text "
+            f"{where}: the assistant's last turn in {column} calls tools; expected a text "
             "that answers can be compared with"
         )
     question = conversation.before(turn)
     if all(message.role == "system" for message in question.messages):
         raise DistillensError(
-            f"{where}: nothing is asked before the assistant's last turn, {column}[{turn}]; "
+            f"{where}: nothing is asked before the assistant's last turn in {column}; "
             "expected a user's message"
         )
     return question, conversation.messages[turn].content
