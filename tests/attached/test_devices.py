@@ -31,8 +31,9 @@ def test_a_teacher_on_another_device():
     expected = measured(*pair(), "cpu")
     student, teacher = pair()
     loss, found = measured(student.cuda(), teacher, "cuda")
-    torch.testing.assert_close(loss, expected[0], rtol=1e-9, atol=1e-9)
-    assert_close(found, expected[1], 1e-8)
+    # The hidden states are compared in float32, whatever the models' type.
+    torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=1e-6)
+    assert_close(found, expected[1], 1e-5)
 
 
 def test_a_copy_of_the_teachers_head_is_renewed_when_it_changed():
