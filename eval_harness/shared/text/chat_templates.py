@@ -104,10 +104,12 @@ def _one_line_errors(
     except Exception as error:  # a template may fail in any way that Jinja can
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         roles = ", ".join(message["role"] for message in messages)
+        # Conversations have no other template; our own two messages are no conversation of a row.
+        is_row = len(messages) > 1 and MARK not in str(messages)
+        advice = "change these messages" if is_row else "use alpaca, qwen or a format string"
         raise DistillensError(
             f"the chat template of {_name(tokenizer)} cannot be rendered for the messages "
-            f"{roles} ({type(error).__name__}: {reason.strip()[:300]}); correct it, or use alpaca, "
-            "qwen or a format string"
+            f"{roles} ({type(error).__name__}: {reason.strip()[:300]}); correct it, or {advice}"
         ) from error
 
 

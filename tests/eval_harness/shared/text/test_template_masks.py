@@ -125,7 +125,10 @@ def test_marks_around_all_messages_are_refused():
 def test_a_system_message_that_a_template_has_no_place_for(name):
     message = refusal(chat_tokenizer(name), [SYSTEM, *TURNS])
     # Gemma's template refuses it; Mistral's moves it to another turn with every question.
-    expected = {"gemma": "System role not supported", "mistral": "messages[2]: the chat template"}
+    expected = {
+        "gemma": "System role not supported); correct it, or change these messages",
+        "mistral": "messages[2]: the chat template",
+    }
     assert expected[name] in message
 
 
