@@ -152,23 +152,34 @@ def with_lora(student: nn.Module) -> nn.Module:
 def fallback(device: torch.device) -> dict[str, Any]:
     """A compiled pass that fails must warn once and give the uncompiled result."""
     from distillens_plugin.divergences import make_divergence
-    from distillens_plugin.fused import blocks
     from distillens_plugin.fused.compiled import CompiledSegment
+    from distillens_plugin.fused.segment import (
+        GroupKind,
+        SegmentKind,
+        SegmentResult,
+        segment_block,
+    )
 
-    def broken(*args: object, **kwargs: object) -> blocks.BlockResult:
+    def broken(*args: object) -> SegmentResult:
         raise RuntimeError("the compiler is not here")
 
-    eager: Callable[..., blocks.BlockResult] = partial(
-        blocks.divergence_block, make_divergence("jsd"), check_on_host=False
-    )
+    group = GroupKind(make_divergence("jsd"), temperature=1.0, teacher=0)
+    plain = (1.0, None)
+    kind = SegmentKind((group,), plain, plain, 33, torch.float32, False, True)
+    eager = partial(segment_block, kind)
     block = CompiledSegment(eager, "jsd")
     block.function = broken
-    logits = torch.randn(2, 5, 33, device=device)
+    student, teacher = torch.randn(2, 5, 33, device=device)
+    rest = (None, None, [None], None, None, None)
+    expected = student.clone()
+    eager(expected, [teacher], *rest)
+    same = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = [block(*logits, torch.empty_like) for _ in range(2)]
-    expected = eager(*logits, torch.empty_like)
-    same = all(torch.equal(one.gradient, expected.gradient) for one in found)
+        for _ in range(2):
+            products = student.clone()
+            block(products, [teacher], *rest)
+            same = same and torch.equal(products, expected)
     ok = same and len(caught) == 1
     return {
         "ok": ok,
