@@ -12,6 +12,7 @@ sys.path.append(str(SCRIPTS))
 
 from records import Record  # noqa: E402
 from right_fused import fused_cases, verdict  # noqa: E402
+from right_models import fallback  # noqa: E402
 from table import table_of  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -21,6 +22,11 @@ CASES = dict(fused_cases(DEVICE))
 @pytest.mark.parametrize("name", CASES)
 def test_fused_walk_is_right_on_this_device(name):
     found = CASES[name]()
+    assert found["ok"], found
+
+
+def test_a_pass_that_cannot_be_compiled_falls_back():
+    found = fallback(DEVICE)
     assert found["ok"], found
 
 
