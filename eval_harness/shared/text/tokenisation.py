@@ -119,13 +119,18 @@ class TextEncoder:
         """The same for one prompt."""
         return self.prompts([parts])[0]
 
-    def conversations(self, prompts: Sequence[Sequence[Part]]) -> list[Encoded]:
-        """The same as `prompts`, and the parts that each token belongs to.
+    def placed(self, texts: Sequence[Sequence[Part]]) -> list[Encoded]:
+        """Token ids of texts as they stand, with the parts that each token belongs to.
 
-        A tokenizer that does not say where its tokens are gets each part by itself.
+        A slow tokenizer does not say where its tokens are, so each may belong to all parts.
         """
-        found = self._encode(prompts, with_places=True)
-        return [self._prefixed(encoded) for encoded in found]
+        return self._encode(texts, with_places=True)
+
+    def begun(self, encoded: Encoded) -> Encoded:
+        """A text from `placed` with what prompts begin with, which belongs to no part."""
+        ids = self._with_prefix(encoded.ids)
+        before = [range(0)] * (len(ids) - len(encoded.ids))
+        return Encoded(ids, encoded.outcome, [*before, *(encoded.places or [])])
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
         """Token ids of texts that follow a prompt; the caller appends `end_ids`."""
@@ -242,14 +247,7 @@ class TextEncoder:
         texts = [part.text for part in parts]
         if encoding is not None:
             return Encoded(ids, outcome, token_places(encoding.offsets, texts))
-        each = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        places = [range(number, number + 1) for number, found in enumerate(each) for _ in found]
-        return Encoded([index for found in each for index in found], outcome, places)
-
-    def _prefixed(self, encoded: Encoded) -> Encoded:
-        ids = self._with_prefix(encoded.ids)
-        before = [range(0)] * (len(ids) - len(encoded.ids))
-        return Encoded(ids, encoded.outcome, [*before, *(encoded.places or [])])
+        return Encoded(ids, outcome, [range(len(parts))] * len(ids))
 
     def _is_ordinary(self, parts: Sequence[Part], ids: list[int], encoding: Any) -> bool:
         """Whether no control token comes from a row's text, or overlaps it."""

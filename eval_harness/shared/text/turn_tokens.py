@@ -1,7 +1,9 @@
 """From conversations to token ids that are trained on, and those that only lead to them."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.answer_turns import answer_spans, answer_turns, split_parts, within
@@ -9,6 +11,7 @@ from eval_harness.shared.text.conversation_parts import check_tool_texts, conver
 from eval_harness.shared.text.messages import Conversation
 from eval_harness.shared.text.special_text import Part, pattern_of
 from eval_harness.shared.text.tokenisation import Encoded, Outcome, TextEncoder
+from eval_harness.shared.text.turn_breaks import Broken, encode_broken
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class _Rendered:
     parts: list[Part]
     is_learnt: list[bool]
     is_prompt: list[bool]
+    breaks: list[int]
     has_end: bool
 
 
@@ -47,6 +51,9 @@ def encode_turns(
     places: Sequence[str],
 ) -> list[EncodedTurns]:
     """Token ids of conversations, each as the one text that the chat template makes of it.
+
+    Only where a token would join an answer's beginning with what asks for it, the text is cut: a
+    model that is asked gets the tokens of the prompt alone.
 
     Args:
         conversations: each with a turn that is trained on.
@@ -61,7 +68,9 @@ def encode_turns(
         _rendered(conversation, encoder, supervise, place)
         for conversation, place in zip(conversations, places, strict=True)
     ]
-    encodings = encoder.conversations([found.parts for found in rendered])
+    encodings = encode_broken(
+        [Broken(found.parts, found.is_learnt, found.breaks) for found in rendered], encoder
+    )
     turns = []
     for found, encoded, place in zip(rendered, encodings, places, strict=True):
         encoder.check_turns(found.parts, encoded.outcome, place)
@@ -88,7 +97,11 @@ def _rendered(
     parts = split_parts(parts, [prompt_end, *(place for span in spans for place in span)])
     is_learnt = within(parts, spans)
     has_end = _has_end(parts, is_learnt, encoder.control_signs)
-    return _Rendered(parts, is_learnt, within(parts, [(0, prompt_end)]), has_end)
+    ends = list(accumulate(len(part.text) for part in parts))
+    breaks = [
+        bisect_right(ends, start) for start in (prompt_end, *(start for start, _ in spans[1:]))
+    ]
+    return _Rendered(parts, is_learnt, within(parts, [(0, prompt_end)]), breaks, has_end)
 
 
 def _has_end(parts: Sequence[Part], is_learnt: Sequence[bool], signs: Sequence[str]) -> bool:
@@ -112,7 +125,7 @@ def _turns(rendered: _Rendered, encoded: Encoded, encoder: TextEncoder) -> Encod
     while is_learnt and not is_learnt[-1]:
         is_learnt.pop()
     del ids[len(is_learnt) :]
-    # The first token that holds some of an answer ends the prompt.
+    # The first token that holds some of an answer ends the prompt; a break keeps it from both.
     prompt_length = next(
         (
             number
