@@ -38,7 +38,8 @@ def chat_tokenizer(name: str) -> Any:
     made.add_tokens(signs, special_tokens=True)
     if name.startswith("qwen"):
         made.add_tokens(_TAGS)
-    made.chat_template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    made.chat_template = text.removesuffix("\n")  # a file's last line end is not the template's
     return made
 
 
