@@ -89,7 +89,8 @@ def test_sharegpt_s_form_is_the_same_row(load, tokenizer):
 
 
 def test_files_of_other_kinds_hold_the_same_rows(load, tmp_path):
-    expected = load({"messages": [SYSTEM, *TURNS]})[0]
+    prints_calls = chat_tokenizer("qwen2_5")
+    expected = load({"messages": [SYSTEM, *TURNS]}, tok=prints_calls)[0]
     table = Dataset.from_list([{"messages": [SYSTEM, *TURNS]}])
     table.to_parquet(tmp_path / "rows.parquet")
     # Arrow gives every message the keys of all others.
@@ -100,7 +101,7 @@ def test_files_of_other_kinds_hold_the_same_rows(load, tmp_path):
     with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["messages"], [json.dumps([SYSTEM, *TURNS])]])
     for name in ("rows.parquet", "rows.csv", "filled.parquet"):
-        found = load(path=str(tmp_path / name))[0]
+        found = load(tok=prints_calls, path=str(tmp_path / name))[0]
         assert found["input_ids"] == expected["input_ids"], name
         assert found["labels"] == expected["labels"], name
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from eval_harness.errors import DistillensError
@@ -14,6 +14,8 @@ from eval_harness.shared.text.special_text import Part, control_tokens, pattern_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# A tool's name, for a look at whether a template prints one.
+_PROBE = "distillens_{}_probe"
 # No template changes the case of private characters; the first two that a row does not hold serve.
 _PRIVATE = [chr(code) for code in range(0xE000, 0xF900)]
 
@@ -32,8 +34,8 @@ def conversation_parts(
     and a model that is trained on them writes them as tokens.
 
     Raises:
-        DistillensError: the template fails, leaves a message out or repeats it, or decides by a
-            message's text how to print it.
+        DistillensError: the template fails, leaves out a message, a call or the tools, repeats a
+            message, or decides by a message's text how to print it.
     """
     options: dict[str, Any] = {
         "tools": conversation.tools,
@@ -66,6 +68,7 @@ def conversation_parts(
                 f"the chat template {what} messages[{turn}], whose role is {message['role']}; "
                 "delete that message, or use a template that prints it once"
             )
+    _check_calls(conversation, tokenizer, options)
     return list(_parts(rendered, between))
 
 
@@ -100,6 +103,38 @@ def check_tool_texts(conversation: Conversation, signs: Iterable[str], place: st
                     f"{place}: {where} has {found[0]!r} in a tool's text, which opens or ends "
                     "turns; delete it from the row"
                 )
+
+
+def _check_calls(
+    conversation: Conversation, tokenizer: "PreTrainedTokenizerBase", options: dict[str, Any]
+) -> None:
+    """Refuses a template without a place for tools: what it drops is neither seen nor learnt."""
+    calling = [turn for turn, message in enumerate(conversation.messages) if message.tool_calls]
+    if not calling and not conversation.tools:
+        return
+    # Under another name each: a tool's own may be in the messages' text as well.
+    messages = [
+        replace(
+            message,
+            tool_calls=tuple(replace(c, name=_PROBE.format(turn)) for c in message.tool_calls),
+        ).to_template()
+        for turn, message in enumerate(conversation.messages)
+    ]
+    tools = [_renamed(tool, _PROBE.format("t")) for tool in conversation.tools]
+    text = render_chat(tokenizer, messages, **{**options, "tools": tools})
+    found = [(f"the calls of messages[{turn}]", turn) for turn in calling]
+    for what, name in [*([("the row's tools", "t")] if tools else []), *found]:
+        if _PROBE.format(name) not in text:
+            raise DistillensError(
+                f"the chat template leaves out {what}; delete them, or use a template that prints "
+                "them"
+            )
+
+
+def _renamed(tool: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if isinstance(tool.get("function"), Mapping):
+        return {**tool, "function": {**tool["function"], "name": name}}
+    return {**tool, "name": name}
 
 
 def _texts(value: object) -> Iterator[str]:

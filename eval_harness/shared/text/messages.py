@@ -29,6 +29,14 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
     **{role: role for role in ROLES},
 }
+# Of an assistant's message: keys that are not read, and where what they say belongs.
+_LOST = {
+    "function_call": "write it as tool_calls",
+    **dict.fromkeys(
+        ("reasoning_content", "reasoning", "thinking"),
+        "put it into the content as the template writes it (<think>...), or delete it",
+    ),
+}
 _CONTENT = "a text or a list of {'type': 'text', 'text': ...}"
 
 
@@ -179,6 +187,8 @@ def _message(entry: object, where: str, newline: str | None) -> Message:
     calls = read_tool_calls(entry.get("tool_calls"), f"{where}.tool_calls")
     if calls and role != "assistant":
         raise DistillensError(f"{where}: a {role} message has tool_calls; only an assistant has")
+    if role == "assistant":
+        _check_lost(entry, where)
     if value is None and calls:
         value = ""
     is_tool = role == "tool"
@@ -189,6 +199,21 @@ def _message(entry: object, where: str, newline: str | None) -> Message:
         name=_optional_text(entry, "name", where) if is_tool else None,
         tool_call_id=_optional_text(entry, "tool_call_id", where) if is_tool else None,
     )
+
+
+def _check_lost(entry: Mapping[str, Any], where: str) -> None:
+    """Refuses what other formats mean by an answer and what would silently not be learnt."""
+    for key, advice in _LOST.items():
+        if entry.get(key):
+            raise DistillensError(
+                f"{where}.{key} is {shown(entry[key])}, which is not read; {advice}"
+            )
+    weight = entry.get("weight")
+    if weight is not None and weight != 1:
+        raise DistillensError(
+            f"{where}.weight is {shown(weight)}, but all answers that are learnt count alike; "
+            "delete the key, or use supervise: last_turn"
+        )
 
 
 def _content(value: object, where: str) -> str:

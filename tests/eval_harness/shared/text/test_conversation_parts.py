@@ -144,3 +144,22 @@ def test_tools_and_calls_reach_the_template():
     text = "".join(part.text for part in conversation_parts(conversation, encoder.tokenizer))
     assert text.startswith('[{"type": "function", "function": {"name": "f"}}]<|im_start|>user')
     assert '{"name": "f", "arguments": {"a": 1}}<|im_end|>\n<|im_start|>tool\nSunny.' in text
+
+
+@pytest.mark.parametrize(
+    ("row", "lost"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "the row's tools"),
+        ({"tools": [{"name": "f"}]}, "the row's tools"),
+        ({"tool_calls": [{"name": "f"}]}, r"the calls of messages\[1\]"),
+    ],
+)
+def test_a_template_without_a_place_for_tools_is_refused(row, lost):
+    # The name of the tool is no sign that it was printed.
+    talk = [{"role": "user", "content": "Call f."}, {"role": "assistant", "content": "f"}]
+    talk[1] |= {"tool_calls": row.pop("tool_calls", [])}
+    conversation = read_conversation({"messages": talk, **row}, "x")
+    with pytest.raises(DistillensError, match=f"the chat template leaves out {lost}"):
+        conversation_parts(conversation, with_template(CHATML))
+    parts = conversation_parts(conversation, with_template(TOOLS))
+    assert "".join(part.text for part in parts).count('"f"') == 1

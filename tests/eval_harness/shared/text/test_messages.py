@@ -31,6 +31,11 @@ def test_messages_and_sharegpt_say_the_same():
     assert turns({"messages": json.dumps(messages)}) == expected
 
 
+def test_keys_that_say_nothing_are_passed_over():
+    filled = {**HELLO, "reasoning_content": None, "thinking": "", "weight": 1, "mood": "good"}
+    assert turns({"messages": [HI, filled]}) == turns({"messages": [HI, HELLO]})
+
+
 def test_a_task_with_its_output_stays_a_task():
     assert conversation_column({"prompt": "Hi.", "output": "Hello.", "messages": [HI]}) is None
     # UltraChat repeats the first message as `prompt`.
@@ -144,6 +149,23 @@ def test_the_last_answer_and_what_is_before_it():
             r"tools\[0\] is a JSON text, expected an object",
         ),
         ({"messages": [HI], "tools": [{"a": 1}]}, r"tools\[0\] is .*, expected a tool with a name"),
+        (
+            {"messages": [HI, {**HELLO, "reasoning_content": "Hm."}]},
+            r"\[1\]\.reasoning_content is 'Hm\.', which is not read; put it into the content",
+        ),
+        (
+            {
+                "messages": [
+                    HI,
+                    {"role": "assistant", "content": None, "function_call": {"name": "f"}},
+                ]
+            },
+            r"messages\[1\]\.function_call is .*, which is not read; write it as tool_calls",
+        ),
+        (
+            {"messages": [HI, {**HELLO, "weight": 0}]},
+            r"messages\[1\]\.weight is 0, but all answers that are learnt count alike",
+        ),
         (
             {"conversations": [{"from": "function_call", "value": ""}]},
             r"conversations\[0\]\.value is '', expected a call as JSON",
