@@ -1,4 +1,5 @@
-"""Runs the elementwise part of the walk a whole segment at a time, compiled where it can be."""
+"""Runs the elementwise part of the walk a whole segment at a time: by the Triton kernel where it
+knows the formula, else compiled where that can be."""
 
 from collections.abc import Sequence
 
@@ -11,9 +12,11 @@ from distillens_plugin.fused.plan import RowSet
 from distillens_plugin.fused.segment import (
     GroupKind,
     SegmentKind,
+    SegmentResult,
     head_kind,
     segment_block,
 )
+from distillens_plugin.fused.triton_segment import takes, triton_segment
 
 
 class WholeSegments:
@@ -23,8 +26,8 @@ class WholeSegments:
         student, teacher: the heads, for their bias, scale and soft-cap.
         common: how many ids a divergence reads.
         dtype: of the elementwise arithmetic.
-        compiled: run it through torch.compile; divergences without a gradient of their own never
-            are.
+        compiled: run it by the Triton kernel or through torch.compile; divergences without a
+            gradient of their own never are.
     """
 
     def __init__(
@@ -55,20 +58,29 @@ class WholeSegments:
         rows = slice(start, start + student_products.shape[0])
         kind = self._kind(row_set, keep_gradient=keep_gradient)
         wants_bias = keep_gradient and bias_gradient is not None and row_set.attached
-        tensors = (
-            student_products,
-            list(teacher_products),
-            _bias(self.student, student_products),
-            _bias(self.teacher, *teacher_products[:1]),
-            [_labels(group.labels, rows, student_products.device) for group in row_set.groups],
-            None if row_set.shares is None else [share[rows] for share in row_set.shares],
-            None if row_set.folded is None else row_set.folded[rows],
-            row_set.scale[rows] if wants_bias else None,
-        )
-        if self.compiled and kind.is_fused:
-            result = compiled_segment(kind)(*tensors)
-        else:
-            result = segment_block(kind, *tensors)
+        teachers = list(teacher_products)
+        student_bias = _bias(self.student, student_products)
+        teacher_bias = _bias(self.teacher, *teachers[:1])
+        factors = None if row_set.folded is None else row_set.folded[rows]
+        bias_factors = row_set.scale[rows] if wants_bias else None
+        result: SegmentResult | None = None
+        if self.compiled and takes(
+            kind, student_products, teachers, student_bias, teacher_bias, bias_factors
+        ):
+            result = triton_segment(kind, student_products, teachers[0], factors)
+        if result is None:
+            tensors = (
+                student_products,
+                teachers,
+                student_bias,
+                teacher_bias,
+                [_labels(group.labels, rows, student_products.device) for group in row_set.groups],
+                None if row_set.shares is None else [share[rows] for share in row_set.shares],
+                factors,
+                bias_factors,
+            )
+            whole = compiled_segment(kind) if self.compiled and kind.is_fused else None
+            result = segment_block(kind, *tensors) if whole is None else whole(*tensors)
         for index, (student_entropy, teacher_entropy) in enumerate(result.entropies):
             row_set.losses[index][rows] = result.losses[index]
             room = row_set.entropies[index]
