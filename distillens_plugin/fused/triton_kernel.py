@@ -83,8 +83,6 @@ def divergence_rows(  # type: ignore[no-untyped-def]
     factors_ptr,
     student_stride,
     teacher_stride,
-    common,
-    width,
     student_scale,
     student_cap,
     teacher_scale,
@@ -92,6 +90,8 @@ def divergence_rows(  # type: ignore[no-untyped-def]
     cooling,
     share,
     rest,
+    COMMON: tl.constexpr,
+    WIDTH: tl.constexpr,
     KIND: tl.constexpr,
     SMALL: tl.constexpr,
     STUDENT_CAPPED: tl.constexpr,
@@ -105,11 +105,11 @@ def divergence_rows(  # type: ignore[no-untyped-def]
     Args:
         student_ptr, teacher_ptr: [r, V] raw products.
         losses_ptr, factors_ptr: [r] float32; the factors scale the gradient.
-        common: how many columns count.
-        width: how many are read and written: `common`, or more where the buffers have room, since
-            only a multiple of 16 lets the loads be wide. The gradient of those is 0.
         cooling: 1 / temperature.
         share, rest: of the teacher and of the student in the mixture.
+        COMMON: how many columns count.
+        WIDTH: how many are read and written: as many, or more where the buffers have room, since
+            only a multiple of 16 lets the loads be wide. The gradient of those is 0.
     """
     row = tl.program_id(0).to(tl.int64)  # rows times columns pass 2 ** 31
     student_ptr += row * student_stride
@@ -121,17 +121,17 @@ def divergence_rows(  # type: ignore[no-untyped-def]
     total_s = tl.zeros([BLOCK], tl.float32)
     total_t = tl.zeros([BLOCK], tl.float32)
     broken = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, width, BLOCK):
+    for start in range(0, WIDTH, BLOCK):
         at = start + lanes
         # The later passes read the row again: it should stay in the cache.
-        s = tl.load(student_ptr + at, at < width, other=0.0, eviction_policy="evict_last")
-        t = tl.load(teacher_ptr + at, at < width, other=0.0, eviction_policy="evict_last")
+        s = tl.load(student_ptr + at, at < WIDTH, other=0.0, eviction_policy="evict_last")
+        t = tl.load(teacher_ptr + at, at < WIDTH, other=0.0, eviction_policy="evict_last")
         s = _capped(s, student_scale, student_cap, STUDENT_CAPPED)
         t = _capped(t, teacher_scale, teacher_cap, TEACHER_CAPPED)
-        present = (at < common) & (s != -float("inf")) & (t != -float("inf"))
+        present = (at < COMMON) & (s != -float("inf")) & (t != -float("inf"))
         # True for NaN as well.
         wrong = ((s < float("inf")) & (t < float("inf"))) == 0
-        broken = broken | ((at < common) & wrong).to(tl.int32)
+        broken = broken | ((at < COMMON) & wrong).to(tl.int32)
         s = tl.where(present, _bits(s, cooling), -float("inf"))
         t = tl.where(present, _bits(t, cooling), -float("inf"))
         largest_s, total_s = _online(s, largest_s, total_s)
@@ -146,13 +146,13 @@ def divergence_rows(  # type: ignore[no-untyped-def]
         factor *= tl.load(factors_ptr + row)
     first = tl.zeros([BLOCK], tl.float32)
     second = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, width, BLOCK):
+    for start in range(0, WIDTH, BLOCK):
         at = start + lanes
-        s = tl.load(student_ptr + at, at < width, other=0.0)
-        t = tl.load(teacher_ptr + at, at < width, other=0.0)
+        s = tl.load(student_ptr + at, at < WIDTH, other=0.0)
+        t = tl.load(teacher_ptr + at, at < WIDTH, other=0.0)
         s = _capped(s, student_scale, student_cap, STUDENT_CAPPED)
         t = _capped(t, teacher_scale, teacher_cap, TEACHER_CAPPED)
-        present = (at < common) & (s != -float("inf")) & (t != -float("inf"))
+        present = (at < COMMON) & (s != -float("inf")) & (t != -float("inf"))
         log_q = (_bits(s, cooling) - top_s) - log_s
         log_p = (_bits(t, cooling) - top_t) - log_t
         if KIND == MIXTURE:
@@ -171,8 +171,8 @@ def divergence_rows(  # type: ignore[no-untyped-def]
                     slope = factor
                     if STUDENT_CAPPED:
                         slope = factor * (1 - (s / student_cap) * (s / student_cap))
-                    gradient = tl.where(at < common, (q - p) * slope, 0.0)
-                    tl.store(student_ptr + at, gradient, at < width)
+                    gradient = tl.where(at < COMMON, (q - p) * slope, 0.0)
+                    tl.store(student_ptr + at, gradient, at < WIDTH)
             else:
                 second += q * d
     one = tl.sum(first, 0)
@@ -189,13 +189,13 @@ def divergence_rows(  # type: ignore[no-untyped-def]
         factor *= -LN_2
         if KIND == MIXTURE:
             factor *= rest
-        for start in range(0, width, BLOCK):
+        for start in range(0, WIDTH, BLOCK):
             at = start + lanes
-            s = tl.load(student_ptr + at, at < width, other=0.0)
-            t = tl.load(teacher_ptr + at, at < width, other=0.0, eviction_policy="evict_first")
+            s = tl.load(student_ptr + at, at < WIDTH, other=0.0)
+            t = tl.load(teacher_ptr + at, at < WIDTH, other=0.0, eviction_policy="evict_first")
             s = _capped(s, student_scale, student_cap, STUDENT_CAPPED)
             t = _capped(t, teacher_scale, teacher_cap, TEACHER_CAPPED)
-            present = (at < common) & (s != -float("inf")) & (t != -float("inf"))
+            present = (at < COMMON) & (s != -float("inf")) & (t != -float("inf"))
             log_q = (_bits(s, cooling) - top_s) - log_s
             log_p = (_bits(t, cooling) - top_t) - log_t
             if KIND == MIXTURE:
@@ -206,5 +206,5 @@ def divergence_rows(  # type: ignore[no-untyped-def]
             slope = factor
             if STUDENT_CAPPED:
                 slope = factor * (1 - (s / student_cap) * (s / student_cap))
-            gradient = tl.where(at < common, q * (pull - two) * slope, 0.0)
-            tl.store(student_ptr + at, gradient, at < width)
+            gradient = tl.where(at < COMMON, q * (pull - two) * slope, 0.0)
+            tl.store(student_ptr + at, gradient, at < WIDTH)
