@@ -141,6 +141,7 @@ def _launch(
             WIDTH=_width(kind.common, products, teacher),
             KIND=formula.kind,
             SMALL=formula.share < _SMALL_SHARE,
+            FAST=device.type == "cuda" and torch.version.hip is None,
             STUDENT_CAPPED=student_cap is not None,
             TEACHER_CAPPED=teacher_cap is not None,
             HAS_FACTORS=row_factors is not None,
