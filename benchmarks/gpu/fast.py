@@ -18,6 +18,8 @@ from fast_problem import FLOOR_ROWS, Problem, floor, fused
 from records import Fields, Record
 from stage import Call, call_of
 
+from distillens_plugin.fused import triton_segment
+
 # GPT-2 120M from 1.5B, Qwen2.5 1.5B from 3B: vocabulary, both widths.
 MODELS = {"gpt2": (50257, 768, 1600), "qwen2.5": (151936, 1536, 2048)}
 # What matters most comes first: the time may be up before the last.
@@ -26,6 +28,8 @@ SETS = 2
 # Compiling is slow, so it comes after everything else, and at one size.
 COMPILED_ROWS = 16384
 CHUNKS = (1024, 2048, 4096, 8192)
+# Of the Triton kernel: columns at a time, and warps.
+SHAPES = ((2048, 8), (4096, 8), (4096, 16), (8192, 16))
 
 
 def problems(call: Call, name: str, rows: int) -> list[Problem]:
@@ -95,6 +99,31 @@ def sizes(call: Call) -> Iterator[tuple[str, int]]:
             yield name, rows
 
 
+def elementwise(record: Record, name: str, made: list[Problem]) -> None:
+    """The compiled pass in the kernel's place, and the kernel in several shapes."""
+    where, calls = f"{name} {made[0].rows} rows", [partial(fused, problem) for problem in made]
+    chosen = triton_segment.BLOCK, triton_segment.NUM_WARPS
+    before = triton_segment.launches()
+    time = partial(measure, calls, record.device, most=5)
+    try:
+        for shape in SHAPES:
+            triton_segment.BLOCK, triton_segment.NUM_WARPS = shape
+            record.run(f"{where}: ours, blocks of {shape[0]} by {shape[1]} warps", time)
+        triton_segment.BLOCK, triton_segment.NUM_WARPS = chosen
+        if record.device.type == "cuda":
+            record.run(f"{where}: the kernel runs", partial(launched, before))
+        triton_segment.ENABLED = False
+        record.run(f"{where}: ours, compiled pass", time)
+    finally:
+        triton_segment.BLOCK, triton_segment.NUM_WARPS = chosen
+        triton_segment.ENABLED = True
+
+
+def launched(before: int) -> Fields:
+    launches = triton_segment.launches() - before
+    return {"ok": launches > 0, "launches": launches}
+
+
 def main() -> int:
     call = call_of(__doc__ or "")
     record = call.record("fast")
@@ -104,6 +133,7 @@ def main() -> int:
         compared(record, name, problems(call, name, rows), {"ours": fused, **eager})
     for name in MODELS:
         made = problems(call, name, COMPILED_ROWS)
+        elementwise(record, name, made)
         for chunk in CHUNKS:
             method = partial(fused, chunk_rows=chunk)
             calls = [partial(method, problem) for problem in made]

@@ -12,6 +12,7 @@ from typing import Any
 
 from right_fused import fused_cases
 from right_models import model_cases
+from right_triton import triton_cases
 from stage import Call, call_of
 
 from distillens_plugin.divergences import DIVERGENCES
@@ -56,7 +57,8 @@ def main() -> int:
     call = call_of(__doc__ or "")
     record = call.record("right")
     workers = start_compiled(call)
-    for case, check in (*fused_cases(call.device), *model_cases(call.device)):
+    device = call.device
+    for case, check in (*fused_cases(device), *triton_cases(device), *model_cases(device)):
         record.run(case, check)
     for name, worker in workers.items():
         try:
