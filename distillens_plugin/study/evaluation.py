@@ -191,7 +191,7 @@ def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
 def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
     ids = tuple(sample.row_id for sample in samples)
     scores = {
-        metric: RowScores(ids, 100 * row_means([sample.scores[metric] for sample in samples]))
+        metric: RowScores(ids, row_means([sample.scores[metric] for sample in samples]))
         for metric in metric_names(samples)
     }
     nll = np.array([sum(sample.extra.get("reference_nll", [])) for sample in samples])

@@ -206,4 +206,4 @@ def difference_line(comparison: dict[str, Any]) -> str:
 
 
 def _rows(samples: Sequence[Sample], metric: str) -> Floats:
-    return 100 * row_means([sample.scores[metric] for sample in samples])
+    return row_means([sample.scores[metric] for sample in samples])

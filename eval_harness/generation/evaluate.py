@@ -22,13 +22,18 @@ from eval_harness.generation.task import (
     open_stores,
     prepare_task,
     say,
+    write_out,
 )
+from eval_harness.generation.task_config import task_config
+from eval_harness.protocols.generation_kwargs import generation_kwargs
 from eval_harness.protocols.protocol import request_seed
+from eval_harness.results.environment import describe_run
 from eval_harness.results.folder import model_folder_name, write_results
 from eval_harness.results.schema import Fingerprint, Results, Sample, TaskResult
 from eval_harness.shared.files.atomic import check_can_be_made, check_writable
 from eval_harness.shared.files.lock import FolderLock
 from eval_harness.shared.text.answers import cut_answer
+from eval_harness.shared.text.chat_templates import chat_template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +48,12 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
         DistillensError: bad input, refused before any weights are loaded.
         RunFailure: the backend failed, or a file cannot be written.
     """
+    started = time.time()
     loaded = [
-        (benchmark, *limited_rows(benchmark, settings.limit))
+        (
+            benchmark,
+            *limited_rows(benchmark, settings.limit, (settings.samples or {}).get(benchmark.task)),
+        )
         for benchmark in newlines_read(settings)
     ]
     check_can_be_made(settings.output_path)
@@ -55,6 +64,9 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
         trust_remote_code=settings.trust_remote_code,
     )
     tasks = [prepare_task(*item, settings=settings, facts=engine.facts) for item in loaded]
+    if settings.write_out:
+        for task in tasks:
+            write_out(task)
     folder = settings.output_path / model_folder_name(engine.facts.name)
     check_writable(folder)
     with FolderLock(folder):
@@ -62,7 +74,7 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
             for task in tasks:
                 open_stores(task, folder, settings, engine)
             _fill(tasks, settings, engine)
-            results = _results(tasks, settings, engine)
+            results = _results(tasks, settings, engine, started=started)
             path = write_results(results, settings.output_path)
             for result in results.tasks.values():
                 result.source = str(path)
@@ -183,7 +195,9 @@ def _check_ngrams(task: Task, row: int, token_ids: Sequence[int], size: int) -> 
         )
 
 
-def _results(tasks: Sequence[Task], settings: Settings, engine: Engine) -> Results:
+def _results(
+    tasks: Sequence[Task], settings: Settings, engine: Engine, *, started: float
+) -> Results:
     from eval_harness.scoring.score import score_samples
     from eval_harness.scoring.task_metrics import task_metrics
 
@@ -200,11 +214,7 @@ def _results(tasks: Sequence[Task], settings: Settings, engine: Engine) -> Resul
         results[name] = TaskResult(
             task=name,
             metrics=metrics,
-            config={
-                **task.benchmark.to_json(),
-                "protocol": task.protocol.settings(),
-                "prompts": task.prompts.counts.to_json(),
-            },
+            config=task_config(task),
             version=task.benchmark.version,
             num_original=task.num_original,
             num_effective=len(task.rows),
@@ -216,7 +226,22 @@ def _results(tasks: Sequence[Task], settings: Settings, engine: Engine) -> Resul
             ),
             samples=samples if settings.log_samples else [],
         )
-    return Results(engine.facts.name, settings.config, results, time.time())
+    facts = engine.facts
+    uses_chat = any(task.protocol.template == "chat" for task in tasks)
+    environment = describe_run(
+        model_source=settings.model,
+        model_name_sanitized=model_folder_name(facts.name),
+        tokenizer=facts.tokenizer,
+        max_length=facts.max_length,
+        chat_template=chat_template_of(facts.tokenizer) if uses_chat else None,
+        seconds=time.time() - started,
+    )
+    config = {
+        **settings.config,
+        "model_dtype": f"torch.{engine.identity['dtype']}",
+        "model_revision": settings.model_args.get("revision", "main"),
+    }
+    return Results(facts.name, config, results, started, environment)
 
 
 def _sample(task: Task, row: int) -> Sample:
@@ -231,7 +256,10 @@ def _sample(task: Task, row: int) -> Sample:
         arguments={
             "gen_args_0": {
                 "arg_0": task.prompts.texts[row],
-                "arg_1": Sampling.of(task.protocol, task.stop_token_ids).__dict__,
+                "arg_1": {
+                    **generation_kwargs(task.protocol),
+                    "stop_token_ids": task.stop_token_ids,
+                },
             },
             "prompt_tokens": len(task.prompts.token_ids[row]),
         },

@@ -99,8 +99,7 @@ def _section(
     scored = scored_metrics(next(iter(metrics.values())))
     known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
     scores = [
-        100 * row_means([sample.scores[PRIMARY] for sample in system.samples[task]])
-        for system in systems
+        row_means([sample.scores[PRIMARY] for sample in system.samples[task]]) for system in systems
     ]
     lengths = [_words(system, task) for system in systems]
     table = []

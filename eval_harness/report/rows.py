@@ -64,7 +64,7 @@ def rows_that_differ(
             row_id=printable(systems[0].samples[task][row].row_id),
             prompt=printable(prompt_text(systems[0].samples[task][row].doc)),
             references=[printable(text) for text in systems[0].samples[task][row].target],
-            spread=100 * float(spread[row]),
+            spread=float(spread[row]),
             answers=[
                 _answer(system.name, system.samples[task][row], metric, float(means[index, row]))
                 for index, system in enumerate(systems)
@@ -110,7 +110,7 @@ def _answer(system: str, sample: Sample, metric: str, mean: float) -> Answer:
         system=printable(system),
         text=printable(sample.filtered_resps[0]),
         seed=sample.seeds[0],
-        score=100 * sample.scores[metric][0],
-        mean=100 * mean,
+        score=sample.scores[metric][0],
+        mean=mean,
         num_seeds=len(sample.seeds),
     )

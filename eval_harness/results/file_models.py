@@ -4,8 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from eval_harness.results.schema import RESULTS_FORMAT
 from eval_harness.shared.files.typed_json import Count, Number, Strict
 
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MetricValue = Number | str | list[Number] | None
@@ -54,14 +56,21 @@ class SampleRow(Strict):
     doc_id: Count
     doc: Annotated[dict[str, Any], AfterValidator(_document)]
     target: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+    targets: list[str] = Field(default_factory=list)
     arguments: dict[str, Any]
     resps: list[Annotated[list[str], Field(min_length=1)]]
     filtered_resps: list[str]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     num_tokens: list[Count] | None = None
     finish_reason: list[str] | None = None
-    scores: dict[str, list[Fraction]] = Field(default_factory=dict)
+    scores: dict[str, list[Percent]] = Field(default_factory=dict)
     extra: SampleExtra = Field(default_factory=SampleExtra)
+
+
+class FirstSampleRow(SampleRow):
+    """The same as the first form had it, with fractions."""
+
+    scores: dict[str, list[Fraction]] = Field(default_factory=dict)  # type: ignore[assignment]
 
 
 class _RowCounts(Strict):
@@ -80,6 +89,7 @@ class ResultsFile(Strict):
     """A results file; each task of `results` must be in the other tables."""
 
     results: dict[TaskName, dict[str, MetricValue]]
+    details: dict[str, dict[str, MetricValue]] = Field(default_factory=dict)
     configs: dict[str, dict[str, Any]]
     versions: dict[str, int | str]
     num_samples: dict[str, _RowCounts] = Field(alias="n-samples")
@@ -87,6 +97,7 @@ class ResultsFile(Strict):
     fingerprints: dict[str, _FingerprintEntry]
     model_name: ModelName
     date: Annotated[float, Field(ge=0, le=1e11)]
+    results_format: Annotated[int, Field(ge=1, le=RESULTS_FORMAT)] = 1
 
 
 class AnswerRow(Strict):

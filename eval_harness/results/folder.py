@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.results.environment import environment_of
 from eval_harness.results.file_models import ResultsFile
 from eval_harness.results.schema import (
+    RESULTS_FORMAT,
     Fingerprint,
     Results,
     Sample,
@@ -29,6 +31,7 @@ from eval_harness.shared.files.jsonl import read_jsonl, write_jsonl
 from eval_harness.shared.files.typed_json import check, read_object, shown
 
 _EXPECTED = "expected a results file that eval-harness run wrote"
+_NO_METRIC = ("name", "alias", "sample_len")
 _TIME_IN_NAME = re.compile(r"results_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})\.json")
 
 
@@ -115,9 +118,14 @@ def _check_one_model(tasks: list[TaskResult]) -> None:
             )
 
 
-def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
+def read_samples(
+    path: str | os.PathLike[str], *, results_format: int = RESULTS_FORMAT
+) -> list[Sample]:
     """Reads a samples file; errors name file and line."""
-    return [Sample.from_json(row, f"{path}:{line}") for line, row in read_jsonl(path)]
+    return [
+        Sample.from_json(row, f"{path}:{line}", results_format=results_format)
+        for line, row in read_jsonl(path)
+    ]
 
 
 def _results_files(path: Path) -> list[Path]:
@@ -149,8 +157,8 @@ def _read_results_file(file: Path, *, samples: bool) -> Results:
         for task in tasks.values():
             rows = file.parent / f"samples_{task.task}_{time.group(1)}.jsonl"
             if rows.exists():
-                task.samples = _samples_of(task, rows)
-    return Results(known.model_name, known.config, tasks, known.date)
+                task.samples = _samples_of(task, rows, known.results_format)
+    return Results(known.model_name, known.config, tasks, known.date, environment_of(content))
 
 
 def _task_result(name: str, known: ResultsFile, file: Path) -> TaskResult:
@@ -166,7 +174,10 @@ def _task_result(name: str, known: ResultsFile, file: Path) -> TaskResult:
     fingerprint = known.fingerprints[name]
     return TaskResult(
         task=name,
-        metrics={key: value for key, value in known.results[name].items() if key != "alias"},
+        metrics={
+            **{key: value for key, value in known.results[name].items() if key not in _NO_METRIC},
+            **known.details.get(name, {}),
+        },
         config=known.configs[name],
         version=known.versions[name],
         num_original=known.num_samples[name].original,
@@ -181,8 +192,8 @@ def _task_result(name: str, known: ResultsFile, file: Path) -> TaskResult:
     )
 
 
-def _samples_of(task: TaskResult, rows: Path) -> list[Sample]:
-    samples = read_samples(rows)
+def _samples_of(task: TaskResult, rows: Path, results_format: int) -> list[Sample]:
+    samples = read_samples(rows, results_format=results_format)
     if len(samples) != task.num_effective:
         raise DistillensError(
             f"{rows}: found {len(samples)} rows, expected the {task.num_effective} of "

@@ -1,6 +1,6 @@
 """The typed form of results and samples, checked when built from JSON.
 
-Metrics are x 100, as they are reported; the scores of a row are fractions in [0, 1].
+A metric has one unit, for a row as for a task: x 100, as lm-eval writes ROUGE.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.results.hashes import sample_hashes, task_hash
 from eval_harness.shared.digest import digest
 
 # lm-eval's word for a value that does not exist (the standard error of one row).
 NOT_AVAILABLE = "N/A"
+# The form of results and samples files. In the first, scores of rows were fractions in [0, 1].
+RESULTS_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Sample:
         seeds: one for each answer.
         num_tokens: generated tokens of each answer, without the end token; None if unknown.
         finish_reason: "stop" or "length" of each answer; None if unknown.
-        scores: metric name to one fraction in [0, 1] for each seed.
+        scores: metric name to one score x 100 for each seed.
         extra: anything else worth keeping (log-likelihoods, counts); written with the rest.
     """
 
@@ -85,13 +88,16 @@ class Sample:
         return {
             "doc_id": self.doc_id,
             "doc": self.doc,
-            "target": self.target[0] if len(self.target) == 1 else self.target,
+            "target": self.target[0],
             "arguments": self.arguments,
-            "resps": [[text] for text in self.resps],
+            # One request, asked once for each seed: lm-eval's repeats.
+            "resps": [self.resps],
             "filtered_resps": self.filtered_resps,
             "filter": "none",
             "metrics": list(self.scores),
+            **sample_hashes(self.doc, self.arguments, self.target[0]),
             **means,
+            "targets": self.target,
             "seeds": self.seeds,
             "scores": self.scores,
             "num_tokens": self.num_tokens,
@@ -100,30 +106,40 @@ class Sample:
         }
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any], where: str) -> "Sample":
+    def from_json(
+        cls, row: Mapping[str, Any], where: str, *, results_format: int = RESULTS_FORMAT
+    ) -> "Sample":
         """Reads one line of a samples file.
 
+        Args:
+            row: the line.
+            where: file:line.
+            results_format: of the results file beside it; scores were fractions in the first.
         Raises:
             DistillensError: a key is missing or wrong, or a list does not have one entry for each
                 seed.
         """
         # Imported here: pydantic is for reading only.
-        from eval_harness.results.file_models import SampleRow
+        from eval_harness.results.file_models import FirstSampleRow, SampleRow
         from eval_harness.shared.files.typed_json import check
 
         expected = "expected a row of a samples file that eval-harness run wrote"
-        known = check(SampleRow, row, where, expected=expected)
+        model = SampleRow if results_format > 1 else FirstSampleRow
+        known = check(model, row, where, expected=expected)
+        unit = 1 if results_format > 1 else 100
         sample = cls(
             doc_id=known.doc_id,
             doc=known.doc,
-            target=known.target,
+            target=known.targets or known.target,
             arguments=known.arguments,
-            resps=[texts[0] for texts in known.resps],
+            resps=[text for texts in known.resps for text in texts],
             filtered_resps=known.filtered_resps,
             seeds=known.seeds,
             num_tokens=known.num_tokens,
             finish_reason=known.finish_reason,
-            scores=known.scores,
+            scores={
+                name: [unit * score for score in values] for name, values in known.scores.items()
+            },
             extra=dict(row.get("extra", {})),
         )
         sample.check(where)
@@ -174,6 +190,22 @@ class TaskResult:
     samples: list[Sample] = field(default_factory=list)
     source: str = ""
 
+    def numbers(self) -> dict[str, Any]:
+        """The task's entry in `results`, as lm-eval begins it."""
+        found = {key: value for key, value in self.metrics.items() if _is_number(value)}
+        head = {"name": self.task, "alias": self.task, "sample_len": self.num_effective}
+        return {**head, **found}
+
+    def without_number(self) -> dict[str, Any]:
+        """Lists, and values that do not exist."""
+        return {key: value for key, value in self.metrics.items() if not _is_number(value)}
+
+    def directions(self) -> dict[str, bool]:
+        """Metric -> whether higher is better."""
+        names = [key.partition(",")[0].removesuffix("_stderr") for key in self.metrics]
+        scored = [name for name in names if f"{name}_stderr,none" in self.metrics]
+        return {name: name != "nll" for name in scored}
+
 
 @dataclass
 class Results:
@@ -183,21 +215,28 @@ class Results:
         model_name: names the folder, and the system in comparisons.
         config: the settings of the command (model, model_args, batch_size, limit, seeds, ...).
         tasks: by task name.
-        date: seconds since the epoch.
+        date: when it started, in seconds since the epoch.
+        environment: what else lm-eval writes about a run; see `results.environment`.
     """
 
     model_name: str
     config: dict[str, Any]
     tasks: dict[str, TaskResult]
     date: float
+    environment: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the results file, without the samples."""
         tasks = self.tasks.values()
         return {
-            "results": {task.task: {"alias": task.task, **task.metrics} for task in tasks},
+            "results": {task.task: task.numbers() for task in tasks},
+            # What has no number: lm-eval's tools read all of `results` as numbers.
+            "details": {task.task: task.without_number() for task in tasks},
+            "group_subtasks": {},
             "configs": {task.task: task.config for task in tasks},
             "versions": {task.task: task.version for task in tasks},
+            "n-shot": {task.task: task.config.get("num_fewshot", 0) for task in tasks},
+            "higher_is_better": {task.task: task.directions() for task in tasks},
             "n-samples": {
                 task.task: {"original": task.num_original, "effective": task.num_effective}
                 for task in tasks
@@ -213,9 +252,20 @@ class Results:
                 }
                 for task in tasks
             },
+            "task_hashes": {
+                task.task: task_hash(sample.to_json() for sample in task.samples)
+                for task in tasks
+                if task.samples
+            },
+            **self.environment,
             "model_name": self.model_name,
             "date": self.date,
+            "results_format": RESULTS_FORMAT,
         }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def metric_names(samples: Iterable[Sample]) -> list[str]:

@@ -58,7 +58,7 @@ def score_samples(
     backend: str | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> str:
-    """Writes the scores of every seed into the samples (`sample.scores`).
+    """Writes the scores of every seed into the samples (`sample.scores`, x 100).
 
     Args:
         samples: any number, with any number of seeds; their `filtered_resps` are scored.
@@ -75,7 +75,7 @@ def score_samples(
         start = 0
         for sample in samples:
             end = start + len(sample.filtered_resps)
-            sample.scores[name] = values[start:end]
+            sample.scores[name] = [100 * value for value in values[start:end]]
             start = end
     return rouge_version(backend)
 

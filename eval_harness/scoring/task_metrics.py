@@ -8,7 +8,6 @@ import numpy as np
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.answer_length import answer_statistics
 from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
-from eval_harness.scoring.score import percent
 from eval_harness.shared.statistics import (
     bootstrap_interval,
     row_means,
@@ -21,7 +20,7 @@ Metric = float | int | str | list[float]
 
 
 def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
-    """Metrics of scored samples, x 100 and rounded to 4 decimals.
+    """Metrics of scored samples, in the unit of the rows' scores and rounded to 4 decimals.
 
     For each metric M that every sample has: "M,none" (mean of the rows' seed averages),
     "M_stderr,none" (over rows), "M_ci_low,none" and "M_ci_high,none" (95 % row bootstrap),
@@ -39,12 +38,12 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
         rows = row_means(scores)
         # Rows with identical scores (exact match 0 everywhere) do not show how scores would vary.
         interval = bootstrap_interval(rows) if np.ptp(rows) > 0 else None
-        metrics[f"{name},none"] = percent(rows.tolist())
-        metrics[f"{name}_stderr,none"] = _times_100(standard_error(rows))
-        metrics[f"{name}_ci_low,none"] = _times_100(interval[0] if interval else None)
-        metrics[f"{name}_ci_high,none"] = _times_100(interval[1] if interval else None)
-        metrics[f"{name}_seed_sd,none"] = _times_100(seed_deviation(scores))
-        metrics[f"{name}_per_seed,none"] = [round(100 * mean, 4) for mean in seed_means(scores)]
+        metrics[f"{name},none"] = round(math.fsum(rows) / len(rows), 4)
+        metrics[f"{name}_stderr,none"] = _rounded(standard_error(rows))
+        metrics[f"{name}_ci_low,none"] = _rounded(interval[0] if interval else None)
+        metrics[f"{name}_ci_high,none"] = _rounded(interval[1] if interval else None)
+        metrics[f"{name}_seed_sd,none"] = _rounded(seed_deviation(scores))
+        metrics[f"{name}_per_seed,none"] = [round(mean, 4) for mean in seed_means(scores)]
         if name == "rougeL":
             metrics |= _without_words(samples)
     for name, value in answer_statistics(samples).as_metrics().items():
@@ -61,7 +60,7 @@ def _without_words(samples: Sequence[Sample]) -> dict[str, Metric]:
     }
 
 
-def _times_100(value: float | None) -> float | str:
+def _rounded(value: float | None) -> float | str:
     if value is None or not math.isfinite(value):
         return NOT_AVAILABLE
-    return round(100 * value, 4)
+    return round(value, 4)

@@ -71,7 +71,7 @@ def test_json_holds_the_same_numbers_as_a_paired_computation_by_hand(tmp_path):
         [np.mean(sample.scores["rougeL"]) for sample in load_results(folder).tasks["a"].samples]
         for folder in folders
     ]
-    differences = 100 * (np.array(rows[0]) - np.array(rows[1]))
+    differences = np.array(rows[0]) - np.array(rows[1])
     assert found["difference"] == pytest.approx(differences.mean())
     error = differences.std(ddof=1) / np.sqrt(NUM_ROWS)
     assert found["low"] == pytest.approx(differences.mean() - 1.96 * error, abs=0.3 * error)
@@ -80,7 +80,7 @@ def test_json_holds_the_same_numbers_as_a_paired_computation_by_hand(tmp_path):
     assert found["smallest_detectable"] == pytest.approx((2.331 + 0.851) * error, rel=0.01)
     assert found["adjusted_p"] == pytest.approx(min(1, 2 * found["p_value"]))
     assert result["systems"]["a"]["tasks"]["a"]["rougeL,none"] == pytest.approx(
-        100 * np.mean(rows[0]), abs=1e-4
+        np.mean(rows[0]), abs=1e-4
     )
 
 

@@ -81,7 +81,7 @@ def test_lm_eval_gives_our_answer_and_scores_to_every_row(model, tmp_path):
         for their, our in zip(sorted(theirs, key=lambda row: row["doc_id"]), samples, strict=True):
             assert their["arguments"][0][0] == our.arguments["gen_args_0"]["arg_0"]
             assert their["resps"][0][0].partition("<|endoftext|>")[0] == our.resps[0]
-            assert their["rougeL"] == pytest.approx(100 * our.scores["rougeL"][0], abs=1e-9)
+            assert their["rougeL"] == pytest.approx(our.scores["rougeL"][0], abs=1e-9)
         found[choice] = [sample.resps[0] for sample in samples]
     # The first token does change the answers, so the equality above says something.
     assert found[None] != found[False]

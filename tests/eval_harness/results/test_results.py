@@ -44,9 +44,10 @@ def test_layout_and_keys_are_those_of_lm_eval(results, tmp_path):
     assert len(rows) == 2
     keys = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "rougeL"}
     assert keys <= set(rows[0])
-    assert rows[0]["resps"] == [["the answer"], [NASTY]]
+    assert rows[0]["resps"] == [["the answer", NASTY]]
     assert rows[0]["target"] == "the answer to number 0"
-    assert rows[1]["target"] == ["one", NASTY]
+    assert rows[1]["target"] == "one"
+    assert rows[1]["targets"] == ["one", NASTY]
     assert rows[0]["rougeL"] == pytest.approx(sum(rows[0]["scores"]["rougeL"]) / 2)
 
 
@@ -59,6 +60,46 @@ def test_what_is_written_is_read_back_unchanged(results, tmp_path):
         task.source = ""
         assert loaded == results
     assert load_results(path, samples=False).tasks["self_inst"].samples == []
+
+
+def as_first_form(path):
+    """Rewrites what `write_results` wrote as versions before RESULTS_FORMAT 2 wrote it."""
+    content = strict(path.read_text())
+    del content["results_format"]
+    for task, values in content.pop("details").items():
+        content["results"][task] |= values
+        del content["results"][task]["name"], content["results"][task]["sample_len"]
+    path.write_text(json.dumps(content))
+    for file in path.parent.glob("samples_*"):
+        rows = [strict(line) for line in file.read_bytes().rstrip(b"\n").split(b"\n")]
+        for row in rows:
+            targets = row.pop("targets")
+            row["target"] = targets if len(targets) > 1 else targets[0]
+            row["resps"] = [[text] for text in row["resps"][0]]
+            row["scores"] = {
+                name: [score / 100 for score in scores] for name, scores in row["scores"].items()
+            }
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_results_of_earlier_versions_are_read_in_the_unit_of_today(results, tmp_path):
+    path = write_results(results, tmp_path)
+    as_first_form(path)
+    task = load_results(path).tasks["self_inst"]
+    task.source = ""
+    expected = results.tasks["self_inst"]
+    for old, new in zip(task.samples, expected.samples, strict=True):
+        for metric, scores in old.scores.items():
+            assert scores == pytest.approx(new.scores[metric])
+        old.scores = new.scores
+    assert task == expected
+    # Fractions only: a score above 1 is no score of that form.
+    rows = next(path.parent.glob("samples_*"))
+    row = strict(rows.read_text().split("\n")[0])
+    row["scores"]["rougeL"] = [0.5, 2]
+    rows.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DistillensError, match=r"scores\.rougeL\.1 = 2: it should be less than"):
+        load_results(path)
 
 
 def test_no_temporary_file_is_left_and_files_are_as_readable_as_others(results, tmp_path):
@@ -82,9 +123,12 @@ def test_nan_is_never_written(results, tmp_path):
 def test_one_row_has_no_standard_error_but_valid_json(tmp_path):
     samples = make_samples([["a", "b"]])
     path = write_results(make_results("m", make_task("t", samples)), tmp_path)
-    metrics = strict(path.read_text())["results"]["t"]
-    assert metrics["rougeL_stderr,none"] == NOT_AVAILABLE
-    assert metrics["rougeL_ci_low,none"] == NOT_AVAILABLE
+    content = strict(path.read_text())
+    assert content["details"]["t"]["rougeL_stderr,none"] == NOT_AVAILABLE
+    assert load_results(path).tasks["t"].metrics["rougeL_ci_low,none"] == NOT_AVAILABLE
+    # lm-eval's tools take everything but the names for a number.
+    del content["results"]["t"]["name"], content["results"]["t"]["alias"]
+    assert all(isinstance(value, int | float) for value in content["results"]["t"].values())
 
 
 def test_rows_that_all_score_the_same_claim_no_interval():
@@ -149,7 +193,7 @@ def test_broken_samples_row_is_named_by_file_and_line(results, tmp_path):
         ("target", [[]], "target.0 = "),
         ("resps", ["a", "b"], "resps.0 = 'a': it should be a valid list"),
         ("doc", {"id": {}}, "doc.id must be a string, an integer or null"),
-        ("scores", {"rougeL": [0.5, 2]}, "scores.rougeL.1 = 2: it should be less than"),
+        ("scores", {"rougeL": [50, 101]}, "scores.rougeL.1 = 101: it should be less than"),
         ("extra", {"reference_nll": [None]}, "extra.reference_nll.0 = None"),
     ]:
         rows.write_text(f"{lines[0]}\n{json.dumps({**row, key: value})}\n")

@@ -223,7 +223,7 @@ def test_every_seed_of_a_sample_is_scored_on_its_own():
     scorer = score_samples(samples)
     assert scorer.startswith("rouge-score")
     first, second = samples[0].scores["rougeL"]
-    assert first == pytest.approx(2 * (1 * 2 / 5) / (1 + 2 / 5))
+    assert first == pytest.approx(100 * 2 * (1 * 2 / 5) / (1 + 2 / 5))
     assert second == 0.0
     assert samples[1].scores == {"rougeL": [0.0, 0.0], "exact_match": [0.0, 0.0]}
 
