@@ -29,7 +29,7 @@ SETS = 2
 COMPILED_ROWS = 16384
 CHUNKS = (1024, 2048, 4096, 8192)
 # Of the Triton kernel: columns at a time, and warps.
-SHAPES = ((2048, 8), (4096, 8), (4096, 16), (8192, 16))
+SHAPES = ((2048, 16), (2048, 8), (4096, 16), (4096, 32), (8192, 16))
 
 
 def problems(call: Call, name: str, rows: int) -> list[Problem]:

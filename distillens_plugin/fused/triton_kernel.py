@@ -8,9 +8,9 @@ Import it only where Triton is wanted: that takes a second, and many machines la
 Legend: r rows, V vocabulary; p teacher, q student, d = log2(p/q), L = log2(m/q).
 """
 
-import triton
-import triton.language as tl
-from triton.language.extra import libdevice
+import triton  # type: ignore[import-untyped, import-not-found]
+import triton.language as tl  # type: ignore[import-untyped, import-not-found]
+from triton.language.extra import libdevice  # type: ignore[import-untyped, import-not-found]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)

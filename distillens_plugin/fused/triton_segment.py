@@ -1,7 +1,6 @@
 """Which segments the Triton kernel takes, and its launch; the compiled pass takes all others.
 
-The kernel holds each softmax pair in registers and does no work twice that it can keep; what the
-compiler makes of the same formulas is bound by arithmetic.
+What the compiler makes of the same formulas is bound by arithmetic; the kernel does less of it.
 
 Legend: r rows of a segment, V vocabulary.
 """
@@ -22,9 +21,9 @@ from distillens_plugin.fused.segment import SegmentKind, SegmentResult
 
 # Benchmarks set these, to compare.
 ENABLED = True
-BLOCK = 4096  # columns at a time: with 16 warps, one load of 16 bytes a thread and model
-NUM_WARPS = 16  # fewer, wider programs: the rows in flight should fit into the second-level cache
-
+# Columns at a time, and warps for each row. Four columns a thread need 50 registers: two rows run
+# on a multiprocessor at once, and their logits nearly fit into an H100's second-level cache.
+BLOCK, NUM_WARPS = 2048, 16
 DEVICES = ("cuda",)  # Triton's interpreter takes "cpu" too
 
 _HALF = (torch.bfloat16, torch.float16)
