@@ -13,8 +13,6 @@ from eval_harness.generation.store import AnswerStore
 from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFiles
-from eval_harness.shared.text.conversation_parts import answer_parts
-from eval_harness.shared.text.special_text import Part
 from eval_harness.shared.text.tokenisation import TextEncoder
 
 
@@ -42,22 +40,16 @@ class LikelihoodTask:
         found: list[tuple[tuple[str, ...], Continuation]] = []
         for row, prompt in zip(self.rows, self.prompts, strict=True):
             for number, reference in enumerate(row.references):
-                # A conversation is trained on with its answers' <think> and the like as tokens.
-                parts = (
-                    [Part(reference, from_row=True)]
-                    if row.conversation is None
-                    else answer_parts(reference, encoder.tokenizer)
-                )
-                token_ids = self._reference_ids(encoder, parts, len(prompt))
+                token_ids = self._reference_ids(encoder, reference, len(prompt))
                 if token_ids:
                     key = (row.row_id, str(number), digest([list(prompt), list(token_ids)]))
                     found.append((key, Continuation(prompt, token_ids)))
         return found
 
     def _reference_ids(
-        self, encoder: TextEncoder, parts: Sequence[Part], prompt_length: int
+        self, encoder: TextEncoder, reference: str, prompt_length: int
     ) -> tuple[int, ...]:
-        (found,) = encoder.answers([parts])
+        (found,) = encoder.responses([reference])
         ids = [*found.ids, *encoder.end_ids]
         if self.facts.max_length is not None:
             # vLLM wants to generate one token after what it scores.

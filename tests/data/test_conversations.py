@@ -125,6 +125,17 @@ def test_one_question_is_the_row_that_instruction_and_output_make(load):
     assert data.rows[0].prompt_ids == data.rows[1].prompt_ids
 
 
+def test_thoughts_are_the_same_tokens_in_an_output_and_in_a_turn(load):
+    tokenizer = chat_tokenizer("qwen3")
+    answer = "<think>\nhm\n</think>\n\nyo<|im_end|>"
+    turns = [TURNS[0], {"role": "assistant", "content": answer}]
+    data = load({"messages": turns}, {"instruction": "Hi", "output": answer}, tok=tokenizer)
+    assert data[0]["input_ids"] == data[1]["input_ids"]
+    assert data[0]["labels"] == data[1]["labels"]
+    think, end = tokenizer.convert_tokens_to_ids(["<think>", "<|im_end|>"])
+    assert [data[1]["labels"].count(index) for index in (think, end)] == [1, 1]
+
+
 def test_an_output_answers_the_messages(load, tokenizer):
     data = load({"messages": TURNS[:3], "output": ["See you", "Ciao"]}, supervise="last_turn")
     assert labelled(data, tokenizer) == ["See you<|im_end|>"]

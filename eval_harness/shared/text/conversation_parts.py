@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.chat_templates import render_chat
 from eval_harness.shared.text.messages import Conversation
-from eval_harness.shared.text.special_text import Part, control_tokens, pattern_of
+from eval_harness.shared.text.special_text import Part, pattern_of, tag_pattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def conversation_parts(
     messages = conversation.to_template()
     text = render_chat(tokenizer, messages, **options)
     opening, closing = _marks(conversation)
-    tags, nothing = _tags(tokenizer), pattern_of(())
+    tags, nothing = tag_pattern(tokenizer), pattern_of(())
     marked = []
     for turn, message in enumerate(messages):
         apart = tags if message["role"] == "assistant" else nothing
@@ -70,15 +70,6 @@ def conversation_parts(
             )
     _check_calls(conversation, tokenizer, options)
     return list(_parts(rendered, between))
-
-
-def answer_parts(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[Part]:
-    """An assistant's answer in parts, as `conversation_parts` reads it within a conversation."""
-    parts, start = [], 0
-    for match in _tags(tokenizer).finditer(text):
-        parts += [Part(text[start : match.start()], True), Part(match[0], False)]
-        start = match.end()
-    return [*parts, Part(text[start:], True)]
 
 
 def check_tool_texts(conversation: Conversation, signs: Iterable[str], place: str) -> None:
@@ -162,13 +153,6 @@ def _marks(conversation: Conversation) -> tuple[str, str]:
     taken = "".join(message.content for message in conversation.messages)
     free = (character for character in _PRIVATE if character not in taken)
     return next(free), next(free)
-
-
-def _tags(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
-    """The added tokens in brackets that are not special, nor an end token that is not so marked."""
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    texts = {str(token) for token in added.values()} - set(control_tokens(tokenizer).values())
-    return pattern_of(text for text in texts if text[:1] == "<" and text[-1:] == ">")
 
 
 def _marked(content: str, apart: re.Pattern[str], name: str, opening: str, closing: str) -> str:

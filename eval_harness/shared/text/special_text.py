@@ -73,6 +73,29 @@ def pattern_of(contents: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
+def tag_pattern(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
+    """Matches the added tokens in brackets that an assistant may write: <think>, <tool_call>.
+
+    They are not special, nor an end token that is not so marked.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    texts = {str(token) for token in added.values()} - set(control_tokens(tokenizer).values())
+    return pattern_of(text for text in texts if text[:1] == "<" and text[-1:] == ">")
+
+
+def answer_parts(text: str, tags: re.Pattern[str]) -> list[Part]:
+    """An assistant's answer in parts, its tags apart, as `conversation_parts` reads it.
+
+    Args:
+        tags: from `tag_pattern`.
+    """
+    parts, start = [], 0
+    for match in tags.finditer(text):
+        parts += [Part(text[start : match.start()], True), Part(match[0], False)]
+        start = match.end()
+    return [*parts, Part(text[start:], True)]
+
+
 class MarkedTokenizer:
     """A copy of a fast tokenizer that knows its control tokens under names nobody can guess.
 

@@ -6,6 +6,7 @@ response ends with the end token, or in `chat` with what ends an assistant's tur
 template.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,8 +28,10 @@ from eval_harness.shared.text.first_tokens import first_tokens
 from eval_harness.shared.text.special_text import (
     Part,
     Places,
+    answer_parts,
     control_tokens,
     pattern_of,
+    tag_pattern,
     text_tokenizer,
     token_places,
 )
@@ -133,12 +136,11 @@ class TextEncoder:
         return Encoded(ids, encoded.outcome, [*before, *(encoded.places or [])])
 
     def responses(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of texts that follow a prompt; the caller appends `end_ids`."""
-        return self.answers([[Part(text, from_row=True)] for text in texts])
+        """Token ids of texts that follow a prompt; the caller appends `end_ids`.
 
-    def answers(self, answers: Sequence[Sequence[Part]]) -> list[Encoded]:
-        """The same for texts in parts."""
-        return self._encode(answers)
+        In `chat`, tags that are no special tokens (<think>) are tokens, as in a conversation.
+        """
+        return self._encode([answer_parts(text, self._tags) for text in texts])
 
     def describe(self) -> list[str]:
         """What the log should mention, as phrases; empty if nothing is unusual."""
@@ -197,6 +199,10 @@ class TextEncoder:
             and word not in tokens
             and _BRACKETS.get(word[0]) == word[-1]
         )
+
+    @cached_property
+    def _tags(self) -> re.Pattern[str]:
+        return tag_pattern(self.tokenizer) if self.template == "chat" else pattern_of(())
 
     @cached_property
     def _text_tokenizer(self) -> Any:

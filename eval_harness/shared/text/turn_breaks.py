@@ -40,7 +40,7 @@ def encode_broken(texts: Sequence[Broken], encoder: TextEncoder) -> list[Encoded
     # What asks for an answer is often the same text, so each is tokenised once.
     asking = [[_asking(text.parts[:place], encoder) for place in text.breaks] for text in texts]
     distinct = list({parts for several in asking for parts in several})
-    asked = dict(zip(distinct, encoder.answers(distinct), strict=True))
+    asked = dict(zip(distinct, encoder.placed(distinct), strict=True))
     found = []
     for text, several, encoded in zip(
         texts, asking, encoder.placed([text.parts for text in texts]), strict=True

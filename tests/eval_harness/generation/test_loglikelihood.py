@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 import pytest
+from small_tokenizers import CHATML, SIGNS
 
 from eval_harness.backends.base import LogLikelihood
 from eval_harness.benchmarks import Row
@@ -13,7 +14,7 @@ from eval_harness.generation.store import AnswerStore
 from eval_harness.results.file_models import LikelihoodRow
 from eval_harness.results.schema import Sample
 from eval_harness.shared.model_folder.identity import read_model
-from eval_harness.shared.text.messages import read_conversation
+from eval_harness.shared.text.tokenisation import TextEncoder
 
 
 @dataclass
@@ -103,15 +104,19 @@ def test_perplexity_beyond_floats_is_not_available(make_task):
     assert metrics["nll_stderr,none"] == "N/A"
 
 
-def test_tags_in_a_conversation_s_reference_are_tokens_as_in_training(make_task):
-    question = read_conversation({"messages": [{"role": "user", "content": "2 + 2?"}]}, "x")
-    (plain,) = rows_of(("<think>2, 3, 4</think>4 <|endoftext|>",))
-    task = make_task([plain, replace(plain, row_id="1", conversation=question)])
+def test_tags_in_a_reference_are_tokens_as_in_training(make_task):
+    task = make_task(rows_of(("<think>2, 3, 4</think>4 <|endoftext|>",)))
     tokenizer = task.facts.tokenizer
+    tokenizer.add_tokens(SIGNS, special_tokens=True)
     tokenizer.add_tokens(["<think>", "</think>"])
-    (_, as_text), (_, as_tags) = task.continuations
+    # This template writes one of the two itself, which makes it text in a user's message.
+    tokenizer.chat_template = CHATML + "<think>"
     tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
-    assert [index for index in as_tags.token_ids if index in tags] == tags
-    # Only the one that the harness adds ends the answer.
-    assert as_tags.token_ids.count(tokenizer.eos_token_id) == 1
-    assert tokenizer.decode(as_tags.token_ids) == tokenizer.decode(as_text.token_ids)
+    chat = replace(task, encoder=TextEncoder(tokenizer, template="chat"))
+    ((_, found),) = chat.continuations
+    assert [index for index in found.token_ids if index in tags] == tags
+    # <|endoftext|> in the text ends nothing.
+    assert tokenizer.eos_token_id not in found.token_ids
+    assert found.token_ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ((_, plain),) = replace(task, encoder=TextEncoder(tokenizer, template="alpaca")).continuations
+    assert tokenizer.decode(found.token_ids[:-1]) == tokenizer.decode(plain.token_ids[:-1])
