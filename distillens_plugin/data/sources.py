@@ -164,11 +164,12 @@ def _placed(
 
 
 def _refuse(spec: DatasetSpec, split: str, where: str, error: Exception) -> NoReturn:
-    advice = (
-        f"does it have the split {split!r}?"
-        if Path(spec.path).exists()
-        else "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
-    )
+    if Path(spec.path).is_file():
+        advice = "is it a whole Parquet file?"
+    elif Path(spec.path).exists():
+        advice = f"does it have the split {split!r}?"
+    else:
+        advice = "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
     raise DistillensError(
         f"{where}.path: {spec.path!r} (split {split!r}) cannot be loaded: {_first_line(error)}; "
         f"{advice}"

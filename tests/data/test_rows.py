@@ -175,3 +175,13 @@ def test_newline_marks_are_text_unless_the_recipe_names_them(tmp_path, capsys):
     assert (first.instruction, first.input, first.references) == ("Vec\n", "a\nb", ["c\nd"])
     assert (second.prompt, second.references) == ("Say\nhi:", ["e\nf"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_parquet_file_that_is_none_says_so(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_text("nope", encoding="utf-8")
+    with pytest.raises(
+        DistillensError, match=r"cannot be loaded: .*is it a whole Parquet file"
+    ) as e:
+        list(read_rows(DatasetSpec(path=str(path)), where="r.yaml: datasets.train"))
+    assert "\n" not in str(e.value)
