@@ -4,6 +4,7 @@ Legend: B batch, T tokens, N supervised positions, V vocabulary.
 """
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -13,7 +14,12 @@ from torch import Tensor, nn
 
 from distillens_plugin.attached.batch_check import check_batch
 from distillens_plugin.attached.side import Side
-from distillens_plugin.attached.terms import KD, lens_term, weighted_terms
+from distillens_plugin.attached.terms import (
+    KD,
+    checked_chunk_rows,
+    lens_term,
+    weighted_terms,
+)
 from distillens_plugin.data.supervision import find_supervised
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Term, evaluate
@@ -75,22 +81,19 @@ class AttachedLens:
         headless: bool = False,
         **divergence_options: Any,
     ) -> None:
-        lens = None
-        if layers is not None:
-            lens = lens_term(
-                layers=layers,
-                norm=norm,
-                divergence=divergence,
-                beta=beta,
-                temperature=temperature,
-                scale_by_temperature_squared=scale_by_temperature_squared,
-                pair_weights=pair_weights,
-                detach_unembedding=detach_unembedding,
-                teacher_translators=teacher_translators,
-                **divergence_options,
-            )
+        of_lens = {
+            "norm": norm,
+            "divergence": divergence,
+            "beta": beta,
+            "temperature": temperature,
+            "scale_by_temperature_squared": scale_by_temperature_squared,
+            "pair_weights": pair_weights,
+            "detach_unembedding": detach_unembedding,
+            "teacher_translators": teacher_translators,
+            **divergence_options,
+        }
         self.terms = weighted_terms(
-            lens,
+            lens_term(layers, of_lens),
             lens_weight,
             kd=kd,
             kd_weight=kd_weight,
@@ -99,7 +102,7 @@ class AttachedLens:
             more=terms or {},
         )
         self.values: dict[str, Tensor] = {}
-        self._chunk_rows = chunk_rows
+        self._chunk_rows = checked_chunk_rows(chunk_rows)
         self._attach(student, teacher, asks_router="router_loss" in self.terms)
         if headless:
             self._switch_heads_off()
@@ -227,9 +230,10 @@ def _remove(sides: list[Side]) -> None:
 
 
 def _count(given: Tensor | float, labels: Tensor) -> Tensor | float:
-    if isinstance(given, Tensor):
-        return given.to(labels.device)
-    if isinstance(given, bool) or not given >= 0:
+    if isinstance(given, Tensor) and given.numel() == 1:
+        return given.to(labels.device).reshape(())
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not 0 <= given < math.inf:
         raise DistillensError(
             f"AttachedLens.loss: num_items_in_batch = {given!r}, expected a number of supervised "
             "tokens, or None"

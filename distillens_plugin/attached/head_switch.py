@@ -1,7 +1,7 @@
 """Runs a model's forward without its head, whoever calls it and whatever is wrapped around it.
 
 The head is given the rows of no position. It stays in the graph, so that DDP still counts on its
-gradient, and the model returns logits [B, 0, V].
+gradient, and the model returns logits [B, 0, V]. Generation with a cache keeps its head.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from distillens_plugin.lens.head_hooks import head_reader, reads_no_logits
 from distillens_plugin.lens.probe import plain_model, unwrap
 from distillens_plugin.lens.readout import Lens
+from distillens_plugin.lens.recorder import has_cache
 from eval_harness.errors import DistillensError
 
 
@@ -29,6 +30,11 @@ class HeadSwitch:
         self._head: nn.Module | None = None
         self._head_handle: RemovableHandle | None = None
         self._handles: list[RemovableHandle] = []
+        self._generates = False
+
+    def __deepcopy__(self, memo: object) -> "HeadSwitch":
+        # For the hooks of a copied model, which must not switch this one's head.
+        return self
 
     @property
     def is_off(self) -> bool:
@@ -50,8 +56,11 @@ class HeadSwitch:
                 "the logits; remove the hook, or leave headless out"
             )
         self._hook_head()
-        body = plain.get_submodule(self._lens.anatomy.body)
-        self._handles = [body.register_forward_hook(self._follow_head)]
+        self._body = plain.get_submodule(self._lens.anatomy.body)
+        self._handles = [
+            self._body.register_forward_pre_hook(self._see_cache, with_kwargs=True),
+            self._body.register_forward_hook(self._follow_head),
+        ]
         for model in {id(m): m for m in (unwrap(self._model), plain)}.values():
             self._handles.append(model.register_forward_pre_hook(_refuse_labels, with_kwargs=True))
 
@@ -66,18 +75,25 @@ class HeadSwitch:
         if self._head_handle is not None:
             self._head_handle.remove()
         self._head = self._lens.part(self._lens.anatomy.head)
-        self._head_handle = self._head.register_forward_pre_hook(_no_rows)
+        self._head_handle = self._head.register_forward_pre_hook(self._no_rows)
+
+    @reads_no_logits
+    def _no_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._generates or module is not self._head:
+            return args
+        hidden, *rest = args
+        return hidden[..., :0, :], *rest
+
+    def _see_cache(self, module: nn.Module, args: object, kwargs: Mapping[str, Any]) -> None:
+        if module is self._body:
+            self._generates = has_cache(kwargs)
 
     def _follow_head(self, module: nn.Module, args: object, output: object) -> None:
+        if module is not self._body:
+            return
         # peft may have put its own module in the head's place since.
         if self._lens.part(self._lens.anatomy.head) is not self._head:
             self._hook_head()
-
-
-@reads_no_logits
-def _no_rows(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    hidden, *rest = args
-    return hidden[..., :0, :], *rest
 
 
 def _refuse_labels(module: nn.Module, args: object, kwargs: Mapping[str, Any]) -> None:

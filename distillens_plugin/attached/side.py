@@ -1,6 +1,6 @@
 """One of the two models of an attached lens: its hooks, and what its last forward pass left."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -31,7 +31,13 @@ class Side:
     def __init__(
         self, role: Literal["student", "teacher"], model: nn.Module, *, asks_router: bool = False
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise DistillensError(
+                f"AttachedLens: the {role} is of type {type(model).__name__}, expected a model; "
+                "load it with AutoModelForCausalLM.from_pretrained"
+            )
         self.role, self.model = role, model
+        _refuse_virtual_tokens(role, model)
         self.plain = plain_model(model)
         self.lens = lens_of(model)
         self.head = HeadSwitch(model, self.lens)
@@ -48,11 +54,11 @@ class Side:
             body = self.plain.get_submodule(self.lens.anatomy.body)
             self._handles.append(body.register_forward_pre_hook(self._keep_in_eval_mode))
         if self._asks_router:
-            config: Any = self.plain.config
-            self._asked_before = config.output_router_logits
-            config.output_router_logits = True
+            # The config stays as it is: it is saved with the model.
             for model in {id(m): m for m in (unwrap(self.model), self.plain)}.values():
-                self._handles.append(model.register_forward_hook(self._keep_router_loss))
+                ask = model.register_forward_pre_hook(_ask_router, with_kwargs=True)
+                keep = model.register_forward_hook(self._keep_router_loss)
+                self._handles += [ask, keep]
         if _is_compiled(self.model):
             torch.compiler.reset()
 
@@ -75,6 +81,12 @@ class Side:
                 "its layers off the graph; set gradient_checkpointing_kwargs={'use_reentrant': "
                 "False}"
             )
+        learns = any(p.requires_grad for p in self.model.parameters())
+        if self.role == "student" and torch.is_grad_enabled() and learns and not record.with_graph:
+            raise DistillensError(
+                "AttachedLens.loss: the student ran without gradients (torch.no_grad), so that its "
+                "layers would learn nothing; run it with them, or call loss under torch.no_grad too"
+            )
         return record
 
     def take(self) -> IoDict:
@@ -94,9 +106,10 @@ class Side:
             self._recorder.remove()
         for handle in self._handles:
             handle.remove()
-        if self._asks_router and self._handles:
-            self.plain.config.output_router_logits = self._asked_before  # type: ignore[union-attr]
         self._handles, self._router_loss = [], None
+
+    def __deepcopy__(self, memo: object) -> "Side":
+        return self  # for the hooks of a copied model
 
     def _keep_in_eval_mode(self, module: nn.Module, args: object) -> None:
         # Trainers put all that they know into train mode, and then a teacher drops out.
@@ -105,7 +118,24 @@ class Side:
 
     @reads_no_logits
     def _keep_router_loss(self, module: nn.Module, args: object, output: Any) -> None:
-        self._router_loss = getattr(output, "aux_loss", None)
+        if module in (unwrap(self.model), self.plain):
+            self._router_loss = getattr(output, "aux_loss", None)
+
+
+def _ask_router(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "output_router_logits": True}
+
+
+def _refuse_virtual_tokens(role: str, model: nn.Module) -> None:
+    adapters: Mapping[str, Any] = getattr(unwrap(model), "peft_config", None) or {}
+    for adapter in adapters.values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise DistillensError(
+                f"AttachedLens: the {role} has {type(adapter).__name__} of peft, whose virtual "
+                "tokens have no place in labels; use LoRA or another adapter of weights"
+            )
 
 
 def _is_compiled(model: nn.Module) -> bool:

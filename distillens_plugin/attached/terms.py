@@ -6,7 +6,7 @@ from typing import Any
 from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
 from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.router import RouterLoss
-from distillens_plugin.losses.term import Term, WeightedTerm
+from distillens_plugin.losses.term import LayerSpec, Term, WeightedTerm
 from distillens_plugin.recipe.schema.base import KeyPath, checked
 from distillens_plugin.recipe.schema.terms import LensKwargs, LogitsKwargs
 from eval_harness.errors import DistillensError
@@ -14,14 +14,27 @@ from eval_harness.errors import DistillensError
 # A divergence's name, or LogitsKD's parameters.
 KD = str | Mapping[str, Any]
 
+# Of the lens's parameters; those not named are None.
+_DEFAULTS = {"norm": "identity", "divergence": "jsd", "temperature": 1.0}
 
-def lens_term(**parameters: Any) -> DistillLensLoss:
-    """`DistillLensLoss`, its parameters checked as those of a recipe are; None is not given.
+
+def lens_term(layers: LayerSpec | None, parameters: Mapping[str, Any]) -> DistillLensLoss | None:
+    """`DistillLensLoss`, its parameters checked as those of a recipe are; without layers None.
 
     Raises:
-        DistillensError: the first one that is out of its range or of another type.
+        DistillensError: the first one that is out of its range or of another type, or that is given
+            without layers, so that nothing would read it.
     """
+    if layers is None:
+        for key, value in parameters.items():
+            if value is not False and value != _DEFAULTS.get(key):
+                raise DistillensError(
+                    f"AttachedLens: {key} = {value!r} is for the lens, but layers is None; give "
+                    "layers, or leave it out (kd takes its own, as a mapping)"
+                )
+        return None
     given = {key: _plain(value) for key, value in parameters.items() if value is not None}
+    given["layers"] = _plain(layers)
     checked(LensKwargs, given, _at("AttachedLens"))
     return DistillLensLoss(**given)
 
@@ -48,7 +61,7 @@ def weighted_terms(
         known["kd"] = (_logits_kd(kd), _weight("kd_weight", kd_weight))
     known["cross_entropy"] = (CrossEntropy(), _weight("cross_entropy", cross_entropy))
     known["router_loss"] = (RouterLoss(), _weight("router_loss", router_loss))
-    for name, (term, weight) in more.items():
+    for name, (term, weight) in _given_terms(more).items():
         if known.get(name, (None, 0.0))[1]:
             raise DistillensError(f"AttachedLens: terms: {name!r} is already a term; rename it")
         known[name] = (term, _weight(f"terms[{name!r}]", weight))
@@ -60,9 +73,55 @@ def weighted_terms(
     return terms
 
 
+def check_arguments(options: Mapping[str, Any]) -> None:
+    """Checks what needs no model of `AttachedLens`'s keyword arguments, before one is loaded.
+
+    Raises:
+        DistillensError: as `lens_term`, `checked_chunk_rows`, and for the parameters of `kd`.
+    """
+    not_of_lens = ("layers", "chunk_rows", "kd", "lens_weight", "kd_weight")
+    not_of_lens += ("cross_entropy", "router_loss")
+    of_lens = {key: value for key, value in options.items() if key not in not_of_lens}
+    lens_term(options["layers"], of_lens)
+    checked_chunk_rows(options["chunk_rows"])
+    if options["kd"] is not None:
+        _logits_kd(options["kd"])
+
+
+def checked_chunk_rows(value: int | None) -> int | None:
+    """The number of rows; refused here, before a model runs."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not is_count:
+        raise DistillensError(
+            f"AttachedLens: chunk_rows = {value!r}, expected a whole number >= 1, or None"
+        )
+    return value
+
+
+def _given_terms(more: object) -> Mapping[str, tuple[Term, float]]:
+    if not isinstance(more, Mapping):
+        raise DistillensError(
+            f"AttachedLens: terms is of type {type(more).__name__}, expected a mapping of names to "
+            "(term, weight)"
+        )
+    for name, entry in more.items():
+        is_pair = isinstance(entry, tuple | list) and len(entry) == 2
+        if not is_pair or not isinstance(entry[0], Term):
+            raise DistillensError(
+                f"AttachedLens: terms[{name!r}] = {entry!r}, expected a loss term of "
+                "distillens_plugin and its weight, as (term, weight)"
+            )
+    return more
+
+
 def _logits_kd(kd: KD) -> LogitsKD:
-    given = kd if isinstance(kd, str) else {key: _plain(value) for key, value in kd.items()}
-    given = {"divergence": given} if isinstance(given, str) else given
+    if not isinstance(kd, str | Mapping):
+        raise DistillensError(
+            f"AttachedLens: kd = {kd!r}, expected a divergence such as 'fkl', or a mapping of "
+            "LogitsKD's parameters"
+        )
+    mapping = {"divergence": kd} if isinstance(kd, str) else kd
+    given = {key: _plain(value) for key, value in mapping.items()}
     checked(LogitsKwargs, given, _at("AttachedLens: kd"))
     return LogitsKD(**given)
 

@@ -11,7 +11,7 @@ import inspect
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from distillens_plugin.lens.layers import Layer, layer_to_hook
 from distillens_plugin.lens.probe import hidden_states_of, plain_model, unwrap
 from distillens_plugin.lens.readout import Anatomy
+from eval_harness.errors import DistillensError
 
 # What a body calls its key-value cache or recurrent state. Only generation passes one.
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
@@ -36,6 +37,7 @@ class Record:
         layers: the hooked layers' residual streams by module path, then `input` or `output`.
         hidden_by_checkpointing: a hooked layer ran without a graph although the body had one, as
             reentrant gradient checkpointing does.
+        with_graph: gradients were enabled.
     """
 
     last_hidden: Tensor
@@ -43,6 +45,7 @@ class Record:
     input_ids: Tensor | None
     layers: dict[str, dict[str, Tensor]]
     hidden_by_checkpointing: bool
+    with_graph: bool
 
 
 @dataclass
@@ -81,6 +84,16 @@ class Recorder:
         for kind, path in dict.fromkeys(layer_to_hook(x, anatomy.blocks) for x in layers):
             self._handles.append(self._hook_layer(unwrap(model).get_submodule(path), kind, path))
 
+    def __deepcopy__(self, memo: object) -> "Recorder":
+        # For the hooks of a copied model: copying activations that have a graph would fail.
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise DistillensError(
+            "the model has hooks of AttachedLens, which cannot be pickled; call remove() of the "
+            "lens before, or save the model's weights (save_pretrained, state_dict)"
+        )
+
     def take(self) -> Record | None:
         """The last forward pass's record, which is then forgotten: it keeps activations alive."""
         record, self.record = self.record, None
@@ -96,7 +109,7 @@ class Recorder:
         if module is not self._body():
             return
         self._running = None
-        if any(kwargs.get(name) is not None for name in _CACHES):
+        if has_cache(kwargs):
             return
         self.record = None
         ids = kwargs.get("input_ids")
@@ -119,6 +132,7 @@ class Recorder:
             running.input_ids,
             running.layers,
             running.hidden_by_checkpointing,
+            running.with_graph,
         )
 
     def _hook_layer(self, layer: nn.Module, kind: str, path: str) -> RemovableHandle:
@@ -138,6 +152,11 @@ class Recorder:
             lambda module, args, kwargs: keep(module, args or kwargs.get("hidden_states")),
             with_kwargs=True,
         )
+
+
+def has_cache(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a body was called with a key-value cache or recurrent state, as generation does."""
+    return any(kwargs.get(name) is not None for name in _CACHES)
 
 
 def _position_of_ids(body: nn.Module) -> int | None:

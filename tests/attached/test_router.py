@@ -64,8 +64,9 @@ def test_attached(model_type):
     torch.testing.assert_close(found.detach(), loss, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(lens.values["router_loss"], router_loss)
     assert_close(gradients(model), expected, 1e-5)
+    assert not model.config.output_router_logits  # it is saved with the model
     lens.remove()
-    assert not model.config.output_router_logits
+    assert not model(input_ids=ids).router_logits
 
 
 @pytest.mark.parametrize("model_type", EXPERTS)
