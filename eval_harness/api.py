@@ -46,6 +46,10 @@ def evaluate(
     batch_size: int | None = None,
     device: str | None = None,
     limit: float | None = None,
+    samples: Mapping[str, Sequence[int]] | None = None,
+    system_instruction: str | None = None,
+    num_fewshot: int | None = None,
+    fewshot_as_multiturn: bool | None = None,
     log_samples: bool = True,
     predict_only: bool = False,
     loglikelihood: bool = False,
@@ -78,6 +82,10 @@ def evaluate(
         batch_size: rows in flight; None lets the backend choose.
         device: a torch device, for "hf".
         limit: how many rows of each benchmark to run, or their share if below 1; None: all.
+        samples: task -> indices of its rows, from 0, instead of `limit`.
+        system_instruction: a system message before each question; with the template "chat" only.
+        num_fewshot: solved examples before each question, of the benchmark's `fewshot` rows.
+        fewshot_as_multiturn: whether they are turns of the conversation; None: with "chat".
         log_samples: write a row for each sample, which `compare` reads.
         predict_only: generate, do not score.
         loglikelihood: also compute the references' negative log-likelihood and perplexity.
@@ -96,7 +104,12 @@ def evaluate(
             "and 1"
         )
     check_names(backend=backend, protocol=protocol)
-    check_texts(template=template, truncation=truncation, device=device)
+    check_texts(
+        template=template,
+        truncation=truncation,
+        device=device,
+        system_instruction=system_instruction,
+    )
     check_switches(
         log_samples=log_samples,
         predict_only=predict_only,
@@ -123,6 +136,10 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         limit=limit,
+        samples=samples,
+        system_instruction=system_instruction,
+        num_fewshot=num_fewshot,
+        fewshot_as_multiturn=fewshot_as_multiturn,
         log_samples=log_samples,
         predict_only=predict_only,
         loglikelihood=loglikelihood,

@@ -30,4 +30,5 @@ def _parse(argv: Sequence[str] | None) -> Invocation:
         description="Generate and score instruction-following benchmarks.",
         package="eval_harness.commands",
         names=COMMANDS,
+        implied="run",
     )

@@ -2,7 +2,7 @@
 
 from eval_harness.benchmarks.definition import Benchmark, load_benchmark
 from eval_harness.benchmarks.registry import find_benchmarks, select_benchmarks
-from eval_harness.benchmarks.rows import Row, data_digest, load_rows
+from eval_harness.benchmarks.rows import Row, data_digest, load_fewshot, load_rows
 
 __all__ = [
     "Benchmark",
@@ -10,6 +10,7 @@ __all__ = [
     "data_digest",
     "find_benchmarks",
     "load_benchmark",
+    "load_fewshot",
     "load_rows",
     "select_benchmarks",
 ]

@@ -52,6 +52,7 @@ class Benchmark:
         fields: our names of the row's fields -> the file's.
         newline: the rows' mark for a newline, in prompts and references; models trained on such
             rows write it too. None: no such mark.
+        fewshot: solved examples for --num_fewshot, as the file has them.
     """
 
     task: str
@@ -64,6 +65,7 @@ class Benchmark:
     metrics: tuple[str, ...] = DEFAULT_METRICS
     fields: dict[str, str] = field(default_factory=dict)
     newline: str | None = None
+    fewshot: tuple[dict[str, Any], ...] = ()
 
     def location(self) -> str:
         """Where the rows come from, for people."""
@@ -94,6 +96,7 @@ _KEYS = (
     "metrics",
     "fields",
     "newline",
+    "fewshot",
 )
 
 
@@ -135,6 +138,7 @@ def load_benchmark(source: Path) -> Benchmark:
         metrics=_metrics(source, content),
         fields=_fields(source, content),
         newline=_newline(source, content),
+        fewshot=_fewshot(source, content),
     )
     if benchmark.hub is None and benchmark.path is None:
         raise DistillensError(f"{source}: found neither path nor hub; give one, for the rows")
@@ -157,6 +161,17 @@ def _newline(source: Path, content: dict[str, Any]) -> str | None:
     if mark is not None and not mark.strip():
         raise DistillensError(f"{source}: newline = {mark!r}, expected a mark such as '<n>'")
     return mark
+
+
+def _fewshot(source: Path, content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    rows = _typed(source, content, "fewshot", list, [])
+    for place, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DistillensError(
+                f"{source}: fewshot[{place}] is {type(row).__name__}, expected a row such as "
+                "{instruction: ..., output: ...}"
+            )
+    return tuple(rows)
 
 
 def _hub(source: Path, content: dict[str, Any]) -> HubFile | None:

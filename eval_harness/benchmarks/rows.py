@@ -64,6 +64,18 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
     return rows
 
 
+def load_fewshot(benchmark: Benchmark) -> list[Row]:
+    """The benchmark's solved examples; the first reference of each is its answer.
+
+    Raises:
+        DistillensError: one of them is malformed.
+    """
+    return [
+        _row(benchmark, doc, place, f"{benchmark.source}: fewshot[{place}]")
+        for place, doc in enumerate(benchmark.fewshot)
+    ]
+
+
 def data_digest(rows: list[Row]) -> str:
     """Sixteen hexadecimal digits over everything that prompts and scores depend on."""
     return digest([_content(row) for row in rows])

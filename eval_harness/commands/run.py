@@ -2,17 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval_harness.backends.table import BACKENDS
-from eval_harness.protocols.protocol import PROTOCOLS, TRUNCATIONS
+from eval_harness.commands.flags.run_flags import add_run_flags
 from eval_harness.scoring.rouge_words import without_words_note
-from eval_harness.shared.program.flag_numbers import batch_size, count, limit, seeds
-from eval_harness.shared.text.template_table import TEMPLATES
 
 if TYPE_CHECKING:
-    from eval_harness.generation.task import Settings
     from eval_harness.results.schema import Results
 
 
@@ -24,130 +19,32 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Generates answers with vLLM (or transformers), scores them, and writes "
         "results and samples in lm-eval's layout. Repeat the command to resume an interrupted run.",
     )
-    parser.add_argument(
-        "--model",
-        "-m",
-        default=next(iter(BACKENDS)),
-        help="the backend: "
-        + " or ".join(f"{name} ({entry.summary})" for name, entry in BACKENDS.items())
-        + "; default: %(default)s",
-    )
-    parser.add_argument(
-        "--model_args",
-        "-a",
-        default="",
-        metavar="K=V,...",
-        help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
-        "add_bos_token; with vllm any engine argument (tensor_parallel_size, ...); some need "
-        "--trust_remote_code",
-    )
-    parser.add_argument(
-        "--tasks", "-t", required=True, metavar="NAME,...", help="see eval-harness ls"
-    )
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="TASK=PATH",
-        help="local rows of a task: a JSONL file, or a folder with valid.jsonl (may be repeated)",
-    )
-    parser.add_argument(
-        "--include_path", metavar="DIR", help="folder of your own benchmark YAML files"
-    )
-    parser.add_argument(
-        "--output_path", "-o", required=True, metavar="DIR", help="folder for the results"
-    )
-    parser.add_argument(
-        "--protocol",
-        default="default",
-        help=f"{', '.join(PROTOCOLS)}; see eval-harness ls",
-    )
-    parser.add_argument("--gen_kwargs", default="", metavar="K=V,...", help="temperature=0.7,...")
-    parser.add_argument(
-        "--seed", metavar="N,...", help="one answer per seed; default: the protocol's"
-    )
-    parser.add_argument("--batch_size", "-b", default="auto", help="rows in flight, or auto")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (hf only)")
-    parser.add_argument(
-        "--limit", "-L", metavar="N", help="first N rows, or their share if below 1"
-    )
-    parser.add_argument("--template", help=f"{', '.join(TEMPLATES)}, or a format string")
-    parser.add_argument(
-        "--apply_chat_template", action="store_true", help="same as --template chat"
-    )
-    parser.add_argument(
-        "--truncation",
-        metavar="RULE",
-        help=f"{' or '.join(TRUNCATIONS)}; default: the protocol's",
-    )
-    parser.add_argument("--max_prompt_tokens", type=count, metavar="N", help="default: 256")
-    parser.add_argument(
-        "--log_samples",
-        "-s",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="write one row per sample, as compare and report need (default)",
-    )
-    parser.add_argument("--predict_only", "-x", action="store_true", help="generate, do not score")
-    parser.add_argument(
-        "--loglikelihood",
-        action="store_true",
-        help="also compute the references' NLL and perplexity",
-    )
-    parser.add_argument(
-        "--trust_remote_code",
-        action="store_true",
-        help="run code that comes with the model, and accept engine arguments that can run code "
-        "(docs/security.md)",
-    )
+    add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the evaluation and prints a table. Returns 0."""
+    from eval_harness.commands.flags.run_settings import all_flags, settings_of
     from eval_harness.generation.evaluate import run_evaluation
+    from eval_harness.shared.files.atomic import encode_json
 
-    results, path = run_evaluation(_settings(args))
+    flags = all_flags(args)
+    settings = settings_of(flags)
+    if flags.check_integrity:
+        from eval_harness.benchmarks.summary import summary
+
+        for benchmark in settings.benchmarks:
+            print(f"eval-harness: {summary(benchmark)}", file=sys.stderr)
+    results, path = run_evaluation(settings)
     sys.stdout.write(_table(results))
     for line in _notes(results):
         print(line)
         print(f"eval-harness: {line}", file=sys.stderr)
+    if flags.show_config:
+        configs = {name: task.config for name, task in results.tasks.items()}
+        sys.stdout.write(encode_json(configs, where="configs"))
     print(f"written to {path}", file=sys.stderr)
     return 0
-
-
-def _settings(args: argparse.Namespace) -> "Settings":
-    from eval_harness.errors import DistillensError
-    from eval_harness.generation.request import make_settings
-    from eval_harness.shared.program.key_values import parse_key_values
-
-    if args.apply_chat_template and args.template not in (None, "chat"):
-        raise DistillensError("--apply_chat_template and --template: give only one of them")
-    return make_settings(
-        backend=args.model,
-        model_args=parse_key_values(args.model_args, flag="--model_args"),
-        tasks=args.tasks,
-        output_path=Path(args.output_path),
-        data=args.data,
-        include_path=args.include_path,
-        protocol=args.protocol,
-        gen_kwargs=parse_key_values(args.gen_kwargs, flag="--gen_kwargs"),
-        seeds=seeds(args.seed),
-        template="chat" if args.apply_chat_template else args.template,
-        truncation=args.truncation,
-        max_prompt_tokens=args.max_prompt_tokens,
-        batch_size=batch_size(args.batch_size),
-        device=args.device,
-        limit=limit(args.limit),
-        log_samples=args.log_samples,
-        predict_only=args.predict_only,
-        loglikelihood=args.loglikelihood,
-        trust_remote_code=args.trust_remote_code,
-        config={
-            "model_args": args.model_args,
-            "batch_size": args.batch_size,
-            "limit": args.limit,
-        },
-    )
 
 
 def _table(results: "Results") -> str:

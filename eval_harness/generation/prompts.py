@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from eval_harness.benchmarks.rows import Row
 from eval_harness.errors import DistillensError
+from eval_harness.generation.context import BETWEEN_EXAMPLES, Context
 from eval_harness.generation.conversation_prompts import cut_question, question_parts
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.shared.text.special_text import Part
@@ -74,9 +75,16 @@ def fit_to_model(protocol: Protocol, max_length: int | None) -> Protocol:
 
 
 def prepare_prompts(
-    rows: Sequence[Row], protocol: Protocol, tokenizer: "PreTrainedTokenizerBase"
+    rows: Sequence[Row],
+    protocol: Protocol,
+    tokenizer: "PreTrainedTokenizerBase",
+    context: Context | None = None,
 ) -> Prompts:
     """Prompts of 1 to `protocol.max_prompt_tokens` tokens, tokenised as in training.
+
+    Args:
+        context: what stands before each row's question; examples that do not fit are left out from
+            the first.
 
     Raises:
         DistillensError: the template alone is too long or does not work with the tokenizer or a
@@ -86,7 +94,8 @@ def prepare_prompts(
     encoder = TextEncoder(
         tokenizer, template=protocol.template, add_bos_token=protocol.add_bos_token
     )
-    prompts = [_parts(row, encoder) for row in rows]
+    context = context or Context()
+    prompts = [_parts_after(context, row, encoder) for row in rows]
     token_ids: list[tuple[int, ...]] = []
     outcomes: list[Outcome] = []
     num_cut = num_empty = 0
@@ -96,7 +105,7 @@ def prepare_prompts(
         ids: Sequence[int] = encoded.ids
         if len(ids) > protocol.max_prompt_tokens:
             num_cut += 1
-            ids = _cut(row, ids, protocol, encoder)
+            ids = _cut_after(context, row, ids, protocol, encoder)
         if not ids:
             num_empty += 1
             ids = [_first_token(row, tokenizer)]
@@ -110,6 +119,37 @@ def prepare_prompts(
     )
     texts = ["".join(part.text for part in parts) for parts in prompts]
     return Prompts(token_ids, texts, counts, encoder)
+
+
+def _parts_after(
+    context: Context, row: Row, encoder: TextEncoder, *, num_dropped: int = 0
+) -> list[Part]:
+    """The row's prompt behind its context."""
+    if not context:
+        return _parts(row, encoder)
+    if encoder.template == "chat":
+        return _parts(context.conversation(row, num_dropped=num_dropped), encoder)
+    parts: list[Part] = []
+    for example in context.examples[num_dropped:]:
+        answer = Part(example.references[0], from_row=True)
+        parts += [*_parts(example, encoder), answer, Part(BETWEEN_EXAMPLES, from_row=False)]
+    return [*parts, *_parts(row, encoder)]
+
+
+def _cut_after(
+    context: Context, row: Row, ids: Sequence[int], protocol: Protocol, encoder: TextEncoder
+) -> Sequence[int]:
+    """The prompt with as many examples as fit; without any, the row is cut as it is alone."""
+    num_examples = len(context.examples)
+    if protocol.truncation == "template":
+        for num_dropped in range(1, num_examples + 1):
+            parts = _parts_after(context, row, encoder, num_dropped=num_dropped)
+            fewer = encoder.prompt(parts).ids
+            if len(fewer) <= protocol.max_prompt_tokens:
+                return fewer
+    if context and encoder.template == "chat":
+        row = context.conversation(row, num_dropped=num_examples)
+    return _cut(row, ids, protocol, encoder)
 
 
 def _parts(row: Row, encoder: TextEncoder) -> list[Part]:

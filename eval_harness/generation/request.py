@@ -6,8 +6,10 @@ from typing import Any
 
 from eval_harness.benchmarks import find_benchmarks, select_benchmarks
 from eval_harness.errors import DistillensError
+from eval_harness.generation.request_checks import check_context, check_samples
 from eval_harness.generation.task import Settings
 from eval_harness.protocols.protocol import make_protocol
+from eval_harness.shared.program.key_values import check_names_are_texts
 from eval_harness.shared.text.template_table import check_template
 
 
@@ -28,6 +30,11 @@ def make_settings(
     batch_size: int | None = None,
     device: str | None = None,
     limit: float | None = None,
+    samples: Mapping[str, Sequence[int]] | None = None,
+    system_instruction: str | None = None,
+    num_fewshot: int | None = None,
+    fewshot_as_multiturn: bool | None = None,
+    write_out: bool = False,
     log_samples: bool = True,
     predict_only: bool = False,
     loglikelihood: bool = False,
@@ -43,6 +50,7 @@ def make_settings(
         include_path: see `find_benchmarks`.
         protocol: a name of `PROTOCOLS`; `gen_kwargs`, `seeds`, `template`, `truncation` and
             `max_prompt_tokens` change it, None leaves its own.
+        system_instruction, num_fewshot: as `Protocol`'s; None: none.
         config: goes into the results file, beside protocol and seeds.
         The others: see `Settings`.
     Raises:
@@ -54,6 +62,7 @@ def make_settings(
         raise DistillensError(
             "--predict_only with --no-log_samples would keep nothing; drop one of them"
         )
+    check_names_are_texts(model_args, flag="--model_args")
     changed = make_protocol(
         protocol,
         gen_kwargs=dict(gen_kwargs or {}),
@@ -61,7 +70,12 @@ def make_settings(
         template=template,
         truncation=truncation,
         max_prompt_tokens=max_prompt_tokens,
+        system_instruction=system_instruction,
+        num_fewshot=num_fewshot,
     )
+    benchmarks = select_benchmarks(tasks, find_benchmarks(include_path), data)
+    check_context(benchmarks, changed, template, fewshot_as_multiturn)
+    check_samples(samples, benchmarks, limit)
     given = dict(model_args)
     for key, value in (("batch_size", batch_size), ("device", device)):
         if value is not None:
@@ -69,11 +83,14 @@ def make_settings(
     return Settings(
         model=backend,
         model_args=given,
-        benchmarks=select_benchmarks(tasks, find_benchmarks(include_path), data),
+        benchmarks=benchmarks,
         protocol=changed,
         output_path=output_path,
         template=template,
         limit=limit,
+        samples=samples,
+        fewshot_as_multiturn=fewshot_as_multiturn,
+        write_out=write_out,
         log_samples=log_samples,
         predict_only=predict_only,
         loglikelihood=loglikelihood,
@@ -81,6 +98,8 @@ def make_settings(
         config={
             "model": backend,
             **(config or {}),
+            "model_args": dict(model_args),
+            "limit": limit,
             "device": device,
             "protocol": protocol,
             "gen_kwargs": dict(gen_kwargs or {}),

@@ -2,19 +2,20 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval_harness.benchmarks import Benchmark, Row, data_digest, load_rows
+from eval_harness.benchmarks import Benchmark, Row, data_digest, load_fewshot, load_rows
 from eval_harness.errors import DistillensError
+from eval_harness.generation.context import Context
 from eval_harness.generation.engine import Engine
 from eval_harness.generation.loglikelihood import LikelihoodTask
 from eval_harness.generation.prompts import Prompts, fit_to_model, prepare_prompts
 from eval_harness.generation.store import AnswerStore
-from eval_harness.protocols.protocol import Protocol
+from eval_harness.protocols.protocol import CONTEXT_SETTINGS, Protocol
 from eval_harness.results.file_models import AnswerRow, LikelihoodRow
 from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFiles
@@ -34,6 +35,9 @@ class Settings:
         template: the user's choice, which overrides a benchmark's; None: the benchmark's, else the
             protocol's.
         limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
+        samples: task -> indices of its rows, from 0; tasks that are not in it have all rows.
+        fewshot_as_multiturn: None: where the template is `chat`.
+        write_out: print the first prompt of each task.
         log_samples: write samples files, which compare and report read.
         predict_only: do not score.
         loglikelihood: add the log-likelihood of the references.
@@ -48,6 +52,9 @@ class Settings:
     output_path: Path
     template: str | None = None
     limit: float | None = None
+    samples: Mapping[str, Sequence[int]] | None = None
+    fewshot_as_multiturn: bool | None = None
+    write_out: bool = False
     log_samples: bool = True
     predict_only: bool = False
     loglikelihood: bool = False
@@ -91,9 +98,25 @@ def newlines_read(settings: Settings) -> list[Benchmark]:
     ]
 
 
-def limited_rows(benchmark: Benchmark, limit: float | None) -> tuple[int, list[Row]]:
-    """(number of rows in the benchmark, the rows to run)."""
+def limited_rows(
+    benchmark: Benchmark, limit: float | None, indices: Sequence[int] | None = None
+) -> tuple[int, list[Row]]:
+    """(number of rows in the benchmark, the rows to run).
+
+    Args:
+        limit: see `Settings`.
+        indices: of the rows, from 0; None: those of `limit`.
+    Raises:
+        DistillensError: the rows cannot be read, or there is no row of an index.
+    """
     rows = load_rows(benchmark)
+    if indices is not None:
+        if max(indices) >= len(rows):
+            raise DistillensError(
+                f"--samples {benchmark.task}: there is no row {max(indices)}, expected 0 to "
+                f"{len(rows) - 1}"
+            )
+        return len(rows), [rows[index] for index in sorted(indices)]
     if limit is None:
         return len(rows), rows
     kept = int(limit) if limit >= 1 else max(1, int(limit * len(rows)))
@@ -118,6 +141,10 @@ def prepare_task(
     protocol = dataclasses.replace(
         protocol, template=template, newline=benchmark.newline, add_bos_token=add_bos_token
     )
+    examples = load_fewshot(benchmark)[: protocol.num_fewshot]
+    as_turns = template == "chat" and settings.fewshot_as_multiturn is not False
+    context = Context(protocol.system_instruction, tuple(examples), as_turns)
+    protocol = dataclasses.replace(protocol, fewshot_as_multiturn=bool(examples) and as_turns)
     protocol = fit_to_model(protocol, facts.max_length)
     if protocol.max_new_tokens < settings.protocol.max_new_tokens:
         say(
@@ -125,7 +152,7 @@ def prepare_task(
             f"{protocol.max_prompt_tokens} and answers of at most {protocol.max_new_tokens} tokens"
         )
     try:
-        prompts = prepare_prompts(rows, protocol, facts.tokenizer)
+        prompts = prepare_prompts(rows, protocol, facts.tokenizer, context)
     except DistillensError as error:
         raise DistillensError(f"{benchmark.task}: {error}") from error
     counts = prompts.counts
@@ -149,7 +176,7 @@ def prepare_task(
         protocol,
         num_original,
         rows,
-        data_digest(rows),
+        data_digest([*rows, *examples]),
         prompts,
         stop_token_ids=tuple(end for end in ends if end not in facts.stop_token_ids),
     )
@@ -163,6 +190,8 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
     depends_on_prompt = ("template", "add_bos_token", "truncation", "max_prompt_tokens")
     for name in ("seeds", *depends_on_prompt, "until", "newline"):
         del protocol[name]
+    for name in CONTEXT_SETTINGS:
+        protocol.pop(name, None)
     depends_on: dict[str, Any] = {
         "task": task.benchmark.task,
         "sampling": protocol,
@@ -200,3 +229,12 @@ def close_stores(task: Task) -> None:
 def say(message: str) -> None:
     """A line on standard error; standard output is for results."""
     print(f"eval-harness: {message}", file=sys.stderr, flush=True)
+
+
+def write_out(task: Task) -> None:
+    """The first prompt of a task and its first reference, on standard error."""
+    row = task.rows[0]
+    say(
+        f"{task.benchmark.task}: the prompt of row {row.row_id!r}:\n{task.prompts.texts[0]}\n"
+        f"eval-harness: {task.benchmark.task}: its reference:\n{row.references[0]}"
+    )

@@ -14,6 +14,8 @@ from eval_harness.shared.text.template_table import template_identity
 
 # The largest number that every backend accepts.
 _MOST = 2**31 - 1
+# What stands before a question.
+CONTEXT_SETTINGS = ("system_instruction", "num_fewshot", "fewshot_as_multiturn")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Protocol:
         until: an answer ends before the first of these texts; None: before another prompt of the
             template (see `prompt_starts`).
         newline: the mark for a newline in rows and answers; None: the benchmark's, if it has one.
+        system_instruction: a system message before each question, in `chat`; None: none.
+        num_fewshot: solved examples before each question.
+        fewshot_as_multiturn: the examples are turns of the conversation.
         dtype: of the weights if --model_args has none; None: the checkpoint's own.
     """
 
@@ -51,6 +56,9 @@ class Protocol:
     seeds: tuple[int, ...] = (10, 20, 30, 40, 50)
     until: tuple[str, ...] | None = None
     newline: str | None = None
+    system_instruction: str | None = None
+    num_fewshot: int = 0
+    fewshot_as_multiturn: bool = False
     dtype: str | None = None
 
     @property
@@ -70,6 +78,10 @@ class Protocol:
         settings["seeds"] = list(self.seeds)
         settings["until"] = list(self.stops)
         settings["template"] = template_identity(self.template)
+        # Only where they are set, so that other runs keep the fingerprints of earlier versions.
+        for name in CONTEXT_SETTINGS:
+            if settings[name] == getattr(type(self), name):
+                del settings[name]
         return settings
 
 
@@ -132,6 +144,7 @@ def _check(protocol: Protocol) -> None:
         ("max_new_tokens", 1),
         ("top_k", 0),
         ("no_repeat_ngram_size", 0),
+        ("num_fewshot", 0),
     ]:
         value = getattr(protocol, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

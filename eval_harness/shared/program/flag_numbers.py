@@ -18,12 +18,25 @@ def count(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: it is anything else.
     """
+    return _at_least(text, 1)
+
+
+def whole(text: str) -> int:
+    """An integer of at least 0, for argparse's `type`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is anything else.
+    """
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
     if not _INTEGER.fullmatch(text.strip()):
         raise argparse.ArgumentTypeError(f"invalid int value: {shortened(text)!r}")
     value = _integer(text)
-    if value is None or not 1 <= value < 2**31:
+    if value is None or not least <= value < 2**31:
         raise argparse.ArgumentTypeError(
-            f"found {shortened(text)}, expected an integer from 1 to {2**31 - 1}"
+            f"found {shortened(text)}, expected an integer from {least} to {2**31 - 1}"
         )
     return value
 

@@ -1,8 +1,9 @@
 """lm-eval's `key=value,key=value` arguments, read and written."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval_harness.errors import DistillensError
@@ -60,6 +61,47 @@ def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
         value, position = _value(text, position, key=key, where=f"{flag} {shortened(key)}")
         parsed[key] = value
     return parsed
+
+
+def read_key_values(given: str | Sequence[str], *, flag: str) -> dict[str, Any]:
+    """The same for a flag with several texts: `k=v,k=v`, `k=v k=v`, or one JSON object.
+
+    Args:
+        given: what follows the flag.
+        flag: named in errors.
+    Raises:
+        DistillensError: as in `parse_key_values`, or a JSON object with a number for a name.
+    """
+    parts = [given] if isinstance(given, str) else list(given)
+    if len(parts) == 1 and parts[0].lstrip().startswith("{"):
+        values, _ = _json(parts[0].strip(), 0, flag)
+        check_names_are_texts(values, flag=flag)
+        return dict(values)
+    found: dict[str, Any] = {}
+    for part in parts:
+        for key, value in parse_key_values(part, flag=flag).items():
+            if key in found:
+                raise DistillensError(f"{flag} {shortened(key)}: given twice; keep one of them")
+            found[key] = value
+    return found
+
+
+def check_names_are_texts(values: Mapping[str, Any], *, flag: str) -> None:
+    """Refuses a number where a file, folder or revision is named: 0010 would become another one.
+
+    Args:
+        values: from JSON, YAML or Python, which have types of their own.
+        flag: named in errors.
+    Raises:
+        DistillensError: the key, what was found, and how to write it.
+    """
+    for key in NAMES & values.keys():
+        value = values[key]
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise DistillensError(
+                f"{flag} {key} = {shortened(repr(value))} is {type(value).__name__}, but it is a "
+                "name; write it in quotes"
+            )
 
 
 def format_key_values(values: Mapping[str, Any]) -> str:

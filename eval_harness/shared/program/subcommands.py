@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
@@ -9,6 +10,8 @@ from eval_harness.shared.program.command import Invocation, OneLineParser
 
 # Both programs come in one.
 _DISTRIBUTION = "distillens"
+# The program's own flags, which no command follows.
+_OWN_FLAGS = ("-h", "--help", "--version", "--debug", "--print-completion")
 
 
 class Subcommand(Protocol):
@@ -42,6 +45,7 @@ def read_command_line(
     description: str,
     package: str,
     names: Sequence[str],
+    implied: str | None = None,
 ) -> Invocation:
     """What a command line asks for.
 
@@ -50,6 +54,7 @@ def read_command_line(
         description: of the whole program, for `--help`.
         package: holds a module for each subcommand.
         names: of these modules, in the order of `--help`.
+        implied: the subcommand of a command line that begins with one of its flags.
     Raises:
         SystemExit: after `--help` and `--version` (0), or where the command line is wrong (2).
     """
@@ -71,6 +76,18 @@ def read_command_line(
                 default=argparse.SUPPRESS,
                 help="show the traceback of an error",
             )
-    arguments = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if implied is not None:
+        given = _with_command(given, implied)
+    arguments = parser.parse_args(given)
     command = f"{program} {arguments.command}"
     return Invocation(lambda: arguments.run(arguments), command, arguments.debug)
+
+
+def _with_command(given: list[str], implied: str) -> list[str]:
+    """The command line with the implied command, unless it begins with another or with `--help`."""
+    place = 1 if given[:1] == ["--debug"] else 0
+    first = given[place] if place < len(given) else ""
+    if not first.startswith("-") or first.split("=")[0] in _OWN_FLAGS:
+        return given
+    return [*given[:place], implied, *given[place:]]

@@ -1,0 +1,1 @@
+"""What `eval-harness run` reads: flags, a file of flags, and lm-eval's flags that do not apply."""

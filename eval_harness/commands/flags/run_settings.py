@@ -1,0 +1,124 @@
+"""From the flags of `eval-harness run`, and those in --config, to the settings of a run."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval_harness.commands.flags.run_flags import DEFAULTS
+from eval_harness.errors import DistillensError
+from eval_harness.shared.files.strict_json import NotJsonError, decode
+from eval_harness.shared.program.flag_numbers import batch_size, limit, seeds
+from eval_harness.shared.program.key_values import read_key_values
+from eval_harness.shared.shortened import shortened
+
+if TYPE_CHECKING:
+    from eval_harness.generation.task import Settings
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def all_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """Every flag: the command line's, else --config's, else the default.
+
+    Raises:
+        DistillensError: the file is wrong, or a flag that is needed is in neither.
+    """
+    from eval_harness.commands.flags.config_file import read_config
+
+    file = getattr(args, "config", None)
+    given = {**DEFAULTS, **({} if file is None else read_config(file)), **vars(args)}
+    missing = [f"--{name}" for name in ("tasks", "output_path") if given[name] is None]
+    if missing:
+        raise DistillensError(
+            f"the following arguments are required: {', '.join(missing)} (--help shows the options)"
+        )
+    return argparse.Namespace(**given)
+
+
+def settings_of(flags: argparse.Namespace) -> "Settings":
+    """The settings of a run.
+
+    Args:
+        flags: from `all_flags`.
+    Raises:
+        DistillensError: a value is wrong, or settings contradict each other.
+    """
+    from eval_harness.generation.request import make_settings
+
+    return make_settings(
+        backend=flags.model,
+        model_args=_merged(flags.model_args, "--model_args"),
+        tasks=",".join(flags.tasks),
+        output_path=Path(flags.output_path),
+        data=flags.data,
+        include_path=flags.include_path,
+        protocol=flags.protocol,
+        gen_kwargs=_merged(flags.gen_kwargs, "--gen_kwargs"),
+        seeds=seeds(flags.seed),
+        template=_template(flags),
+        truncation=flags.truncation,
+        max_prompt_tokens=flags.max_prompt_tokens,
+        batch_size=batch_size(flags.batch_size),
+        device=flags.device,
+        limit=limit(flags.limit),
+        samples=_samples(flags.samples),
+        system_instruction=flags.system_instruction,
+        num_fewshot=flags.num_fewshot,
+        fewshot_as_multiturn=_boolean(flags.fewshot_as_multiturn, "--fewshot_as_multiturn"),
+        write_out=flags.write_out,
+        log_samples=flags.log_samples,
+        predict_only=flags.predict_only,
+        loglikelihood=flags.loglikelihood,
+        trust_remote_code=flags.trust_remote_code,
+        config={"batch_size": flags.batch_size},
+    )
+
+
+def _merged(given: Sequence[Sequence[str]], flag: str) -> dict[str, Any]:
+    """Of a flag that is given several times, the later values count, as in lm-eval."""
+    values: dict[str, Any] = {}
+    for parts in given:
+        values |= read_key_values(parts, flag=flag)
+    return values
+
+
+def _template(flags: argparse.Namespace) -> str | None:
+    chat = flags.apply_chat_template
+    if isinstance(chat, str):
+        raise DistillensError(
+            f"--apply_chat_template {shortened(chat)}: no name of a template is taken, the "
+            "tokenizer's own is used; drop the name"
+        )
+    if chat and flags.template not in (None, "chat"):
+        raise DistillensError("--apply_chat_template and --template: give only one of them")
+    return "chat" if chat else flags.template
+
+
+def _samples(text: str | None) -> Mapping[str, Sequence[int]] | None:
+    """The JSON of --samples, or of the file that it names; checked with the benchmarks."""
+    if text is None:
+        return None
+    where = "--samples"
+    if not text.lstrip().startswith("{"):
+        where = f"--samples {shortened(text)}"
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise DistillensError(
+                f"{where}: cannot be read ({reason}); expected JSON, or a file with JSON"
+            ) from error
+    try:
+        rows: Mapping[str, Sequence[int]] = decode(text)
+    except NotJsonError as error:
+        raise DistillensError(f"{where}: {error.message}") from error
+    return rows
+
+
+def _boolean(text: str | None, flag: str) -> bool | None:
+    if text is None:
+        return None
+    if text.lower() not in _BOOLEANS:
+        raise DistillensError(f"{flag} {shortened(text)}: expected true or false")
+    return _BOOLEANS[text.lower()]
