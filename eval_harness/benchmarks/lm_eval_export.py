@@ -8,6 +8,7 @@ special token, and lets a chat template read the clock.
 """
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ _FUNCTIONS = "distillens_functions"
 _MARK = "# Written by eval-harness export-lm-eval; it may be written over."
 
 _MODULE = '''{mark}
-"""Prompts and scores of the tasks beside this file, by eval_harness's own functions."""
+"""Rows, prompts and scores of the tasks beside this file, by eval_harness's own functions."""
+
+from pathlib import Path
 
 from eval_harness.scoring.score import score_rows
 from eval_harness.shared.text.answers import cut_answer, read_newlines, without_empty
@@ -36,6 +39,15 @@ FIELDS = {fields!r}
 METRICS = {metrics!r}
 UNTIL = {until!r}
 NEWLINES = {newlines!r}
+DATA = {data!r}
+
+
+def _rows(task):
+    import datasets
+
+    # Beside this file, wherever the folder is now.
+    file = DATA[task] if "://" in DATA[task] else str(Path(__file__).parent / DATA[task])
+    return datasets.load_dataset("json", data_files={{"test": file}})
 
 
 def _value(doc, task, name):
@@ -70,6 +82,10 @@ def _results(doc, results, task):
 '''
 _TASK_FUNCTIONS = """
 
+def rows_{name}(**_):
+    return _rows({task!r})
+
+
 def prompt_{name}(doc):
     return _prompt(doc, {task!r})
 
@@ -88,7 +104,7 @@ def export_tasks(
 ) -> list[Path]:
     """Writes one YAML file for each benchmark, their functions, and local rows.
 
-    Rows on the Hub stay there. Local rows are copied into the folder, which must not be moved.
+    Rows on the Hub stay there. Local rows are copied into the folder, which may be moved.
 
     Args:
         benchmarks: with local paths where there are local files.
@@ -117,6 +133,7 @@ def export_tasks(
         metrics={item.task: item.metrics for item in benchmarks},
         until={item.task: _stops(item, protocol) for item in benchmarks},
         newlines={item.task: item.newline or protocol.newline for item in benchmarks},
+        data={item.task: _data(item, target) for item in benchmarks},
     )
     for task, name in names.items():
         module += _TASK_FUNCTIONS.format(task=task, name=name)
@@ -124,11 +141,32 @@ def export_tasks(
     written = []
     for benchmark in benchmarks:
         file = target / f"distillens_{benchmark.task}.yaml"
-        write_text(
-            file, _yaml(benchmark, names[benchmark.task], protocol, _data(benchmark, target))
-        )
+        write_text(file, _yaml(benchmark, names[benchmark.task], protocol))
         written.append(file)
     return written
+
+
+def lm_eval_command(
+    benchmarks: Sequence[Benchmark], protocol: Protocol, folder: str | os.PathLike[str]
+) -> str:
+    """The command line that runs the exported tasks, with MODEL in the model's place.
+
+    Raises:
+        DistillensError: tasks of `chat` and of another template, which lm-eval asks in two runs.
+    """
+    chat = [(item.template or protocol.template) == "chat" for item in benchmarks]
+    if any(chat) and not all(chat):
+        raise DistillensError(
+            "some of the tasks are asked with the template chat and others are not, and lm-eval's "
+            "--apply_chat_template is for all; export them into two folders"
+        )
+    bos = protocol.add_bos_token
+    model_args = "pretrained=MODEL" + (f",add_bos_token={bos}" if isinstance(bos, bool) else "")
+    tasks = [f"distillens_{item.task}" for item in benchmarks]
+    words = ["lm_eval", "run", "--model", "hf", "--model_args", model_args, "--tasks", *tasks]
+    words += ["--include_path", str(Path(folder)), "--output_path", "OUT", "--log_samples"]
+    words += ["--apply_chat_template"] if all(chat) else []
+    return shlex.join(words)
 
 
 def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
@@ -164,10 +202,10 @@ def _data(benchmark: Benchmark, target: Path) -> str:
     file = target / "data" / f"{benchmark.task}.jsonl"
     check_writable(file.parent)
     write_jsonl(file, content)
-    return str(file)
+    return f"data/{file.name}"
 
 
-def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str:
+def _yaml(benchmark: Benchmark, name: str, protocol: Protocol) -> str:
     import yaml
 
     generation: dict[str, Any] = {
@@ -183,7 +221,6 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str
     task = {
         "task": f"distillens_{benchmark.task}",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": data}},
         "test_split": "test",
         "output_type": "generate_until",
         "generation_kwargs": generation,
@@ -197,6 +234,7 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol, data: str) -> str
     functions = "".join(
         f"{key}: !function {_FUNCTIONS}.{function}_{name}\n"
         for key, function in [
+            ("custom_dataset", "rows"),
             ("doc_to_text", "prompt"),
             ("doc_to_target", "target"),
             ("process_results", "results"),

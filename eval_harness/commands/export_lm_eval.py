@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from eval_harness.protocols.protocol import PROTOCOLS
+from eval_harness.shared.text.template_table import TEMPLATES
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -11,8 +12,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "export-lm-eval",
         help="write the benchmarks as lm-eval task files",
-        description="Writes task files for lm-evaluation-harness: lm-eval run --include_path DIR "
-        "--tasks distillens_self_inst ...",
+        description="Writes task files for lm-evaluation-harness, and prints their names on "
+        "standard output and the lm_eval command that runs them on standard error.",
     )
     parser.add_argument("folder", metavar="DIR", help="made if missing; must hold no other tasks")
     parser.add_argument("--tasks", "-t", metavar="NAME,...", help="default: all")
@@ -27,16 +28,30 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="default",
         help=f"{', '.join(PROTOCOLS)}: length and temperature",
     )
+    parser.add_argument(
+        "--template",
+        help=f"{', '.join(TEMPLATES)}, or a format string; default: the benchmark's, else the "
+        "protocol's",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the files and prints their names. Returns 0."""
+    """Writes the files and prints their names and the command. Returns 0."""
+    from dataclasses import replace
+
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
-    from eval_harness.benchmarks.lm_eval_export import export_tasks
+    from eval_harness.benchmarks.lm_eval_export import export_tasks, lm_eval_command
     from eval_harness.protocols.protocol import make_protocol
+    from eval_harness.shared.text.template_table import check_template
 
     known = find_benchmarks(args.include_path)
     benchmarks = select_benchmarks(args.tasks or ",".join(known), known, args.data)
-    for path in export_tasks(benchmarks, make_protocol(args.protocol), args.folder):
+    if args.template is not None:
+        check_template(args.template)
+        benchmarks = [replace(benchmark, template=args.template) for benchmark in benchmarks]
+    protocol = make_protocol(args.protocol)
+    command = lm_eval_command(benchmarks, protocol, args.folder)
+    for path in export_tasks(benchmarks, protocol, args.folder):
         sys.stdout.write(f"{path}\n")
+    print(f"eval-harness: run them with: {command}", file=sys.stderr)
     return 0

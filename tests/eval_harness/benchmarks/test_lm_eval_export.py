@@ -2,17 +2,15 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from lm_eval_run import compare_samples
 
 from eval_harness.benchmarks import find_benchmarks, load_rows, select_benchmarks
 from eval_harness.benchmarks.lm_eval_export import export_tasks
 from eval_harness.protocols.protocol import PROTOCOLS
-from eval_harness.results.folder import load_results
 from eval_harness.scoring.score import score_rows
 from eval_harness.shared.text.answers import final_answer_score
 from eval_harness.shared.text.templates import render_prompt
@@ -58,8 +56,11 @@ def test_task_files_name_data_settings_and_functions(tmp_path):
     metrics = [entry["metric"] for entry in gsm8k["metric_list"]]
     assert metrics == ["rougeL", "exact_match", "final_answer"]
     assert uinst["doc_to_text"] == "distillens_functions.prompt_uinst"
-    data = uinst["dataset_kwargs"]["data_files"]["test"]
-    assert data == "hf://datasets/MiniLLM/uinst@main/11_/valid.jsonl"
+    assert uinst["custom_dataset"] == "distillens_functions.rows_uinst"
+    assert functions_of(tmp_path).DATA == {
+        "gsm8k": "data/gsm8k.jsonl",
+        "uinst": "hf://datasets/MiniLLM/uinst@main/11_/valid.jsonl",
+    }
 
 
 def test_the_minillm_protocol_goes_into_the_generation_settings(tmp_path):
@@ -120,37 +121,13 @@ def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
         assert functions.results_mine(doc, [""])["exact_match"] == 0.0
 
 
-def test_lm_eval_runs_an_exported_task_and_gets_our_numbers(harness, small_gpt2, tmp_path):
+# "chat" is in test_lm_eval_chat.py: the others need no chat template.
+@pytest.mark.parametrize("template", ["question", "alpaca"])
+def test_lm_eval_runs_the_printed_command_and_gets_every_sample(
+    harness, small_gpt2, tmp_path, template
+):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is in the dev extra)")
-    assert (
-        harness("export-lm-eval", "tasks", "--tasks", "gsm8k", "--protocol", "greedy").returncode
-        == 0
-    )
-    command = [
-        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
-        *("--model_args", f"pretrained={small_gpt2},dtype=float32", "--tasks", "distillens_gsm8k"),
-        *(
-            "--include_path",
-            "tasks",
-            "--limit",
-            "6",
-            "--batch_size",
-            "3",
-            "--output_path",
-            "theirs",
-        ),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (file,) = (tmp_path / "theirs").glob("*/results_*.json")
-    theirs = json.loads(file.read_text())["results"]["distillens_gsm8k"]
-    done = harness(
-        *("run", "--model", "hf", "--model_args", f"pretrained={small_gpt2},dtype=float32"),
-        *("--tasks", "gsm8k", "--protocol", "greedy", "--limit", "6", "--output_path", "ours"),
-        *("--device", "cpu"),
-    )
-    assert done.returncode == 0, done.stderr
-    ours = load_results(tmp_path / "ours").tasks["gsm8k"].metrics
-    for metric in ("rougeL,none", "exact_match,none", "final_answer,none"):
-        assert theirs[metric] == pytest.approx(ours[metric], abs=1e-4)
-    assert ours["rougeL,none"] > 0
+    how = ("--protocol", "greedy", "--template", template)
+    exported = harness("export-lm-eval", "first", "--tasks", "gsm8k", *how)
+    assert exported.returncode == 0, exported.stderr
+    compare_samples(harness, small_gpt2, tmp_path, exported.stderr, how)
