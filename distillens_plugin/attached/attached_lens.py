@@ -46,7 +46,8 @@ class AttachedLens:
         router_loss: factor of a mixture-of-experts student's auxiliary router loss.
         terms: further terms by name, each with its factor; what they train is in
             `trained_parameters`.
-        headless: both models' forward passes skip their heads until `remove`.
+        headless: both models' forward passes skip their heads until `remove`; generation with a
+            cache does not.
 
     Attributes:
         values: of the last loss, unweighted: `lens`, `lens/2-8` for a layer pair, `kd`,

@@ -117,3 +117,22 @@ def test_what_cannot_be_meant_is_one_line(fields, message):
         DistillLensArguments(**fields)
     assert str(caught.value).startswith(f"DistillLensArguments.{message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--temperature 0", "AttachedLens: temperature: "),
+        ("--norm last", "AttachedLens: norm: "),
+        ("--divergence jds", "AttachedLens: divergence: "),
+        ("--kd fkl --kd_temperature -1", "AttachedLens: kd: temperature: "),
+        ("--chunk_rows 0", "AttachedLens: chunk_rows = 0, expected a whole number"),
+        ("--layers none --kd fkl --temperature 2", "AttachedLens: temperature = 2.0 is for the "),
+        ("--lens_weight inf", "DistillLensArguments.lens_weight = inf, expected a weight"),
+    ],
+)
+def test_values_are_checked_before_a_model_is_loaded(words, message):
+    with pytest.raises(DistillensError) as caught:
+        parsed(*words.split())
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

@@ -86,6 +86,8 @@ def test_a_teacher_that_is_no_model_or_the_student_itself(tmp_path):
     student, teacher = pair()
     line = refused(tmp_path, models=(student, "gpt2"))
     assert line.startswith("teacher_model is of type str, expected a model; load it with")
+    with pytest.raises(DistillensError, match=r"distillens is of type dict, expected DistillLensA"):
+        DistillLensTrainer(student, distillens={"layers": "auto:2"}, teacher_model=student)
     assert "are one object" in refused(tmp_path, models=(student, student))
     assert "teacher is None" in refused(tmp_path, models=(student, None))
     alone = {"layers": "none", "cross_entropy": 1.0}

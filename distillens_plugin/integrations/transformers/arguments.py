@@ -5,10 +5,12 @@ Python they may be given as they are.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillens_plugin.attached.terms import check_arguments
 from distillens_plugin.lens.layers import Layer
 from eval_harness.errors import DistillensError
 
@@ -22,8 +24,9 @@ class DistillLensArguments:
     """What is distilled, and with which weights; each field is an option of the command line.
 
     Raises:
-        DistillensError: a text that cannot be read, a weight below 0, or nothing to learn from.
-            What depends on the models is checked when the trainer attaches the lens.
+        DistillensError: a text that cannot be read, or a value that is out of its range, of another
+            type, or for a term that is not there. What depends on the models is checked when the
+            trainer attaches the lens.
     """
 
     layers: dict | str | None = field(
@@ -97,7 +100,8 @@ class DistillLensArguments:
             weight = getattr(self, name)
             if weight is None and name == "trainer_loss":
                 continue
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not is_number or not 0 <= weight < math.inf:
                 raise DistillensError(
                     f"DistillLensArguments.{name} = {weight!r}, expected a weight of at least 0"
                 )
@@ -114,7 +118,7 @@ class DistillLensArguments:
                 f"DistillLensArguments.router_loss = {self.router_loss!r} with trainer_loss, which "
                 "then holds the router loss already; leave one of them out"
             )
-        self.attached_lens_options()
+        check_arguments(self.attached_lens_options())
 
     def attached_lens_options(self) -> dict[str, Any]:
         """The keyword arguments of `AttachedLens`, without models and terms."""
@@ -139,6 +143,22 @@ class DistillLensArguments:
             own = {"divergence": self.kd, "beta": self.kd_beta, "temperature": self.kd_temperature}
             options["kd"] = _joined(own, "kd_options", self.kd_options)
         return _joined(options, "divergence_options", self.divergence_options)
+
+
+def arguments_or_default(given: object) -> DistillLensArguments:
+    """A trainer's `distillens`; None is the defaults.
+
+    Raises:
+        DistillensError: something else, such as a dict of the fields.
+    """
+    if given is None:
+        return DistillLensArguments()
+    if not isinstance(given, DistillLensArguments):
+        raise DistillensError(
+            f"distillens is of type {type(given).__name__}, expected DistillLensArguments; make "
+            "it with DistillLensArguments(layers=..., ...)"
+        )
+    return given
 
 
 def _layers(given: object) -> dict[str, Any] | None:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from distillens_plugin.attached.attached_lens import AttachedLens
-from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.transformers.arguments import (
+    DistillLensArguments,
+    arguments_or_default,
+)
 from distillens_plugin.integrations.transformers.refusals import check_trainer
 from distillens_plugin.integrations.transformers.teacher import placed_teacher
 from distillens_plugin.integrations.transformers.term_averages import RowAverages, WindowAverages
@@ -52,8 +55,8 @@ class DistillLensMixin(Trainer):
         terms: Mapping[str, tuple[Term, float]] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.distillens = arguments_or_default(distillens)
         super().__init__(*args, **kwargs)
-        self.distillens = distillens or DistillLensArguments()
         check_trainer(self, uses_own_loss=bool(self.distillens.trainer_loss))
         self.teacher_model = placed_teacher(teacher_model, self.args)
         self._more_terms = terms

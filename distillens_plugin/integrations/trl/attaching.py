@@ -10,7 +10,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from distillens_plugin.attached.attached_lens import AttachedLens
-from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.transformers.arguments import (
+    DistillLensArguments,
+    arguments_or_default,
+)
 from distillens_plugin.integrations.transformers.refusals import check_trainer
 from distillens_plugin.integrations.trl.token_averages import TokenAverages
 from eval_harness.errors import DistillensError
@@ -70,7 +73,7 @@ class LensOfTrainer:
     """
 
     def __init__(self, trainer: Trainer, distillens: DistillLensArguments | None) -> None:
-        arguments = DistillLensArguments() if distillens is None else distillens
+        arguments = arguments_or_default(distillens)
         check_trainer(trainer, uses_own_loss=True)
         weight = arguments.trainer_loss
         self.trainer_loss = 1.0 if weight is None else weight

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from trl import DistillationTrainer
 
 from distillens_plugin.attached.attached_lens import AttachedLens
-from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
+from distillens_plugin.integrations.transformers.arguments import (
+    DistillLensArguments,
+    arguments_or_default,
+)
 from distillens_plugin.integrations.trl.attaching import (
     LensOfTrainer,
     check_before_loading,
@@ -43,9 +46,10 @@ class DistillLensDistillationMixin(_Base):
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
         check_before_loading(self, super().__init__, args, kwargs)
-        if distillens is not None and distillens.router_loss:
+        router_loss = arguments_or_default(distillens).router_loss
+        if router_loss:
             raise DistillensError(
-                f"{type(self).__name__}: router_loss = {distillens.router_loss}, but TRL runs the "
+                f"{type(self).__name__}: router_loss = {router_loss}, but TRL runs the "
                 "student's body alone, which computes no router loss; leave it out"
             )
         super().__init__(*args, **kwargs)
