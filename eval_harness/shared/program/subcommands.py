@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
 from eval_harness.shared.program.command import Invocation, OneLineParser
+from eval_harness.shared.program.completion import add_completion
 
 # Both programs come in one.
 _DISTRIBUTION = "distillens"
@@ -61,6 +62,7 @@ def read_command_line(
     parser = OneLineParser(prog=program, description=description)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    add_completion(parser)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in names:
         module = cast(Subcommand, importlib.import_module(f"{package}.{name}"))
