@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval_harness.comparison.systems import System, version_notes
+from eval_harness.comparison.notes import version_notes
+from eval_harness.comparison.systems import System
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.rouge_words import num_without_words, without_words_note
 from eval_harness.scoring.task_metrics import task_metrics
@@ -17,7 +18,7 @@ NO_DIFFERENCE = "no difference shown"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on one task by one metric; differences are a - b, x 100.
+    """Two systems on one task by one metric; differences are a - b, in the metric's unit (x 100).
 
     Attributes:
         adjusted_p: Holm over all comparisons of this metric that were made together.
@@ -182,25 +183,34 @@ def _not_scored(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if not key.startswith(scored)}
 
 
+def decimals(*values: float | str | None) -> int:
+    """Two, or four for lm-eval's metrics that are fractions: as many as show a difference."""
+    largest = max(abs(value) for value in values if isinstance(value, int | float))
+    return 4 if 0 < largest <= 1 else 2
+
+
 def score_line(name: str, metrics: dict[str, Any]) -> str:
     """One system's scores with their intervals."""
     scores = []
     for metric in scored_metrics(metrics):
         low, high = metrics[f"{metric}_ci_low,none"], metrics[f"{metric}_ci_high,none"]
-        interval = f" [{low:.2f}, {high:.2f}]" if low != NOT_AVAILABLE else ""
-        scores.append(f"{metric} {metrics[f'{metric},none']:.2f}{interval}")
+        value = metrics[f"{metric},none"]
+        places = decimals(value, high)
+        interval = f" [{low:.{places}f}, {high:.{places}f}]" if low != NOT_AVAILABLE else ""
+        scores.append(f"{metric} {value:.{places}f}{interval}")
     return f"{name}: {', '.join(scores)}"
 
 
 def difference_line(comparison: dict[str, Any]) -> str:
     """One comparison in words: difference, interval, p-values, reach and verdict."""
     low, high = comparison["low"], comparison["high"]
-    interval = f" [{low:+.2f}, {high:+.2f}]" if low is not None else ""
+    places = decimals(comparison["difference"], low, high)
+    interval = f" [{low:+.{places}f}, {high:+.{places}f}]" if low is not None else ""
     reach = comparison["smallest_detectable"]
-    reach_text = f"; smallest detectable {reach:.2f}" if reach is not None else ""
+    reach_text = f"; smallest detectable {reach:.{places}f}" if reach is not None else ""
     return (
         f"{comparison['metric']}, {comparison['a']} - {comparison['b']}: "
-        f"{comparison['difference']:+.2f}{interval}, p {comparison['p_value']:.4f}, Holm "
+        f"{comparison['difference']:+.{places}f}{interval}, p {comparison['p_value']:.4f}, Holm "
         f"{comparison['adjusted_p']:.4f}{reach_text}: {comparison['verdict']}"
     )
 

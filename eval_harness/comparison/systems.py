@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.results.folder import load_results
+from eval_harness.results.lm_eval_files import LmEvalTask, is_lm_eval, read_lm_eval
 from eval_harness.results.schema import Fingerprint, Sample, TaskResult, metric_names
 from eval_harness.scoring.metrics import with_defaults
 from eval_harness.scoring.score import (
@@ -18,6 +19,7 @@ from eval_harness.scoring.score import (
     score_samples,
 )
 from eval_harness.shared.differences import differences
+from eval_harness.shared.files.typed_json import shown
 
 
 @dataclass
@@ -29,7 +31,8 @@ class System:
         source: as the user named it.
         samples: by task, scored; the rows of all systems in the same order.
         fingerprints: by task; empty for prediction files, whose protocol is unknown.
-        metrics: by task, as the run wrote them; empty for prediction files.
+        metrics: by task, as the run wrote them; empty for prediction files and for lm-eval's.
+        lm_eval: by task, what lm-eval wrote about it; empty for other systems.
     """
 
     name: str
@@ -37,6 +40,7 @@ class System:
     samples: dict[str, list[Sample]]
     fingerprints: dict[str, Fingerprint]
     metrics: dict[str, dict[str, Any]]
+    lm_eval: dict[str, LmEvalTask] = field(default_factory=dict)
 
 
 def load_systems(
@@ -48,7 +52,7 @@ def load_systems(
     """Reads systems that can be compared: the same tasks, rows, protocol and data.
 
     Args:
-        paths: results files or folders; with `references`, prediction files.
+        paths: results files or folders, ours or lm-eval's; with `references`, prediction files.
         references: the references of prediction files.
         backend: see `rouge.rouge_l`; used for answers without scores.
     Returns:
@@ -68,37 +72,8 @@ def load_systems(
         for task in system.samples:
             _check_fingerprints(task, systems[0], system)
             _check_rows(task, systems[0], system)
+    _check_common_metrics(systems)
     return systems
-
-
-def version_notes(systems: Sequence[System]) -> list[str]:
-    """Differences that the reader should know, though they do not prevent a comparison."""
-    tasks: dict[str, list[str]] = {}
-    for system in systems[1:]:
-        for task, fingerprint in system.fingerprints.items():
-            first = systems[0].fingerprints[task]
-            for key, ours, theirs in differences(first.versions, fingerprint.versions):
-                note = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
-                tasks.setdefault(note, []).append(task)
-    notes = [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
-    notes += _metric_notes(systems)
-    if any(not system.fingerprints for system in systems):
-        notes.append(
-            "prediction files do not record how they were made: only their rows are known to be "
-            "the same"
-        )
-    return notes
-
-
-def _metric_notes(systems: Sequence[System]) -> list[str]:
-    """Names the scores that only some systems have: they are not compared, and would be missed."""
-    notes = []
-    for task in systems[0].samples:
-        having: list[set[str]] = [set(metric_names(system.samples[task])) for system in systems]
-        for metric in sorted(having[0].union(*having) - having[0].intersection(*having)):
-            names = [s.name for s, found in zip(systems, having, strict=True) if metric in found]
-            notes.append(f"{task}: {metric} is not compared, since only {', '.join(names)} has it")
-    return notes
 
 
 def _from_predictions(
@@ -129,6 +104,16 @@ def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
         raise DistillensError(
             f"{os.fspath(path)}: found a .jsonl file, expected a results folder; for prediction "
             "files give --references"
+        )
+    if is_lm_eval(path):
+        found = read_lm_eval(path)
+        return System(
+            name=found.model_name,
+            source=os.fspath(path),
+            samples={name: task.samples for name, task in found.tasks.items()},
+            fingerprints={},
+            metrics={},
+            lm_eval=found.tasks,
         )
     results = load_results(path)
     if not results.tasks:
@@ -237,10 +222,29 @@ def _check_rows(task: str, first: System, other: System) -> None:
             f"{task}: the systems answered different rows: {'; '.join(found)}; run both with the "
             "same --limit"
         )
-    changed = [row_id for row_id, sample in ours.items() if theirs[row_id].target != sample.target]
+    changed = [row_id for row_id, sample in ours.items() if _differ(sample, theirs[row_id])]
     if changed:
         raise DistillensError(
             f"{first.source} and {other.source}: {task} has different references in "
             f"{named(changed)}; run both on the same benchmark files"
         )
     other.samples[task] = [theirs[row_id] for row_id in ours]
+
+
+def _differ(one: Sample, other: Sample) -> bool:
+    """Whether two rows have different references; lm-eval writes one text for all of a row's."""
+    if one.target == other.target:
+        return False
+    short, full = sorted((one.target, other.target), key=len)
+    return len(short) != 1 or short[0] not in (full[0], str(full))
+
+
+def _check_common_metrics(systems: Sequence[System]) -> None:
+    for task in systems[0].samples:
+        having = [metric_names(system.samples[task]) for system in systems]
+        if not any(all(metric in names for names in having) for metric in having[0]):
+            found = "; ".join(
+                f"{system.source} has {', '.join(map(shown, names)) or 'none'}"
+                for system, names in zip(systems, having, strict=True)
+            )
+            raise DistillensError(f"{task}: no metric that all systems have: {found}")

@@ -235,6 +235,8 @@ def _results(
         max_length=facts.max_length,
         chat_template=chat_template_of(facts.tokenizer) if uses_chat else None,
         seconds=time.time() - started,
+        system_instruction=tasks[0].protocol.system_instruction,
+        fewshot_as_multiturn=any(task.protocol.fewshot_as_multiturn for task in tasks),
     )
     config = {
         **settings.config,

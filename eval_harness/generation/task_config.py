@@ -21,7 +21,7 @@ def task_config(task: Task) -> dict[str, Any]:
         "doc_to_text": protocol.template,
         "doc_to_target": benchmark.fields.get("output", "output"),
         "unsafe_code": False,
-        "num_fewshot": 0,
+        "num_fewshot": protocol.num_fewshot,
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True}
             for metric in benchmark.metrics

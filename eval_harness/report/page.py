@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, scored_metrics
+from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, decimals, scored_metrics
 from eval_harness.comparison.systems import System
 from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
 from eval_harness.report.rows import ShownRow, printable, rows_that_differ
@@ -52,6 +52,7 @@ class TaskSection:
 
     name: str
     num_rows: int
+    primary: str
     header: list[str]
     table: list[list[str]]
     comparisons: list[dict[str, Any]]
@@ -96,10 +97,15 @@ def _section(
     systems: Sequence[System], task: str, result: dict[str, Any], num_rows: int
 ) -> TaskSection:
     metrics = {name: system["tasks"][task] for name, system in result["systems"].items()}
-    scored = scored_metrics(next(iter(metrics.values())))
+    scored = [
+        name
+        for name in scored_metrics(next(iter(metrics.values())))
+        if all(f"{name},none" in values for values in metrics.values())
+    ]
+    primary = PRIMARY if PRIMARY in scored else scored[0]
     known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
     scores = [
-        row_means([sample.scores[PRIMARY] for sample in system.samples[task]]) for system in systems
+        row_means([sample.scores[primary] for sample in system.samples[task]]) for system in systems
     ]
     lengths = [_words(system, task) for system in systems]
     table = []
@@ -116,10 +122,11 @@ def _section(
     header = ["system"]
     for name in scored:
         header += [f"{name} [95 %]", f"{name} by seed (sampling noise)"]
-    header += [_COLUMNS[key][0] for key in known] + [f"{PRIMARY} ~ words"]
+    header += [_COLUMNS[key][0] for key in known] + [f"{primary} ~ words"]
     return TaskSection(
         name=printable(task),
         num_rows=len(systems[0].samples[task]),
+        primary=printable(primary),
         header=header,
         table=table,
         comparisons=[
@@ -127,23 +134,27 @@ def _section(
             for comparison in result["comparisons"]
             if comparison["task"] == task
         ],
-        plots=_plots(task, metrics, scores, lengths),
-        rows=rows_that_differ(systems, task, metric=PRIMARY, num_rows=num_rows),
+        plots=_plots(task, primary, metrics, scores, lengths),
+        rows=rows_that_differ(systems, task, metric=primary, num_rows=num_rows),
     )
 
 
 def _plots(
-    task: str, metrics: dict[str, dict[str, Any]], scores: list[Any], lengths: list[Any]
+    task: str,
+    primary: str,
+    metrics: dict[str, dict[str, Any]],
+    scores: list[Any],
+    lengths: list[Any],
 ) -> list[Plot]:
     names = [printable(name) for name in metrics]
-    title = f"{printable(task)}: {PRIMARY}"
+    title = f"{printable(task)}: {printable(primary)}"
     intervals = [
         None
-        if m[f"{PRIMARY}_ci_low,none"] == NOT_AVAILABLE
-        else (m[f"{PRIMARY}_ci_low,none"], m[f"{PRIMARY}_ci_high,none"])
+        if m[f"{primary}_ci_low,none"] == NOT_AVAILABLE
+        else (m[f"{primary}_ci_low,none"], m[f"{primary}_ci_high,none"])
         for m in metrics.values()
     ]
-    means = [m[f"{PRIMARY},none"] for m in metrics.values()]
+    means = [m[f"{primary},none"] for m in metrics.values()]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", task)
     return [
         Plot(
@@ -162,29 +173,35 @@ def _plots(
 def score_with_interval(values: dict[str, Any], metric: str) -> str:
     """ "33.64 [29.95, 37.39]" with no-break spaces, or the score alone if it has no interval."""
     low, high = values[f"{metric}_ci_low,none"], values[f"{metric}_ci_high,none"]
-    score = f"{values[f'{metric},none']:.2f}"
-    return score if low == NOT_AVAILABLE else f"{score}\u00a0[{low:.2f},\u00a0{high:.2f}]"
+    value = values[f"{metric},none"]
+    places = decimals(value, high)
+    score = f"{value:.{places}f}"
+    if low == NOT_AVAILABLE:
+        return score
+    return f"{score}\u00a0[{low:.{places}f},\u00a0{high:.{places}f}]"
 
 
 def _seeds(values: dict[str, Any], metric: str) -> str:
     deviation = values[f"{metric}_seed_sd,none"]
     if deviation == NOT_AVAILABLE:
         return "one seed"
-    scores = ", ".join(f"{score:.2f}" for score in values[f"{metric}_per_seed,none"])
-    return f"{scores} (sd {deviation:.2f})"
+    places = decimals(*values[f"{metric}_per_seed,none"])
+    scores = ", ".join(f"{score:.{places}f}" for score in values[f"{metric}_per_seed,none"])
+    return f"{scores} (sd {deviation:.{places}f})"
 
 
 def _comparison(comparison: dict[str, Any]) -> dict[str, Any]:
     """One line of the table of comparisons, as text."""
     low, high, reach = (comparison[key] for key in ("low", "high", "smallest_detectable"))
+    places = decimals(comparison["difference"], low, high)
     return {
         "metric": comparison["metric"],
         "pair": printable(f"{comparison['a']} - {comparison['b']}"),
-        "difference": f"{comparison['difference']:+.2f}",
-        "interval": "N/A" if low is None else f"[{low:+.2f},\u00a0{high:+.2f}]",
+        "difference": f"{comparison['difference']:+.{places}f}",
+        "interval": "N/A" if low is None else f"[{low:+.{places}f},\u00a0{high:+.{places}f}]",
         "p": f"{comparison['p_value']:.4f}",
         "adjusted": f"{comparison['adjusted_p']:.4f}",
-        "reach": "N/A" if reach is None else f"{reach:.2f}",
+        "reach": "N/A" if reach is None else f"{reach:.{places}f}",
         "verdict": printable(comparison["verdict"]),
         "shown": comparison["verdict"] != NO_DIFFERENCE,
         "sentence": printable(_sentence(comparison)),
@@ -194,10 +211,11 @@ def _comparison(comparison: dict[str, Any]) -> dict[str, Any]:
 def _sentence(comparison: dict[str, Any]) -> str:
     """What a comparison shows, for the top of the page."""
     reach = comparison["smallest_detectable"]
-    difference = f"{comparison['difference']:+.2f}"
+    places = decimals(comparison["difference"], comparison["low"], comparison["high"])
+    difference = f"{comparison['difference']:+.{places}f}"
     if comparison["verdict"] != NO_DIFFERENCE:
         return f"{comparison['verdict']}: {comparison['a']} - {comparison['b']} is {difference}"
-    needed = f"; these rows can show differences from about {reach:.1f}" if reach else ""
+    needed = f"; these rows can show differences from about {reach:.{places - 1}f}" if reach else ""
     pair = f"{comparison['a']} and {comparison['b']}"
     return f"{NO_DIFFERENCE} between {pair} ({difference}{needed})"
 
@@ -225,7 +243,6 @@ def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[st
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(
         names=[printable(system.name) for system in systems],
-        primary=PRIMARY,
         sections=sections,
         notes=notes,
         fingerprints=_fingerprints(systems),

@@ -100,6 +100,30 @@ class ResultsFile(Strict):
     results_format: Annotated[int, Field(ge=1, le=RESULTS_FORMAT)] = 1
 
 
+class LmEvalResultsFile(Strict):
+    """The keys of lm-eval's own results files that we read."""
+
+    results: dict[TaskName, dict[str, Any]]
+    configs: dict[TaskName, dict[str, Any]]
+    num_samples: dict[str, _RowCounts] = Field(alias="n-samples", default_factory=dict)
+    num_fewshot: dict[str, Any] = Field(alias="n-shot", default_factory=dict)
+    model_name: str | None = None
+
+
+class LmEvalSampleRow(Strict):
+    """The keys of lm-eval's own samples that we read; each of `metrics` is a key too."""
+
+    doc_id: Count
+    doc: dict[str, Any]
+    target: Any = ""
+    targets: list[str] = Field(default_factory=list)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    resps: list[Any] = Field(default_factory=list)
+    filtered_resps: list[Any] = Field(default_factory=list)
+    filter: str = "none"
+    metrics: list[str] = Field(default_factory=list)
+
+
 class AnswerRow(Strict):
     """A stored answer."""
 

@@ -94,7 +94,7 @@ def load_results(path: str | os.PathLike[str], *, samples: bool = True) -> Resul
         DistillensError: no results, several models (or one that changed between the tasks), or
             files that are not ours.
     """
-    files = _results_files(Path(path))
+    files = results_files(Path(path))
     newest, *older = [_read_results_file(file, samples=samples) for file in reversed(files)]
     for results in older:
         for name, task in results.tasks.items():
@@ -128,8 +128,12 @@ def read_samples(
     ]
 
 
-def _results_files(path: Path) -> list[Path]:
-    """The results files that `path` stands for, oldest first."""
+def results_files(path: Path) -> list[Path]:
+    """The results files that `path` stands for, oldest first.
+
+    Raises:
+        DistillensError: none, or those of several models.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
