@@ -16,6 +16,9 @@ KD = str | Mapping[str, Any]
 
 # Of the lens's parameters; those not named are None.
 _DEFAULTS = {"norm": "identity", "divergence": "jsd", "temperature": 1.0}
+_NOT_OF_LENS = {
+    *("layers", "lens_weight", "kd", "kd_weight", "cross_entropy", "router_loss", "chunk_rows"),
+}
 
 
 def lens_term(layers: LayerSpec | None, parameters: Mapping[str, Any]) -> DistillLensLoss | None:
@@ -79,9 +82,7 @@ def check_arguments(options: Mapping[str, Any]) -> None:
     Raises:
         DistillensError: as `lens_term`, `checked_chunk_rows`, and for the parameters of `kd`.
     """
-    not_of_lens = ("layers", "chunk_rows", "kd", "lens_weight", "kd_weight")
-    not_of_lens += ("cross_entropy", "router_loss")
-    of_lens = {key: value for key, value in options.items() if key not in not_of_lens}
+    of_lens = {key: value for key, value in options.items() if key not in _NOT_OF_LENS}
     lens_term(options["layers"], of_lens)
     checked_chunk_rows(options["chunk_rows"])
     if options["kd"] is not None:
