@@ -16,9 +16,9 @@ KD = str | Mapping[str, Any]
 
 # Of the lens's parameters; those not named are None.
 _DEFAULTS = {"norm": "identity", "divergence": "jsd", "temperature": 1.0}
-_NOT_OF_LENS = {
-    *("layers", "lens_weight", "kd", "kd_weight", "cross_entropy", "router_loss", "chunk_rows"),
-}
+_NOT_OF_LENS = frozenset(
+    ("layers", "lens_weight", "kd", "kd_weight", "cross_entropy", "router_loss", "chunk_rows")
+)
 
 
 def lens_term(layers: LayerSpec | None, parameters: Mapping[str, Any]) -> DistillLensLoss | None:
