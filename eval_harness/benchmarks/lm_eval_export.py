@@ -16,10 +16,10 @@ from typing import Any
 
 from eval_harness.benchmarks import Benchmark, load_rows
 from eval_harness.errors import DistillensError
+from eval_harness.protocols.generation_kwargs import generation_kwargs
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.shared.files.atomic import check_writable, write_text
 from eval_harness.shared.files.jsonl import write_jsonl
-from eval_harness.shared.text.answers import END_MARK
 from eval_harness.shared.text.template_table import template_identity
 
 _FUNCTIONS = "distillens_functions"
@@ -170,7 +170,11 @@ def lm_eval_command(
 
 
 def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
-    return replace(protocol, template=benchmark.template or protocol.template).stops
+    return _of_benchmark(benchmark, protocol).stops
+
+
+def _of_benchmark(benchmark: Benchmark, protocol: Protocol) -> Protocol:
+    return replace(protocol, template=benchmark.template or protocol.template)
 
 
 def _identifier(task: str) -> str:
@@ -208,22 +212,12 @@ def _data(benchmark: Benchmark, target: Path) -> str:
 def _yaml(benchmark: Benchmark, name: str, protocol: Protocol) -> str:
     import yaml
 
-    generation: dict[str, Any] = {
-        "until": [END_MARK, *_stops(benchmark, protocol)],
-        "max_gen_toks": protocol.max_new_tokens,
-        "do_sample": not protocol.greedy,
-        "temperature": protocol.temperature,
-    }
-    if not protocol.greedy:
-        generation |= {"top_p": protocol.top_p, "top_k": protocol.top_k}
-    if protocol.no_repeat_ngram_size:
-        generation["no_repeat_ngram_size"] = protocol.no_repeat_ngram_size
     task = {
         "task": f"distillens_{benchmark.task}",
         "dataset_path": "json",
         "test_split": "test",
         "output_type": "generate_until",
-        "generation_kwargs": generation,
+        "generation_kwargs": generation_kwargs(_of_benchmark(benchmark, protocol)),
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True}
             for metric in benchmark.metrics

@@ -82,6 +82,8 @@ def read_lm_eval(path: str | os.PathLike[str]) -> LmEvalResults:
             if name in known.results and name.removeprefix(EXPORTED) not in found.tasks:
                 found.tasks[name.removeprefix(EXPORTED)] = _task(name, known, file)
     assert found is not None, "results_files gives at least one"
+    if not found.tasks:
+        raise DistillensError(f"{os.fspath(path)}: no task in it, expected at least one")
     return found
 
 

@@ -7,51 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+from lm_eval_results import TIME, lm_eval_sample, save_lm_eval
 from result_samples import make_results, make_samples, make_task
 
 from eval_harness.cli import main
 from eval_harness.results.folder import write_results
-
-TIME = "2026-01-02T03-04-05.678901"
-
-
-def sample(doc_id: int, target: str, filter_name: str = "none", **scores: float) -> dict:
-    return {
-        "doc_id": doc_id,
-        "doc": {"question": f"Question {doc_id}?"},
-        "target": target,
-        "arguments": {"gen_args_0": {"arg_0": f"Question {doc_id}?", "arg_1": {"until": ["\n"]}}},
-        "resps": [[f"answer {doc_id}"]],
-        "filtered_resps": [f"answer {doc_id}"],
-        "filter": filter_name,
-        "metrics": list(scores),
-        **scores,
-    }
-
-
-def save(folder: Path, rows: list[dict], *, task: str = "arc", output_type: str = "generate_until"):
-    """Writes a run of lm-eval; the results are the means of the rows' values."""
-    (folder / "m").mkdir(parents=True)
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        for name in row["metrics"]:
-            values.setdefault(f"{name},{row['filter']}", []).append(row[name])
-    means = {name: sum(found) / len(found) for name, found in values.items()}
-    num_rows = len({row["doc_id"] for row in rows})
-    content = {
-        "results": {task: {"name": task, "alias": task, **means}, "group": {"alias": "group"}},
-        "group_subtasks": {"group": [task]},
-        "configs": {task: {"task": task, "output_type": output_type}},
-        "n-samples": {task: {"original": 9, "effective": num_rows}},
-        "n-shot": {task: 0},
-        "lm_eval_version": "0.4.13",
-        "model_name": folder.name,
-    }
-    file = folder / "m" / f"results_{TIME}.json"
-    file.write_text(json.dumps(content), encoding="utf-8")
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "m" / f"samples_{task}_{TIME}.jsonl").write_text(text, encoding="utf-8")
-    return folder
 
 
 def compared(capsys, *folders: Path) -> dict:
@@ -67,8 +27,12 @@ def refused(capsys, *folders: Path) -> str:
 
 
 def test_fractions_stay_fractions_and_are_paired_by_row(tmp_path, capsys):
-    good = save(tmp_path / "good", [sample(n, "x", acc=float(n % 4 > 0)) for n in range(40)])
-    bad = save(tmp_path / "bad", [sample(n, "x", acc=float(n % 4 > 2)) for n in range(40)][::-1])
+    good = save_lm_eval(
+        tmp_path / "good", [lm_eval_sample(n, "x", acc=float(n % 4 > 0)) for n in range(40)]
+    )
+    bad = save_lm_eval(
+        tmp_path / "bad", [lm_eval_sample(n, "x", acc=float(n % 4 > 2)) for n in range(40)][::-1]
+    )
     result = compared(capsys, good, bad)
     (found,) = result["comparisons"]
     assert (found["metric"], found["num_rows"], found["num_differing"]) == ("acc", 40, 20)
@@ -80,9 +44,9 @@ def test_fractions_stay_fractions_and_are_paired_by_row(tmp_path, capsys):
 
 
 def test_each_filter_has_its_own_score(tmp_path, capsys):
-    rows = [sample(n, "x", "strict-match", exact_match=float(n > 1)) for n in range(4)]
-    rows += [sample(n, "x", "flexible", exact_match=1.0) for n in reversed(range(4))]
-    folders = [save(tmp_path / name, rows) for name in ("a", "b")]
+    rows = [lm_eval_sample(n, "x", "strict-match", exact_match=float(n > 1)) for n in range(4)]
+    rows += [lm_eval_sample(n, "x", "flexible", exact_match=1.0) for n in reversed(range(4))]
+    folders = [save_lm_eval(tmp_path / name, rows) for name in ("a", "b")]
     tasks = compared(capsys, *folders)["systems"]["a"]["tasks"]["arc"]
     assert tasks["exact_match (strict-match),none"] == 0.5
     assert tasks["exact_match (flexible),none"] == 1.0
@@ -91,7 +55,9 @@ def test_each_filter_has_its_own_score(tmp_path, capsys):
 def test_metrics_without_a_mean_over_rows_are_left_out_by_name(tmp_path, capsys):
     folders = []
     for name in ("a", "b"):
-        folder = save(tmp_path / name, [sample(n, "x", acc=1.0, bits=0.5) for n in range(3)])
+        folder = save_lm_eval(
+            tmp_path / name, [lm_eval_sample(n, "x", acc=1.0, bits=0.5) for n in range(3)]
+        )
         file = folder / "m" / f"results_{TIME}.json"
         file.write_text(file.read_text().replace('"bits,none": 0.5', '"bits,none": 7.5'))
         folders.append(folder)
@@ -101,11 +67,11 @@ def test_metrics_without_a_mean_over_rows_are_left_out_by_name(tmp_path, capsys)
 
 
 def test_choices_have_no_length_and_make_a_report(tmp_path):
-    rows = [sample(n, "1", acc=float(n % 2)) for n in range(6)]
+    rows = [lm_eval_sample(n, "1", acc=float(n % 2)) for n in range(6)]
     for row in rows:
         row["resps"] = [[["-1.5", "False"]], [["-2.5", "False"]]]
         row["filtered_resps"] = [["-1.5", "False"], ["-2.5", "False"]]
-    folders = [save(tmp_path / n, rows, output_type="multiple_choice") for n in ("a", "b")]
+    folders = [save_lm_eval(tmp_path / n, rows, output_type="multiple_choice") for n in ("a", "b")]
     out = tmp_path / "report"
     assert main(["report", *map(str, folders), "--output_path", str(out)]) == 0
     text = (out / "report.md").read_text(encoding="utf-8")
@@ -117,27 +83,32 @@ def test_an_exported_task_is_paired_with_ours(tmp_path, capsys):
     ours = make_samples([["the answer", "no"], ["x", "answer"]], references=[["one", "two"], ["x"]])
     write_results(make_results("ours", make_task("sums", ours)), tmp_path)
     theirs = [
-        {**sample(n, s.target[0], rougeL=50.0), "doc": {"id": s.row_id}} for n, s in enumerate(ours)
+        {**lm_eval_sample(n, s.target[0], rougeL=50.0), "doc": {"id": s.row_id}}
+        for n, s in enumerate(ours)
     ]
-    folder = save(tmp_path / "theirs", theirs, task="distillens_sums")
+    folder = save_lm_eval(tmp_path / "theirs", theirs, task="distillens_sums")
     result = compared(capsys, folder, tmp_path / "ours")
     assert [(c["task"], c["metric"]) for c in result["comparisons"]] == [("sums", "rougeL")]
     assert "sums: exact_match is not compared, since only ours has it" in result["notes"]
     # The same rows with other references are other questions.
     theirs[0]["target"] = "three"
-    other = save(tmp_path / "other", theirs, task="distillens_sums")
-    assert "sums has different references in id 'row-0'" in refused(capsys, other, tmp_path / "ours")
+    other = save_lm_eval(tmp_path / "other", theirs, task="distillens_sums")
+    assert "sums has different references in id 'row-0'" in refused(
+        capsys, other, tmp_path / "ours"
+    )
 
 
 def test_what_cannot_be_paired_is_refused_in_one_line(tmp_path, capsys):
-    rows = [sample(n, "x", acc=1.0) for n in range(3)]
-    whole = save(tmp_path / "whole", rows)
-    assert "answered different rows" in refused(capsys, whole, save(tmp_path / "two", rows[:2]))
-    other = save(tmp_path / "other", [sample(n, "x", f1=1.0) for n in range(3)])
+    rows = [lm_eval_sample(n, "x", acc=1.0) for n in range(3)]
+    whole = save_lm_eval(tmp_path / "whole", rows)
+    assert "answered different rows" in refused(
+        capsys, whole, save_lm_eval(tmp_path / "two", rows[:2])
+    )
+    other = save_lm_eval(tmp_path / "other", [lm_eval_sample(n, "x", f1=1.0) for n in range(3)])
     assert "arc: no metric that all systems have" in refused(capsys, whole, other)
-    empty = save(tmp_path / "empty", [sample(n, "x") for n in range(3)])
+    empty = save_lm_eval(tmp_path / "empty", [lm_eval_sample(n, "x") for n in range(3)])
     assert "no metric that is a mean over rows" in refused(capsys, whole, empty)
-    twice = save(tmp_path / "twice", [*rows, rows[0]])
+    twice = save_lm_eval(tmp_path / "twice", [*rows, rows[0]])
     assert "doc_id 0 is there twice" in refused(capsys, whole, twice)
     next(whole.glob("m/samples_*")).unlink()
     assert "run lm_eval with --log_samples" in refused(capsys, whole, twice)

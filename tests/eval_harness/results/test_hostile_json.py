@@ -9,6 +9,7 @@ import os
 
 import pytest
 from hostile_json import mutated
+from lm_eval_results import lm_eval_sample, save_lm_eval
 from result_samples import make_results, make_samples, make_task
 
 from eval_harness.cli import main
@@ -87,6 +88,18 @@ def test_compare_with_hostile_results(tmp_path, capsys, pattern):
     faults, codes = outcomes(command, target, capsys, num_cases(75), tmp_path)
     assert faults == []
     assert codes[2] > codes[0] > 0
+
+
+@pytest.mark.parametrize("pattern", ["m/results_*.json", "m/samples_arc_*.jsonl"])
+def test_compare_with_hostile_results_of_lm_eval(tmp_path, capsys, pattern):
+    rows = [lm_eval_sample(row, "x", acc=float(row % 2)) for row in range(4)]
+    one, two = (save_lm_eval(tmp_path / name, rows) for name in ("one", "two"))
+    (target,) = two.glob(pattern)
+    command = lambda: main(["compare", str(one), str(two)])  # noqa: E731
+    faults, codes = outcomes(command, target, capsys, num_cases(60), tmp_path)
+    assert faults == []
+    assert codes[2] > 0
+    assert codes[0] > 0
 
 
 @pytest.mark.parametrize("pattern", ["results_*.json", "samples_a_*.jsonl"])
