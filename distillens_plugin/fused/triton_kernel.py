@@ -14,7 +14,7 @@ from triton.language.extra import libdevice  # type: ignore[import-untyped, impo
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-# Logits stay so far inside float32's range that no difference of four of them leaves it.
+# Logarithms stay so far inside float32's range that no difference of two of them leaves it.
 LARGEST = tl.constexpr(5e37)
 # 2 ** -115 = e ** -80 is the least probability of the mixture's pair. So p/q and its inverse fit
 # into float32, and p = (p/q) q stays right where q itself would have underflowed.
@@ -34,31 +34,25 @@ def _capped(x, scale, cap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def
 
 
 @triton.jit
-def _bits(x, cooling):  # type: ignore[no-untyped-def]
-    """Logits in base 2, tempered and finite."""
-    return tl.minimum(tl.maximum(x * (cooling * LOG2_E), -LARGEST), LARGEST)
+def _log_share(x, largest, bits, log_total, LEAST_LOG: tl.constexpr):  # type: ignore[no-untyped-def]
+    """log2 of a probability; the maximum goes first, so that large logits lose no digits."""
+    return tl.minimum(tl.maximum((x - largest) * bits - log_total, LEAST_LOG), 0.0)
 
 
 @triton.jit
-def _log_share(x, cooling, log_total, LEAST_LOG: tl.constexpr):  # type: ignore[no-untyped-def]
-    """log2 of a probability, one fused multiply-add and two bounds; absent columns stay finite."""
-    return tl.minimum(tl.maximum(x * (cooling * LOG2_E) - log_total, LEAST_LOG), 0.0)
-
-
-@triton.jit
-def _online(x, largest, total):  # type: ignore[no-untyped-def]
+def _online(x, largest, total, bits):  # type: ignore[no-untyped-def]
     """A maximum and a sum of exponentials for each lane, with one exponential an element."""
-    step = tl.exp2(-tl.abs(x - largest))
+    step = tl.exp2(-tl.abs(x - largest) * bits)
     total = tl.where(x > largest, total * step + 1, total + step)
     return tl.maximum(x, largest), total
 
 
 @triton.jit
-def _together(largest, total):  # type: ignore[no-untyped-def]
-    """log2 of all lanes' sum; of no column at all, a number far below every logit."""
+def _together(largest, total, bits):  # type: ignore[no-untyped-def]
+    """All lanes' maximum and log2 of their sum; without a column, a very low number and 0."""
     top = tl.max(largest, 0)
-    total = tl.sum(total * tl.exp2(largest - top), 0)
-    return top + tl.log2(tl.where(total > 0, total, 1.0))
+    total = tl.sum(total * tl.exp2((largest - top) * bits), 0)
+    return top, tl.log2(tl.where(total > 0, total, 1.0))
 
 
 @triton.jit
@@ -128,6 +122,7 @@ def divergence_rows(  # type: ignore[no-untyped-def]
     lanes = tl.arange(0, BLOCK)
     LEAST_LOG: tl.constexpr = LEAST if KIND == MIXTURE else -2 * LARGEST
 
+    bits = cooling * LOG2_E  # from a logit to the exponent of 2
     largest_s = tl.full([BLOCK], -2 * LARGEST, tl.float32)
     largest_t = tl.full([BLOCK], -2 * LARGEST, tl.float32)
     total_s = tl.zeros([BLOCK], tl.float32)
@@ -144,12 +139,12 @@ def divergence_rows(  # type: ignore[no-untyped-def]
         # True for NaN as well.
         wrong = ((s < float("inf")) & (t < float("inf"))) == 0
         broken = broken | ((at < COMMON) & wrong).to(tl.int32)
-        s = tl.where(present, _bits(s, cooling), -float("inf"))
-        t = tl.where(present, _bits(t, cooling), -float("inf"))
-        largest_s, total_s = _online(s, largest_s, total_s)
-        largest_t, total_t = _online(t, largest_t, total_t)
-    log_s = _together(largest_s, total_s)
-    log_t = _together(largest_t, total_t)
+        s = tl.where(present, s, -float("inf"))
+        t = tl.where(present, t, -float("inf"))
+        largest_s, total_s = _online(s, largest_s, total_s, bits)
+        largest_t, total_t = _online(t, largest_t, total_t, bits)
+    top_s, log_s = _together(largest_s, total_s, bits)
+    top_t, log_t = _together(largest_t, total_t, bits)
     # Products that overflowed or are NaN make the whole row NaN, as a softmax does.
     poison = tl.where(tl.max(broken, 0) > 0, float("nan"), 0.0)
 
@@ -165,8 +160,8 @@ def divergence_rows(  # type: ignore[no-untyped-def]
         s = _capped(s, student_scale, student_cap, STUDENT_CAPPED)
         t = _capped(t, teacher_scale, teacher_cap, TEACHER_CAPPED)
         present = (at < COMMON) & (s != -float("inf")) & (t != -float("inf"))
-        log_q = _log_share(s, cooling, log_s, LEAST_LOG)
-        log_p = _log_share(t, cooling, log_t, LEAST_LOG)
+        log_q = _log_share(s, top_s, bits, log_s, LEAST_LOG)
+        log_p = _log_share(t, top_t, bits, log_t, LEAST_LOG)
         if KIND == MIXTURE:
             q, ratio, d, log_m = _mixture(log_p, log_q, present, share, rest, SMALL, FAST)
             first += ratio * q * (d - log_m)
@@ -208,8 +203,8 @@ def divergence_rows(  # type: ignore[no-untyped-def]
             s = _capped(s, student_scale, student_cap, STUDENT_CAPPED)
             t = _capped(t, teacher_scale, teacher_cap, TEACHER_CAPPED)
             present = (at < COMMON) & (s != -float("inf")) & (t != -float("inf"))
-            log_q = _log_share(s, cooling, log_s, LEAST_LOG)
-            log_p = _log_share(t, cooling, log_t, LEAST_LOG)
+            log_q = _log_share(s, top_s, bits, log_s, LEAST_LOG)
+            log_p = _log_share(t, top_t, bits, log_t, LEAST_LOG)
             if KIND == MIXTURE:
                 q, _, _, pull = _mixture(log_p, log_q, present, share, rest, SMALL, FAST)
             else:
