@@ -66,6 +66,23 @@ def small_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chat_model(small_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small Llama with ChatML's signs as tokens of their own."""
+    from small_tokenizers import CHATML, SIGNS
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("chat-llama")
+    tokenizer = AutoTokenizer.from_pretrained(small_llama)
+    tokenizer.add_tokens(SIGNS, special_tokens=True)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(small_llama)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_rows() -> list[dict]:
     """48 rows of gsm8k, with instructions of many lengths."""
     lines = (REPO / "eval_harness/benchmarks/data/gsm8k.jsonl").read_bytes().split(b"\n")

@@ -121,13 +121,12 @@ def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
         assert functions.results_mine(doc, [""])["exact_match"] == 0.0
 
 
-# "chat" is in test_lm_eval_chat.py: the others need no chat template.
-@pytest.mark.parametrize("template", ["question", "alpaca"])
+@pytest.mark.parametrize("template", ["question", "chat"])
 def test_lm_eval_runs_the_printed_command_and_gets_every_sample(
-    harness, small_gpt2, tmp_path, template
+    harness, chat_model, tmp_path, template
 ):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is in the dev extra)")
     how = ("--protocol", "greedy", "--template", template)
     exported = harness("export-lm-eval", "first", "--tasks", "gsm8k", *how)
     assert exported.returncode == 0, exported.stderr
-    compare_samples(harness, small_gpt2, tmp_path, exported.stderr, how)
+    compare_samples(harness, chat_model, tmp_path, exported.stderr, how)

@@ -167,8 +167,10 @@ def test_the_minillm_protocol_runs_in_half_precision_with_the_ngram_rule(
     harness, small_gpt2, small_benchmark, tmp_path
 ):
     out = tmp_path / "out"
-    args = ["--model_args", f"pretrained={small_gpt2}", "--protocol", "minillm", "--limit", "3"]
-    done = harness(*run_args(small_gpt2, small_benchmark, out, *args))
+    args = run_args(small_gpt2, small_benchmark, out, "--protocol", "minillm", "--limit", "3")
+    # Without a dtype, which would replace the protocol's.
+    args[args.index("--model_args") + 1] = f"pretrained={small_gpt2}"
+    done = harness(*args)
     assert done.returncode == 0, done.stderr
     fingerprint = load_results(out).tasks["small"].fingerprint
     assert fingerprint.model["dtype"] == "float16"
@@ -183,7 +185,6 @@ REFUSALS = {
     "unknown model": (["--model", "vlm"], "did you mean 'vllm'"),
     "unknown protocol": (["--protocol", "minilm"], "did you mean 'minillm'"),
     "unknown argument": (["--model_args", "pretrained=x,dtyp=a"], "did you mean 'dtype'"),
-    "no model": (["--model_args", "dtype=float32"], "no pretrained=..."),
     "missing model": (["--model_args", "pretrained=./none"], "./none: no such folder, expected"),
     "seed": (["--seed", "1,x"], "--seed 1,x: expected integers separated by commas"),
     "batch size": (["--batch_size", "x"], "--batch_size x: expected an integer or auto"),
@@ -212,6 +213,14 @@ def test_mistakes_end_with_one_line_and_2_before_weights_are_loaded(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_a_run_without_a_model_says_what_is_missing(harness, small_benchmark, tmp_path):
+    args = run_args(Path("missing"), small_benchmark, tmp_path / "out")
+    args[args.index("--model_args") + 1] = "dtype=float32"
+    done = harness(*args)
+    assert done.returncode == 2
+    assert "no pretrained=..." in done.stderr
 
 
 def test_debug_adds_the_traceback(harness):

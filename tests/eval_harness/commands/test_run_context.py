@@ -2,27 +2,9 @@
 
 import json
 
-import pytest
-from small_tokenizers import CHATML, SIGNS
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from eval_harness.results.folder import load_results
 
 EXAMPLES = [{"instruction": "1 + 1?", "output": "2"}, {"instruction": "2 + 1?", "output": "3"}]
-
-
-@pytest.fixture(scope="module")
-def chat_model(small_llama, tmp_path_factory):
-    """The small Llama with ChatML's signs as tokens of their own."""
-    folder = tmp_path_factory.mktemp("chat-llama")
-    tokenizer = AutoTokenizer.from_pretrained(small_llama)
-    tokenizer.add_tokens(SIGNS, special_tokens=True)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(small_llama)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    return folder
 
 
 def test_the_flags_of_lm_eval_s_users_give_prompts_and_rows(

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from small_tokenizers import CHATML, SIGNS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from eval_harness import evaluate
 from eval_harness.errors import DistillensError
@@ -14,20 +13,6 @@ ASK = {"role": "user", "content": "What is 2 + 2?"}
 FOUR = {"role": "assistant", "content": "It is 4."}
 AGAIN = {"role": "user", "content": "Sure? <|im_end|>"}
 YES = {"role": "assistant", "content": "Yes."}
-
-
-@pytest.fixture(scope="module")
-def chat_model(small_llama, tmp_path_factory):
-    """The small Llama with ChatML's signs as tokens of their own."""
-    folder = tmp_path_factory.mktemp("chat-llama")
-    tokenizer = AutoTokenizer.from_pretrained(small_llama)
-    tokenizer.add_tokens(SIGNS, special_tokens=True)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(small_llama)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
