@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval_harness.comparison.systems import System
-from eval_harness.results.schema import Sample, metric_names
+from eval_harness.results.schema import metric_names
 from eval_harness.shared.differences import differences
 from eval_harness.shared.files.typed_json import shown
 
@@ -55,7 +55,7 @@ def _lm_eval_notes(systems: Sequence[System]) -> list[str]:
                 left_out = ", ".join(map(shown, system.lm_eval[task].left_out))
                 notes.append(f"{task}: {left_out} of {system.name} is no mean over rows: left out")
         num_different = sum(
-            len({_prompt(system.samples[task][row]) for system in systems}) > 1
+            len({system.samples[task][row].prompt for system in systems}) > 1
             for row in range(len(systems[0].samples[task]))
         )
         if num_different:
@@ -66,11 +66,6 @@ def _lm_eval_notes(systems: Sequence[System]) -> list[str]:
                 names = f"{a} for {systems[0].name} and {b} for {system.name}"
                 notes.append(f"{task}: {key} is {names}")
     return notes
-
-
-def _prompt(sample: Sample) -> str:
-    request = sample.arguments.get("gen_args_0")
-    return str(request.get("arg_0")) if isinstance(request, dict) else ""
 
 
 def _generation(system: System, task: str) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def _section(
         row_means([sample.scores[primary] for sample in system.samples[task]]) for system in systems
     ]
     lengths = [_words(system, task) for system in systems]
+    is_choice = systems[0].samples[task][0].is_choice
     table = []
     for index, values in enumerate(metrics.values()):
         line = [printable(systems[index].name)]
@@ -123,6 +124,9 @@ def _section(
     for name in scored:
         header += [f"{name} [95 %]", f"{name} by seed (sampling noise)"]
     header += [_COLUMNS[key][0] for key in known] + [f"{primary} ~ words"]
+    if is_choice:
+        header, table = header[:-1], [line[:-1] for line in table]
+    plots = _plots(task, primary, metrics, scores, lengths)
     return TaskSection(
         name=printable(task),
         num_rows=len(systems[0].samples[task]),
@@ -134,7 +138,7 @@ def _section(
             for comparison in result["comparisons"]
             if comparison["task"] == task
         ],
-        plots=_plots(task, primary, metrics, scores, lengths),
+        plots=plots[:1] if is_choice else plots,
         rows=rows_that_differ(systems, task, metric=primary, num_rows=num_rows),
     )
 

@@ -62,7 +62,7 @@ def rows_that_differ(
     return [
         ShownRow(
             row_id=printable(systems[0].samples[task][row].row_id),
-            prompt=printable(prompt_text(systems[0].samples[task][row].doc)),
+            prompt=printable(_question(systems[0].samples[task][row])),
             references=[printable(text) for text in systems[0].samples[task][row].target],
             spread=float(spread[row]),
             answers=[
@@ -85,6 +85,11 @@ def prompt_text(doc: dict[str, Any]) -> str:
         return "\n\n".join(_turn(message) for message in question.messages)
     parts = [str(doc.get(key) or "") for key in ("instruction", "input")]
     return "\n".join(filter(None, parts)) or str(doc.get("prompt", ""))
+
+
+def _question(sample: Sample) -> str:
+    """Rows of lm-eval's tasks have fields of their own; their prompt says what they ask."""
+    return prompt_text(sample.doc) or sample.prompt
 
 
 def _turn(message: Message) -> str:

@@ -82,6 +82,17 @@ class Sample:
         row_id = self.doc.get("id")
         return str(self.doc_id if row_id is None else row_id)
 
+    @property
+    def prompt(self) -> str:
+        """What the model was asked with; empty if the row does not say."""
+        request = self.arguments.get("gen_args_0")
+        return str(request.get("arg_0", "")) if isinstance(request, Mapping) else ""
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether lm-eval asked for likelihoods of given answers, which have no length."""
+        return "output_type" in self.extra
+
     def to_json(self) -> dict[str, Any]:
         """The row as it is written; lm-eval's keys first, each metric also as its mean."""
         means = {name: sum(values) / len(values) for name, values in self.scores.items()}

@@ -46,8 +46,8 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
         metrics[f"{name}_per_seed,none"] = [round(mean, 4) for mean in seed_means(scores)]
         if name == "rougeL":
             metrics |= _without_words(samples)
-    if any("output_type" in sample.extra for sample in samples):
-        return metrics  # lm-eval's choices among given answers have no length
+    if any(sample.is_choice for sample in samples):
+        return metrics
     for name, value in answer_statistics(samples).as_metrics().items():
         metrics[f"{name},none"] = round(value, 4)
     return metrics

@@ -68,14 +68,21 @@ def test_metrics_without_a_mean_over_rows_are_left_out_by_name(tmp_path, capsys)
 
 def test_choices_have_no_length_and_make_a_report(tmp_path):
     rows = [lm_eval_sample(n, "1", acc=float(n % 2)) for n in range(6)]
-    for row in rows:
+    other = [lm_eval_sample(n, "1", acc=1.0) for n in range(6)]
+    for row in [*rows, *other]:
         row["resps"] = [[["-1.5", "False"]], [["-2.5", "False"]]]
         row["filtered_resps"] = [["-1.5", "False"], ["-2.5", "False"]]
-    folders = [save_lm_eval(tmp_path / n, rows, output_type="multiple_choice") for n in ("a", "b")]
+    folders = [
+        save_lm_eval(tmp_path / name, found, output_type="multiple_choice")
+        for name, found in (("a", rows), ("b", other))
+    ]
     out = tmp_path / "report"
     assert main(["report", *map(str, folders), "--output_path", str(out)]) == 0
     text = (out / "report.md").read_text(encoding="utf-8")
+    # Rows without our fields are shown by their prompt.
+    assert "Question 0?" in (out / "report.html").read_text(encoding="utf-8")
     assert "| a | 0.5000" in text
+    assert "words" not in text
     assert "truncated" not in text
 
 
