@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.results.folder import load_results
+from eval_harness.results.schema import TaskResult
 from eval_harness.shared.text.answers import cut_answer
 
 METRICS = ("rougeL", "exact_match", "final_answer")
@@ -39,7 +40,7 @@ def run_printed(
 
 def compare_samples(
     harness: Callable[..., Any], model: Path, folder: Path, printed: str, how: tuple[str, ...]
-) -> None:
+) -> TaskResult:
     """Asks the same rows of gsm8k ourselves, and compares prompts, answers and scores."""
     theirs, rows = run_printed(printed, model, folder)
     done = harness(
@@ -59,4 +60,5 @@ def compare_samples(
             assert abs(row[metric] - sample.scores[metric][0]) < 1e-4, metric
     for metric in METRICS:
         assert abs(theirs[f"{metric},none"] - ours.metrics[f"{metric},none"]) < 1e-4
-    assert ours.metrics["rougeL,none"] > 0
+    assert any(sample.filtered_resps[0] for sample in ours.samples)
+    return ours

@@ -121,12 +121,17 @@ def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
         assert functions.results_mine(doc, [""])["exact_match"] == 0.0
 
 
-@pytest.mark.parametrize("template", ["question", "chat"])
+@pytest.mark.parametrize(
+    ("template", "model"), [("question", "small_gpt2"), ("chat", "chat_model")]
+)
 def test_lm_eval_runs_the_printed_command_and_gets_every_sample(
-    harness, chat_model, tmp_path, template
+    harness, tmp_path, template, model, request
 ):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is in the dev extra)")
     how = ("--protocol", "greedy", "--template", template)
     exported = harness("export-lm-eval", "first", "--tasks", "gsm8k", *how)
     assert exported.returncode == 0, exported.stderr
-    compare_samples(harness, chat_model, tmp_path, exported.stderr, how)
+    folder = request.getfixturevalue(model)
+    ours = compare_samples(harness, folder, tmp_path, exported.stderr, how)
+    # The small Llama's answers share no word with the references.
+    assert template == "chat" or ours.metrics["rougeL,none"] > 0
