@@ -5,13 +5,12 @@ import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from eval_harness.results.format_version import LM_EVAL_VERSION
 from eval_harness.results.hashes import text_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The version whose form results and samples have.
-LM_EVAL_VERSION = "0.4.13"
 _KEYS = (
     "git_hash",
     "transformers_version",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from eval_harness.results.schema import RESULTS_FORMAT
+from eval_harness.results.format_version import RESULTS_FORMAT
 from eval_harness.shared.files.typed_json import Count, Number, Strict
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]

@@ -17,8 +17,8 @@ from typing import Any
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.results.environment import environment_of
 from eval_harness.results.file_models import ResultsFile
+from eval_harness.results.format_version import RESULTS_FORMAT
 from eval_harness.results.schema import (
-    RESULTS_FORMAT,
     Fingerprint,
     Results,
     Sample,

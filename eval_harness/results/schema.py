@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.results.format_version import RESULTS_FORMAT
 from eval_harness.results.hashes import sample_hashes, task_hash
 from eval_harness.shared.digest import digest
 
 # lm-eval's word for a value that does not exist (the standard error of one row).
 NOT_AVAILABLE = "N/A"
-# The form of results and samples files. In the first, scores of rows were fractions in [0, 1].
-RESULTS_FORMAT = 2
 
 
 @dataclass(frozen=True)
