@@ -3,7 +3,13 @@
 import pytest
 
 from eval_harness.errors import DistillensError
-from eval_harness.shared.program.key_values import NAMES, format_key_values, parse_key_values
+from eval_harness.shared.program.key_values import (
+    NAMES,
+    check_names_are_texts,
+    format_key_values,
+    parse_key_values,
+    read_key_values,
+)
 
 
 def test_values_get_their_types():
@@ -105,3 +111,34 @@ def test_what_is_written_is_read_back(value):
     values = {"pretrained": str(value), "n": value, "revision": None, "last": 1}
     expected = {key: value for key, value in values.items() if key != "revision"}
     assert parse_key_values(format_key_values(values), flag="--x") == expected
+
+
+@pytest.mark.parametrize(
+    "given", [["a=1,b=x"], ["a=1", "b=x"], "a=1,b=x", ['{"a": 1, "b": "x"}'], ["a=1,", " b=x"]]
+)
+def test_several_texts_or_one_json_object_give_the_same(given):
+    assert read_key_values(given, flag="--x") == {"a": 1, "b": "x"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["a=1", "a=2"], "--x a: given twice"),
+        (["a=1", "b"], "'b': expected key=value"),
+        (['{"a": 1'], "begins with { but is not JSON"),
+        (['{"a": 1} b'], "follows the closing }"),
+        (['{"revision": 12}'], "--x revision = 12 is int"),
+    ],
+)
+def test_several_texts_are_refused_as_one_is(given, words):
+    with pytest.raises(DistillensError) as error:
+        read_key_values(given, flag="--x")
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(NAMES))
+def test_a_name_from_python_or_yaml_is_a_text(key):
+    check_names_are_texts({key: "0010", "n": 3}, flag="--x")
+    check_names_are_texts({key: None}, flag="--x")
+    with pytest.raises(DistillensError, match="is int, but it is a name"):
+        check_names_are_texts({key: 1234567}, flag="--x")
