@@ -20,7 +20,8 @@ def check_batch(labels: object, student: Record, teacher: Record | None) -> Tens
 
     Raises:
         DistillensError: no [B, T] integers, of another shape than the forward passes, other tokens
-            in the two, or a label that is not the token at its place.
+            in the two, a label that is not the token at its place, or packed rows that saw each
+            other.
     """
     if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
         found = type(labels).__name__
@@ -41,6 +42,13 @@ def check_batch(labels: object, student: Record, teacher: Record | None) -> Tens
             f"{_WHERE}: the student ran on {list(shape)} and the teacher on "
             f"{list(teacher.last_hidden.shape[:2])}; run both on the same batch"
         )
+    for role, record in (("student", student), ("teacher", teacher)):
+        if record is not None and record.mixed_rows is not None and record.mixed_rows.item():
+            raise DistillensError(
+                f"{_WHERE}: the {role} ran on packed rows (position_ids that restart) with a "
+                "key-value cache, and transformers lets such rows see each other; call it with "
+                "use_cache=False"
+            )
     labels = labels.to(student.last_hidden.device, torch.int64)
     _check_tokens(labels, student.input_ids, None if teacher is None else teacher.input_ids)
     return labels

@@ -38,6 +38,8 @@ class Record:
         hidden_by_checkpointing: a hooked layer ran without a graph although the body had one, as
             reentrant gradient checkpointing does.
         with_graph: gradients were enabled.
+        mixed_rows: 0-d bool, packed rows (positions that restart, no mask) saw each other, as
+            transformers keeps them apart only without a key-value cache; None if none could be.
     """
 
     last_hidden: Tensor
@@ -46,6 +48,7 @@ class Record:
     layers: dict[str, dict[str, Tensor]]
     hidden_by_checkpointing: bool
     with_graph: bool
+    mixed_rows: Tensor | None = None
 
 
 @dataclass
@@ -54,6 +57,7 @@ class _Running:
 
     input_ids: Tensor | None
     with_graph: bool
+    mixed_rows: Tensor | None
     layers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     hidden_by_checkpointing: bool = False
 
@@ -115,7 +119,7 @@ class Recorder:
         ids = kwargs.get("input_ids")
         if ids is None and self._ids_position is not None and len(args) > self._ids_position:
             ids = args[self._ids_position]
-        self._running = _Running(ids, torch.is_grad_enabled())
+        self._running = _Running(ids, torch.is_grad_enabled(), _mixed_rows(module, kwargs))
 
     def _end(self, module: nn.Module, args: object, output: Any) -> None:
         running, self._running = self._running, None
@@ -133,6 +137,7 @@ class Recorder:
             running.layers,
             running.hidden_by_checkpointing,
             running.with_graph,
+            running.mixed_rows,
         )
 
     def _hook_layer(self, layer: nn.Module, kind: str, path: str) -> RemovableHandle:
@@ -157,6 +162,18 @@ class Recorder:
 def has_cache(kwargs: Mapping[str, Any]) -> bool:
     """Whether a body was called with a key-value cache or recurrent state, as generation does."""
     return any(kwargs.get(name) is not None for name in _CACHES)
+
+
+def _mixed_rows(body: nn.Module, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Of the body's arguments; see `Record`."""
+    positions, use_cache = kwargs.get("position_ids"), kwargs.get("use_cache")
+    if use_cache is None:
+        use_cache = getattr(getattr(body, "config", None), "use_cache", False)
+    if not use_cache or kwargs.get("attention_mask") is not None:
+        return None
+    if not isinstance(positions, Tensor) or positions.dim() != 2:
+        return None
+    return (positions[:, 1:] <= positions[:, :-1]).any()
 
 
 def _position_of_ids(body: nn.Module) -> int | None:
