@@ -107,12 +107,18 @@ class DistillLensArguments:
                 )
         if self.kd in ("", "none"):
             self.kd = None
-        for name in ("kd_beta", "kd_options"):
-            if self.kd is None and getattr(self, name) is not None:
+        unread = {"kd_beta": None, "kd_options": None, "kd_weight": 1.0, "kd_temperature": 1.0}
+        for name, default in unread.items():
+            if self.kd is None and getattr(self, name) != default:
                 raise DistillensError(
                     f"DistillLensArguments.{name} = {getattr(self, name)!r}, but kd is not given; "
                     "name its divergence, such as fkl"
                 )
+        if _layers(self.layers) is None and self.lens_weight != 1:
+            raise DistillensError(
+                f"DistillLensArguments.lens_weight = {self.lens_weight!r}, but layers are none, so "
+                "that there is no lens; name layers, such as auto:5"
+            )
         if self.router_loss and self.trainer_loss:
             raise DistillensError(
                 f"DistillLensArguments.router_loss = {self.router_loss!r} with trainer_loss, which "
