@@ -93,6 +93,8 @@ def _steps(model: Any, rows: Sequence[list[int]], num_padding: int = 0) -> _Step
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=_NUM_STEPS,
+            # An end token would give a row fewer steps by itself than beside another.
+            min_new_tokens=_NUM_STEPS,
             pad_token_id=0,
             output_logits=True,
             return_dict_in_generate=True,

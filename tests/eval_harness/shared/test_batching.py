@@ -142,3 +142,12 @@ def test_an_interrupted_run_of_such_a_model_goes_on_with_the_same_batches(tmp_pa
         len({len(requests[index].prompt_ids) for index in batch}) == 1
         for batch in backend._batches(requests)
     )
+
+
+def test_an_end_token_among_the_first_answers_is_no_mixing():
+    """A row ends sooner by itself than beside one that goes on."""
+    model = small_model("llama", vocab=64)
+    ids = torch.tensor([[3, 10, 17, 24, 31]])
+    answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1)
+    model.generation_config.eos_token_id = int(answer[0, -1])
+    assert batching_of(model) is Batching.ANY
