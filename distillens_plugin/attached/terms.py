@@ -107,7 +107,7 @@ def _given_terms(more: object) -> Mapping[str, tuple[Term, float]]:
         )
     for name, entry in more.items():
         is_pair = isinstance(entry, tuple | list) and len(entry) == 2
-        # What makes a loss a term of this package; torchdistill's own read what is not recorded here.
+        # By what it offers: torchdistill's own losses read what is not recorded here.
         if not is_pair or not hasattr(entry[0], "weighted_pairs"):
             raise DistillensError(
                 f"AttachedLens: terms[{name!r}] = {entry!r}, expected a loss term of "
