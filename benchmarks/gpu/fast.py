@@ -29,11 +29,13 @@ SETS = 2
 COMPILED_ROWS = 16384
 CHUNKS = (1024, 2048, 4096, 8192)
 # Of the Triton kernel: columns at a time, and warps.
-SHAPES = ((2048, 16), (2048, 8), (4096, 16), (4096, 32), (8192, 16))
+SHAPES = ((1024, 8), (2048, 8), (2048, 16), (4096, 16), (4096, 32), (8192, 16), (8192, 32))
 
 
-def problems(call: Call, name: str, rows: int) -> list[Problem]:
+def problems(call: Call, name: str, rows: int, multiple: int = 1) -> list[Problem]:
+    """Of this vocabulary, up to the next multiple."""
     vocab, student, teacher = MODELS[name] if not call.tiny else (997, 32, 48)
+    vocab = -(-vocab // multiple) * multiple
     return [
         Problem(call.device, 64 if call.tiny else rows, vocab, student, teacher, seed=seed)
         for seed in range(SETS)
@@ -143,6 +145,9 @@ def main() -> int:
             products = [partial(floor, problem, chunk_rows=chunk) for problem in made]
             case = f"{name} {made[0].rows} rows: floor, chunks of {chunk}"
             record.run(case, partial(measure, products, call.device, most=5))
+        aligned = [partial(floor, problem) for problem in problems(call, name, COMPILED_ROWS, 64)]
+        case = f"{name} {made[0].rows} rows: floor, a multiple of 64 ids"
+        record.run(case, partial(measure, aligned, call.device, most=5))
     for name in MODELS:
         made = problems(call, name, COMPILED_ROWS)
         late = {name: method for name, method in OTHERS.items() if "compiled" in name}

@@ -121,7 +121,7 @@ class AttachedLens:
         for term in all_terms:
             if other is not None:
                 pairs += term.pairs(own.lens.num_layers, other.lens.num_layers)
-            elif term.layers is not None or term.default_name == "logits_kd":
+            elif term.needs_teacher:
                 raise DistillensError(
                     f"AttachedLens: teacher is None, but {term.where} reads the teacher; give it, "
                     "or leave the term out"
@@ -134,7 +134,7 @@ class AttachedLens:
             other.attach([b for _, b in pairs])
             other.model.eval()
             sides.append(other)
-        self._student, self._teacher, self._sides = own, other, sides
+        self._sides = sides
         # A lens that is dropped leaves no hooks behind.
         self._finalizer = weakref.finalize(self, _remove, sides)
 

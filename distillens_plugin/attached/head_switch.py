@@ -27,6 +27,7 @@ class HeadSwitch:
 
     def __init__(self, model: nn.Module, lens: Lens) -> None:
         self._model, self._lens = model, lens
+        self._body: nn.Module | None = None
         self._head: nn.Module | None = None
         self._head_handle: RemovableHandle | None = None
         self._handles: list[RemovableHandle] = []
@@ -56,10 +57,10 @@ class HeadSwitch:
                 "the logits; remove the hook, or leave headless out"
             )
         self._hook_head()
-        self._body = plain.get_submodule(self._lens.anatomy.body)
+        body = self._body = plain.get_submodule(self._lens.anatomy.body)
         self._handles = [
-            self._body.register_forward_pre_hook(self._see_cache, with_kwargs=True),
-            self._body.register_forward_hook(self._follow_head),
+            body.register_forward_pre_hook(self._see_cache, with_kwargs=True),
+            body.register_forward_hook(self._follow_head),
         ]
         for model in {id(m): m for m in (unwrap(self._model), plain)}.values():
             self._handles.append(model.register_forward_pre_hook(_refuse_labels, with_kwargs=True))

@@ -18,6 +18,7 @@ class CrossEntropy(Term):
 
     default_name = "cross_entropy"
     where = "distillens.cross_entropy"
+    needs_teacher = False
     needs = Needs(final_states=True, unembedding=True)
 
     def __init__(self, *, chunk_rows: int | None = None) -> None:

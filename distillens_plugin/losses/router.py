@@ -19,6 +19,7 @@ class RouterLoss(Term):
 
     default_name = "router_loss"
     where = "distillens.router_loss"
+    needs_teacher = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -46,11 +46,13 @@ class Term(nn.Module):
     Attributes:
         default_name: the name of its values in `last_values`.
         needs: what it reads besides its layers.
+        needs_teacher: whether it reads the teacher at all.
         last_values: after a forward pass, each group's or part's value by name, `name` or
             `name/1-2` for a layer pair (0-d tensors, detached).
     """
 
     default_name = "term"
+    needs_teacher = True
 
     def __init__(
         self,

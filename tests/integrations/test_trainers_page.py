@@ -1,14 +1,12 @@
 """docs/trainers.md is true: its files run as they stand, on one process or on two."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from shell import run_of_page
 from tiny_run import ASSETS, REPO
 
 TEXT = (REPO / "docs" / "trainers.md").read_text(encoding="utf-8")
@@ -52,23 +50,9 @@ def commands(file: str) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Runs a command of the page on the CPU; returns what it prints."""
+    """Runs a command of the page, with fewer steps; returns what it prints."""
     command = command.replace("max_steps 20", "max_steps 4").replace("_steps 10", "_steps 2")
-    # On CPUs accelerate starts several processes only if it is told so, as the page says.
-    command = command.replace("accelerate launch", "accelerate launch --multi_gpu")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+    return run_of_page(command, folder)
 
 
 def test_each_face_is_shown_alone_and_with_both_launchers():

@@ -1,15 +1,13 @@
 """The section on TRL of docs/trainers.md is true: its files run as they stand."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
 from safetensors.torch import load_file
+from shell import run_of_page
 from tiny_run import ASSETS, REPO
 
 TEXT = (REPO / "docs" / "trainers.md").read_text(encoding="utf-8")
@@ -48,30 +46,6 @@ def commands():
     return lines.splitlines()
 
 
-def run(command, folder):
-    """Runs a command of the page on the CPU; returns what it prints."""
-    # On CPUs accelerate starts several processes only if it is told so.
-    command = command.replace("accelerate launch", "accelerate launch --multi_gpu")
-    environment = {
-        **os.environ,
-        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
-
-
 def test_the_commands():
     assert sorted({line.split()[-1] for line in commands()}) == sorted(files(SECTION))
     launchers = [line.split()[0] for line in commands() if line.endswith("my_trl.py")]
@@ -79,12 +53,12 @@ def test_the_commands():
 
 
 def test_distillation_on_two_processes(folder):
-    printed = run(commands()[2], folder)
+    printed = run_of_page(commands()[2], folder)
     assert printed.count("'lens/2-2':") == 2  # two logs, of one process
     assert load_file(folder / "out" / "trl" / "model.safetensors")
 
 
 def test_gkd(folder):
-    printed = run(commands()[3], folder)
+    printed = run_of_page(commands()[3], folder)
     assert printed.count("'lens/2-2':") == 2
     assert load_file(folder / "out" / "gkd" / "model.safetensors")

@@ -110,6 +110,11 @@ def test_a_maker_takes_the_keys_of_its_table_with_their_defaults(kind: Kind, key
             assert taken[name].default == field.default, name
 
 
+@pytest.mark.parametrize("key", TERMS)
+def test_a_loss_term_needs_a_teacher_where_its_entry_says_so(key: str) -> None:
+    assert resolve(TERMS[key].maker).needs_teacher == TERMS[key].needs_teacher
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_divergence_has_the_name_and_the_defaults_of_its_entry(name: str) -> None:
     divergence = make_divergence(name)

@@ -1,14 +1,12 @@
 """CONTRIBUTING.md is true: its diagram is the house, and all that it shows to add works."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from floors import FLOORS
+from shell import shell
 from tiny_run import REPO
 
 TEXT = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -40,22 +38,6 @@ def folder(tmp_path_factory) -> Path:
     for name, body in files().items():
         (made / name).write_text(body, encoding="utf-8")
     return made
-
-
-def shell(script: str, cwd: Path) -> str:
-    """Runs commands of the page with this environment's programs; returns what they print."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
 
 
 def test_it_is_one_page_with_one_diagram():
@@ -96,7 +78,7 @@ def test_the_files_and_folders_that_it_names_exist():
 
 
 def test_a_divergence_a_term_and_an_architecture_of_ones_own_take_a_step(folder):
-    printed = shell(commands("my_method.yaml"), folder)
+    printed = shell(commands("my_method.yaml"), folder).stdout
     # The squared Hellinger distance without its half lies in [0, 2].
     kd = re.search(r"^  kd: (\S+)$", printed, flags=re.MULTILINE)
     assert kd
@@ -111,13 +93,13 @@ def test_without_trust_nothing_of_ones_own_is_imported(folder):
     script = commands("my_method.yaml").replace("--trust-recipe --dry-run", "--validate")
     assert "--trust-recipe" not in script
     script = script.strip() + ' 2>&1 && exit 1 || test "$?" = 2'
-    printed = shell(script, folder)
+    printed = shell(script, folder).stdout
     assert "my_divergence" in printed
     assert "--trust-recipe" in printed
 
 
 def test_a_benchmark_of_ones_own_is_run_and_a_backend_and_a_template_answer_it(folder):
-    printed = shell(commands("my_benchmark.yaml"), folder)
+    printed = shell(commands("my_benchmark.yaml"), folder).stdout
     assert re.search(r"^capitals +1 +rougeL", printed, flags=re.MULTILINE)
 
     shell("python my_backend.py", folder)

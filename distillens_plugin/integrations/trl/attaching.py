@@ -112,6 +112,22 @@ class LensOfTrainer:
                 metrics[mode][name] = [value]
 
 
+class LogsLens:
+    """What all of TRL's trainers with the lens share; each sets `_lens_of_trainer`."""
+
+    _lens_of_trainer: LensOfTrainer
+
+    @property
+    def lens(self) -> AttachedLens:
+        """The lens on the two models."""
+        return self._lens_of_trainer.attached
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the terms among its metrics."""
+        self._lens_of_trainer.log_into(self._metrics, self.accelerator)  # type: ignore[attr-defined]
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
 def completion_labels(inputs: dict[str, Tensor]) -> Tensor:
     """[B, T] labels of DistillationTrainer's prompts and completions: what the student wrote.
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from trl import DistillationTrainer
 
-from distillens_plugin.attached.attached_lens import AttachedLens
 from distillens_plugin.integrations.transformers.arguments import (
     DistillLensArguments,
     arguments_or_default,
 )
 from distillens_plugin.integrations.trl.attaching import (
     LensOfTrainer,
+    LogsLens,
     check_before_loading,
     completion_labels,
 )
@@ -28,7 +28,7 @@ else:
     _Base = object  # it is mixed into one
 
 
-class DistillLensDistillationMixin(_Base):
+class DistillLensDistillationMixin(LogsLens, _Base):
     """Puts the lens on a subclass of DistillationTrainer, before it in the list of bases.
 
     The student trains on TRL's own loss plus `distillens`'s terms, on the tokens that it wrote.
@@ -55,11 +55,6 @@ class DistillLensDistillationMixin(_Base):
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
         self._lens_was_added = False
-
-    @property
-    def lens(self) -> AttachedLens:
-        """The lens on the two models."""
-        return self._lens_of_trainer.attached
 
     def compute_loss(
         self,
@@ -92,11 +87,6 @@ class DistillLensDistillationMixin(_Base):
         )
         self._lens_was_added = True
         return loss, entropy_sum, num_valid
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, with the terms among its metrics."""
-        self._lens_of_trainer.log_into(self._metrics, self.accelerator)
-        super().log(logs, start_time)
 
 
 class DistillLensDistillationTrainer(DistillLensDistillationMixin, DistillationTrainer):

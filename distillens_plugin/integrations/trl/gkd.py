@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from distillens_plugin.attached.attached_lens import AttachedLens
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
-from distillens_plugin.integrations.trl.attaching import LensOfTrainer, check_before_loading
+from distillens_plugin.integrations.trl.attaching import (
+    LensOfTrainer,
+    LogsLens,
+    check_before_loading,
+)
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ else:
     _Base = object  # it is mixed into one
 
 
-class DistillLensGKDMixin(_Base):
+class DistillLensGKDMixin(LogsLens, _Base):
     """Puts the lens on GKDTrainer: `class Trainer(DistillLensGKDMixin, GKDTrainer): pass`.
 
     The student trains on TRL's own loss plus `distillens`'s terms, on the dataset's answers or on
@@ -33,11 +36,6 @@ class DistillLensGKDMixin(_Base):
         check_before_loading(self, super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
-
-    @property
-    def lens(self) -> AttachedLens:
-        """The lens on the two models."""
-        return self._lens_of_trainer.attached
 
     def compute_loss(
         self,
@@ -57,11 +55,6 @@ class DistillLensGKDMixin(_Base):
             mode="train" if self.model.training else "eval",
         )
         return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, with the terms among its metrics."""
-        self._lens_of_trainer.log_into(self._metrics, self.accelerator)
-        super().log(logs, start_time)
 
 
 def _check_base(kind: type) -> None:
