@@ -46,7 +46,7 @@ class Standing:
 
     Attributes:
         history: of `history.History`.
-        averages, progress: sums of the log and of the bar (`metrics.Averages`, `Progress`).
+        averages, progress: sums of the log and of the bar (`Averages`, `Progress`).
         seconds: of work since the start, without interruptions.
         loss_before: validation loss before training.
         share: of on-policy rows (`on_policy.Share`); None without.

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillens_plugin.storage.kept_state import Standing
+from distillens_plugin.training.averages import Averages
 from distillens_plugin.training.history import History
-from distillens_plugin.training.metrics import Averages, Metrics, Progress
+from distillens_plugin.training.progress import Progress
+from distillens_plugin.training.records import Metrics
 from distillens_plugin.training.trainer import StepResult, Trainer
 from distillens_plugin.training.window import windows
 from eval_harness.errors import RunFailure

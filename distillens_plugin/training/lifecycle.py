@@ -22,7 +22,7 @@ from distillens_plugin.storage.model_folder import save_model
 from distillens_plugin.training.epochs import AtEpochEnd, EpochEnd, Epochs
 from distillens_plugin.training.history import History
 from distillens_plugin.training.memory import peak_memory_bytes
-from distillens_plugin.training.metrics import Metrics
+from distillens_plugin.training.records import Metrics
 from distillens_plugin.training.resume import metrics_bytes
 from distillens_plugin.training.stream_position import stream_states
 from distillens_plugin.training.trainer import Trainer
