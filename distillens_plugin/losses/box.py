@@ -25,7 +25,8 @@ class Box(Protocol):
         model: only on a TrainingBox, which lacks the student's and teacher's attributes.
         student_model, teacher_model, teacher_updatable, teacher_forward_proc: only on a
             DistillationBox.
-        teacher_io_dict: what the hooks of the teacher's modules recorded, by module path.
+        student_io_dict, teacher_io_dict: what the hooks of a model's modules recorded, by module
+            path; only on a DistillationBox.
         grad_accum_step: batches per accumulation window.
         max_grad_norm: None leaves gradients unclipped.
         scheduling_step: 0 steps the schedule once per epoch rather than once per step.
@@ -48,6 +49,7 @@ class Box(Protocol):
     teacher_model: nn.Module
     teacher_updatable: bool
     teacher_forward_proc: Callable[..., Any]
+    student_io_dict: dict[str, dict[str, Any]]
     teacher_io_dict: dict[str, dict[str, Any]]
     get_teacher_output: Callable[..., Any]
 

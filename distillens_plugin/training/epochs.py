@@ -7,6 +7,7 @@ from typing import Any
 from distillens_plugin.storage.kept_state import Standing
 from distillens_plugin.training.averages import Averages
 from distillens_plugin.training.history import History
+from distillens_plugin.training.memory import peak_memory_bytes
 from distillens_plugin.training.progress import Progress
 from distillens_plugin.training.records import Metrics
 from distillens_plugin.training.trainer import StepResult, Trainer
@@ -116,7 +117,7 @@ class Epochs:
             self.averages.add(_loggable(result))
             is_last = trainer.step_number == self.num_steps
             if is_last or trainer.step_number % self.log_every == 0:
-                self.metrics.write(self._record(progress))
+                self._write_record(progress)
             if is_last:
                 break
         if trainer.step_number == step_before:
@@ -132,7 +133,8 @@ class Epochs:
         if tasks.validate is not None:
             scores = tasks.validate()
             self.metrics.write({"step": step, "epoch": self.epoch, **scores})
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            # A layer pair, `val/lens/1-2`, is a number for metrics.jsonl.
+            shown = ", ".join(f"{n} {v:.4f}" for n, v in scores.items() if n.count("/") < 2)
             progress.say(f"epoch {self.epoch}, step {step}: {shown}")
             history.validation.append({"step": step, **scores})
             score, loss = scores[tasks.score_name], scores["validation_loss"]
@@ -147,14 +149,19 @@ class Epochs:
         if self.history.best_step == self.trainer.step_number:
             self.at_epoch_end.save("best")
 
-    def _record(self, progress: Progress) -> dict[str, Any]:
-        return {
+    def _write_record(self, progress: Progress) -> None:
+        means = self.averages.take()
+        learning_rate = self.trainer.box.optimizer.param_groups[0]["lr"]
+        record = {
             "step": self.trainer.step_number,
             "epoch": self.epoch,
-            "lr": self.trainer.box.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate,
             "tokens_per_s": round(progress.tokens_per_s, 1),
-            **self.averages.take(),
+            "peak_memory_bytes": peak_memory_bytes(self.trainer.accelerator.device),
+            **means,
         }
+        self.metrics.write(record)
+        progress.show_record(loss=means.get("loss"), learning_rate=learning_rate)
 
 
 def _loggable(result: StepResult) -> dict[str, float]:

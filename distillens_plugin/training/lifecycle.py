@@ -29,9 +29,10 @@ from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.validation import (
     SampleAnswer,
     sample_answers,
-    validation_loss,
     validation_rouge,
+    validation_scores,
 )
+from distillens_plugin.training.validation_terms import teacher_terms
 from eval_harness.errors import RunFailure
 from eval_harness.shared.model_folder.trained_with import training_note
 
@@ -55,6 +56,7 @@ class TrainingRun:
         self.fingerprint = fingerprint
         self.started_at = time.perf_counter()
         self.trainer = Trainer(experiment.box, experiment.accelerator)
+        self.terms = teacher_terms(experiment)
         self.by_rouge = experiment.recipe.train.best_by == "rougeL"
         self.scores: dict[str, float] = {}
         self.loss_before: float | None = None
@@ -100,15 +102,16 @@ class TrainingRun:
 
     def _begin(self) -> Metrics:
         accelerator = self.experiment.accelerator
-        self.loss_before = self._validation_loss()
+        scores = self._validation_scores()
         metrics = Metrics(self.folder / run_folder.METRICS, accelerator)
-        if self.loss_before is None:
+        if scores is None:
             return metrics
+        self.loss_before = scores["validation_loss"]
         share = on_policy_share(self.experiment)
         if share is not None:
             share.after_validation(self.loss_before)
         say(accelerator, f"validation loss before training: {self.loss_before:.4f}")
-        metrics.write({"step": 0, "epoch": 0, "validation_loss": self.loss_before})
+        metrics.write({"step": 0, "epoch": 0, **scores})
         return metrics
 
     def _resume(self, standing: Standing, state: Path) -> Metrics:
@@ -143,18 +146,19 @@ class TrainingRun:
         )
         save_state(self.folder, accelerator, self.experiment.box, standing)
 
-    def _validation_loss(self) -> float | None:
+    def _validation_scores(self) -> dict[str, float] | None:
         experiment = self.experiment
         if experiment.validation is None:
             return None
         train = experiment.recipe.train
         batch_size = train.val_data_loader.kwargs.batch_size
         try:
-            return validation_loss(
+            return validation_scores(
                 self.model,
                 experiment.validation,
                 batch_size=batch_size or train.train_data_loader.kwargs.batch_size or 1,
                 accelerator=experiment.accelerator,
+                terms=self.terms,
             )
         except RunFailure as error:
             step = self.trainer.step_number
@@ -169,13 +173,13 @@ class TrainingRun:
             raise RunFailure(f"{when}: {error}; {todo}") from error
 
     def _validate(self) -> dict[str, float]:
-        loss = self._validation_loss()
-        assert loss is not None
+        scores = self._validation_scores()
+        assert scores is not None
         assert self.experiment.validation is not None
-        self.scores = {"validation_loss": loss}
+        self.scores = scores
         share = on_policy_share(self.experiment)
         if share is not None:
-            share.after_validation(loss)
+            share.after_validation(scores["validation_loss"])
             self.scores["on_policy_share"] = share.value
         if self.by_rouge:
             self.scores["rougeL"] = validation_rouge(

@@ -8,7 +8,15 @@ from typing import Any, TextIO
 
 from accelerate import Accelerator
 
+from distillens_plugin.training.validation_terms import PREFIX
 from eval_harness.errors import RunFailure
+
+VALIDATION_LOSS = "validation_loss"
+_TRACKER_NAMES = {
+    VALIDATION_LOSS: "loss",
+    "lr": "learning_rate",
+    "tokens_per_s": "tokens_per_second",
+}
 
 
 class Metrics:
@@ -28,7 +36,7 @@ class Metrics:
             self._file.truncate(keep_bytes)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends a record; nested numbers become `a/b` in trackers.
+        """Appends a record; trackers get its numbers under the names of `tracker_numbers`.
 
         Raises:
             RunFailure: the file cannot be written.
@@ -40,8 +48,7 @@ class Metrics:
             self._file.flush()
         except OSError as error:
             raise RunFailure(f"{self._file.name}: cannot write metrics ({error})") from error
-        numbers = {k: v for k, v in _flatten(record) if isinstance(v, (int, float))}
-        self.accelerator.log(numbers, step=record.get("step"))
+        self.accelerator.log(tracker_numbers(record), step=record.get("step"))
 
     def sync(self) -> None:
         """Makes the file durable, before a state copies it.
@@ -62,9 +69,18 @@ class Metrics:
         self.accelerator.end_training()
 
 
-def _flatten(record: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    flat: list[tuple[str, object]] = []
-    for key, value in record.items():
-        name = f"{prefix}{key}"
-        flat += _flatten(value, f"{name}/") if isinstance(value, dict) else [(name, value)]
-    return flat
+def tracker_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record as trackers group it: `train/loss`, `train/lens/1-2`, `val/loss`, `val/kd`.
+
+    The file keeps the short names that its readers know: `loss`, `validation_loss`.
+    """
+    kind = "val" if VALIDATION_LOSS in record else "train"
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if name == "step" or not isinstance(value, (int, float)):
+            continue
+        if name == "epoch" or name.startswith(PREFIX):
+            numbers[name] = value
+        else:
+            numbers[f"{kind}/{_TRACKER_NAMES.get(name, name)}"] = value
+    return numbers

@@ -30,6 +30,7 @@ class StepResult:
         loss: total loss, normalised by the window's supervised tokens.
         values: every loss term by name, and `term/a-b` for each layer pair.
         num_tokens: tokens without padding.
+        grad_norm: before clipping; None where it overflowed in fp16, which skips the step.
     """
 
     loss: float
@@ -119,10 +120,7 @@ class Trainer:
         )
 
     def _clip(self) -> float | None:
-        norm = clip(self.box)
-        if norm is None:
-            return None
-        value = float(norm)
+        value = float(clip(self.box))
         # fp16's scaler expects overflows and skips such steps itself.
         if not _finite(value) and self.accelerator.mixed_precision != "fp16":
             raise RunFailure(

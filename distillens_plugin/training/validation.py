@@ -1,6 +1,7 @@
 """Validation loss and sample answers of the student while it trains."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +17,30 @@ from distillens_plugin.lens.probe import in_eval_mode, unwrap
 from distillens_plugin.losses.final_logits import CrossEntropy
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import Decoding, answer, begin, num_token_ids
+from distillens_plugin.training.validation_terms import PREFIX, TeacherTerms
 from eval_harness import rouge_l
 from eval_harness.errors import RunFailure
 
 _NUM_NAMED = 8
 
 
-def validation_loss(
-    model: nn.Module, dataset: InstructionDataset, *, batch_size: int, accelerator: Accelerator
-) -> float:
-    """Negative log-likelihood per supervised token over the whole data set, in nats.
+def validation_scores(
+    model: nn.Module,
+    dataset: InstructionDataset,
+    *,
+    batch_size: int,
+    accelerator: Accelerator,
+    terms: TeacherTerms | None = None,
+) -> dict[str, float]:
+    """`validation_loss`, the negative log-likelihood per supervised token of a data set, in nats.
 
     Batches hold rows of similar length and are dealt out over the ranks; every row counts once.
 
+    Args:
+        terms: also evaluated, as `val/kd` and the like: means over the supervised tokens. Those
+            that are not finite are left out: they decide nothing.
     Raises:
-        RunFailure: it is NaN or infinite; names the rows of the first such batches.
+        RunFailure: the loss is NaN or infinite; names the rows of the first such batches.
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -39,6 +49,7 @@ def validation_loss(
     term = CrossEntropy()
     nll, count = 0.0, 0
     broken: list[str] = []
+    others: Counter[str] = Counter()
     bare = unwrap(model)
     with in_eval_mode(bare), accelerator.autocast():
         for indices in mine:
@@ -50,14 +61,22 @@ def validation_loss(
                 broken += targets["row_ids"]
             nll += loss
             count += targets["positions"].numel()
-    sums = gather_object([(nll, count, broken)])
-    rows = [row for *_, part in sums for row in part]
+            if terms is not None:
+                others.update(terms.sums(batch, targets, output))
+    sums = gather_object([(nll, count, broken, others)])
+    rows = [row for _, _, part, _ in sums for row in part]
     if rows:
         more = f" and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
         raise RunFailure(
             f"the validation loss is not finite in rows {', '.join(rows[:_NUM_NAMED])}{more}"
         )
-    return sum(part for part, *_ in sums) / max(1, sum(part for _, part, _ in sums))
+    num_supervised = max(1, sum(part for _, part, *_ in sums))
+    totals: Counter[str] = Counter()
+    for *_, part in sums:
+        totals.update(part)
+    means = {f"{PREFIX}{name}": total / num_supervised for name, total in totals.items()}
+    mean = sum(part for part, *_ in sums) / num_supervised
+    return {"validation_loss": mean} | {n: v for n, v in means.items() if math.isfinite(v)}
 
 
 @dataclass(frozen=True)

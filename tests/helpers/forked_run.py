@@ -178,7 +178,8 @@ def what_it_left(folder):
     for line in found.pop("metrics.jsonl").split(b"\n"):
         if line:
             record = json.loads(line)
-            record.pop("tokens_per_s", None)
+            for pace in ("tokens_per_s", "peak_memory_bytes"):
+                record.pop(pace, None)
             found.setdefault("records", []).append(record)
     summary = json.loads(found.pop("summary.json"))
     paces = ("seconds", "train_seconds", "tokens_per_s", "peak_memory_bytes")

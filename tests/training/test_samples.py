@@ -13,7 +13,11 @@ from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.recipe.schema.data import DatasetSpec
-from distillens_plugin.training.validation import sample_answers, validation_loss, validation_rouge
+from distillens_plugin.training.validation import (
+    sample_answers,
+    validation_rouge,
+    validation_scores,
+)
 from eval_harness.shared.files.jsonl import write_jsonl
 
 WORDS = "one two three four five six seven eight nine ten"
@@ -136,5 +140,5 @@ def test_validation_restores_the_mode_of_each_module(tokenizer, accelerator, tmp
     model.transformer.h[0].eval()
     modes = [module.training for module in model.modules()]
     data = dataset(tmp_path, tokenizer, ["one two", "three"])
-    validation_loss(model, data, batch_size=2, accelerator=accelerator)
+    validation_scores(model, data, batch_size=2, accelerator=accelerator)
     assert [module.training for module in model.modules()] == modes

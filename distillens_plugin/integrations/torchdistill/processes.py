@@ -17,7 +17,7 @@ from distillens_plugin.losses.trained_parameters import adopt, average_gradients
 class StepReport:
     """What one optimiser step did."""
 
-    grad_norm: Tensor | None
+    grad_norm: Tensor
     skipped: bool = False
 
 
@@ -108,11 +108,14 @@ def apply_gradients(box: Box) -> bool:
     return skipped
 
 
-def clip(box: Box) -> Tensor | None:
-    """Clips the gradient to `max_grad_norm`; returns its norm before, None without a limit."""
-    if box.max_grad_norm is None:
-        return None
+def clip(box: Box) -> Tensor:
+    """Clips the gradient to `max_grad_norm` if there is one; returns its norm before."""
     parameters = [p for group in box.optimizer.param_groups for p in group["params"]]
+    if box.max_grad_norm is None:
+        if box.accelerator is not None:
+            # fp16 scales the loss, and with it the norm; clipping undoes that by itself.
+            box.accelerator.unscale_gradients()
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if box.accelerator is None:
         return torch.nn.utils.clip_grad_norm_(parameters, box.max_grad_norm)
     return box.accelerator.clip_grad_norm_(parameters, box.max_grad_norm)

@@ -92,6 +92,12 @@ class Recipe(Strict):
     log_every: Count = Field(
         default=10, description="optimiser steps between two lines of metrics.jsonl"
     )
+    validation_terms: bool | None = Field(
+        default=None,
+        description="also compute the terms against the teacher on the validation rows (val/kd, "
+        "val/lens/1-2), for one teacher pass over them; null: where there is a teacher and no "
+        "teacher_cache",
+    )
     chunk_rows: Count | None = Field(
         default=None,
         description="rows at a time in the pass over the vocabulary, for all terms; null chooses "
@@ -127,6 +133,7 @@ class Recipe(Strict):
     def _consistent(self) -> "Recipe":
         self._check_teacher()
         self._check_on_policy()
+        self._check_validation_terms()
         keeps_states = self.teacher_cache is not None
         check_streaming(self.datasets, self.train, keeps_states=keeps_states)
         init = self.models.trained.init
@@ -180,6 +187,19 @@ class Recipe(Strict):
                 at=("teacher_cache",),
             )
 
+    def _check_validation_terms(self) -> None:
+        if not self.validation_terms:
+            return
+        missing = None
+        if not self.is_distillation:
+            missing = "there is no teacher to compare with"
+        elif self.datasets.validation is None:
+            missing = "there is no datasets.validation"
+        elif self.teacher_cache is not None:
+            missing = "a teacher_cache keeps the teacher's states of training rows alone"
+        if missing is not None:
+            complain(f"{missing}; delete the key", at=("validation_terms",))
+
     def _check_on_policy(self) -> None:
         settings = self.train.on_policy
         if settings is None:
@@ -222,6 +242,13 @@ class Recipe(Strict):
     def is_distillation(self) -> bool:
         """Whether there is a teacher (torchdistill's DistillationBox, else its TrainingBox)."""
         return self.models.teacher_model is not None
+
+    @property
+    def validates_terms(self) -> bool:
+        """Whether validation compares with the teacher too (`validation_terms`)."""
+        if self.validation_terms is not None:
+            return self.validation_terms
+        return self.is_distillation and self.teacher_cache is None
 
     @property
     def trained_role(self) -> str:
