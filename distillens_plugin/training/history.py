@@ -8,10 +8,13 @@ class History:
     """Scores and counts of a run so far.
 
     Attributes:
-        validation: the scores after each epoch, with their step.
+        validation: the scores of each evaluation, with its step and epoch.
         best_step, best_score: of the model that was saved as `best`.
         num_all_masked: batches in which nothing was supervised.
         train_seconds: without validation and saving.
+        stopping_score: the last score that counted as an improvement for early stopping, and
+            `num_without_improvement`, the evaluations since then.
+        stopped: why the run ended before its last step; None if it did not.
     """
 
     validation: list[dict[str, float]] = field(default_factory=list)
@@ -20,10 +23,13 @@ class History:
     num_all_masked: int = 0
     train_seconds: float = 0.0
     tokens_per_s: float = 0.0
+    stopping_score: float | None = None
+    num_without_improvement: int = 0
+    stopped: str | None = None
 
     @property
     def last_loss(self) -> float | None:
-        """Validation loss after the last epoch."""
+        """Validation loss of the last evaluation."""
         return self.validation[-1]["validation_loss"] if self.validation else None
 
     def improves(

@@ -1,0 +1,95 @@
+"""The end of a run: summary.json, sample answers, and the last lines for people."""
+
+import math
+from pathlib import Path
+
+from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.integrations.torchdistill.processes import trained_model
+from distillens_plugin.storage import run_folder
+from distillens_plugin.storage.main_process import on_main_process
+from distillens_plugin.storage.model_card import versions
+from distillens_plugin.training.history import History
+from distillens_plugin.training.memory import peak_memory_bytes
+from distillens_plugin.training.validation import SampleAnswer, sample_answers
+
+
+def close_run(
+    folder: Path,
+    experiment: Experiment,
+    history: History,
+    *,
+    loss_before: float | None,
+    num_steps: int,
+    seconds: float,
+) -> None:
+    """Makes a run finished, and shows what it reached; every process calls it.
+
+    Args:
+        num_steps: optimiser steps taken.
+        seconds: of work, without interruptions.
+    """
+    accelerator = experiment.accelerator
+    summary = {
+        "validation_loss_before": loss_before,
+        "validation_loss_after": history.last_loss,
+        "best_by": experiment.recipe.train.best_by,
+        "best_score": history.best_score,
+        "best_step": history.best_step,
+        "validation": history.validation,
+        "num_steps": num_steps,
+        "stopped_early": history.stopped,
+        "num_all_masked_batches": history.num_all_masked,
+        "seconds": round(seconds, 1),
+        "train_seconds": round(history.train_seconds, 1),
+        "tokens_per_s": round(history.tokens_per_s, 1),
+        "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+        "seed": experiment.recipe.seed,
+        "num_processes": accelerator.num_processes,
+        "versions": versions(),
+    }
+    on_main_process(accelerator, lambda: run_folder.write_summary(folder, summary))
+    if not accelerator.is_main_process:
+        return
+    run_folder.remove_states(folder)
+    for answer in _samples(experiment):
+        print(_show_answer(answer))
+    if history.num_all_masked:
+        print(f"{history.num_all_masked} batches had no supervised token and gave no gradient")
+    if loss_before is not None and history.last_loss is not None:
+        print(
+            f"validation loss: {loss_before:.4f} before, {history.last_loss:.4f} after "
+            f"{num_steps} steps (nats per response token; perplexity "
+            f"{_perplexity(loss_before)} before, {_perplexity(history.last_loss)} after)"
+        )
+    best = "last step" if history.best_score is None else f"step {history.best_step}"
+    print(f"{seconds:.0f} s, {history.tokens_per_s:,.0f} tokens/s while training")
+    print(f"best model ({best}): {folder / run_folder.BEST}")
+    print(f"last model: {folder / run_folder.LAST}")
+    print(f"metrics: {folder / run_folder.METRICS}, {folder / run_folder.SUMMARY}")
+
+
+def _samples(experiment: Experiment) -> list[SampleAnswer]:
+    samples = experiment.recipe.samples
+    if experiment.validation is None or samples.num_rows == 0:
+        return []
+    return sample_answers(
+        trained_model(experiment.box),
+        experiment.validation,
+        experiment.tokenizer,
+        num_rows=samples.num_rows,
+        max_new_tokens=samples.max_new_tokens,
+    )
+
+
+def _show_answer(answer: SampleAnswer) -> str:
+    def indented(text: str) -> str:
+        return text.strip().replace("\n", "\n    ")
+
+    return (
+        f"\n  prompt:\n    {indented(answer.prompt)}\n  answer:\n    {indented(answer.answer)}\n"
+        f"  reference:\n    {indented(answer.reference)}\n"
+    )
+
+
+def _perplexity(nll: float) -> str:
+    return f"{math.exp(nll):.1f}" if nll < 20 else f"e^{nll:.1f}"
