@@ -1,10 +1,13 @@
 """The random number generators of a process, as plain values and tensors, and back again."""
 
+import hashlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 
 
 def random_states() -> dict[str, Any]:
@@ -44,3 +47,20 @@ def restore_random_states(states: dict[str, Any]) -> None:
     if "xpu" in states and hasattr(torch, "xpu") and torch.xpu.is_available():
         for device, state in enumerate(states["xpu"][: torch.xpu.device_count()]):
             torch.xpu.set_rng_state(state, device)
+
+
+def restore_or_seed(states: Sequence[dict[str, Any]], *, process: int, seed: int) -> None:
+    """Puts back those of this process; one that was not there gets new numbers, and not another's.
+
+    Args:
+        states: `random_states` of each process of the run that kept them.
+        process: index of this one.
+        seed: of the recipe.
+    """
+    if process < len(states):
+        restore_random_states(states[process])
+        return
+    # What the first process had drawn so far tells one resumption from another.
+    drawn = states[0]["torch"].numpy().tobytes()
+    digest = hashlib.sha256(drawn + f" {seed} {process}".encode()).digest()
+    set_seed(int.from_bytes(digest[:4], "big"))

@@ -23,6 +23,7 @@ from distillens_plugin.storage.fingerprint import (
 from distillens_plugin.storage.kept_state import Standing, check_can_be_kept, load_state
 from distillens_plugin.storage.main_process import on_main_process, say, say_all
 from distillens_plugin.storage.run_lock import locked_output
+from distillens_plugin.storage.seen_by_all import check_seen_by_all
 from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
@@ -49,6 +50,8 @@ def _train_locked(
     recipe: Recipe, folder: Path, accelerator: Accelerator, *, overwrite: bool, resume: bool
 ) -> int:
     on_main_process(accelerator, lambda: _check(recipe, folder, overwrite or resume))
+    if recipe.resumable:
+        check_seen_by_all(folder, accelerator)
     recipe_yaml = to_yaml(recipe.to_plain())
     kept: Kept | None = None
     if resume:

@@ -130,6 +130,7 @@ class FolderLock:
         for tries_left in reversed(range(_NUM_TRIES)):
             try:
                 self._make_folder()
+                # Reading too: NFS refuses a shared lock on a file that is open for writing alone.
                 return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             except (OSError, ValueError) as error:  # ValueError: a NUL in the name
                 if isinstance(error, FileNotFoundError) and tries_left:
