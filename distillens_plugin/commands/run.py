@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run in output_dir from its last whole epoch, or start a new one",
+        help="resume the run in output_dir from its last state, or start a new one",
     )
     add_trust(parser)
 

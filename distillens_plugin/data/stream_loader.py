@@ -49,7 +49,11 @@ class StreamLoader:
         return self._batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self._batches_per_epoch):
+        return self.batches_from(0)
+
+    def batches_from(self, num_taken: int) -> Iterator[Batch]:
+        """What is left of an epoch whose first `num_taken` batches it has given, or read again."""
+        for _ in range(self._batches_per_epoch - num_taken):
             yield send_to_device(self._collate(self._next_examples()), self._device)
 
     def state(self) -> dict[str, Any]:

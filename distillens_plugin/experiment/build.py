@@ -21,7 +21,7 @@ from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.loading import load_student, load_teacher
 from distillens_plugin.on_policy.loader import OnPolicyLoader
-from distillens_plugin.preflight.run_length import check_steps
+from distillens_plugin.preflight.run_length import check_intervals, check_steps
 from distillens_plugin.preflight.trial_save import check_saving
 from distillens_plugin.recipe.full_form import full_form, total_steps, train_loader_form
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -70,6 +70,7 @@ def build_experiment(
     for role, model in (("student", student), ("teacher", teacher)):
         check_positions(role, model, train, validation, recipe)
     epoch_steps = _epoch_steps(recipe, rows, len(train), accelerator)
+    check_intervals(recipe, epoch_steps)
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=epoch_steps)
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.collate import Batch, collate
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.loader_position import batches_from
 from distillens_plugin.data.supervision import IGNORED, Targets
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.lens.positions import num_positions
@@ -142,7 +143,12 @@ class OnPolicyLoader:
             self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, (batch, targets) in enumerate(self.loader):
+        return self.batches_from(0)
+
+    def batches_from(self, num_taken: int) -> Iterator[Batch]:
+        """The batches of the epoch after the first `num_taken`, which are whole optimiser steps."""
+        batches = batches_from(self.loader, num_taken)
+        for index, (batch, targets) in enumerate(batches, start=num_taken):
             # All processes have the same share, so all of them make this call together.
             step, batch_of_step = divmod(index, self._batches_per_step)
             if batch_of_step == 0 and self.share.value > 0:

@@ -27,7 +27,8 @@ class ServerSampler:
     """A vLLM server, which gets the student's weights through a folder every `sync_every` steps.
 
     Steps are counted within their epoch, so that a run that resumes at the end of an epoch samples
-    the same answers as an uninterrupted one.
+    the same answers as an uninterrupted one. (Within an epoch only if `sync_every` is 1: the
+    weights of an earlier step are gone.)
 
     Before the first step the transfer of weights is tested: the server is sent a noisy student and
     must report that student's log-probabilities of one prompt. Then it is sent the student again. A
@@ -77,7 +78,8 @@ class ServerSampler:
         )
 
     def start_step(self, step: int) -> None:
-        if step % self._sync_every == 0:
+        # A run that resumes within an epoch finds a server with whatever weights.
+        if self._check is None or step % self._sync_every == 0:
             self._expected, apart = on_main_process(self._accelerator, self._update)
             if self._check is None:
                 self._check = WeightsCheck(self._server.base_url, apart)

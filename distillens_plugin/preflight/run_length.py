@@ -1,5 +1,8 @@
-"""A run without steps is refused: it would train nothing and report success."""
+"""A run without steps is refused, and a fraction of an epoch that is less than a step."""
 
+from math import ceil
+
+from distillens_plugin.recipe.schema.by_steps import interval_in_steps
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
 
@@ -7,17 +10,17 @@ from eval_harness.errors import DistillensError
 def check_enough_rows(recipe: Recipe, num_rows: int, num_processes: int) -> None:
     """Refuses training data too few for a whole batch per process if `drop_last` asks for one.
 
-    Needs only the number of rows, or an upper bound of it. Does not judge a recipe that has its own
-    sampler or batch sampler.
+    Also `check_intervals`. Needs only the number of rows, or an upper bound of it. Does not judge
+    a recipe that has its own sampler or batch sampler.
 
     Raises:
         DistillensError: see above.
     """
     loader = recipe.train.train_data_loader
     batch_size = loader.kwargs.batch_size
-    if not loader.kwargs.drop_last or loader.sampler or loader.batch_sampler:
+    if loader.sampler or loader.batch_sampler:
         return
-    if num_rows // batch_size < num_processes:
+    if loader.kwargs.drop_last and num_rows // batch_size < num_processes:
         where = recipe.where("train.train_data_loader.kwargs.drop_last")
         each = f" for each of {num_processes} processes" if num_processes > 1 else ""
         raise DistillensError(
@@ -25,6 +28,29 @@ def check_enough_rows(recipe: Recipe, num_rows: int, num_processes: int) -> None
             "drop_last drops incomplete batches, so nothing would be trained; lower batch_size or "
             "set drop_last: false"
         )
+    if not loader.packing and not recipe.datasets.train.streaming:
+        # At most as many as on one process.
+        check_intervals(
+            recipe, ceil(ceil(num_rows / batch_size) / recipe.train.optimizer.grad_accum_step)
+        )
+
+
+def check_intervals(recipe: Recipe, steps_per_epoch: int) -> None:
+    """Refuses fractions of an epoch (`save_every`, `eval_every`) that are less than a step.
+
+    Args:
+        steps_per_epoch: optimiser steps of an epoch, or an upper bound.
+    Raises:
+        DistillensError: see above.
+    """
+    for key in ("save_every", "eval_every"):
+        every = getattr(recipe.train, key)
+        if every is not None and interval_in_steps(every, steps_per_epoch) < 1:
+            steps = "step" if steps_per_epoch == 1 else "steps"
+            raise DistillensError(
+                f"{recipe.where(f'train.{key}')}: found {every:g} of an epoch, which has "
+                f"{steps_per_epoch} {steps}; expected at least one step: set 1 for every step"
+            )
 
 
 def check_steps(recipe: Recipe, num_rows: int, num_steps: int) -> None:

@@ -1,14 +1,15 @@
-"""What a run keeps after each epoch, so that `--resume` continues as if never interrupted.
+"""What a run keeps between two steps, so that `--resume` continues as if never interrupted.
 
 <output_dir>/state/            the newest; a finished run has none
     standing.json              step, epoch, scores, sums of the log, recipe and fingerprint
     metrics.jsonl              as of that step
-    model, optimizer, scheduler, scaler, loss, random      each as `state_format` writes it
+    model, optimizer, scheduler, scaler, loss, random, order   each as `state_format` writes it
     manifest.json              sizes and SHA-256 of all these, checked before any is loaded
 <output_dir>/state_before/     the one before, for a newest that is damaged
 
-The order of the batches depends only on seed and epoch, so at the end of an epoch nothing more is
-needed. The main process writes everything, including the random states of the other processes.
+In the middle of an epoch, `order` holds the random states with which it began: they give the same
+batches again, of which the first ones are left out. The main process writes everything, including
+the random states of the other processes.
 """
 
 import json
@@ -42,9 +43,11 @@ _PICKLES = (".bin", ".pkl", ".pt")
 
 @dataclass
 class Standing:
-    """Where a run stands after a complete epoch.
+    """Where a run stands between two steps.
 
     Attributes:
+        epoch: number of finished epochs, and `batches_taken`, those of the epoch since then on each
+            process: whole accumulation windows.
         history: of `history.History`.
         averages, progress: sums of the log and of the bar (`Averages`, `Progress`).
         seconds: of work since the start, without interruptions.
@@ -67,19 +70,31 @@ class Standing:
     recipe: str
     fingerprint: dict[str, Any]
     stream: list[dict[str, Any]] | None = None
+    batches_taken: int = 0
 
 
-def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Standing) -> None:
+def save_state(
+    folder: Path,
+    accelerator: Accelerator,
+    box: Box,
+    standing: Standing,
+    *,
+    order: object = None,
+    keep_last: int = 2,
+) -> None:
     """Keeps a state as the newest; the newest so far becomes the one before.
 
     Every process calls it.
 
     Args:
         folder: of the run, with its metrics.jsonl.
+        order: what gives this process's batches their order, for `read_order`.
+        keep_last: 2, or 1 to keep no state before the newest.
     Raises:
         RunFailure: on every process, if the main process cannot write.
     """
     states = gather_object([random_states()])
+    orders = gather_object([order])
     state = folder / run_folder.STATE
 
     def write() -> None:
@@ -90,10 +105,12 @@ def save_state(folder: Path, accelerator: Accelerator, box: Box, standing: Stand
             text = json.dumps(asdict(standing), allow_nan=False)
             (partial / _STANDING).write_text(text, encoding="utf-8")
             shutil.copyfile(folder / run_folder.METRICS, partial / run_folder.METRICS)
-            for name, value in {**_parts(accelerator, box), "random": states}.items():
+            parts = {**_parts(accelerator, box), "random": states, "order": orders}
+            for name, value in parts.items():
                 write_value(partial, name, value)
             write_manifest(partial, FORM)
-            replace_folder(partial, state, keep=folder / run_folder.STATE_BEFORE)
+            before = folder / run_folder.STATE_BEFORE if keep_last > 1 else None
+            replace_folder(partial, state, keep=before)
         except BaseException as error:
             remove(partial)
             if not isinstance(error, Exception):
@@ -154,6 +171,17 @@ def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
             f"{state}: does not fit this run ({reason}); was it kept by other versions? Start "
             "over with --overwrite"
         ) from error
+
+
+def read_order(state: Path, process_index: int) -> Any:
+    """What a process gave to `save_state` as its order; None in states of earlier versions.
+
+    A process that is new gets the first one's.
+    """
+    if not (state / "order.json").exists():
+        return None
+    orders = read_value(state, "order")
+    return orders[process_index if process_index < len(orders) else 0]
 
 
 def damage_of(state: Path) -> str | None:

@@ -1,52 +1,21 @@
-"""The epochs of a run: steps, the log, and what happens at the end of an epoch."""
+"""The epochs of a run: steps, the log, and what happens between two steps."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
+from distillens_plugin.data.loader_position import batches_from, order_states, restore_order
 from distillens_plugin.storage.kept_state import Standing
+from distillens_plugin.storage.random_states import random_states, restore_random_states
 from distillens_plugin.training.averages import Averages
+from distillens_plugin.training.between_steps import BetweenSteps, Position
+from distillens_plugin.training.early_stopping import judge
 from distillens_plugin.training.history import History
 from distillens_plugin.training.memory import peak_memory_bytes
 from distillens_plugin.training.progress import Progress
 from distillens_plugin.training.records import Metrics
 from distillens_plugin.training.trainer import StepResult, Trainer
-from distillens_plugin.training.window import windows
+from distillens_plugin.training.window import Window, windows
 from eval_harness.errors import RunFailure
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """What a run must keep after an epoch to resume from there.
-
-    Attributes:
-        epoch: number of finished epochs.
-    """
-
-    epoch: int
-    history: History
-    averages: dict[str, Any]
-    progress: dict[str, float]
-
-
-@dataclass(frozen=True)
-class AtEpochEnd:
-    """What happens at the end of an epoch, in this order.
-
-    Attributes:
-        validate: returns scores by name; None without validation data, and then every save is
-            `best` as well.
-        keep: called before saving, so that an interrupted save is repeated from the kept state;
-            None means that the run cannot be resumed.
-        save: called with `last`, and with `best` if the score improved.
-        score_name: of the score that decides `best`.
-    """
-
-    validate: Callable[[], dict[str, float]] | None
-    keep: Callable[[EpochEnd], None] | None
-    save: Callable[[str], None]
-    score_name: str = "validation_loss"
-    higher_is_better: bool = False
 
 
 class Epochs:
@@ -60,94 +29,194 @@ class Epochs:
     def __init__(
         self,
         trainer: Trainer,
-        at_epoch_end: AtEpochEnd,
+        between: BetweenSteps,
         metrics: Metrics,
         *,
         num_steps: int,
         log_every: int,
     ) -> None:
         self.trainer = trainer
-        self.at_epoch_end = at_epoch_end
+        self.between = between
         self.metrics = metrics
         self.num_steps = num_steps
         self.log_every = log_every
         self.history = History()
         self.averages = Averages()
         self.epoch = 0
+        self.batches_taken = 0
+        self._order: dict[str, Any] | None = None
+        self._resumed_order: dict[str, Any] | None = None
 
-    def run(self, resumed: Standing | None = None) -> History:
+    def run(self, resumed: Standing | None = None, order: dict[str, Any] | None = None) -> History:
         """All epochs; the last one ends with the last step.
 
         Args:
-            resumed: where an interrupted run stood; models and optimiser have been put back.
+            resumed: where an interrupted run stood; models, optimiser and random numbers have been
+                put back.
+            order: of its `Position`.
         Raises:
             RunFailure: see `Trainer.step`; or an epoch had no batches.
         """
         progress = Progress(self.num_steps, self.trainer.accelerator)
         if resumed is not None:
-            self._put_back(resumed, progress)
+            self._put_back(resumed, order, progress)
         try:
-            while self.trainer.step_number < self.num_steps:
-                self._train(progress)
-                self.epoch += 1
-                progress.pause()
-                self._end(progress)
-                progress.resume()
+            while not self._is_over():
+                self._epoch(progress)
         finally:
             progress.close()
         self.history.train_seconds = progress.train_seconds
         self.history.tokens_per_s = progress.tokens_per_s
         return self.history
 
-    def _put_back(self, resumed: Standing, progress: Progress) -> None:
+    def _is_over(self) -> bool:
+        return self.trainer.step_number >= self.num_steps or self.history.stopped is not None
+
+    def _put_back(
+        self, resumed: Standing, order: dict[str, Any] | None, progress: Progress
+    ) -> None:
         self.history = History(**resumed.history)
         self.averages.restore(resumed.averages)
         progress.restore(resumed.progress, resumed.step)
-        self.epoch, self.trainer.step_number = resumed.epoch, resumed.step
-        self._save()
+        self.epoch, self.batches_taken = resumed.epoch, resumed.batches_taken
+        self.trainer.step_number = resumed.step
+        self._resumed_order = order
+        self._save(improved=self.history.best_step == resumed.step)
 
-    def _train(self, progress: Progress) -> None:
+    def _epoch(self, progress: Progress) -> None:
         trainer, box = self.trainer, self.trainer.box
+        is_resumed = self.batches_taken > 0
         step_before = trainer.step_number
         box.pre_epoch_process(epoch=self.epoch)
-        for window in windows(box.train_data_loader, box.grad_accum_step, trainer.accelerator):
-            result = trainer.step(window)
-            self.history.num_all_masked += result.num_all_masked
-            progress.step(result.loss, result.num_tokens)
-            self.averages.add(_loggable(result))
-            is_last = trainer.step_number == self.num_steps
-            if is_last or trainer.step_number % self.log_every == 0:
-                self._write_record(progress)
-            if is_last:
+        for window in self._windows():
+            self._step(window, progress)
+            # What is due after the last window comes after the epoch.
+            if not (self._is_over() or self._is_last(window)):
+                self._between_steps(progress, ends_epoch=False)
+            if self._is_over():
                 break
-        if trainer.step_number == step_before:
+        if trainer.step_number == step_before and not is_resumed:
             raise RunFailure(
                 f"epoch {self.epoch + 1}: the data loader gave no batch, so nothing can be "
                 "trained; check its sampler, batch_size and drop_last"
             )
         box.post_epoch_process()
+        self.epoch += 1
+        self.batches_taken, self._order = 0, None
+        if self.history.stopped is None:
+            self._between_steps(progress, ends_epoch=True)
 
-    def _end(self, progress: Progress) -> None:
-        tasks, history, step = self.at_epoch_end, self.history, self.trainer.step_number
-        score = loss = None
-        if tasks.validate is not None:
-            scores = tasks.validate()
-            self.metrics.write({"step": step, "epoch": self.epoch, **scores})
-            # A layer pair, `val/lens/1-2`, is a number for metrics.jsonl.
-            shown = ", ".join(f"{n} {v:.4f}" for n, v in scores.items() if n.count("/") < 2)
-            progress.say(f"epoch {self.epoch}, step {step}: {shown}")
-            history.validation.append({"step": step, **scores})
-            score, loss = scores[tasks.score_name], scores["validation_loss"]
-        if history.improves(score, tasks.higher_is_better, loss):
+    def _is_last(self, window: Window) -> bool:
+        """Whether the window that has just been taken is the epoch's last."""
+        per_window = self.trainer.box.grad_accum_step
+        num_windows = self.batches_taken // per_window
+        is_short = len(window.batches) < per_window
+        return is_short or num_windows == self.between.schedule.steps_per_epoch
+
+    def _windows(self) -> Iterator[Window]:
+        """The windows of the epoch, or those that are left of it after an interruption."""
+        loader, accelerator = self.trainer.box.train_data_loader, self.trainer.accelerator
+        order, self._resumed_order = self._resumed_order, None
+        now = None
+        if order is not None:
+            restore_order(loader, order["generators"])
+            if self.batches_taken > 0:
+                # The loader begins as it began the epoch; the steps go on where they stood.
+                now = random_states()
+                restore_random_states(order["random"])
+        self._order = {"random": random_states(), "generators": order_states(loader)}
+        batches = batches_from(loader, self.batches_taken)
+        for window in windows(batches, self.trainer.box.grad_accum_step, accelerator):
+            if now is not None:
+                restore_random_states(now)
+                now = None
+            yield window
+
+    def _step(self, window: Window, progress: Progress) -> None:
+        result = self.trainer.step(window)
+        self.batches_taken += len(window.batches)
+        self.history.num_all_masked += result.num_all_masked
+        progress.step(result.loss, result.num_tokens)
+        self.averages.add(_loggable(result))
+        step = self.trainer.step_number
+        if step == self.num_steps or step % self.log_every == 0:
+            self._write_record(progress)
+
+    def _between_steps(self, progress: Progress, *, ends_epoch: bool) -> None:
+        """Evaluates, keeps and saves what is due, and ends the run if a signal asked for it."""
+        tasks, step = self.between, self.trainer.step_number
+        progress.pause()
+        improved = False
+        is_last = step == self.num_steps
+        if tasks.evaluate is not None and (
+            is_last or tasks.schedule.evaluates(step, ends_epoch=ends_epoch)
+        ):
+            improved = self._evaluate(tasks.evaluate(), progress)
+        # An early end is an end: the state says so, and `last` is the model that it left.
+        saves = self._is_over() or tasks.schedule.saves(step, ends_epoch=ends_epoch)
+        if saves and tasks.evaluate is None:
+            improved, self.history.best_step = True, step
+        if saves and tasks.keep is not None:
+            tasks.keep(self._position(progress))
+        self._save(improved=improved, last=saves)
+        number = tasks.stop_signal()
+        if number:
+            if not saves and tasks.keep is not None:
+                tasks.keep(self._position(progress))
+            tasks.stop(number)
+        progress.resume()
+
+    def _evaluate(self, scores: dict[str, float], progress: Progress) -> bool:
+        """Records scores; returns whether they are the best so far."""
+        tasks, history, step = self.between, self.history, self.trainer.step_number
+        epoch = self._epochs_done()
+        self.metrics.write({"step": step, "epoch": epoch, **scores})
+        # A layer pair, `val/lens/1-2`, is a number for metrics.jsonl.
+        shown = ", ".join(f"{n} {v:.4f}" for n, v in scores.items() if n.count("/") < 2)
+        progress.say(f"epoch {epoch}, step {step}: {shown}")
+        history.validation.append({"step": step, "epoch": epoch, **scores})
+        score, loss = scores[tasks.score_name], scores["validation_loss"]
+        if tasks.early_stopping is not None and step < self.num_steps:
+            judge(
+                history,
+                score,
+                tasks.early_stopping,
+                score_name=tasks.score_name,
+                higher_is_better=tasks.higher_is_better,
+            )
+            if history.stopped is not None:
+                progress.say(f"stopped early at step {step}: {history.stopped}")
+        improved = history.improves(score, tasks.higher_is_better, loss)
+        if improved:
             history.best_score, history.best_step = score, step
-        if tasks.keep is not None:
-            tasks.keep(EpochEnd(self.epoch, history, self.averages.state(), progress.state()))
-        self._save()
+        return improved
 
-    def _save(self) -> None:
-        self.at_epoch_end.save("last")
-        if self.history.best_step == self.trainer.step_number:
-            self.at_epoch_end.save("best")
+    def _epochs_done(self) -> float:
+        """Whole epochs as a whole number, and within one a fraction."""
+        if self.batches_taken == 0:
+            return self.epoch
+        windows_done = self.batches_taken // self.trainer.box.grad_accum_step
+        return round(self.epoch + windows_done / self.between.schedule.steps_per_epoch, 4)
+
+    def _position(self, progress: Progress) -> Position:
+        between_epochs = {
+            "random": None,
+            "generators": order_states(self.trainer.box.train_data_loader),
+        }
+        return Position(
+            self.epoch,
+            self.batches_taken,
+            self.history,
+            self.averages.state(),
+            progress.state(),
+            self._order or between_epochs,
+        )
+
+    def _save(self, *, improved: bool, last: bool = True) -> None:
+        if last:
+            self.between.save("last")
+        if improved:
+            self.between.save("best")
 
     def _write_record(self, progress: Progress) -> None:
         means = self.averages.take()

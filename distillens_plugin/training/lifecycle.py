@@ -1,6 +1,8 @@
 """The training of a built experiment: from its state, through its steps, to its reports."""
 
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,14 +10,17 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.recipe.full_form import to_yaml
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import Fingerprint
-from distillens_plugin.storage.kept_state import Standing, save_state
+from distillens_plugin.storage.kept_state import Standing, read_order, save_state
 from distillens_plugin.storage.main_process import say
+from distillens_plugin.training.between_steps import BetweenSteps, Position
 from distillens_plugin.training.closing import close_run
-from distillens_plugin.training.epochs import AtEpochEnd, EpochEnd, Epochs
+from distillens_plugin.training.epochs import Epochs
 from distillens_plugin.training.evaluation import Evaluation, on_policy_share
 from distillens_plugin.training.records import Metrics
 from distillens_plugin.training.resume import metrics_bytes
 from distillens_plugin.training.saving import save_student
+from distillens_plugin.training.schedule import Schedule
+from distillens_plugin.training.stop_signals import StopSignals
 from distillens_plugin.training.stream_position import stream_states
 from distillens_plugin.training.trainer import Trainer
 from eval_harness.errors import RunFailure
@@ -26,12 +31,21 @@ class TrainingRun:
 
     Args:
         fingerprint: what the run learns from, to be kept with its state.
+        before_keeping: called by every process before a state is kept, to write what else an
+            interruption must not lose.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, fingerprint: Fingerprint) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        fingerprint: Fingerprint,
+        before_keeping: Callable[[], None] = lambda: None,
+    ) -> None:
         self.experiment = experiment
         self.folder = folder
         self.fingerprint = fingerprint
+        self.before_keeping = before_keeping
         self.started_at = time.perf_counter()
         self.trainer = Trainer(experiment.box, experiment.accelerator)
         self.evaluation = Evaluation(experiment)
@@ -42,46 +56,56 @@ class TrainingRun:
         Args:
             standing: where an interrupted run stood, and `state`, the folder that has been loaded.
         """
-        experiment, evaluation = self.experiment, self.evaluation
+        experiment, accelerator = self.experiment, self.experiment.accelerator
+        order = None
         if standing is None or state is None:
             metrics = self._begin()
         else:
             metrics = self._resume(standing, state)
-
-        def keep(end: EpochEnd) -> None:
-            self._keep(end, metrics)
-
-        def validate() -> dict[str, float]:
-            return evaluation.at_step(self.trainer.step_number)
-
-        at_epoch_end = AtEpochEnd(
-            validate=validate if experiment.validation is not None else None,
-            keep=keep if experiment.recipe.resumable else None,
-            save=self._save,
-            score_name="rougeL" if evaluation.by_rouge else "validation_loss",
-            higher_is_better=evaluation.by_rouge,
-        )
+            order = read_order(state, accelerator.process_index)
+        signals = StopSignals()
         epochs = Epochs(
             self.trainer,
-            at_epoch_end,
+            self._between_steps(metrics, signals),
             metrics,
             num_steps=experiment.num_steps,
             log_every=experiment.recipe.log_every,
         )
         try:
-            history = epochs.run(standing)
+            # Where no state is kept, a signal ends the run at once.
+            with signals if experiment.recipe.resumable else nullcontext():
+                history = epochs.run(standing, order)
             if self.trainer.step_number == 0:
                 raise RunFailure("no step was taken, so there is no result")
             close_run(
                 self.folder,
                 experiment,
                 history,
-                loss_before=evaluation.loss_before,
+                loss_before=self.evaluation.loss_before,
                 num_steps=self.trainer.step_number,
                 seconds=time.perf_counter() - self.started_at,
             )
         finally:
             metrics.close()
+
+    def _between_steps(self, metrics: Metrics, signals: StopSignals) -> BetweenSteps:
+        experiment, evaluation = self.experiment, self.evaluation
+        train, resumable = experiment.recipe.train, experiment.recipe.resumable
+        return BetweenSteps(
+            schedule=Schedule(train.save_every, train.eval_every, experiment.steps_per_epoch),
+            evaluate=(
+                (lambda: evaluation.at_step(self.trainer.step_number))
+                if experiment.validation is not None
+                else None
+            ),
+            early_stopping=train.early_stopping,
+            keep=(lambda position: self._keep(position, metrics)) if resumable else None,
+            save=self._save,
+            stop_signal=(lambda: signals.agreed(experiment.accelerator) if resumable else 0),
+            stop=signals.end,
+            score_name="rougeL" if evaluation.by_rouge else "validation_loss",
+            higher_is_better=evaluation.by_rouge,
+        )
 
     def _begin(self) -> Metrics:
         accelerator = self.experiment.accelerator
@@ -102,15 +126,17 @@ class TrainingRun:
         path, accelerator = self.folder / run_folder.METRICS, self.experiment.accelerator
         return Metrics(path, accelerator, keep_bytes=metrics_bytes(state))
 
-    def _keep(self, end: EpochEnd, metrics: Metrics) -> None:
+    def _keep(self, position: Position, metrics: Metrics) -> None:
         metrics.sync()
+        self.before_keeping()
         accelerator, share = self.experiment.accelerator, on_policy_share(self.experiment)
         standing = Standing(
             step=self.trainer.step_number,
-            epoch=end.epoch,
-            history=asdict(end.history),
-            averages=end.averages,
-            progress=end.progress,
+            epoch=position.epoch,
+            batches_taken=position.batches_taken,
+            history=asdict(position.history),
+            averages=position.averages,
+            progress=position.progress,
             seconds=time.perf_counter() - self.started_at,
             loss_before=self.evaluation.loss_before,
             share=share.state() if share is not None else None,
@@ -119,7 +145,14 @@ class TrainingRun:
             fingerprint=self.fingerprint,
             stream=stream_states(self.experiment),
         )
-        save_state(self.folder, accelerator, self.experiment.box, standing)
+        save_state(
+            self.folder,
+            accelerator,
+            self.experiment.box,
+            standing,
+            order=position.order,
+            keep_last=self.experiment.recipe.train.keep_last,
+        )
 
     def _save(self, name: str) -> None:
         step = self.trainer.step_number

@@ -139,7 +139,7 @@ def _without_state(folder: Path, recipe_yaml: str, lines: list[str]) -> Kept:
     _check_same_recipe(_read_recipe(folder), recipe_yaml, folder)
     lines.append(
         f"{folder}: the run there was interrupted before it kept a state (it keeps one after each "
-        "epoch, unless resumable is false); starting from step 0"
+        "epoch or train.save_every, unless resumable is false); starting from step 0"
     )
     return Kept(None, None, False, None, lines)
 
@@ -148,7 +148,7 @@ def _check_best(folder: Path, standing: Standing) -> None:
     """`last` and a `best` of this very step are written again; an older best must be there."""
     best = folder / run_folder.BEST
     best_step = standing.history["best_step"]
-    if best_step != standing.step and not any(best.glob("*.safetensors")):
+    if best_step not in (None, standing.step) and not any(best.glob("*.safetensors")):
         raise DistillensError(
             f"--resume: {best} is missing or empty, and step {best_step} was the best so far; "
             f"restore it, or {_ANEW}"

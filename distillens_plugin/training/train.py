@@ -1,5 +1,6 @@
 """One whole run: data, models, box, training. Every mistake is found before training starts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.schema.by_steps import interval_in_steps
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import (
@@ -36,7 +38,7 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False
 
     Args:
         overwrite: replace an existing run.
-        resume: continue it from its last complete epoch; start one where there is none.
+        resume: continue it from the last state that it kept; start one where there is none.
     Raises:
         DistillensError: a mistake in recipe, data, models or output folder, before training starts.
         RunFailure: training, saving or writing failed.
@@ -68,10 +70,14 @@ def _train_locked(
     experiment = build_and_describe(recipe, accelerator, data)
     if recipe.resumable:
         check_can_be_kept(accelerator, experiment.box)
+    before_keeping: Callable[[], None] = _nothing
     if recipe.teacher_cache is not None:
         from distillens_plugin.teacher_cache import attach_teacher_cache
 
-        say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
+        cache = attach_teacher_cache(experiment)
+        say(accelerator, "\n".join(cache.lines))
+        # Rows computed before a state are read again after it, as without an interruption.
+        before_keeping = cache.end_epoch
     standing = _put_back(experiment, folder, kept)
     # An earlier run is replaced only now, when nothing else can fail.
     if standing is None:
@@ -79,7 +85,7 @@ def _train_locked(
         say_all(accelerator, _nothing_kept(experiment))
     if recipe.trackers:
         accelerator.init_trackers("distillens", config={"recipe": recipe_yaml})
-    run = TrainingRun(experiment, folder, fingerprint)
+    run = TrainingRun(experiment, folder, fingerprint, before_keeping)
     run.train(standing, kept.state if kept is not None else None)
     return 0
 
@@ -129,7 +135,10 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
     load_state(kept.state, accelerator, experiment.box)
     say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
     standing = kept.standing
-    say(accelerator, f"resuming after epoch {standing.epoch}, step {standing.step}")
+    if standing.batches_taken > 0:
+        say(accelerator, f"resuming within epoch {standing.epoch + 1}, after step {standing.step}")
+    else:
+        say(accelerator, f"resuming after epoch {standing.epoch}, step {standing.step}")
     return standing
 
 
@@ -140,11 +149,20 @@ def _prepare(folder: Path, recipe_yaml: str, fingerprint: Fingerprint) -> None:
 
 
 def _nothing_kept(experiment: Experiment) -> list[str]:
-    """A note where an interrupted run could not be resumed."""
-    if not experiment.recipe.resumable or experiment.num_steps > experiment.steps_per_epoch:
+    """A note where a run that is killed could not be resumed."""
+    recipe = experiment.recipe
+    if not recipe.resumable:
         return []
+    every, epoch_steps = recipe.train.save_every, experiment.steps_per_epoch
+    first = epoch_steps if every is None else interval_in_steps(every, epoch_steps)
+    if first < experiment.num_steps:
+        return []
+    when = "after each epoch, and this run has only one" if every is None else "at its end alone"
     return [
-        "note: --resume continues from the end of an epoch, and this run has only one epoch: if "
-        "interrupted, it starts again from step 0"
-        + ("; train.steps_per_epoch makes more" if experiment.stream is not None else "")
+        f"note: a state is kept {when}: if killed, it starts again from step 0; train.save_every "
+        "keeps more"
     ]
+
+
+def _nothing() -> None:
+    """There is nothing to write before a state."""

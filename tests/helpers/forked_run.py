@@ -158,8 +158,8 @@ def kill_after_states(number):
 
         keep, kept = lifecycle.save_state, []
 
-        def save_state(*arguments):
-            keep(*arguments)
+        def save_state(*arguments, **settings):
+            keep(*arguments, **settings)
             kept.append(1)
             if len(kept) == number:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distillens_plugin.recipe.schema import torchdistill_names as theirs
-from distillens_plugin.recipe.schema.base import Count, Strict, complain
+from distillens_plugin.recipe.schema.base import Count, Strict, complain, within
+from distillens_plugin.recipe.schema.by_steps import EarlyStopping, Interval
 from distillens_plugin.recipe.schema.criterion import Criterion
 from distillens_plugin.recipe.schema.loaders import DataLoader, ValidationLoader
 from distillens_plugin.recipe.schema.names import FORWARD_PROC, NO_MODEL_LOSS
@@ -72,7 +73,24 @@ class Train(Strict):
         default=None, description="let the student answer some of the prompts itself (GKD)"
     )
     best_by: Literal["validation_loss", "rougeL"] = Field(
-        default="validation_loss", description="score that picks the best model, after each epoch"
+        default="validation_loss", description="score that picks the best model, at each evaluation"
+    )
+    eval_every: Interval | None = Field(
+        default=None,
+        description="optimiser steps between two evaluations, or a fraction of an epoch such as "
+        "0.25; by default after each epoch. The last step is always evaluated",
+    )
+    save_every: Interval | None = Field(
+        default=None,
+        description="optimiser steps between two states (and models in last/), or a fraction of an "
+        "epoch such as 0.25; by default after each epoch. The last step is always saved",
+    )
+    keep_last: Annotated[int, within(1, 2)] = Field(
+        default=2,
+        description="states kept: 2 for a newest that is damaged, 1 saves disk",
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="end the run when the score of best_by no longer improves"
     )
 
     @model_validator(mode="after")
