@@ -1,0 +1,143 @@
+"""`--model server`: a teacher in a vLLM server that somebody has started with our connector."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
+from distillens_plugin.teacher_cache.fill.states_client import StatesClient
+from distillens_plugin.teacher_cache.fill.vllm_answers import EngineFacts
+from distillens_plugin.teacher_cache.fill.wanted import Wanted
+from distillens_plugin.vllm_states.exchange import FORMAT, digest
+from eval_harness.errors import DistillensError, RunFailure
+
+_KNOWN = ("base_url", "folder", "timeout_s")
+
+
+class ServerEngine:
+    """States from a server and a folder that it and this machine share.
+
+    Args:
+        wanted: teacher and layers.
+        arguments: base_url, folder, and timeout_s (600) for one answer.
+    Raises:
+        DistillensError: an argument is missing or unknown, or the server is not one that gives
+            these states; the line has the command that starts one.
+    """
+
+    def __init__(self, wanted: Wanted, arguments: dict[str, Any]) -> None:
+        self._wanted = wanted
+        self._folder = _folder(arguments)
+        timeout_s = float(arguments.get("timeout_s", 600))
+        self._client = StatesClient(
+            arguments["base_url"],
+            self._folder,
+            timeout_s=timeout_s,
+            file_timeout_s=min(timeout_s, 10.0),
+            patient=True,
+        )
+        wanted.check()
+        facts = self._check()
+        self.identity = identity_of(facts)
+        # A server that writes 64 large files at once over a network takes longer than for one.
+        self._client = StatesClient(
+            arguments["base_url"],
+            self._folder,
+            timeout_s=timeout_s,
+            file_timeout_s=timeout_s,
+            patient=True,
+        )
+
+    def _check(self) -> EngineFacts:
+        """What the server says about itself, after one small request."""
+        try:
+            limit = self._client.max_length()
+        except RunFailure as error:
+            raise self._refusal(f"{error}") from error
+        where = self._client.base_url
+        if limit < self._wanted.longest:
+            raise self._refusal(
+                f"{where}: found max_model_len {limit}, expected at least {self._wanted.longest}"
+            )
+        probe = FillRow("(the first request)", [0, 0], [0])
+        problem = None
+        try:
+            result = self._client.ask(probe, self._wanted.layers)
+        except FileNotFoundError:
+            result, problem = None, f"its folder {self._facts_folder()} is not {self._folder}"
+        except RunFailure as error:
+            # Other layers, another format: said better below.
+            result, problem = None, str(error)
+        finally:
+            self._client.clear()
+        facts = self._client.facts
+        if facts is None:
+            raise self._refusal(problem or f"{where}: found a server without our connector")
+        if facts.format != FORMAT:
+            raise self._refusal(f"{where}: found format {facts.format}, expected {FORMAT}")
+        if facts.model != digest(self._wanted.model):
+            raise self._refusal(f"{where}: serves another model than {self._wanted.model}")
+        if facts.layers != self._wanted.layers:
+            raise self._refusal(
+                f"{where}: found layers {facts.layers}, expected {self._wanted.layers}"
+            )
+        if result is None:
+            raise self._refusal(f"{where}: {problem}")
+        return facts
+
+    def _facts_folder(self) -> str:
+        return self._client.facts.folder if self._client.facts is not None else "(unknown)"
+
+    def _refusal(self, text: str) -> DistillensError:
+        return DistillensError(
+            f"{text}; start one with: {self._wanted.shown_command(self._folder)}"
+        )
+
+    def states(self, rows: Sequence[FillRow], layers: Sequence[int]) -> Iterator[RowStates]:
+        """As `StatesEngine.states`."""
+        assert list(layers) == self._wanted.layers
+        try:
+            yield from self._client.states(rows, layers)
+        except FileNotFoundError as error:
+            raise RunFailure(
+                f"{self._client.base_url}: its states do not appear in {self._folder}"
+            ) from error
+        facts = self._client.facts
+        if facts is not None and identity_of(facts) != self.identity:
+            raise RunFailure(
+                f"{self._client.base_url}: has become another engine while it was asked: found "
+                f"{identity_of(facts)}, expected {self.identity}"
+            )
+
+    def close(self) -> None:
+        """Removes files that nobody has taken; the server stays."""
+        self._client.clear()
+
+
+def identity_of(facts: EngineFacts) -> dict[str, str]:
+    """What decides the states besides the weights. The number of GPUs does not."""
+    return {
+        "engine": facts.engine,
+        "version": facts.version,
+        "dtype": facts.dtype,
+        "quantisation": facts.quantisation,
+        "kv_cache_dtype": facts.kv_cache_dtype,
+    }
+
+
+def _folder(arguments: dict[str, Any]) -> Path:
+    for key in arguments:
+        if key not in _KNOWN:
+            raise DistillensError(
+                f"--model_args {key}: unknown for --model server; expected {', '.join(_KNOWN)}"
+            )
+    for key in ("base_url", "folder"):
+        if not isinstance(arguments.get(key), str):
+            raise DistillensError(
+                "--model server: expected --model_args base_url=http://HOST:PORT,folder=DIR, the "
+                "folder that its states are written to"
+            )
+    folder = Path(arguments["folder"])
+    if not folder.is_dir():
+        raise DistillensError(f"--model_args folder={folder}: found no folder there; make it first")
+    return folder.absolute()
