@@ -15,8 +15,9 @@ from distillens_plugin.experiment.checks import (
 from distillens_plugin.experiment.data import RunData
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.experiment.packing import check_models, packed
+from distillens_plugin.experiment.placement import placement_of
+from distillens_plugin.experiment.readers import anatomy_on_all
 from distillens_plugin.experiment.streaming import stream_epoch_steps, stream_loader
-from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.loading import load_student, load_teacher
@@ -44,9 +45,13 @@ def build_experiment(
     check_normalisation(recipe, accelerator)
     rows = given if isinstance(given, StreamedDataset) else packed(recipe, given, accelerator)
     set_seed(recipe.seed)
-    teacher = None
+    placement = placement_of(recipe, accelerator)
+    teacher = teacher_anatomy = None
     if recipe.models.teacher_model is not None:
-        teacher = load_teacher(recipe.models.teacher_model)
+        with placement.loading_teacher():
+            teacher = load_teacher(recipe.models.teacher_model)
+        one_rank_reads = placement.one_rank_reads and placement.teacher_sharded
+        teacher_anatomy = anatomy_on_all(teacher, accelerator, one_rank_reads=one_rank_reads)
     student = load_student(
         recipe.models.trained,
         tokenizer,
@@ -64,8 +69,7 @@ def build_experiment(
             trust_remote_code=recipe.models.trusts_trained_code,
         ),
     )
-    student_anatomy = find_anatomy(student)
-    teacher_anatomy = find_anatomy(teacher) if teacher is not None else None
+    student_anatomy = anatomy_on_all(student, accelerator, one_rank_reads=placement.one_rank_reads)
     check_embeddings(student_anatomy, teacher_anatomy, tokenizer)
     for role, model in (("student", student), ("teacher", teacher)):
         check_positions(role, model, train, validation, recipe)
@@ -75,7 +79,8 @@ def build_experiment(
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
     try:
-        box = build_box(form, teacher, student, rows, accelerator)
+        with placement.in_box(teacher, student, accelerator):
+            box = build_box(form, teacher, student, rows, accelerator)
     except (TypeError, ValueError) as error:
         # Arguments of torch's optimizers, schedulers and losses are only known to these.
         raise DistillensError(

@@ -30,12 +30,16 @@ from eval_harness.errors import DistillensError
 
 
 class _Reader:
-    """A model's lens, and the recorder of the final hidden states on its body."""
+    """A model's lens, and the recorder of the final hidden states on its body.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        headless: `supports_headless`; None tries it out.
+    """
+
+    def __init__(self, model: nn.Module, *, headless: bool | None = None) -> None:
         self.lens = lens_of(model)
         self.head = self.lens.part(self.lens.anatomy.head)
-        self.headless = supports_headless(model)
+        self.headless = supports_headless(model) if headless is None else headless
         self.has_router = has_router(model)
         self.has_warned = False
         self.recorder = Recorder(model, self.lens.anatomy)
@@ -53,11 +57,15 @@ class _Reader:
 _readers: "weakref.WeakKeyDictionary[nn.Module, _Reader]" = weakref.WeakKeyDictionary()
 
 
-def reader_of(model: nn.Module) -> _Reader:
-    """The reader of a (wrapped) model, made at its first use."""
+def reader_of(model: nn.Module, *, headless: bool | None = None) -> _Reader:
+    """The reader of a (wrapped) model, made at its first use; before it is sharded, if it is.
+
+    Args:
+        headless: what another process found out (`supports_headless`); None tries it out.
+    """
     bare = unwrap(model)
     if bare not in _readers:
-        _readers[bare] = _Reader(bare)
+        _readers[bare] = _Reader(bare, headless=headless)
     return _readers[bare]
 
 
@@ -77,6 +85,7 @@ def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
         # For `distillens.router_loss`: the model adds that loss only to a loss of its own.
         inputs["output_router_logits"] = True
     output = model(**inputs)
+    reader.lens.gather()
     return LensOutput(
         reader.lens,
         reader.take(),

@@ -6,7 +6,7 @@ from torch import nn
 
 from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.lens.probe import unwrap
-from distillens_plugin.lens.readout import Lens
+from distillens_plugin.lens.readout import Anatomy, Lens
 
 _known: "weakref.WeakKeyDictionary[nn.Module, Lens]" = weakref.WeakKeyDictionary()
 
@@ -21,3 +21,9 @@ def lens_of(model: nn.Module) -> Lens:
     if bare not in _known:
         _known[bare] = Lens(bare, find_anatomy(bare))
     return _known[bare]
+
+
+def remember(model: nn.Module, anatomy: Anatomy) -> None:
+    """Gives a (wrapped) model the lens that another process has found for it."""
+    bare = unwrap(model)
+    _known[bare] = Lens(bare, anatomy)

@@ -19,17 +19,24 @@ _BATCH, _TOKENS = 2, 5
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and torch.compile wrappers.
+    """The model inside DistributedDataParallel, DataParallel, DeepSpeed and torch.compile wrappers.
 
     A PeftModel is not a wrapper in this sense and is returned as it is.
     """
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
-        elif list(dict(model.named_children())) == ["module"] and not hasattr(model, "config"):
+        elif _is_engine(model) or (
+            list(dict(model.named_children())) == ["module"] and not hasattr(model, "config")
+        ):
             model = model.module  # type: ignore[assignment]
         else:
             return model
+
+
+def _is_engine(model: nn.Module) -> bool:
+    """Whether it is DeepSpeed's engine, which passes unknown attributes on, `config` among them."""
+    return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -55,18 +62,25 @@ def hook_prefix(model: nn.Module) -> str:
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Raises if weights exist only as shards: the lens reads them outside the model's forward.
+    """Raises if the model is in pieces already: its lens is found by watching plain tensors.
 
-    Gathering them there would give gradients that the sharding wrapper never sees.
+    An FSDP2 model is read by the lens that was made before it was sharded.
     """
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-    sharded = any(isinstance(m, FSDPModule | FullyShardedDataParallel) for m in model.modules())
+    modules = list(model.modules())
+    name = type(unwrap(model)).__name__
+    if any(isinstance(module, FSDPModule) for module in modules):
+        raise DistillensError(
+            f"{name} is sharded by FSDP2 before the lens has seen it; make the lens first "
+            "(AttachedLens, or distillens.forward's reader), then shard the model"
+        )
+    sharded = any(isinstance(module, FullyShardedDataParallel) for module in modules)
     if sharded or any(hasattr(p, "ds_id") or hasattr(p, "placements") for p in model.parameters()):
         raise DistillensError(
-            f"{type(unwrap(model)).__name__} is sharded (FSDP, ZeRO-3 or tensor parallel): the "
-            "lens reads the unembedding outside the model's forward, so sharded training is not "
-            "supported yet; use plain data parallelism (accelerate launch --multi_gpu)"
+            f"{name} is sharded (FSDP version 1, ZeRO-3 or tensor parallel), and the lens reads "
+            "the unembedding outside the model's forward; use FSDP2, ZeRO-2 or data parallelism "
+            "(recipes/accelerate)"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distillens_plugin.fused import Head
+from distillens_plugin.lens.gathering import gather
 from distillens_plugin.lens.probe import plain_model
 from eval_harness.errors import DistillensError
 
@@ -71,7 +72,7 @@ def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [V, D_head] and bias [V] of a head, LoRA merged in and differentiable in its factors.
 
     Raises:
-        DistillensError: the weight is not a float matrix (quantised).
+        DistillensError: the weight is not a float matrix (quantised), or in pieces.
     """
     layer: Any = module
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
@@ -82,6 +83,11 @@ def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
         raise DistillensError(
             f"the unembedding {type(base).__name__} has no plain weight matrix (found: {found}); "
             "a quantised head cannot be read: load it unquantised (llm_int8_skip_modules)"
+        )
+    if hasattr(weight, "placements"):
+        raise DistillensError(
+            "the unembedding is in pieces (FSDP2): it can be read only after the model's forward, "
+            "on every rank; call the model first, or Lens.gather()"
         )
     for adapter in active_adapters(module):
         weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
@@ -125,6 +131,15 @@ class Lens:
     def read_width(self) -> int:
         """D_head, the width of what `apply_readout` returns."""
         return self.anatomy.head_width
+
+    def gather(self) -> None:
+        """Makes readout and head whole where FSDP2 has them in pieces; every rank must call it.
+
+        After a forward of accelerate's FSDP2 they are, and nothing happens.
+        """
+        plain = self._plain()
+        if plain is not None:
+            gather(plain, self._parts)
 
     def head(self) -> Head:
         """The unembedding as it is now. Call it once per step: LoRA on the head is merged here.

@@ -27,6 +27,8 @@ class Box(Protocol):
             DistillationBox.
         student_io_dict, teacher_io_dict: what the hooks of a model's modules recorded, by module
             path; only on a DistillationBox.
+        loss_optimizer: of what the loss trains beside a model in pieces, else None or not there
+            (`trained_parameters.adopt`).
         grad_accum_step: batches per accumulation window.
         max_grad_norm: None leaves gradients unclipped.
         scheduling_step: 0 steps the schedule once per epoch rather than once per step.
@@ -35,6 +37,7 @@ class Box(Protocol):
     accelerator: Accelerator | None
     criterion: nn.Module
     optimizer: Optimizer
+    loss_optimizer: Optimizer | None
     lr_scheduler: LRScheduler | None
     train_data_loader: Loader
     grad_accum_step: int

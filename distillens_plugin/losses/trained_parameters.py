@@ -3,15 +3,23 @@
 torchdistill makes its optimizer from the models alone, and keeps loss terms in a plain dict, so
 that `criterion.parameters()` is empty. `distillens.pre_epoch` calls `adopt`;
 `distillens.post_forward` and our runner call `average_gradients` before a step.
+
+Beside a model in pieces (FSDP2) these parameters stay whole on every rank. One optimizer cannot
+hold both, as torch's fused steps and state dicts take tensors of one kind; so they get one of their
+own, which follows the model's.
 """
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from distillens_plugin.losses.box import Box, trained_model
 from distillens_plugin.losses.term import terms_of
+from distillens_plugin.sharding.pieces import is_in_pieces
 
 
 def adopt(box: Box) -> None:
@@ -19,15 +27,54 @@ def adopt(box: Box) -> None:
 
     Matrices join the optimizer's first group of parameters and vectors its last: with
     `distillens.adamw` those with and without weight decay. So they share learning rate, schedule,
-    clipping and loss scaling with the student.
+    clipping and loss scaling with the student. Beside a student in pieces they join groups like
+    these in `box.loss_optimizer`.
     """
     for weighted in terms_of(box.criterion).values():
         weighted.term.prepare(trained_model(box), getattr(box, "teacher_model", None))
+    parameters = list(loss_parameters(box.criterion).values())
+    if is_in_pieces(trained_model(box)):
+        if parameters and loss_optimizer(box) is None:
+            box.loss_optimizer = _like(box.optimizer, parameters)
+        return
     groups = box.optimizer.param_groups
     known = {id(p) for group in groups for p in group["params"]}
-    for parameter in loss_parameters(box.criterion).values():
+    for parameter in parameters:
         if id(parameter) not in known:
-            groups[0 if parameter.dim() >= 2 else -1]["params"].append(parameter)
+            groups[_group_of(parameter)]["params"].append(parameter)
+
+
+def loss_optimizer(box: Box) -> Optimizer | None:
+    """The optimizer of the loss's own parameters, where the model's cannot hold them."""
+    return getattr(box, "loss_optimizer", None)
+
+
+def follow_optimizer(box: Box) -> None:
+    """Gives the loss's own optimizer the learning rates (and decay) that the schedule has set."""
+    own = loss_optimizer(box)
+    if own is None:
+        return
+    for group in own.param_groups:
+        leader = box.optimizer.param_groups[_group_of(group["params"][0])]
+        group.update({key: value for key, value in leader.items() if key != "params"})
+
+
+def _group_of(parameter: Tensor) -> int:
+    return 0 if parameter.dim() >= 2 else -1
+
+
+def _like(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """An optimizer of the same kind and settings, for other parameters."""
+    leader: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    groups = []
+    for index in (0, -1):
+        own = [parameter for parameter in parameters if _group_of(parameter) == index]
+        if own:
+            groups.append({**leader.param_groups[index], "params": own})
+    accepted = inspect.signature(type(leader)).parameters
+    settings = {key: value for key, value in leader.defaults.items() if key in accepted}
+    made: Optimizer = type(leader)(groups, **settings)
+    return made
 
 
 def loss_parameters(criterion: object) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from distillens_plugin.lens.discovery import find_anatomy
+from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.models.adapters import add_lora, merge_adapter, name_base
 from distillens_plugin.models.end_tokens import set_special_tokens
 from distillens_plugin.models.pretrained import DTYPES, load_pretrained
@@ -112,14 +112,14 @@ def cut_from_teacher(
     Raises:
         DistillensError: a block is out of range.
     """
-    anatomy = find_anatomy(teacher)
+    anatomy = lens_of(teacher).anatomy
     for index, layer in enumerate(layers):
         if not 0 <= layer < anatomy.num_layers:
             raise DistillensError(
                 f"{where}.init.from_teacher_layers[{index}] = {layer}, but the teacher has blocks "
                 f"0 to {anatomy.num_layers - 1}"
             )
-    config = type(teacher.config).from_dict(_shallower(teacher.config, layers))
+    config = type(teacher.config).from_dict(shallower(teacher.config, layers))
     student = AutoModelForCausalLM.from_config(
         config,
         attn_implementation=attn_implementation or teacher.config._attn_implementation,
@@ -142,7 +142,7 @@ def cut_from_teacher(
     return student
 
 
-def _shallower(config: PretrainedConfig, layers: list[int]) -> dict[str, Any]:
+def shallower(config: PretrainedConfig, layers: list[int]) -> dict[str, Any]:
     """A configuration with these blocks only: their number, and lists with one entry a block."""
     num_layers = config.num_hidden_layers
     cut = {

@@ -1,9 +1,9 @@
 """FSDP2 on a CPU, for tests: accelerate ignores its FSDP plugin there, without a word.
 
-`AcceleratorState` turns the plugin on for GPUs alone (its list has no MULTI_CPU), and a run that was
-to be sharded is then plain data parallelism: every test would pass without a shard. `install` adds
-those lines for gloo. As another version of accelerate may need other lines, each use must assert
-`is_sharded` for the blocks of both models.
+`AcceleratorState` turns the plugin on for GPUs alone (its list has no MULTI_CPU), and a run that
+was to be sharded is then plain data parallelism: every test would pass without a shard. `install`
+adds those lines for gloo. As another version of accelerate may need other lines, each use must
+assert `is_sharded` for the blocks of both models.
 """
 
 import os

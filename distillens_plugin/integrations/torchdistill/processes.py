@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from distillens_plugin.losses.box import Box, Loader, trained_model
-from distillens_plugin.losses.trained_parameters import adopt, average_gradients
+from distillens_plugin.losses.trained_parameters import (
+    adopt,
+    average_gradients,
+    follow_optimizer,
+    loss_optimizer,
+)
+from distillens_plugin.sharding.pieces import is_in_pieces
 
 
 @dataclass(frozen=True)
@@ -100,17 +108,28 @@ def apply_gradients(box: Box) -> bool:
         Whether the step was skipped: fp16's scaler skips it if a gradient overflowed, and then the
         schedule waits for a real one.
     """
-    box.optimizer.step()
-    box.optimizer.zero_grad()
+    follow_optimizer(box)
+    for optimizer in optimizers_of(box):
+        optimizer.step()
+        optimizer.zero_grad()
     skipped = box.accelerator is not None and box.accelerator.optimizer_step_was_skipped
     if box.lr_scheduler is not None and box.scheduling_step > 0 and not skipped:
         box.lr_scheduler.step()
     return skipped
 
 
+def optimizers_of(box: Box) -> list[Optimizer]:
+    """The box's, and the loss's own where there is one."""
+    own = loss_optimizer(box)
+    return [box.optimizer] if own is None else [box.optimizer, own]
+
+
 def clip(box: Box) -> Tensor:
     """Clips the gradient to `max_grad_norm` if there is one; returns its norm before."""
-    parameters = [p for group in box.optimizer.param_groups for p in group["params"]]
+    groups = [group for optimizer in optimizers_of(box) for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group["params"]]
+    if is_in_pieces(trained_model(box)):
+        return _clip_pieces(parameters, box.max_grad_norm)
     if box.max_grad_norm is None:
         if box.accelerator is not None:
             # fp16 scales the loss, and with it the norm; clipping undoes that by itself.
@@ -119,3 +138,21 @@ def clip(box: Box) -> Tensor:
     if box.accelerator is None:
         return torch.nn.utils.clip_grad_norm_(parameters, box.max_grad_norm)
     return box.accelerator.clip_grad_norm_(parameters, box.max_grad_norm)
+
+
+def _clip_pieces(parameters: list[Tensor], max_norm: float | None) -> Tensor:
+    """The same by torch alone: accelerate's looks for a model with these parameters in this order.
+
+    A norm over pieces and whole tensors together is that of their two norms.
+    """
+    kinds = [
+        [p for p in parameters if p.grad is not None and isinstance(p, DTensor) is pieces]
+        for pieces in (True, False)
+    ]
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in kind]) for kind in kinds if kind]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(whole))
+    if max_norm is not None:
+        for kind in kinds:
+            torch.nn.utils.clip_grads_with_norm_(kind, max_norm, total)
+    return total

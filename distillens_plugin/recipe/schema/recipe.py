@@ -17,9 +17,11 @@ from distillens_plugin.recipe.schema.base import (
     Strict,
     complain,
 )
+from distillens_plugin.recipe.schema.by_steps import check_by_steps
 from distillens_plugin.recipe.schema.data import DataSets
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.models import Models
+from distillens_plugin.recipe.schema.sharding import Sharding, check_sharding
 from distillens_plugin.recipe.schema.streaming import check_streaming
 from distillens_plugin.recipe.schema.terms import LensKwargs
 from distillens_plugin.recipe.schema.train import Train
@@ -108,10 +110,14 @@ class Recipe(Strict):
     teacher_cache: TeacherCache | None = Field(
         default=None, description="keep the teacher's states on disk"
     )
+    sharding: Sharding = Field(
+        default_factory=Sharding,
+        description="several devices: what accelerate's configuration does not say",
+    )
     resumable: bool = Field(
         default=True,
-        description="keep weights and optimiser after each epoch, so that --resume works; removed "
-        "when the run is finished",
+        description="keep weights and optimiser after each epoch (or train.save_every), so that "
+        "--resume works; removed when the run is finished",
     )
 
     _source: Places | None = PrivateAttr(default=None)
@@ -136,6 +142,9 @@ class Recipe(Strict):
         self._check_validation_terms()
         keeps_states = self.teacher_cache is not None
         check_streaming(self.datasets, self.train, keeps_states=keeps_states)
+        has_validation = self.datasets.validation is not None
+        check_by_steps(self.train, has_validation=has_validation, resumable=self.resumable)
+        check_sharding(self.sharding, has_teacher=self.is_distillation)
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
             if init.from_teacher_layers is not None and init.teacher is None:
