@@ -30,6 +30,7 @@ from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
 from distillens_plugin.training.stream_position import check_stream
+from distillens_plugin.training.trackers import start_trackers
 from eval_harness.shared.files.atomic import write_text
 
 
@@ -83,8 +84,7 @@ def _train_locked(
     if standing is None:
         on_main_process(accelerator, lambda: _prepare(folder, recipe_yaml, fingerprint))
         say_all(accelerator, _nothing_kept(experiment))
-    if recipe.trackers:
-        accelerator.init_trackers("distillens", config={"recipe": recipe_yaml})
+    start_trackers(recipe, folder / run_folder.TRACKERS, accelerator)
     run = TrainingRun(experiment, folder, fingerprint, before_keeping)
     run.train(standing, kept.state if kept is not None else None)
     return 0
