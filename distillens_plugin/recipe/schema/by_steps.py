@@ -20,8 +20,9 @@ class _Interval:
         return "a whole number of steps, or a fraction of an epoch below 1"
 
     def __call__(self, value: float) -> float:
-        if value <= 0 or (value >= 1 and not float(value).is_integer()):
-            problem(value, str(self))
+        is_whole = float(value).is_integer()
+        if value <= 0 or (value >= 1 and not is_whole):
+            problem(int(value) if is_whole else value, str(self))
         return value
 
 
