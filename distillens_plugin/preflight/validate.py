@@ -19,6 +19,7 @@ from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.recipe.full_form import full_form, to_yaml
 from distillens_plugin.recipe.schema.data import DatasetSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.storage.hub_upload import check_upload
 from distillens_plugin.storage.run_folder import check_free
 from eval_harness.errors import DistillensError
 
@@ -51,6 +52,7 @@ def validate_without_weights(
     lines += check_layers(recipe, facts)
     lines += check_vocabularies(recipe, facts, hub)
     lines += _check_server(recipe, facts)
+    lines += check_upload(recipe)
     return lines
 
 

@@ -13,7 +13,7 @@ from eval_harness.shared.files.exchange import recover, remove
 from eval_harness.shared.files.lock import LOCK_NAME
 
 # What a run writes; `--overwrite` removes these and nothing else.
-RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS = (
+RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED = (
     "recipe.yaml",
     "fingerprint.json",
     "metrics.jsonl",
@@ -23,8 +23,9 @@ RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS
     "state",
     "state_before",
     "trackers",
+    "pushed.json",
 )
-OWN = (RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS)
+OWN = (RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED)
 _REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
 # Present while an earlier run is removed: what lies beside it belongs to no run.
 _CLEARING = ".clearing"

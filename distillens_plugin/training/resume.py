@@ -234,7 +234,7 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *before]:
             here = f"{path}.{key}" if path else str(key)
-            if here in ("output_dir", "resumable"):
+            if here in ("output_dir", "resumable", "push_to_hub", "hub_private"):
                 continue
             if key not in now or key not in before:
                 kept, given = before.get(key, "not there"), now.get(key, "not there")

@@ -22,6 +22,7 @@ from distillens_plugin.storage.fingerprint import (
     check_same_inputs,
     make_fingerprint,
 )
+from distillens_plugin.storage.hub_upload import push_best
 from distillens_plugin.storage.kept_state import Standing, check_can_be_kept, load_state
 from distillens_plugin.storage.main_process import on_main_process, say, say_all
 from distillens_plugin.storage.run_lock import locked_output
@@ -67,6 +68,7 @@ def _train_locked(
     if kept is not None:
         say_all(accelerator, kept.lines)
         if kept.finished:
+            _push(recipe, folder, accelerator)
             return 0
     experiment = build_and_describe(recipe, accelerator, data)
     if recipe.resumable:
@@ -87,6 +89,7 @@ def _train_locked(
     start_trackers(recipe, folder / run_folder.TRACKERS, accelerator)
     run = TrainingRun(experiment, folder, fingerprint, before_keeping)
     run.train(standing, kept.state if kept is not None else None)
+    _push(recipe, folder, accelerator)
     return 0
 
 
@@ -106,6 +109,13 @@ def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: RunData) 
     experiment = build_experiment(recipe, accelerator, data)
     say(accelerator, describe_models(experiment))
     return experiment
+
+
+def _push(recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+    """The last act, on the main process; the others have ended their part and do not wait."""
+    line = push_best(recipe, folder) if accelerator.is_main_process else None
+    if line is not None:
+        say(accelerator, line)
 
 
 def _check(recipe: Recipe, folder: Path, overwrite: bool) -> None:

@@ -21,6 +21,7 @@ from distillens_plugin.recipe.schema.by_steps import check_by_steps
 from distillens_plugin.recipe.schema.data import DataSets
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.models import Models
+from distillens_plugin.recipe.schema.reporting import check_reporting
 from distillens_plugin.recipe.schema.sharding import Sharding, check_sharding
 from distillens_plugin.recipe.schema.streaming import check_streaming
 from distillens_plugin.recipe.schema.terms import LensKwargs
@@ -119,6 +120,15 @@ class Recipe(Strict):
         description="keep weights and optimiser after each epoch (or train.save_every), so that "
         "--resume works; removed when the run is finished",
     )
+    push_to_hub: str | None = Field(
+        default=None,
+        description="NAME or OWNER/NAME on the Hub, to which `best` is uploaded when the run ends",
+    )
+    hub_private: bool | None = Field(
+        default=None,
+        description="whether a repository that the upload makes is private; null: public, unless "
+        "the organisation's default is private",
+    )
 
     _source: Places | None = PrivateAttr(default=None)
     _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -139,7 +149,7 @@ class Recipe(Strict):
     def _consistent(self) -> "Recipe":
         self._check_teacher()
         self._check_on_policy()
-        self._check_validation_terms()
+        check_reporting(self)
         keeps_states = self.teacher_cache is not None
         check_streaming(self.datasets, self.train, keeps_states=keeps_states)
         has_validation = self.datasets.validation is not None
@@ -195,19 +205,6 @@ class Recipe(Strict):
                 "there is no teacher whose states could be kept; delete the key",
                 at=("teacher_cache",),
             )
-
-    def _check_validation_terms(self) -> None:
-        if not self.validation_terms:
-            return
-        missing = None
-        if not self.is_distillation:
-            missing = "there is no teacher to compare with"
-        elif self.datasets.validation is None:
-            missing = "there is no datasets.validation"
-        elif self.teacher_cache is not None:
-            missing = "a teacher_cache keeps the teacher's states of training rows alone"
-        if missing is not None:
-            complain(f"{missing}; delete the key", at=("validation_terms",))
 
     def _check_on_policy(self) -> None:
         settings = self.train.on_policy
