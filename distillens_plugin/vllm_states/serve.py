@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--states-by", choices=["extraction", "hooks"], help="default: as it fits")
     parser.add_argument("--ends-with-stdin", action="store_true", help="end when stdin closes")
     given, vllm_flags = parser.parse_known_args()
+    if given.ends_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         command = _command(given, vllm_flags)
     except DistillensError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    if given.ends_with_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.argv = command
     runpy.run_module(command[0], run_name="__main__")
 

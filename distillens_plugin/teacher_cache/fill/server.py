@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
-from distillens_plugin.teacher_cache.fill.states_client import StatesClient
+from distillens_plugin.teacher_cache.fill.states_client import StatesClient, StatesMissing
 from distillens_plugin.teacher_cache.fill.vllm_answers import EngineFacts
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
 from distillens_plugin.vllm_states.exchange import FORMAT, digest
 from eval_harness.errors import DistillensError, RunFailure
 
+# A file of a few bytes; network drives show new ones after some seconds.
+PROBE_TIMEOUT_S = 30.0
 _KNOWN = ("base_url", "folder", "timeout_s")
 
 
@@ -33,7 +35,7 @@ class ServerEngine:
             arguments["base_url"],
             self._folder,
             timeout_s=timeout_s,
-            file_timeout_s=min(timeout_s, 10.0),
+            file_timeout_s=PROBE_TIMEOUT_S,
             patient=True,
         )
         wanted.check()
@@ -63,7 +65,7 @@ class ServerEngine:
         problem = None
         try:
             result = self._client.ask(probe, self._wanted.layers)
-        except FileNotFoundError:
+        except StatesMissing:
             result, problem = None, f"its folder {self._facts_folder()} is not {self._folder}"
         except RunFailure as error:
             # Other layers, another format: said better below.
@@ -96,12 +98,7 @@ class ServerEngine:
     def states(self, rows: Sequence[FillRow], layers: Sequence[int]) -> Iterator[RowStates]:
         """As `StatesEngine.states`."""
         assert list(layers) == self._wanted.layers
-        try:
-            yield from self._client.states(rows, layers)
-        except FileNotFoundError as error:
-            raise RunFailure(
-                f"{self._client.base_url}: its states do not appear in {self._folder}"
-            ) from error
+        yield from self._client.states(rows, layers)
         facts = self._client.facts
         if facts is not None and identity_of(facts) != self.identity:
             raise RunFailure(

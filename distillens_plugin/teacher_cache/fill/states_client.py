@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -29,6 +30,10 @@ _MAX_THREADS = 64
 # States that are on disk or in memory and not stored yet.
 _MAX_BYTES = 2**30
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1
+
+
+class StatesMissing(RunFailure):
+    """A request was answered, and its file has not come."""
 
 
 class StatesClient:
@@ -59,7 +64,7 @@ class StatesClient:
         self._patient = patient
         self._check_alive = check_alive
         # Another program may use the same folder.
-        self._run, self._count = secrets.token_hex(8), 0
+        self._run, self._numbers = secrets.token_hex(8), count(1)
         self.base_url = self._client.base_url
         self.facts: EngineFacts | None = None
 
@@ -76,10 +81,10 @@ class StatesClient:
         """States of a row; None: the server has answered, but has no connector of ours.
 
         Raises:
-            RunFailure: the request failed, or its file did not come.
+            StatesMissing: its file has not come.
+            RunFailure: the request failed.
         """
-        self._count += 1
-        name = f"{self._run}-{self._count}"
+        name = f"{self._run}-{next(self._numbers)}"
         end = row.positions[-1] + 1
         body = {
             # Later tokens change nothing, and the one after the last position need not be read:
@@ -160,7 +165,10 @@ class StatesClient:
                 break
             self._check_alive()
             if time.monotonic() >= deadline:
-                raise FileNotFoundError(f"{self._folder / name}.safetensors")
+                raise StatesMissing(
+                    f"{self.base_url}: row {row.row_id}: its states have not appeared in "
+                    f"{self._folder}"
+                )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         if states.ndim != 3 or len(states) != len(row.positions):

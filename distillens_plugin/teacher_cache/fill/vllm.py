@@ -52,8 +52,8 @@ class VllmEngine:
     def __init__(self, wanted: Wanted, arguments: dict[str, Any], *, beside: Path) -> None:
         given = dict(arguments)
         python = str(given.pop("python", sys.executable))
-        flags = vllm_flags(given, wanted)
         wanted.check()
+        flags = vllm_flags(given, wanted)
         check_python(python)
         self._wanted = wanted
         self._scratch = Scratch(beside)

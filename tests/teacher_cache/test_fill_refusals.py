@@ -1,0 +1,195 @@
+"""What cannot fill a cache is refused before anything starts, in one line."""
+
+import sys
+
+import pytest
+import torch
+from fake_server import MODELS, SCORE, FakeServer, answering, running
+from small_models import small_model
+
+from distillens_plugin.teacher_cache.fill.scratch import Scratch
+from distillens_plugin.teacher_cache.fill.server import ServerEngine
+from distillens_plugin.teacher_cache.fill.vllm import VllmEngine, vllm_flags
+from distillens_plugin.teacher_cache.fill.vllm_process import VllmProcess, check_python
+from distillens_plugin.teacher_cache.fill.wanted import Wanted
+from distillens_plugin.vllm_states.exchange import digest, write_states
+from eval_harness.errors import DistillensError, RunFailure
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    small_model("llama").save_pretrained(folder)
+    return folder
+
+
+def wanted(teacher, layers=(1, 3), longest=16):
+    return Wanted(teacher, teacher, list(layers), longest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"pipeline_parallel_size": 2}, "use tensor_parallel_size"),
+        ({"speculative_config": "{}"}, "states come through it"),
+        ({"kv-transfer-config": "{}"}, "states come through it"),
+        ({"enable_lora": True}, "merge the adapter"),
+        ({"pretrained": "x"}, "models.teacher_model"),
+        ({"trust_remote_code": True}, "--model hf"),
+        ({"max_model_len": 15}, "expected at least 16"),
+    ],
+)
+def test_arguments_that_are_set_here_are_refused(teacher, tmp_path, arguments, expected):
+    with pytest.raises(DistillensError, match=expected) as refused:
+        VllmEngine(wanted(teacher), arguments, beside=tmp_path / "cache")
+    assert next(iter(arguments)) in str(refused.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_arguments_become_flags(teacher):
+    given = {"enforce_eager": True, "enable_chunked_prefill": False, "quantization": "fp8"}
+    flags = vllm_flags({**given, "hf_overrides": {"a": 1}, "revision": None}, wanted(teacher))
+    text = " ".join(flags)
+    assert "--enforce-eager --no-enable-chunked-prefill --quantization fp8" in text
+    assert flags[-2:] == ["--hf-overrides", '{"a": 1}']
+    assert "revision" not in text
+    # A float32 checkpoint stays one: "auto" would not leave it so.
+    assert "--max-model-len 16 --dtype float32" in text
+
+
+def test_a_layer_that_is_not_there_and_an_adapter_are_refused(teacher, tmp_path):
+    with pytest.raises(DistillensError, match=r"found layer 4, expected 0 \(embeddings\) to 3"):
+        VllmEngine(wanted(teacher, layers=(1, 4)), {}, beside=tmp_path / "cache")
+    adapted = tmp_path / "adapted"
+    adapted.mkdir()
+    (adapted / "config.json").write_text("{}", encoding="utf-8")
+    (adapted / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DistillensError, match="merge it"):
+        VllmEngine(wanted(adapted), {"dtype": "float32"}, beside=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("prints", "expected"),
+    [
+        ("['vllm', 'distillens_plugin']", "has no vLLM; pip install"),
+        ("['distillens_plugin']", "has vLLM, but not this package"),
+    ],
+)
+def test_an_interpreter_without_vllm_is_refused(tmp_path, prints, expected):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "{prints}"\n', encoding="utf-8")
+    python.chmod(0o755)
+    with pytest.raises(DistillensError, match=expected):
+        check_python(str(python))
+    with pytest.raises(DistillensError, match="cannot be run"):
+        check_python(str(tmp_path / "none"))
+
+
+def test_a_child_that_ends_says_why(tmp_path):
+    def ended(script):
+        process = VllmProcess([sys.executable, "-c", script], log=tmp_path / "log")
+        try:
+            process.wait_until_ready("http://127.0.0.1:9/health")
+        finally:
+            process.close()
+
+    with pytest.raises(DistillensError, match="--model vllm: no such layer") as refused:
+        ended("print('error: no such layer'); raise SystemExit(2)")
+    assert refused.value.exit_code == 2
+    with pytest.raises(RunFailure, match=r"exit code 1\): ValueError: no memory; its log is"):
+        ended("raise ValueError('no memory')")
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    left = tmp_path / ".states-killed"
+    left.mkdir()
+    (left / "0.safetensors").touch()
+    first = Scratch(tmp_path)
+    second = Scratch(tmp_path)
+    assert not left.exists()
+    assert first.folder.is_dir()  # its run goes on
+    first.close()
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def facts(teacher, folder, **changes):
+    found = {"engine": "vllm", "version": "0.32.0", "dtype": "float32", "quantisation": "none"}
+    found |= {"kv_cache_dtype": "auto", "model": digest(teacher), "layers": [1, 3]}
+    return {**found, "folder": str(folder), "format": 1, **changes}
+
+
+def states_answer(given):
+    choice = {"prompt_logprobs": [None], "logprobs": {"token_logprobs": [-1.0]}, "token_ids": [0]}
+    return {"choices": [choice], "kv_transfer_params": given}
+
+
+def served(teacher, folder, given, *, writes=True):
+    """A server that answers with these kv_transfer_params, and perhaps writes states."""
+
+    def answer(handler, _):
+        body = fake.calls[-1][1]
+        if writes:
+            write_states(folder, body["kv_transfer_params"]["name"], torch.zeros(1, 2, 32))
+        answering(states_answer(given))(handler, None)
+
+    fake = FakeServer()
+    fake.faults = {SCORE: answer}
+    with running(fake):
+        return ServerEngine(wanted(teacher), {"base_url": fake.url, "folder": str(folder)})
+
+
+def test_a_server_that_gives_these_states_is_taken(teacher, tmp_path):
+    engine = served(teacher, tmp_path, {"facts": facts(teacher, tmp_path)})
+    assert engine.identity["engine"] == "vllm"
+    assert engine.identity["version"] == "0.32.0"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (None, "found a server without our connector"),
+        ({"model": "0" * 64}, "serves another model"),
+        ({"layers": [1, 2]}, r"found layers \[1, 2\], expected \[1, 3\]"),
+        ({"format": 9}, "found format 9, expected 1"),
+    ],
+)
+def test_any_other_server_is_refused_with_the_command(teacher, tmp_path, change, expected):
+    given = None if change is None else {"facts": facts(teacher, tmp_path, **change)}
+    with pytest.raises(DistillensError, match=expected) as refused:
+        served(teacher, tmp_path, given)
+    text = str(refused.value)
+    assert f"distillens_plugin.vllm_states.serve {teacher} --states-folder {tmp_path}" in text
+    assert "--states-layers 1,3" in text
+    assert "\n" not in text
+
+
+def test_a_folder_that_is_not_shared_is_refused(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("distillens_plugin.teacher_cache.fill.server.PROBE_TIMEOUT_S", 0.3)
+    given = {"facts": facts(teacher, "/elsewhere")}
+    with pytest.raises(DistillensError, match=f"its folder /elsewhere is not {tmp_path}"):
+        served(teacher, tmp_path, given, writes=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "expected --model_args base_url="),
+        ({"base_url": "http://127.0.0.1:9"}, "expected --model_args base_url="),
+        ({"base_url": "http://127.0.0.1:9", "folder": "/no/such/folder"}, "found no folder"),
+        ({"base_url": "http://127.0.0.1:9", "folder": "/", "dtype": "x"}, "dtype: unknown"),
+        ({"base_url": "http://127.0.0.1:9", "folder": "/"}, "start one with: python -m"),
+    ],
+)
+def test_arguments_of_a_server_are_checked(teacher, arguments, expected):
+    with pytest.raises(DistillensError, match=expected):
+        ServerEngine(wanted(teacher), arguments)
+
+
+def test_a_server_whose_context_is_short_is_refused(teacher, tmp_path):
+    with running(FakeServer()) as fake:
+        fake.faults = {MODELS: answering({"data": [{"max_model_len": 15}]})}
+        with pytest.raises(DistillensError, match="found max_model_len 15, expected at least 16"):
+            ServerEngine(wanted(teacher), {"base_url": fake.url, "folder": str(tmp_path)})
+    assert [call for call, _ in fake.calls] == [MODELS]
