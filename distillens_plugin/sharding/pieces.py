@@ -3,6 +3,7 @@
 Legend: D width, V vocabulary.
 """
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -21,3 +22,18 @@ def put_away(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def any_process(model: nn.Module, wants: bool, device: torch.device) -> bool:
+    """Whether any process wants to run a model in pieces, for which all of them must.
+
+    Every process calls it; of a whole model each decides for itself.
+
+    Args:
+        device: of the tensors that processes exchange.
+    """
+    if not is_in_pieces(model):
+        return wants
+    flag = torch.tensor(int(wants), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())

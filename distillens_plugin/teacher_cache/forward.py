@@ -15,6 +15,7 @@ from distillens_plugin.lens.layers import Layer, layer_to_hook
 from distillens_plugin.lens.output import IoDict, LensOutput, LensRows, rows_at
 from distillens_plugin.lens.probe import hidden_states_of
 from distillens_plugin.lens.readout import Lens
+from distillens_plugin.sharding.pieces import any_process
 from distillens_plugin.teacher_cache.store import Store
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -102,11 +103,15 @@ class CachingForward:
         # batch: if the teacher does not run, torchdistill must find nothing.
         for recorded in self.io_dict.values():
             recorded.clear()
-        if self.store.missing(row_ids):
+        device = sample_batch["input_ids"].device
+        # All processes gather a sharded teacher, or none: one that has its rows would not come.
+        if any_process(model, bool(self.store.missing(row_ids)), device):
             output = self.forward(model, sample_batch, targets, supp_dict, **kwargs)
             self.num_teacher_batches += 1
             self._keep(output, sample_batch, targets, row_ids)
-        states = self.store.read(row_ids, sample_batch["input_ids"].device)
+        else:
+            lens.gather()
+        states = self.store.read(row_ids, device)
         return CachedRows(lens, states)
 
     def _keep(

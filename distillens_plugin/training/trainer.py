@@ -18,6 +18,7 @@ from distillens_plugin.integrations.torchdistill.processes import (
 from distillens_plugin.losses.box import Box
 from distillens_plugin.losses.trained_parameters import average_gradients
 from distillens_plugin.losses.weighted_sum import named_values
+from distillens_plugin.sharding.pieces import put_away
 from distillens_plugin.training.window import Window
 from eval_harness.errors import RunFailure
 
@@ -47,11 +48,15 @@ class Trainer:
     Args:
         box: built from the full form of a recipe, with an accelerator.
         accelerator: of the box.
+        reshard_teacher: put the head of a teacher in pieces away after each batch.
     """
 
-    def __init__(self, box: Box, accelerator: Accelerator) -> None:
+    def __init__(
+        self, box: Box, accelerator: Accelerator, *, reshard_teacher: bool = False
+    ) -> None:
         self.box = box
         self.accelerator = accelerator
+        self.reshard_teacher = reshard_teacher
         self.step_number = 0
 
     def step(self, window: Window) -> StepResult:
@@ -70,6 +75,8 @@ class Trainer:
                 # The loss is divided by the count over all ranks; DDP then takes
                 # the mean over them.
                 backward(self.box, loss * self.accelerator.num_processes)
+            if self.reshard_teacher:
+                put_away(self.box.teacher_model)
             losses.append(self._values(loss, batch, targets))
         result = self._sum(losses, window)
         average_gradients(self.box)
