@@ -24,16 +24,22 @@ def dry_run(recipe: Recipe) -> int:
     data = load_and_describe_data(recipe, accelerator)
     experiment = build_and_describe(recipe, accelerator, data)
     if recipe.teacher_cache is not None:
-        from distillens_plugin.teacher_cache import plan_teacher_cache
+        from distillens_plugin.teacher_cache import attach_teacher_cache, plan_teacher_cache
 
-        say(accelerator, plan_teacher_cache(experiment).describe())
+        if experiment.readout is not None:
+            # Its states can only be read; the cache is full, so nothing is written.
+            say(accelerator, "\n".join(attach_teacher_cache(experiment).lines))
+        else:
+            say(accelerator, plan_teacher_cache(experiment).describe())
     experiment.box.pre_epoch_process(epoch=0)
     # On-policy answers are sampled when a window is drawn, which belongs to a step's time.
     started_at = time.perf_counter()
     window = next(
         windows(experiment.box.train_data_loader, experiment.box.grad_accum_step, accelerator)
     )
-    result = Trainer(experiment.box, accelerator).step(window)
+    reshard_teacher = recipe.sharding.reshard_teacher
+    trainer = Trainer(experiment.box, accelerator, reshard_teacher=reshard_teacher)
+    result = trainer.step(window)
     seconds = time.perf_counter() - started_at
     for line in _report(experiment, window, result, seconds):
         say(accelerator, line)

@@ -47,7 +47,11 @@ class TrainingRun:
         self.fingerprint = fingerprint
         self.before_keeping = before_keeping
         self.started_at = time.perf_counter()
-        self.trainer = Trainer(experiment.box, experiment.accelerator)
+        self.trainer = Trainer(
+            experiment.box,
+            experiment.accelerator,
+            reshard_teacher=experiment.recipe.sharding.reshard_teacher,
+        )
         self.evaluation = Evaluation(experiment)
 
     def train(self, standing: Standing | None = None, state: Path | None = None) -> None:
