@@ -1,5 +1,6 @@
 """The epochs of a run: steps, the log, and what happens between two steps."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,6 +164,8 @@ class Epochs:
         if number:
             if not saves and tasks.keep is not None:
                 tasks.keep(self._position(progress))
+            name = signal.Signals(number).name
+            progress.say(f"{name}: the state of step {step} is kept; --resume goes on from there")
             tasks.stop(number)
         progress.resume()
 
