@@ -5,10 +5,12 @@ import re
 import subprocess
 from collections.abc import Iterator
 
+from distillens_plugin.study.child import import_paths
 from distillens_plugin.study.compute import extended_methods
 from distillens_plugin.study.evaluation import evaluation_folder, is_evaluated
-from distillens_plugin.study.generated import generated_file
-from distillens_plugin.study.jobs import duration, environments, import_paths
+from distillens_plugin.study.generated import are_generated, generated_file
+from distillens_plugin.study.jobs import duration
+from distillens_plugin.study.local import environments
 from distillens_plugin.study.plan import Run, num_steps_or_epochs
 from distillens_plugin.study.records import read_json
 from distillens_plugin.study.runner import main_runs
@@ -75,6 +77,7 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
         # Nothing searched yet: the plan shows the recipe's own settings.
         choice.tried = [entry for entry in choice.tried if entry.validation_nll is not None]
     main = main_runs(study, choices)
+    yield from _answers(study)
     phases = [
         (f"search, grid {number}", list({run.name: run for run in runs}.values()))
         for number, runs in enumerate(stages, start=1)
@@ -84,6 +87,8 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
         yield f"{phase}: {len(runs)} runs"
         for run in runs:
             yield f"  {run.name}{'  done' if is_trained(run, overwrite=True) else ''}"
+    if study.evaluation is not None:
+        yield from _evaluations(study, phases[-1][1])
     extended = extended_methods(study, main)
     if extended and study.budget.equal_compute is not None:
         clock = study.budget.equal_compute.clock
@@ -92,6 +97,25 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
             f"with the training time of {clock}; the final runs decide how many steps that is"
         )
     yield from _times(study, phases, main, len(environments(num_jobs)))
+
+
+def _answers(study: Study) -> Iterator[str]:
+    methods = [name for name, method in study.methods.items() if method.generate is not None]
+    if methods:
+        yield f"the teacher's answers: {len(methods)} files"
+    for name in methods:
+        done = are_generated(study, name, overwrite=True)
+        yield f"  generate/{name}{'  done' if done else ''}"
+
+
+def _evaluations(study: Study, runs: list[Run]) -> Iterator[str]:
+    assert study.evaluation is not None
+    protocols = study.evaluation.protocols
+    yield f"evaluations of the final runs: {len(runs) * len(protocols)}"
+    for run in runs:
+        for protocol in protocols:
+            done = is_trained(run, overwrite=True) and is_evaluated(run, protocol, overwrite=True)
+            yield f"  {run.name}/evaluation/{protocol}{'  done' if done else ''}"
 
 
 def _times(

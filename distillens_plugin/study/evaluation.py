@@ -13,7 +13,7 @@ import numpy as np
 
 from distillens_plugin.storage import run_folder
 from distillens_plugin.study.digests import content_digest
-from distillens_plugin.study.jobs import Command
+from distillens_plugin.study.executor import Command
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
 from distillens_plugin.study.spec import Evaluation, Study
@@ -140,6 +140,8 @@ def evaluation_command(run: Run, protocol: str) -> Command:
         working_folder=run.folder,
         before=before,
         after=after,
+        writes=(folder,),
+        reads=(run.train_folder / _spec(run).checkpoint,),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.study.digests import leaves, resolved_keys
-from distillens_plugin.study.jobs import Command
+from distillens_plugin.study.executor import Command
 from distillens_plugin.study.records import first_difference, read_json
 from distillens_plugin.study.short_keys import expand
 from distillens_plugin.study.spec import Generate, Study
@@ -114,7 +114,8 @@ def generation_command(study: Study, method: str) -> Command:
         wanted = answers_depend_on(study, method)
         write_json(_record(path), {"fingerprint": digest(wanted), "depends_on": wanted})
 
-    return Command(command, path.with_suffix(".log"), before=before)
+    writes = (path.with_suffix(".answers"), path)
+    return Command(command, path.with_suffix(".log"), before=before, writes=writes)
 
 
 def _record(path: Path) -> Path:

@@ -5,8 +5,9 @@ from pathlib import Path
 from distillens_plugin.study import state
 from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
-from distillens_plugin.study.generated import are_generated, generation_command
-from distillens_plugin.study.jobs import Command, Job, environments, import_paths, run_jobs
+from distillens_plugin.study.executor import Command, Executor
+from distillens_plugin.study.generated import are_generated, generated_file, generation_command
+from distillens_plugin.study.jobs import Job, run_jobs
 from distillens_plugin.study.plan import Run, make_run
 from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
 from distillens_plugin.study.spec import Study
@@ -24,7 +25,8 @@ def study_lock(folder: Path) -> FolderLock:
         folder,
         name=".study.lock",
         where="output_dir",
-        remedy="another study runs there; wait for it, or name another folder with --output_dir",
+        remedy="another study, or a run of one (--only), works there; wait for it, or name another "
+        "folder with --output_dir",
         # The children of a study that was just killed need a moment to end.
         patience_s=2.0,
         for_children=True,
@@ -36,15 +38,14 @@ class Runner:
     """Goes through a study's phases; what is done already is skipped.
 
     Args:
-        num_jobs: runs at a time; None chooses.
+        executor: what runs the commands.
         overwrite: do again what was done under other settings.
     """
 
-    def __init__(self, study: Study, num_jobs: int | None, *, overwrite: bool) -> None:
+    def __init__(self, study: Study, executor: Executor, *, overwrite: bool) -> None:
         self.study = study
+        self.executor = executor
         self.overwrite = overwrite
-        isolation = import_paths(trusted=study.is_trusted)
-        self.environments = [{**slot, **isolation} for slot in environments(num_jobs)]
         self.failed: dict[str, str] = {}
         self.lock: int | None = None
 
@@ -109,7 +110,7 @@ class Runner:
         for run in unique.values():
             if run.name in self.failed or f"generate/{run.method}" in self.failed:
                 continue
-            commands = self._commands(run)
+            commands = commands_of(run, overwrite=self.overwrite)
             if commands:
                 jobs.append(Job(run.name, commands))
         done = len(unique) - len(jobs)
@@ -117,22 +118,34 @@ class Runner:
             say(f"{phase}: {len(unique)} runs, {done} of them done already")
         self._run_jobs(phase, jobs)
 
-    def _commands(self, run: Run) -> list[Command]:
-        commands = []
-        trained = state.is_trained(run, overwrite=self.overwrite)
-        if not trained:
-            log = run.folder / state.LOG
-            commands.append(Command(run.command(), log, before=lambda: state.start(run)))
-        if run.kind == "tune" or self.study.evaluation is None:
-            return commands
-        for protocol in self.study.evaluation.protocols:
-            if not trained or not is_evaluated(run, protocol, overwrite=self.overwrite):
-                commands.append(evaluation_command(run, protocol))
-        return commands
-
     def _run_jobs(self, phase: str, jobs: list[Job]) -> None:
         if jobs:
-            self.failed |= run_jobs(jobs, self.environments, say=say, lock=self.lock)
+            self.failed |= run_jobs(jobs, self.executor, say=say, lock=self.lock)
+
+
+def commands_of(run: Run, *, overwrite: bool) -> list[Command]:
+    """What is left of a run: its training, and its evaluations except in the search."""
+    commands = []
+    trained = state.is_trained(run, overwrite=overwrite)
+    if not trained:
+        commands.append(_training(run))
+    if run.kind == "tune" or run.study.evaluation is None:
+        return commands
+    for protocol in run.study.evaluation.protocols:
+        if not trained or not is_evaluated(run, protocol, overwrite=overwrite):
+            commands.append(evaluation_command(run, protocol))
+    return commands
+
+
+def _training(run: Run) -> Command:
+    answers = run.study.methods[run.method].generate is not None
+    return Command(
+        run.command(),
+        run.folder / state.LOG,
+        before=lambda: state.start(run),
+        writes=(run.train_folder,),
+        reads=(generated_file(run.study, run.method),) if answers else (),
+    )
 
 
 def main_runs(study: Study, choices: dict[str, Choice]) -> dict[str, list[Run]]:

@@ -92,6 +92,25 @@ def search_so_far(study: Study) -> tuple[dict[str, Choice], list[list[Run]]]:
     return choices, stages
 
 
+def finished_search(
+    study: Study, method: str, *, overwrite: bool, stages: int | None = None
+) -> tuple[Choice, list[Run]]:
+    """A method's search as far as its grids are complete, and the runs that its next grid lacks.
+
+    Args:
+        overwrite: see `state.is_trained`.
+        stages: how many grids to look at; None: all.
+    """
+    choice = Choice()
+    for stage in range(num_stages(study) if stages is None else stages):
+        runs = stage_runs(study, method, stage, choice.settings)
+        missing = [run for run in runs if not is_trained(run, overwrite=overwrite)]
+        if missing:
+            return choice, missing
+        update(choice, runs)
+    return choice, []
+
+
 def _mean_nll(runs: Sequence[Run]) -> float | None:
     losses = [
         validation_nll(run, _CHECKPOINT) if is_trained(run, overwrite=True) else None
