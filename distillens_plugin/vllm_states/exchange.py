@@ -43,6 +43,7 @@ class Facts:
         engine: "vllm" (its own extraction) or "vllm-hooks".
         version: of vLLM.
         dtype, quantisation, kv_cache_dtype: what its numbers were computed in.
+        hf_overrides: of the model's configuration, as JSON.
         model: `digest` of the folder that it serves.
         layers: whose states it writes, ascending.
         folder: where it writes them, as that machine names it.
@@ -54,6 +55,7 @@ class Facts:
     dtype: str
     quantisation: str
     kv_cache_dtype: str
+    hf_overrides: str
     model: str
     layers: list[int]
     folder: str

@@ -96,6 +96,26 @@ def flags_for(way: Way, *, folder: Path, layers: list[int]) -> list[str]:
     return ["--kv-transfer-config", json.dumps(transfer), *special]
 
 
+def overrides(flags: list[str]) -> dict[str, object]:
+    """What --hf-overrides changes in the model's configuration; {} without that flag.
+
+    Raises:
+        DistillensError: it is not a JSON object.
+    """
+    text = "{}"
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.partition("=")
+        if name.replace("_", "-") == "--hf-overrides":
+            text = value if equals else " ".join(flags[place + 1 : place + 2])
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DistillensError(f"--hf-overrides {text[:80]}: expected a JSON object")
+    return found
+
+
 def shown(command: list[str]) -> str:
     """A command as it is typed in a shell."""
     return shlex.join(command)

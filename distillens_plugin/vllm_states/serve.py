@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from distillens_plugin.vllm_states.flags import Way, check_flags, flags_for, shown
+from distillens_plugin.vllm_states.flags import Way, check_flags, flags_for, overrides, shown
 from eval_harness.errors import DistillensError
 
 OLDEST = (0, 32)
@@ -53,7 +53,7 @@ def _command(given: argparse.Namespace, vllm_flags: list[str]) -> list[str]:
     if not os.access(folder, os.W_OK):
         raise DistillensError(f"--states-folder {folder}: expected a folder that can be written")
     _check_layers(model, layers)
-    way = _way(model, given.states_by)
+    way = _way(model, vllm_flags, given.states_by)
     if way is Way.HOOKS:
         # Only that model runner tells which request a token belongs to.
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
@@ -93,7 +93,7 @@ def _check_layers(model: Path, layers: list[int]) -> None:
         )
 
 
-def _way(model: Path, asked: str | None) -> Way:
+def _way(model: Path, vllm_flags: list[str], asked: str | None) -> Way:
     """How this vLLM can give the states of the model's architecture."""
     import vllm
     from vllm.model_executor.models.interfaces import supports_eagle3
@@ -106,7 +106,8 @@ def _way(model: Path, asked: str | None) -> Way:
         )
     if asked is not None:
         return Way(asked)
-    names = json.loads((model / "config.json").read_text("utf-8")).get("architectures") or []
+    config = json.loads((model / "config.json").read_text("utf-8")) | overrides(vllm_flags)
+    names = config.get("architectures") or []
     known = [name for name in names if name in ModelRegistry.models]
     # What vLLM does not know it runs by way of transformers.
     loaded = ModelRegistry.models[known[0] if known else "TransformersForCausalLM"].load_model_cls()

@@ -1,5 +1,6 @@
 """What the connector is told when vLLM starts, and what it says about the engine."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ def facts_of(config: "VllmConfig", engine: str) -> Facts:
         dtype=str(model.dtype).removeprefix("torch."),
         quantisation=str(model.quantization or "none"),
         kv_cache_dtype=str(config.cache_config.cache_dtype),
+        hf_overrides=json.dumps(model.hf_overrides or {}, sort_keys=True, default=str),
         # A name on a hub is no folder: nothing there says which weights were read.
         model=digest(served) if (served / "config.json").exists() else "",
         layers=settings.layers,

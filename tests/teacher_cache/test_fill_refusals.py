@@ -115,7 +115,12 @@ def test_what_killed_runs_left_is_removed(tmp_path):
 
 def facts(teacher, folder, **changes):
     found = {"engine": "vllm", "version": "0.32.0", "dtype": "float32", "quantisation": "none"}
-    found |= {"kv_cache_dtype": "auto", "model": digest(teacher), "layers": [1, 3]}
+    found |= {
+        "kv_cache_dtype": "auto",
+        "hf_overrides": "{}",
+        "model": digest(teacher),
+        "layers": [1, 3],
+    }
     return {**found, "folder": str(folder), "format": 1, **changes}
 
 

@@ -10,7 +10,7 @@ from distillens_plugin.vllm_states.exchange import (
     take_states,
     write_states,
 )
-from distillens_plugin.vllm_states.flags import check_flags
+from distillens_plugin.vllm_states.flags import check_flags, overrides
 from eval_harness.errors import DistillensError
 
 NAME = "0123456789abcdef-7"
@@ -82,3 +82,11 @@ def test_flags_that_states_come_through_are_refused(flag):
     with pytest.raises(DistillensError, match="cannot be given here"):
         check_flags(["--dtype", "float32", flag])
     check_flags(["--dtype", "float32", "--tensor-parallel-size", "2"])
+
+
+def test_overrides_are_found_however_they_are_typed():
+    assert overrides(["--dtype", "float32"]) == {}
+    assert overrides(["--hf-overrides", '{"a": 1}', "--seed", "0"]) == {"a": 1}
+    assert overrides(['--hf_overrides={"a": 1}']) == {"a": 1}
+    with pytest.raises(DistillensError, match="expected a JSON object"):
+        overrides(["--hf-overrides", "[1]"])

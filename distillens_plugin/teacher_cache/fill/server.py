@@ -119,6 +119,7 @@ def identity_of(facts: EngineFacts) -> dict[str, str]:
         "dtype": facts.dtype,
         "quantisation": facts.quantisation,
         "kv_cache_dtype": facts.kv_cache_dtype,
+        "hf_overrides": facts.hf_overrides,
     }
 
 

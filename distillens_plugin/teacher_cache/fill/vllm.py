@@ -130,7 +130,7 @@ def _dtype(wanted: Wanted) -> str:
     """The checkpoint's own: vLLM's "auto" would silently make float32 a smaller type."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(wanted.model).dtype
+    dtype = AutoConfig.from_pretrained(wanted.model, trust_remote_code=False).dtype
     return str(dtype or "float32").removeprefix("torch.")
 
 

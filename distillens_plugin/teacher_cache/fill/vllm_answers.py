@@ -13,6 +13,7 @@ class EngineFacts(Message):
     dtype: str
     quantisation: str
     kv_cache_dtype: str
+    hf_overrides: str
     model: str
     layers: list[int]
     folder: str

@@ -37,7 +37,11 @@ class Wanted:
             raise DistillensError(
                 f"{self.model}: found an adapter; merge it into its model first, or use --model hf"
             )
-        last = AutoConfig.from_pretrained(self.model).get_text_config().num_hidden_layers
+        last = (
+            AutoConfig.from_pretrained(self.model, trust_remote_code=False)
+            .get_text_config()
+            .num_hidden_layers
+        )
         wrong = [k for k in self.layers if not 0 <= k <= last]
         if wrong:
             raise DistillensError(
