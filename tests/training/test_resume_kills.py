@@ -20,7 +20,8 @@ NUM_KILLS = int(os.environ.get("DISTILLENS_KILLS", "2"))
 def whole(tmp_path_factory):
     """A recipe, what its run left, how many changes it made in its folder, and its seconds."""
     folder = tmp_path_factory.mktemp("kills")
-    path = quick_recipe(folder, num_epochs=2)
+    # Two epochs of two steps; a state after each of them, so within the epochs too.
+    path = quick_recipe(folder, num_epochs=2, train__save_every=1, train__eval_every=3)
     started = time.monotonic()
     run = Forked(path, output=folder / "out", log=folder / "log")
     done = run.wait()
@@ -101,7 +102,7 @@ def test_killed_at_a_random_moment(whole, place):
 def test_an_overwrite_that_is_killed_never_mixes_with_what_it_replaced(whole, place):
     path, expected, *_ = whole
     out = place["output"]
-    ended = forked(path, **place, before=kill_after_states(2))
+    ended = forked(path, **place, before=kill_after_states(4))
     assert ended.returncode == -9
     earlier = out.with_name("earlier")
     out.rename(earlier)
@@ -133,7 +134,7 @@ def test_an_overwrite_that_is_killed_never_mixes_with_what_it_replaced(whole, pl
 
 def test_a_kill_in_the_last_epoch_only_leaves_the_end_to_do(whole, place):
     path, expected, *_ = whole
-    ended = forked(path, **place, before=kill_after_states(2))
+    ended = forked(path, **place, before=kill_after_states(4))
     assert ended.returncode == -9
     done = forked(path, "--resume", **place)
     assert done.returncode == 0, done.stderr[-3000:]
