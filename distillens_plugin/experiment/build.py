@@ -1,5 +1,7 @@
 """From a checked recipe to a torchdistill box that is ready to train."""
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torchdistill.common.main_util import import_dependencies
@@ -21,6 +23,7 @@ from distillens_plugin.experiment.streaming import stream_epoch_steps, stream_lo
 from distillens_plugin.losses.trained_parameters import adopt
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.loading import load_student, load_teacher
+from distillens_plugin.models.states_only import load_readout
 from distillens_plugin.on_policy.loader import OnPolicyLoader
 from distillens_plugin.preflight.run_length import check_intervals, check_steps
 from distillens_plugin.preflight.trial_save import check_saving
@@ -34,9 +37,13 @@ def build_experiment(
     recipe: Recipe,
     accelerator: Accelerator,
     data: RunData,
+    *,
+    states_only: bool = False,
 ) -> Experiment:
     """Loads the models and builds torchdistill's box.
 
+    Args:
+        states_only: of the teacher only what reads its states, which come from a cache.
     Raises:
         DistillensError: weights, architecture, layers or module paths do not fit the recipe.
     """
@@ -46,10 +53,17 @@ def build_experiment(
     rows = given if isinstance(given, StreamedDataset) else packed(recipe, given, accelerator)
     set_seed(recipe.seed)
     placement = placement_of(recipe, accelerator)
-    teacher = teacher_anatomy = None
+    teacher = teacher_anatomy = readout = None
+    if states_only:
+        # As small as a head: each process holds all of it.
+        placement = replace(placement, teacher_sharded=False)
     if recipe.models.teacher_model is not None:
         with placement.loading_teacher():
-            teacher = load_teacher(recipe.models.teacher_model)
+            if states_only:
+                readout = load_readout(recipe.models.teacher_model)
+                teacher = readout.model
+            else:
+                teacher = load_teacher(recipe.models.teacher_model)
         one_rank_reads = placement.one_rank_reads and placement.teacher_sharded
         teacher_anatomy = anatomy_on_all(teacher, accelerator, one_rank_reads=one_rank_reads)
     student = load_student(
@@ -119,6 +133,7 @@ def build_experiment(
         box=box,
         num_steps=num_steps,
         steps_per_epoch=epoch_steps,
+        readout=readout,
     )
 
 

@@ -10,6 +10,7 @@ from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.data.streaming import StreamedDataset
 from distillens_plugin.lens.discovery import Anatomy
 from distillens_plugin.losses.box import Box
+from distillens_plugin.models.states_only import Readout
 from distillens_plugin.recipe.schema.recipe import Recipe
 
 
@@ -25,6 +26,7 @@ class Experiment:
         validation: None if the recipe has no validation data.
         num_steps: optimiser steps of the whole run.
         steps_per_epoch: optimiser steps of one epoch.
+        readout: what was loaded of the teacher, if not all of it.
     """
 
     recipe: Recipe
@@ -40,3 +42,4 @@ class Experiment:
     box: Box
     num_steps: int
     steps_per_epoch: int
+    readout: Readout | None = None

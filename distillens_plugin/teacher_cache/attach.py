@@ -1,30 +1,39 @@
 """Opens the cache that a recipe names and puts it between the box and its teacher."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from transformers import PreTrainedModel
 
+from distillens_plugin.sharding.pieces import is_in_pieces
 from distillens_plugin.storage.main_process import on_main_process
+from distillens_plugin.teacher_cache.choice import (
+    fill_command,
+    holds_other_states,
+    missing_rows,
+)
 from distillens_plugin.teacher_cache.fingerprint import (
+    FINGERPRINT,
     Fingerprint,
+    FingerprintOne,
+    engine_of,
+    format_of,
     hash_config,
     hash_rows,
     hash_weights,
+    read_fingerprint,
 )
+from distillens_plugin.teacher_cache.folder import open_folder, write_fingerprint
 from distillens_plugin.teacher_cache.forward import CachingForward
+from distillens_plugin.teacher_cache.identity import make_fingerprint
 from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, stored_bytes
 from distillens_plugin.teacher_cache.shards import delete_shard, delete_unfinished, find_torn
 from distillens_plugin.teacher_cache.store import SHARD_BYTES, Store
 from eval_harness.errors import DistillensError
-from eval_harness.shared.files.atomic import write_text
 from eval_harness.shared.files.lock import FolderLock
 
 if TYPE_CHECKING:
     from distillens_plugin.experiment.experiment import Experiment
-
-FINGERPRINT = "fingerprint.json"
 
 
 class TeacherCache:
@@ -48,7 +57,7 @@ class TeacherCache:
 
     def _attach(self, experiment: "Experiment", shard_bytes: int) -> None:
         plan = self.plan
-        on_main_process(self._accelerator, lambda: self._open(experiment))
+        torn = on_main_process(self._accelerator, lambda: self._open(experiment))
         if not (plan.folder / FINGERPRINT).exists():
             raise DistillensError(
                 f"{plan.where}.path: process {self._accelerator.process_index} cannot see "
@@ -57,63 +66,70 @@ class TeacherCache:
         self.store = Store(
             plan.folder,
             dtype=plan.dtype,
-            rank=self._accelerator.process_index,
+            writer=str(self._accelerator.process_index),
             shard_bytes=shard_bytes,
         )
-        self.store.refresh()
+        self.store.refresh(without=torn)
         self._share_if_full()
         box = experiment.box
         self.forward = CachingForward(
             box.teacher_forward_proc, self.store, plan.states, box.teacher_io_dict
         )
 
-    def _open(self, experiment: "Experiment") -> None:
-        """On the main process: lock, compare fingerprints, delete damaged shards."""
+    def _open(self, experiment: "Experiment") -> list[Path]:
+        """On the main process: lock, compare fingerprints, delete damaged shards.
+
+        Returns:
+            Damaged shards that are still there, since others read the folder too.
+        """
         plan = self.plan
         folder = plan.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(folder, plan.where)
-            lock = FolderLock(
-                folder,
-                name="lock",
-                where=f"{plan.where}.path",
-                remedy="it fills this cache; wait for its first epoch to end, or name another path",
-            )
-            lock.acquire(or_share=True)
-            self._lock = lock
-        except OSError as error:
-            raise DistillensError(
-                f"{plan.where}.path: cannot write to {folder} ({error.strerror}); name another path"
-            ) from error
-        fingerprint = make_fingerprint(experiment, plan)
-        stored = _stored_fingerprint(folder)
-        if stored is not None and (different := fingerprint.differences(stored)):
-            raise DistillensError(
-                f"{plan.where}.path: {folder} holds other states ({'; '.join(different)}); name "
-                "another path or delete that folder"
-            )
+        lock = self._lock = open_folder(
+            folder,
+            plan.where,
+            remedy="it fills this cache; wait for its first epoch to end, or name another path",
+        )
+        stored = read_fingerprint(folder)
+        own = _fingerprint(experiment, plan, stored)
+        if stored is not None and (different := own.differences(stored)):
+            raise holds_other_states(plan, different)
         torn = find_torn(folder)
-        store = Store(folder, dtype=plan.dtype)
-        if self._lock.exclusive:
+        if lock.exclusive:
             self._delete(torn)
+            torn = []
             if stored is None:
-                write_text(folder / FINGERPRINT, fingerprint.to_json())
+                stored = write_fingerprint(folder, own.to_json())
             plan.check_size(stored_bytes(folder))
-            store.refresh()
-        elif not torn:
-            store.refresh()
-        num_missing = len(store.missing(plan.row_ids))
-        if num_missing and not self._lock.exclusive:
-            raise DistillensError(
-                f"{plan.where}.path: {folder} lacks rows, and other runs are reading it, so the "
-                "rows cannot be added; wait for these runs or name another path"
-            )
         num_rows = len(plan.row_ids)
+        num_missing = len(missing_rows(folder, plan.row_ids))
+        if num_missing:
+            self._refuse_to_add(experiment, own, stored)
         self.lines.append(
             f"teacher cache: {num_rows - num_missing:,} of {num_rows:,} rows are stored; "
             + ("the teacher runs for the others" if num_missing else "the teacher will not run")
         )
+        return torn
+
+    def _refuse_to_add(
+        self, experiment: "Experiment", own: Fingerprint | FingerprintOne, stored: object
+    ) -> None:
+        """Raises if this run cannot compute the rows that the cache lacks."""
+        where, folder = f"{self.plan.where}.path", self.plan.folder
+        assert self._lock is not None  # the caller has it
+        if not self._lock.exclusive:
+            raise DistillensError(
+                f"{where}: {folder} lacks rows, and other runs are reading it, or filling it, so "
+                "the rows cannot be added; wait for these runs or name another path"
+            )
+        if isinstance(own, Fingerprint) and (different := own.engine_differences(stored)):
+            raise DistillensError(
+                f"{where}: {folder} lacks rows, and was filled by another engine "
+                f"({'; '.join(different)}); {fill_command(experiment.recipe, engine_of(stored))}"
+            )
+        if experiment.readout is not None:
+            raise DistillensError(
+                f"{where}: {folder} has lost rows since this run began; start it again"
+            )
 
     def _delete(self, torn: list[Path]) -> None:
         delete_unfinished(self.plan.folder)
@@ -166,40 +182,25 @@ def attach_teacher_cache(
     return cache
 
 
-def make_fingerprint(experiment: "Experiment", plan: Plan) -> Fingerprint:
-    """Of the teacher, the training rows and the settings of an experiment."""
-    teacher = experiment.teacher
+def _fingerprint(
+    experiment: "Experiment", plan: Plan, stored: object
+) -> Fingerprint | FingerprintOne:
+    """This run's own, in the format of what is stored."""
+    recipe, teacher = experiment.recipe, experiment.teacher
+    if not isinstance(stored, dict) or format_of(stored) == 2:
+        return make_fingerprint(recipe, experiment.train, plan.states)
     assert teacher is not None  # the schema refuses a cache without a teacher
-    return Fingerprint(
+    if experiment.readout is not None or is_in_pieces(teacher):
+        raise DistillensError(
+            f"{plan.where}.path: {plan.folder} was filled by an older version, which compared the "
+            "whole teacher; name another path, and fill it with distillens cache"
+        )
+    return FingerprintOne(
         teacher=hash_weights(teacher),
         config=hash_config(cast(PreTrainedModel, teacher).config),
         rows=hash_rows(experiment.train),
-        template=experiment.recipe.datasets.train.template,
+        template=recipe.datasets.train.template,
         states=plan.states,
         dtype=plan.dtype,
-        precision=experiment.recipe.mixed_precision,
+        precision=recipe.mixed_precision,
     )
-
-
-def _stored_fingerprint(folder: Path) -> object | None:
-    path = folder / FINGERPRINT
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return "unreadable"
-
-
-def _refuse_foreign(folder: Path, where: str) -> None:
-    """A folder with somebody's files in it is not a cache: never write among them."""
-    if (folder / FINGERPRINT).exists():
-        return
-    # A process that was killed while it wrote the fingerprint leaves the file's beginning.
-    own = ("lock", f".{FINGERPRINT}.")
-    foreign = [path.name for path in folder.iterdir() if not path.name.startswith(own)]
-    if foreign:
-        raise DistillensError(
-            f"{where}.path: {folder} is not a teacher cache (it holds {sorted(foreign)[0]}); name "
-            "an empty or a new folder"
-        )

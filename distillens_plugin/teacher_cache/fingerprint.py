@@ -1,21 +1,33 @@
-"""What a cache was made from: another teacher, other rows or layers must never be mixed in."""
+"""What a cache was made from: another teacher, other rows or layers must never be mixed in.
+
+Two formats are read. Format 2 hashes the teacher's files and names the engine that computed the
+states. Format 1, of older versions, hashed the weights in memory, so that only a run that has
+loaded the whole teacher can compare them.
+"""
 
 import hashlib
 import json
+import re
 from array import array
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
 from distillens_plugin.data.dataset import InstructionDataset
+from distillens_plugin.teacher_cache.checkpoint_hash import PROVENANCE
+from eval_harness.errors import DistillensError
 
-# Not part of the fingerprint: these describe where a model came from, not what it computes.
-_PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+FINGERPRINT = "fingerprint.json"
+# The engine of a run that fills its cache in its first epoch.
+TRAINING = "training"
 _NAMES = {
     "format": "format of the cache",
     "teacher": "teacher's weights",
+    "adapter": "teacher's adapter",
     "config": "teacher's configuration",
     "rows": "training rows",
     "template": "template",
@@ -23,6 +35,9 @@ _NAMES = {
     "dtype": "teacher_cache.dtype",
     "precision": "mixed_precision",
 }
+_ENGINE_NAMES = {"dtype": "dtype of the teacher", "precision": "mixed_precision"}
+# A patch release may be changed within a fill: it mends, and does not compute otherwise.
+_MINOR = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -30,13 +45,61 @@ class Fingerprint:
     """All that decides what is in a cache.
 
     Attributes:
-        teacher, config, rows: hashes of content.
+        teacher, adapter, config, rows: hashes of content; adapter is `none` without one.
         template: of the training data; also part of `rows`, and here for a readable refusal.
         states: names of what is stored at each position.
         dtype: how it is stored.
-        precision: autocast that the teacher ran in.
+        engine: `StatesEngine.identity` of what computed the states.
         format: of the files.
     """
+
+    teacher: str
+    adapter: str
+    config: str
+    rows: str
+    template: str
+    states: tuple[str, ...]
+    dtype: str
+    engine: Mapping[str, str]
+    format: int = 2
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def differences(self, stored: object) -> list[str]:
+        """What keeps a run from reading a cache, one phrase each.
+
+        The engine does not, except that a run which fills its own cache promises the same losses
+        whether it computes a state or reads it: its type and precision must then be the same.
+
+        Args:
+            stored: from the folder's fingerprint.json.
+        """
+        if not isinstance(stored, dict):
+            return ["its fingerprint cannot be read"]
+        own = json.loads(self.to_json())
+        engine = own.pop("engine")
+        phrases = _phrases(own, stored, _NAMES)
+        given = engine_of(stored)
+        if given.get("engine") == TRAINING == engine["engine"]:
+            phrases += _phrases(_only(engine, _ENGINE_NAMES), given, _ENGINE_NAMES)
+        return phrases
+
+    def engine_differences(self, stored: object) -> list[str]:
+        """What keeps a run from adding rows to a cache that it may read, one phrase each."""
+        own, given = dict(self.engine), engine_of(stored)
+        keys = sorted(own.keys() | given.keys())
+        return [
+            f"{_ENGINE_NAMES.get(key, key)}: {given.get(key, 'none')} there, "
+            f"{own.get(key, 'none')} here"
+            for key in keys
+            if _comparable(key, own.get(key)) != _comparable(key, given.get(key))
+        ]
+
+
+@dataclass(frozen=True)
+class FingerprintOne:
+    """Format 1: `teacher` is `hash_weights`, `config` is `hash_config` of the loaded model."""
 
     teacher: str
     config: str
@@ -51,15 +114,62 @@ class Fingerprint:
         return json.dumps(asdict(self), indent=1)
 
     def differences(self, stored: object) -> list[str]:
-        """What differs from the fingerprint read from a folder, one phrase each."""
+        """What keeps a run from using a cache, one phrase each."""
         if not isinstance(stored, dict):
             return ["its fingerprint cannot be read"]
-        own = json.loads(self.to_json())
-        return [
-            f"{_NAMES[name]}: {_short(stored.get(name))} there, {_short(value)} here"
-            for name, value in own.items()
-            if stored.get(name) != value
-        ]
+        return _phrases(json.loads(self.to_json()), stored, _NAMES)
+
+
+def read_fingerprint(folder: Path) -> object | None:
+    """What a folder's fingerprint.json holds; None if there is none."""
+    path = folder / FINGERPRINT
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "unreadable"
+
+
+def format_of(stored: object) -> int:
+    """1 or 2.
+
+    Raises:
+        DistillensError: it is of a later version.
+    """
+    found = stored.get("format") if isinstance(stored, dict) else None
+    if isinstance(found, int) and found > 2:
+        raise DistillensError(f"its format is {found}, and this version reads 1 and 2; update")
+    return 1 if found == 1 else 2
+
+
+def engine_of(stored: object) -> dict[str, str]:
+    """The engine that filled a cache; that of format 1 is training."""
+    if not isinstance(stored, dict):
+        return {}
+    engine = stored.get("engine")
+    if isinstance(engine, dict):
+        return {str(key): str(value) for key, value in engine.items()}
+    return {"engine": TRAINING}
+
+
+def _comparable(key: str, value: str | None) -> str | None:
+    minor = _MINOR.match(value) if key.endswith("version") and value is not None else None
+    return value if minor is None else minor.group()
+
+
+def _only(fields: Mapping[str, str], keys: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in fields.items() if key in keys}
+
+
+def _phrases(
+    own: Mapping[str, object], stored: Mapping[str, object], names: Mapping[str, str]
+) -> list[str]:
+    return [
+        f"{names[name]}: {_short(stored.get(name))} there, {_short(value)} here"
+        for name, value in own.items()
+        if stored.get(name) != value
+    ]
 
 
 def _short(value: object) -> str:
@@ -69,10 +179,7 @@ def _short(value: object) -> str:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, adapters merged.
-
-    Content, not file names: a teacher copied elsewhere is the same teacher.
-    """
+    """For format 1: SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
     for name, tensor in sorted(model.state_dict().items()):
@@ -87,8 +194,8 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def hash_config(config: PretrainedConfig) -> str:
-    """SHA-256 of a transformers configuration without the keys that only describe its origin."""
-    fields = {k: v for k, v in config.to_dict().items() if k not in _PROVENANCE}
+    """For format 1: SHA-256 of a configuration without the keys that describe its origin."""
+    fields = {k: v for k, v in config.to_dict().items() if k not in PROVENANCE}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -3,18 +3,22 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchdistill.common.main_util import import_dependencies
+from torchdistill.losses.registry import get_high_level_loss
+
 from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.data.supervision import IGNORED
-from distillens_plugin.lens.forward import forward
-from distillens_plugin.lens.readout import Anatomy
-from distillens_plugin.losses.box import Box
+from distillens_plugin.lens.layers import Layer
 from distillens_plugin.losses.term import terms_of
+from distillens_plugin.recipe.full_form import BlockFacts, full_form
+from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.teacher_cache.codec import bytes_per_row
 from distillens_plugin.teacher_cache.forward import FINAL, state_name
+from distillens_plugin.teacher_cache.model_facts import PairFacts
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ class Plan:
         folder: of the cache.
         where: the recipe's key, for errors.
         states: names of the residual streams that the losses read; `final` comes on top.
+        layers: of these, as the recipe names them.
         row_ids: of all training rows.
         num_positions: supervised positions of all training rows.
         num_bytes: size of the whole cache, without headers and indexes (about 1 %).
@@ -39,6 +44,7 @@ class Plan:
     folder: Path
     where: str
     states: tuple[str, ...]
+    layers: tuple[Layer, ...]
     row_ids: tuple[str, ...]
     num_positions: int
     num_bytes: int
@@ -53,6 +59,10 @@ class Plan:
             f"{_size(free_bytes(self.folder))} free there"
         )
 
+    def with_limit(self, max_gb: float | None) -> "Plan":
+        """The same plan with another limit, if one is given."""
+        return self if max_gb is None else replace(self, max_gb=max_gb)
+
     def check_size(self, stored_bytes: int) -> None:
         """Refuses what the limit or the disk does not allow.
 
@@ -61,9 +71,11 @@ class Plan:
         Raises:
             DistillensError: too large.
         """
-        if self.max_gb is not None and self.num_bytes > self.max_gb * _GB:
+        # Rows that were stored twice count as well.
+        needed = max(self.num_bytes, stored_bytes)
+        if self.max_gb is not None and needed > self.max_gb * _GB:
             raise DistillensError(
-                f"{self.where}: the teacher cache needs {_size(self.num_bytes)}, more than "
+                f"{self.where}: the teacher cache needs {_size(needed)}, more than "
                 f"max_gb = {self.max_gb:g}; raise it, set dtype: int8, or keep fewer rows or layers"
             )
         remaining, free = self.num_bytes - stored_bytes, free_bytes(self.folder)
@@ -86,30 +98,66 @@ def _size(num_bytes: float) -> str:
 
 
 def plan_teacher_cache(experiment: "Experiment") -> Plan:
-    """The plan of a recipe with `teacher_cache:`; writes nothing.
+    """The plan of an experiment whose recipe has `teacher_cache:`; writes nothing.
 
     Raises:
         DistillensError: something reads more of the teacher than the cache keeps, row ids repeat,
             or the cache would be too large.
     """
     recipe, anatomy = experiment.recipe, experiment.teacher_anatomy
-    settings = recipe.teacher_cache
-    assert settings is not None
     assert anatomy is not None  # the schema refuses a cache without a teacher
     where = recipe.where("teacher_cache")
-    _check_readers(experiment.box, where)
-    row_ids = _row_ids(experiment.train, where)
-    states = _states(experiment.box.criterion, experiment.student_anatomy.num_layers, anatomy)
-    num_positions = sum(_num_supervised(example["labels"]) for example in _items(experiment.train))
-    width = bytes_per_row(anatomy.head_width, settings.dtype)
-    width += len(states) * bytes_per_row(anatomy.width, settings.dtype)
+    _check_teacher(recipe, where)
+    _check_terms(experiment.box.criterion, where)
+    states = states_of(experiment.box.criterion, experiment.student_anatomy.num_layers, anatomy)
+    return make_plan(recipe, experiment.train, states, (anatomy.width, anatomy.head_width))
+
+
+def plan_from_configs(recipe: Recipe, examples: InstructionDataset, facts: PairFacts) -> Plan:
+    """The same plan without weights and without a box.
+
+    Raises:
+        DistillensError: as `plan_teacher_cache` does.
+    """
+    where = recipe.where("teacher_cache")
+    _check_teacher(recipe, where)
+    import_dependencies([dep.model_dump(exclude_none=True) for dep in recipe.dependencies])
+    criterion = get_high_level_loss(
+        full_form(recipe, facts.student, facts.teacher)["train"]["criterion"]
+    )
+    _check_terms(criterion, where)
+    states = states_of(criterion, facts.student.num_layers, facts.teacher)
+    return make_plan(recipe, examples, states, (facts.teacher.width, facts.head_width))
+
+
+def make_plan(
+    recipe: Recipe,
+    examples: InstructionDataset,
+    states: Mapping[str, Layer],
+    widths: tuple[int, int],
+) -> Plan:
+    """A plan that has passed its checks.
+
+    Args:
+        states: layer by name, as `states_of` gives them.
+        widths: D of the residual stream and of what the unembedding reads.
+    """
+    settings = recipe.teacher_cache
+    assert settings is not None  # the callers have one
+    where = recipe.where("teacher_cache")
+    row_ids = _row_ids(examples, where)
+    num_positions = sum(_num_supervised(example["labels"]) for example in _items(examples))
+    width, head_width = widths
+    row_bytes = bytes_per_row(head_width, settings.dtype)
+    row_bytes += len(states) * bytes_per_row(width, settings.dtype)
     plan = Plan(
         folder=Path(settings.path),
         where=where,
-        states=states,
+        states=tuple(states),
+        layers=tuple(states.values()),
         row_ids=row_ids,
         num_positions=num_positions,
-        num_bytes=num_positions * width,
+        num_bytes=num_positions * row_bytes,
         dtype=settings.dtype,
         max_gb=settings.max_gb,
     )
@@ -122,18 +170,25 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("shard-*.safetensors"))
 
 
-def _check_readers(box: Box, where: str) -> None:
-    if box.teacher_updatable:
+def _check_teacher(recipe: Recipe, where: str) -> None:
+    """What the recipe says about the teacher's part in the box."""
+    given = recipe.train.teacher
+    if given is None:
+        return
+    if given.requires_grad:
         raise DistillensError(
             f"{where}: the teacher is trained (train.teacher.requires_grad), so its states change; "
             "delete teacher_cache"
         )
-    if box.teacher_forward_proc is not forward:
+    if given.forward_proc not in (None, "distillens.forward"):
         raise DistillensError(
             f"{where}: the cache keeps hidden states only; set train.teacher.forward_proc: "
             "distillens.forward or delete teacher_cache"
         )
-    for name, weighted in terms_of(box.criterion).items():
+
+
+def _check_terms(criterion: object, where: str) -> None:
+    for name, weighted in terms_of(criterion).items():
         if weighted.term.needs.activations:
             raise DistillensError(
                 f"{where}: sub-term {name} ({weighted.term.where}) reads the teacher's own "
@@ -141,14 +196,14 @@ def _check_readers(box: Box, where: str) -> None:
             )
 
 
-def _states(criterion: object, student_layers: int, anatomy: Anatomy) -> tuple[str, ...]:
-    """Names of the residual streams that all terms read, each once."""
-    names: dict[str, None] = {}
+def states_of(criterion: object, student_layers: int, teacher: BlockFacts) -> dict[str, Layer]:
+    """The residual streams of the teacher that all terms read: layer by name, each once, sorted."""
+    found: dict[str, Layer] = {}
     for weighted in terms_of(criterion).values():
-        for _, layer in weighted.term.pairs(student_layers, anatomy.num_layers):
-            names[state_name(layer, anatomy.blocks)] = None
-    assert FINAL not in names
-    return tuple(sorted(names))
+        for _, layer in weighted.term.pairs(student_layers, teacher.num_layers):
+            found[state_name(layer, teacher.blocks or "")] = layer
+    assert FINAL not in found
+    return dict(sorted(found.items()))
 
 
 def _row_ids(examples: InstructionDataset, where: str) -> tuple[str, ...]:

@@ -34,16 +34,16 @@ class Store:
     Args:
         folder: of the cache.
         dtype: `bfloat16` or `int8`.
-        rank: of this process; each writes shards of its own.
+        writer: of its shards' names; each process that writes has a name of its own.
         shard_bytes: rows are written to disk whenever this many bytes have accumulated.
     """
 
     def __init__(
-        self, folder: Path, *, dtype: str, rank: int = 0, shard_bytes: int = SHARD_BYTES
+        self, folder: Path, *, dtype: str, writer: str = "0", shard_bytes: int = SHARD_BYTES
     ) -> None:
         self.folder = folder
         self.dtype = dtype
-        self.rank = rank
+        self.writer = writer
         self.shard_bytes = shard_bytes
         self._dtypes: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
@@ -55,8 +55,13 @@ class Store:
         """Those of the rows that are not in the store."""
         return [i for i in row_ids if i not in self._places and i not in self._pending]
 
-    def refresh(self) -> None:
-        """Finds the shards that other processes have written."""
+    def refresh(self, *, without: Sequence[Path] = ()) -> None:
+        """Finds the shards that other processes have written.
+
+        Args:
+            without: shards to leave aside, since they are damaged.
+        """
+        self._shards.update(without)
         for path in shard_paths(self.folder):
             if path not in self._shards:
                 self._take(path, read_index(path))
@@ -123,7 +128,7 @@ class Store:
 
     def _next_path(self) -> Path:
         number = 0
-        while (path := self.folder / f"shard-{self.rank}-{number:05d}.safetensors").exists():
+        while (path := self.folder / f"shard-{self.writer}-{number:05d}.safetensors").exists():
             number += 1
         return path
 

@@ -14,7 +14,9 @@ def describe_models(experiment: Experiment) -> str:
         f"{num_parameters(student, trainable=True):,} trained, "
         f"{experiment.student_anatomy.num_layers} layers x {experiment.student_anatomy.width}"
     ]
-    if experiment.teacher is not None and experiment.teacher_anatomy is not None:
+    if experiment.readout is not None:
+        lines.append(experiment.readout.describe())
+    elif experiment.teacher is not None and experiment.teacher_anatomy is not None:
         lines.append(
             f"teacher: {num_parameters(experiment.teacher):,} parameters, "
             f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"

@@ -105,8 +105,13 @@ def load_and_describe_data(recipe: Recipe, accelerator: Accelerator) -> RunData:
 
 
 def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: RunData) -> Experiment:
-    """Loads models, and prints the sizes."""
-    experiment = build_experiment(recipe, accelerator, data)
+    """Loads models (of the teacher, what its cache leaves to be read), and prints the sizes."""
+    states_only = False
+    if recipe.teacher_cache is not None:
+        from distillens_plugin.teacher_cache import needs_readout_alone
+
+        states_only = on_main_process(accelerator, lambda: needs_readout_alone(recipe, data[1]))
+    experiment = build_experiment(recipe, accelerator, data, states_only=states_only)
     say(accelerator, describe_models(experiment))
     return experiment
 
@@ -142,7 +147,7 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
         return None
     accelerator = experiment.accelerator
     check_stream(experiment, kept.standing, folder)
-    load_state(kept.state, accelerator, experiment.box)
+    load_state(kept.state, accelerator, experiment.box, seed=experiment.recipe.seed)
     say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))
     standing = kept.standing
     if standing.batches_taken > 0:

@@ -59,7 +59,7 @@ def test_rows_come_back_in_the_order_asked_for_from_memory_and_from_shards(tmp_p
 
 
 def test_a_store_sees_the_shards_of_another_process_after_refresh(tmp_path):
-    mine, other = (Store(tmp_path, dtype="int8", rank=rank) for rank in (0, 1))
+    mine, other = (Store(tmp_path, dtype="int8", writer=writer) for writer in ("0", "1"))
     other.add(["a"], [3], {"final": torch.randn(3, 8)})
     other.flush()
     assert mine.missing(["a"]) == ["a"]

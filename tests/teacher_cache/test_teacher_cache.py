@@ -355,7 +355,7 @@ def test_the_size_is_printed_beforehand_and_held_against_the_limit(filled, tmp_p
 
 def test_a_disk_too_small_is_refused_and_what_is_stored_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("distillens_plugin.teacher_cache.plan.free_bytes", lambda folder: 10**9)
-    plan = Plan(tmp_path, "here", (), (), 0, num_bytes=3 * 10**9, dtype="int8", max_gb=None)
+    plan = Plan(tmp_path, "here", (), (), (), 0, num_bytes=3 * 10**9, dtype="int8", max_gb=None)
     with pytest.raises(DistillensError, match=r"needs 2\.50 GB more .* only 1\.00 GB are free"):
         plan.check_size(stored_bytes=5 * 10**8)
     plan.check_size(stored_bytes=2 * 10**9)

@@ -62,6 +62,11 @@ class TeacherCache(Strict):
         default="bfloat16", description="type of the stored states"
     )
     max_gb: Positive | None = Field(default=None, description="maximum size in GB; null: no limit")
+    teacher: Literal["auto", "states_only", "whole"] = Field(
+        default="auto",
+        description="what is loaded of the teacher: states_only, its final norm and head, enough "
+        "for a full cache; whole; or auto, states_only if the cache is full",
+    )
 
 
 class Places(Protocol):
