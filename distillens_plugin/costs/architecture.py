@@ -42,9 +42,10 @@ class Architecture:
         width: of the residual stream, D; head_width: of what the head reads (OPT-350m projects).
         mlp_width: F, what a token's MLP (with experts: one expert) is inside.
         fused_inputs: how many matrices read the norm before attention, and before the MLP.
+        dropout: after a block's halves; attention_dropout: on the attention's probabilities.
         eager: attention keeps its [T, T] probabilities, since no fused kernel has its formula.
-        block_vectors: parameters of a block outside of its matrices and their biases.
-        embeddings: parameters of the token embeddings; extra: of positions, final norm and the like.
+        block_vectors: parameters of a block beside its matrices and their biases.
+        embeddings: parameters of the token embeddings; extra: of positions, final norm and so on.
         is_known: counted by this package's formulas, not only by building the empty model.
     """
 
@@ -72,6 +73,7 @@ class Architecture:
     experts_per_token: int = 0
     num_experts: int = 0
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     num_positions: int | None = None
     is_known: bool = True
 

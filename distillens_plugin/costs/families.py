@@ -108,6 +108,7 @@ def _llama_like(
         embeddings=vocab * width,
         extra=width,
         eager=eager,
+        attention_dropout=_share(fields, "attention_dropout", 0.0),
         num_experts=experts,
         experts_per_token=experts_per_token,
         num_positions=_size(fields, "max_position_embeddings", 1 << 30),
@@ -223,6 +224,7 @@ def _gpt2(fields: Fields) -> Architecture:
         embeddings=vocab * width,
         extra=(positions + 2) * width,
         dropout=_share(fields, "resid_pdrop", 0.1),
+        attention_dropout=_share(fields, "attn_pdrop", 0.1),
         num_positions=positions,
     )
 
@@ -266,6 +268,7 @@ def _opt(fields: Fields) -> Architecture:
         + (affine if final else 0)
         + (0 if embedded == width else 2 * embedded * width),
         dropout=_share(fields, "dropout", 0.1),
+        attention_dropout=_share(fields, "attention_dropout", 0.0),
         num_positions=positions,
     )
 
