@@ -17,6 +17,7 @@ from torch import nn
 from distillens_plugin.integrations.torchdistill.compat import staying_put
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.sharding.launch import launch_of
+from distillens_plugin.sharding.units import make_blocks_the_units
 from eval_harness.errors import DistillensError
 
 _ONE_RANK_READS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
@@ -56,11 +57,13 @@ class Placement:
         """torchdistill builds its box within; the teacher then goes to its place."""
         with ExitStack() as stack:
             if self.student_sharded:
+                make_blocks_the_units(accelerator, student)
                 stack.enter_context(staying_put(student, accelerator.device))
             if teacher is not None and (self.teacher_sharded or self.teacher_device is not None):
                 stack.enter_context(staying_put(teacher, accelerator.device))
             yield
         if teacher is not None and self.teacher_sharded:
+            make_blocks_the_units(accelerator, teacher)
             fsdp2_prepare_model(accelerator, teacher)
         elif teacher is not None and self.teacher_device is not None:
             teacher.to(self.teacher_device)
