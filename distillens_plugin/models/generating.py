@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from distillens_plugin.lens.positions import num_positions
-from distillens_plugin.lens.probe import plain_model, undisturbed
+from distillens_plugin.lens.probe import plain_model, undisturbed, unwrap
+from distillens_plugin.sharding.lockstep import lockstep
 from eval_harness.errors import RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
 from eval_harness.shared.padding import left_padded
@@ -50,12 +51,14 @@ def generating(model: nn.Module) -> Iterator[Any]:
     """The plain transformers model in eval mode, without its own generation settings.
 
     `generate` would use those settings where a call sets nothing; modes and settings are restored.
+    Every process enters it together if the model is sharded; each may call the model as it likes.
     """
     plain: Any = plain_model(model)
+    bare = unwrap(model)
     own = plain.generation_config
     plain.generation_config = GenerationConfig()
     try:
-        with undisturbed(model):
+        with undisturbed(model), lockstep(bare, plain):
             yield plain
     finally:
         plain.generation_config = own
@@ -65,7 +68,8 @@ def answer(model: nn.Module, prompts: Sequence[list[int]], decoding: Decoding) -
     """An answer for each prompt, up to and including its end token if it has one.
 
     Rows of one call share the room that the longest prompt leaves. Sampling draws from torch's
-    global generators.
+    global generators. If the model is sharded, every process calls it, though with other prompts
+    or none.
 
     Args:
         model: the (wrapped) model; its mode and settings stay as they are.
@@ -136,6 +140,8 @@ def _generate(
         attention_mask=mask.to(device),
         generation_config=_settings(decoding, room),
         logits_processor=[_OnlyTokens(decoding.num_ids)],
+        # Processes with a sharded model are kept together by `lockstep`.
+        synced_gpus=False,
     )
     return [until_end(row, decoding.end_ids) for row in generated[:, width:].tolist()]
 

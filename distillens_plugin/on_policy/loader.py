@@ -170,12 +170,14 @@ class OnPolicyLoader:
             if self._is_chosen(row["id"])
             and len(prompt := self._prompts[row["id"]]) < self.max_length
         }
-        if not prompts:
+        if self.share.value == 0:
             return batch, targets
         chosen_ids = [row_ids[index] for index in prompts]
         answers = self._sampler.sample(
             list(prompts.values()), chosen_ids, epoch=self._epoch, max_length=self.max_length
         )
+        if not prompts:
+            return batch, targets
         for (index, prompt), answer in zip(prompts.items(), answers, strict=True):
             masked = prompt if self._loss_on_prompt else [IGNORED] * len(prompt)
             rows[index]["input_ids"] = prompt + answer

@@ -32,6 +32,9 @@ class Sampler(Protocol):
     ) -> list[list[int]]:
         """An answer for each prompt, up to and including its end token if it has one.
 
+        All processes make this call together, and some may have no prompt: the weights of a sharded
+        student are gathered by all of them.
+
         Args:
             row_ids: of the prompts' rows.
             max_length: longest prompt and answer together, in tokens.

@@ -17,6 +17,8 @@ from distillens_plugin.models.merging import merged
 from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.on_policy.weights_check import WeightsCheck
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
+from distillens_plugin.sharding.state import model_state
+from distillens_plugin.sharding.whole_model import whole_model
 from distillens_plugin.storage.main_process import on_main_process
 from eval_harness import request_seed
 from eval_harness.errors import RunFailure
@@ -80,7 +82,11 @@ class ServerSampler:
     def start_step(self, step: int) -> None:
         # A run that resumes within an epoch finds a server with whatever weights.
         if self._check is None or step % self._sync_every == 0:
-            self._expected, apart = on_main_process(self._accelerator, self._update)
+            student = unwrap(self._model)
+            weights = model_state(student)
+            self._expected, apart = on_main_process(
+                self._accelerator, lambda: self._update(whole_model(student, weights))
+            )
             if self._check is None:
                 self._check = WeightsCheck(self._server.base_url, apart)
             self._check.remember(self._expected)
@@ -88,6 +94,8 @@ class ServerSampler:
     def sample(
         self, prompts: Sequence[list[int]], row_ids: Sequence[str], *, epoch: int, max_length: int
     ) -> list[list[int]]:
+        if not prompts:
+            return []
         longest = self._settings.max_new_tokens or max_length
         num_retries = self._server.num_retries
         answers = self._server.sample(
@@ -110,13 +118,16 @@ class ServerSampler:
         if self._check is not None:
             self._check.check(self._server.log_probabilities(self._probe_ids), self._expected)
 
-    def _update(self) -> tuple[Tensor, float]:
+    def _update(self, student: Any) -> tuple[Tensor, float]:
         """Sends the student; returns its log-probabilities, and how far those of two models differ.
 
         First makes sure that the answers since the last transfer came from the weights sent then.
+
+        Args:
+            student: whole, and not wrapped.
         """
         self._verify()
-        model = merged(unwrap(self._model))
+        model = merged(student)
         plain = dict(model.state_dict())
         expected = self._log_probabilities(model, plain)
         check = self._check or self._tried(model, plain, expected)

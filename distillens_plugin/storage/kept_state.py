@@ -9,7 +9,8 @@
 
 In the middle of an epoch, `order` holds the random states with which it began: they give the same
 batches again, of which the first ones are left out. The main process writes everything, including
-the random states of the other processes.
+the random states of the other processes. What is sharded is kept whole (`sharding.state`), so that
+other processes, or other shards, can go on with it.
 """
 
 import json
@@ -26,11 +27,17 @@ from torch import nn
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
 from distillens_plugin.losses.box import Box
-from distillens_plugin.losses.trained_parameters import load_loss_state, loss_state
+from distillens_plugin.losses.trained_parameters import load_loss_state, loss_optimizer, loss_state
+from distillens_plugin.sharding.state import (
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
+)
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.main_process import on_main_process
 from distillens_plugin.storage.manifest import find_damage, write_manifest
-from distillens_plugin.storage.random_states import random_states, restore_random_states
+from distillens_plugin.storage.random_states import random_states, restore_or_seed
 from distillens_plugin.storage.state_format import pack, read_value, write_value
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.files.exchange import partial_of, remove, replace_folder
@@ -95,6 +102,8 @@ def save_state(
     """
     states = gather_object([random_states()])
     orders = gather_object([order])
+    # All processes take part in gathering what is sharded.
+    parts = {**_parts(accelerator, box), "random": states, "order": orders}
     state = folder / run_folder.STATE
 
     def write() -> None:
@@ -105,7 +114,6 @@ def save_state(
             text = json.dumps(asdict(standing), allow_nan=False)
             (partial / _STANDING).write_text(text, encoding="utf-8")
             shutil.copyfile(folder / run_folder.METRICS, partial / run_folder.METRICS)
-            parts = {**_parts(accelerator, box), "random": states, "order": orders}
             for name, value in parts.items():
                 write_value(partial, name, value)
             write_manifest(partial, FORM)
@@ -128,9 +136,9 @@ def check_can_be_kept(accelerator: Accelerator, box: Box) -> None:
     Raises:
         DistillensError: names what it holds.
     """
-    for name in ("optimizer", "scheduler"):
+    for name, state in _schedule_parts(box).items():
         try:
-            pack(_parts(accelerator, box)[name], name)
+            pack(state, name)
         except TypeError as error:
             raise DistillensError(
                 f"train.{name}: its state cannot be kept ({error}; only tensors and plain values "
@@ -138,11 +146,12 @@ def check_can_be_kept(accelerator: Accelerator, box: Box) -> None:
             ) from error
 
 
-def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
+def load_state(state: Path, accelerator: Accelerator, box: Box, *, seed: int) -> None:
     """Puts weights, optimiser, schedule and random numbers into what a recipe has just built.
 
     Args:
         state: the folder of an undamaged state.
+        seed: of the recipe; processes that are new draw their random numbers from it.
     Raises:
         DistillensError: the state does not fit, or this process cannot see it.
     """
@@ -153,18 +162,27 @@ def load_state(state: Path, accelerator: Accelerator, box: Box) -> None:
         )
     try:
         for name, model in _models(box).items():
-            model.load_state_dict(read_value(state, name))
+            load_model_state(model, read_value(state, name))
         loaders: dict[str, Callable[[Any], object]] = {
-            "optimizer": box.optimizer.load_state_dict,
+            "optimizer": lambda found: load_optimizer_state(box.optimizer, found),
             "loss": lambda found: load_loss_state(box.criterion, found),
         }
         if box.lr_scheduler is not None:
             loaders["scheduler"] = box.lr_scheduler.load_state_dict
         if accelerator.scaler is not None:
             loaders["scaler"] = accelerator.scaler.load_state_dict
+        own = loss_optimizer(box)
+        if own is not None:
+            loaders["loss_optimizer"] = own.load_state_dict
+        if (own is not None) != (state / "loss_optimizer.json").exists():
+            raise ValueError(
+                "with FSDP2 trained projections have an optimiser of their own, without they have "
+                "none: launch with the configuration of before"
+            )
         for name, load in loaders.items():
             load(read_value(state, name))
-        restore_random_states(read_value(state, "random")[accelerator.process_index])
+        states = read_value(state, "random")
+        restore_or_seed(states, process=accelerator.process_index, seed=seed)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DistillensError(
@@ -215,13 +233,22 @@ def read_standing(state: Path) -> Standing:
 
 
 def _parts(accelerator: Accelerator, box: Box) -> dict[str, Any]:
-    """Everything that training changes, by file name."""
+    """Everything that training changes, by file name; every process calls it."""
     return {
-        **{name: model.state_dict() for name, model in _models(box).items()},
-        "optimizer": box.optimizer.state_dict(),
-        "scheduler": box.lr_scheduler.state_dict() if box.lr_scheduler is not None else None,
+        **{name: model_state(model) for name, model in _models(box).items()},
+        **_schedule_parts(box),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "loss": loss_state(box.criterion),
+    }
+
+
+def _schedule_parts(box: Box) -> dict[str, Any]:
+    """The states of optimisers and schedule, by file name."""
+    own, schedule = loss_optimizer(box), box.lr_scheduler
+    return {
+        "optimizer": optimizer_state(box.optimizer),
+        **({"loss_optimizer": own.state_dict()} if own is not None else {}),
+        "scheduler": schedule.state_dict() if schedule is not None else None,
     }
 
 

@@ -48,13 +48,17 @@ def close_run(
         "versions": versions(),
     }
     on_main_process(accelerator, lambda: run_folder.write_summary(folder, summary))
+    if accelerator.is_main_process:
+        run_folder.remove_states(folder)
+    answers = _samples(experiment)
     if not accelerator.is_main_process:
         return
-    run_folder.remove_states(folder)
-    for answer in _samples(experiment):
+    for answer in answers:
         print(_show_answer(answer))
     if history.num_all_masked:
         print(f"{history.num_all_masked} batches had no supervised token and gave no gradient")
+    if history.stopped is not None:
+        print(f"stopped early: {history.stopped}")
     if loss_before is not None and history.last_loss is not None:
         print(
             f"validation loss: {loss_before:.4f} before, {history.last_loss:.4f} after "
@@ -69,6 +73,7 @@ def close_run(
 
 
 def _samples(experiment: Experiment) -> list[SampleAnswer]:
+    """Of the main process; the others lend their parts of a sharded model."""
     samples = experiment.recipe.samples
     if experiment.validation is None or samples.num_rows == 0:
         return []
@@ -76,7 +81,7 @@ def _samples(experiment: Experiment) -> list[SampleAnswer]:
         trained_model(experiment.box),
         experiment.validation,
         experiment.tokenizer,
-        num_rows=samples.num_rows,
+        num_rows=samples.num_rows if experiment.accelerator.is_main_process else 0,
         max_new_tokens=samples.max_new_tokens,
     )
 

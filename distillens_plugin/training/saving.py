@@ -2,14 +2,19 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedModel
 
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.losses.trained_parameters import loss_state
 from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.sharding.state import model_state
+from distillens_plugin.sharding.whole_model import whole_model
 from distillens_plugin.storage import run_folder
+from distillens_plugin.storage.card_metadata import card_metadata
 from distillens_plugin.storage.main_process import on_main_process, say
 from distillens_plugin.storage.model_card import model_card, student_name
 from distillens_plugin.storage.model_folder import save_model
@@ -34,27 +39,30 @@ def save_student(
     if name == run_folder.LAST and experiment.stream is not None:
         say(experiment.accelerator, experiment.stream.describe())
     teacher = recipe.models.teacher_model
-    results: dict[str, Any] = {
-        "optimiser steps": step,
-        **(evaluation.scores if evaluation.step == step else {}),
-    }
+    scores = evaluation.scores if evaluation.step == step else {}
+    results: dict[str, Any] = {"optimiser steps": step, **scores}
     if evaluation.loss_before is not None:
         results["validation_loss before training"] = evaluation.loss_before
+    title = Path(recipe.path).stem
     card = model_card(
-        title=Path(recipe.path).stem,
+        title=title,
         student=student_name(recipe.models.trained),
         teacher=teacher.name_or_path if teacher is not None else None,
         train_data=(experiment.stream or experiment.train).describe(),
         recipe_yaml=to_yaml(recipe.to_plain()),
         results=results,
+        metadata=card_metadata(recipe, scores, title=title),
     )
     # A card travels with the model: it names files as the recipe does, not where they are here.
     card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
+    student = unwrap(trained_model(experiment.box))
+    # All processes gather the weights of a sharded student.
+    weights = model_state(student)
     on_main_process(
         experiment.accelerator,
         lambda: save_model(
             folder / name,
-            unwrap(trained_model(experiment.box)),
+            cast(PreTrainedModel, whole_model(student, weights)),
             experiment.tokenizer,
             card,
             loss_state=loss_state(experiment.box.criterion),

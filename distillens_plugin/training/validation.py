@@ -16,7 +16,7 @@ from distillens_plugin.lens.forward import forward
 from distillens_plugin.lens.probe import in_eval_mode, unwrap
 from distillens_plugin.losses.final_logits import CrossEntropy
 from distillens_plugin.models.end_tokens import end_token_ids
-from distillens_plugin.models.generating import Decoding, answer, begin, num_token_ids
+from distillens_plugin.models.generating import Decoding, answer, begin, generating, num_token_ids
 from distillens_plugin.training.validation_terms import PREFIX, TeacherTerms
 from eval_harness import rouge_l
 from eval_harness.errors import RunFailure
@@ -35,6 +35,7 @@ def validation_scores(
     """`validation_loss`, the negative log-likelihood per supervised token of a data set, in nats.
 
     Batches hold rows of similar length and are dealt out over the ranks; every row counts once.
+    All ranks make as many passes, as sharded models need: one that has no batch left repeats one.
 
     Args:
         terms: also evaluated, as `val/kd` and the like: means over the supervised tokens. Those
@@ -44,7 +45,8 @@ def validation_scores(
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    rounds = range(0, len(batches), accelerator.num_processes)
+    mine = [start + accelerator.process_index for start in rounds]
     # Sums over positions: a count of 1 keeps the loss term from dividing by its own batch.
     term = CrossEntropy()
     nll, count = 0.0, 0
@@ -52,30 +54,33 @@ def validation_scores(
     others: Counter[str] = Counter()
     bare = unwrap(model)
     with in_eval_mode(bare), accelerator.autocast():
-        for indices in mine:
+        for number in mine:
+            indices = batches[number % len(batches)]
             batch, targets = collate([dataset[index] for index in indices])
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
             output = forward(bare, batch)
             loss = term({".": {"output": output}}, {}, {**targets, "num_supervised": 1.0}).item()
+            sums = terms.sums(batch, targets, output) if terms is not None else {}
+            if number >= len(batches):
+                continue
             if not math.isfinite(loss):
                 broken += targets["row_ids"]
             nll += loss
             count += targets["positions"].numel()
-            if terms is not None:
-                others.update(terms.sums(batch, targets, output))
-    sums = gather_object([(nll, count, broken, others)])
-    rows = [row for _, _, part, _ in sums for row in part]
+            others.update(sums)
+    parts = gather_object([(nll, count, broken, others)])
+    rows = [row for _, _, part, _ in parts for row in part]
     if rows:
         more = f" and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
         raise RunFailure(
             f"the validation loss is not finite in rows {', '.join(rows[:_NUM_NAMED])}{more}"
         )
-    num_supervised = max(1, sum(part for _, part, *_ in sums))
+    num_supervised = max(1, sum(part for _, part, *_ in parts))
     totals: Counter[str] = Counter()
-    for *_, part in sums:
+    for *_, part in parts:
         totals.update(part)
     means = {f"{PREFIX}{name}": total / num_supervised for name, total in totals.items()}
-    mean = sum(part for part, *_ in sums) / num_supervised
+    mean = sum(part for part, *_ in parts) / num_supervised
     return {"validation_loss": mean} | {n: v for n, v in means.items() if math.isfinite(v)}
 
 
@@ -96,16 +101,17 @@ def sample_answers(
     num_rows: int,
     max_new_tokens: int,
 ) -> list[SampleAnswer]:
-    """Greedy answers to the first rows of a data set."""
+    """Greedy answers to the first rows of a data set.
+
+    Every process calls it if the model is sharded, though with other numbers of rows, or 0.
+    """
     decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens)
     answers = []
-    for row in dataset.rows[:num_rows]:
-        (ids,) = answer(model, [begin(row.prompt_ids, tokenizer)], decoding)
-        answers.append(
-            SampleAnswer(
-                tokenizer.decode(row.prompt_ids), _text(ids, decoding, tokenizer), row.references[0]
-            )
-        )
+    with generating(model):
+        for row in dataset.rows[:num_rows]:
+            (ids,) = answer(model, [begin(row.prompt_ids, tokenizer)], decoding)
+            text = _text(ids, decoding, tokenizer)
+            answers.append(SampleAnswer(tokenizer.decode(row.prompt_ids), text, row.references[0]))
     return answers
 
 
@@ -128,7 +134,7 @@ def validation_rouge(
     mine = list(starts)[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str]] = []
     decoding = _decoding(model, tokenizer, dataset, max_new_tokens=max_new_tokens, temperature=1.0)
-    with accelerator.autocast(), torch.random.fork_rng():
+    with accelerator.autocast(), torch.random.fork_rng(), generating(model):
         for start in mine:
             indices = order[start : start + batch_size]
             prompts = [begin(dataset.rows[i].prompt_ids, tokenizer) for i in indices]

@@ -99,6 +99,8 @@ def _steps(model: Any, rows: Sequence[list[int]], num_padding: int = 0) -> _Step
             output_logits=True,
             return_dict_in_generate=True,
         ),
+        # Not every process of a run need be trying it now.
+        synced_gpus=False,
     )
     tokens = output.sequences[:, ids.shape[1] :].tolist()
     return [
