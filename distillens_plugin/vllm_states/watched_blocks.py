@@ -1,5 +1,7 @@
 """Hooks on a vLLM model's blocks. Legend: T tokens of a step, K layers, D width."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +54,7 @@ class _Hook:
         self._seen[self._number] = _total([x for x in values if _is_state(x)])
 
 
-def _is_state(value: object) -> bool:
+def _is_state(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2
 
 
