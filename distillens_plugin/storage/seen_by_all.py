@@ -31,11 +31,7 @@ def check_seen_by_all(folder: Path, accelerator: Accelerator, *, patience_s: flo
     deadline = time.monotonic() + patience_s
     while (found := _text(folder)) != expected and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    blind = [
-        process
-        for process, sees in enumerate(gather_object([found == expected]))
-        if not sees
-    ]
+    blind = [process for process, sees in enumerate(gather_object([found == expected])) if not sees]
     if blind:
         shown = ", ".join(map(str, blind[:8])) + (" ..." if len(blind) > 8 else "")
         raise DistillensError(

@@ -1,7 +1,7 @@
 """Which run `--resume` would continue, whether it is the same one, and from which state."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import yaml
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import Fingerprint
 from distillens_plugin.storage.kept_state import Standing, damage_of, read_standing
+from distillens_plugin.training.other_processes import for_processes, without_accumulation
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
 
 _ANEW = "start over with --overwrite"
+# What changes nothing that is learned; `sharding` says only where models lie.
+_MAY_DIFFER = ("output_dir", "resumable", "push_to_hub", "hub_private", "sharding")
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Kept:
         finished: it has nothing more to do.
         fingerprint: what it started with; None where that is unknown.
         lines: what to print for the user.
+        other_processes: it had another number of them; `standing` is for that of now.
     """
 
     standing: Standing | None
@@ -33,6 +37,7 @@ class Kept:
     finished: bool
     fingerprint: Fingerprint | None
     lines: list[str]
+    other_processes: bool = False
 
 
 def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
@@ -43,8 +48,8 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     Args:
         recipe_yaml: the recipe to be run, as `to_yaml` writes it.
     Raises:
-        DistillensError: the run there has another recipe or another number of processes, or is too
-            damaged to be resumed.
+        DistillensError: the run there has another recipe, or a number of processes whose steps
+            have other batches, or is too damaged to be resumed.
     """
     if run_folder.is_half_cleared(folder):
         line = f"{folder}: replacing an earlier run was interrupted; starting from step 0"
@@ -62,14 +67,14 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     if state is None:
         return _without_state(folder, recipe_yaml, lines)
     standing = read_standing(state)
-    _check_same_recipe(standing.recipe, recipe_yaml, folder)
-    if standing.num_processes != num_processes:
-        raise DistillensError(
-            f"--resume: the run in {folder} used {standing.num_processes} processes, found "
-            f"{num_processes}; launch the same number, or {_ANEW}"
-        )
+    others = standing.num_processes != num_processes
+    _check_same_recipe(standing.recipe, recipe_yaml, folder, with_accumulation=not others)
+    if others:
+        before, now = _parse(standing.recipe), _parse(recipe_yaml)
+        standing = for_processes(standing, before, now, num_processes=num_processes, folder=folder)
+        standing = replace(standing, recipe=recipe_yaml)
     _check_best(folder, standing)
-    return Kept(standing, state, False, standing.fingerprint, lines)
+    return Kept(standing, state, False, standing.fingerprint, lines, other_processes=others)
 
 
 def put_records_back(folder: Path, kept: Kept) -> list[str]:
@@ -89,6 +94,8 @@ def put_records_back(folder: Path, kept: Kept) -> list[str]:
     for name, text in texts.items():
         if _read(folder / name) != text.encode():
             write_text(folder / name, text)
+            if name == run_folder.RECIPE and kept.other_processes:
+                continue  # it has another grad_accum_step now
             lines.append(f"{folder / name}: was damaged or missing; restored from the state")
     metrics = _read(state / run_folder.METRICS)
     if metrics is not None and not (_read(folder / run_folder.METRICS) or b"").startswith(metrics):
@@ -216,13 +223,20 @@ def _read_fingerprint(folder: Path) -> Fingerprint | None:
     raise DistillensError(f"--resume: {path} cannot be read ({reason}); restore it, or {_ANEW}")
 
 
-def _check_same_recipe(before: str, now: str, folder: Path) -> None:
+def _check_same_recipe(
+    before: str, now: str, folder: Path, *, with_accumulation: bool = True
+) -> None:
     """Refuses to resume a run of another recipe; where and what it keeps does not matter.
 
+    Args:
+        with_accumulation: its `grad_accum_step` must be the same too.
     Raises:
         DistillensError: naming the first key that differs.
     """
-    difference = _difference(_parse(before), _parse(now), "")
+    recipes = _parse(before), _parse(now)
+    if not with_accumulation:
+        recipes = without_accumulation(recipes[0]), without_accumulation(recipes[1])
+    difference = _difference(*recipes, "")
     if difference is not None:
         raise DistillensError(
             f"--resume: {folder / run_folder.RECIPE} is another recipe ({difference}); use that "
@@ -234,7 +248,7 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *before]:
             here = f"{path}.{key}" if path else str(key)
-            if here in ("output_dir", "resumable", "push_to_hub", "hub_private"):
+            if here in _MAY_DIFFER:
                 continue
             if key not in now or key not in before:
                 kept, given = before.get(key, "not there"), now.get(key, "not there")

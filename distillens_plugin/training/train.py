@@ -29,6 +29,7 @@ from distillens_plugin.storage.run_lock import locked_output
 from distillens_plugin.storage.seen_by_all import check_seen_by_all
 from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
+from distillens_plugin.training.other_processes import told
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
 from distillens_plugin.training.stream_position import check_stream
 from distillens_plugin.training.trackers import start_trackers
@@ -146,6 +147,7 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
     if kept is None or kept.standing is None or kept.state is None:
         return None
     accelerator = experiment.accelerator
+    say_all(accelerator, told(experiment, kept.standing))
     check_stream(experiment, kept.standing, folder)
     load_state(kept.state, accelerator, experiment.box, seed=experiment.recipe.seed)
     say_all(accelerator, on_main_process(accelerator, lambda: put_records_back(folder, kept)))

@@ -113,7 +113,7 @@ def test_two_killed_processes_end_with_the_very_weights(tmp_path):
     start_and_kill(path, out, TWO_PROCESSES)
     stood_at = read_standing(out / "state")
     assert stood_at.num_processes == 2
-    assert "used 2 processes, found 1" in refused(path, "--resume", output=out)
+    assert "used 2 processes x 3 batches" in refused(path, "--resume", output=out)
     done = distillens(path, "--output_dir", out, "--resume", launcher=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"resuming after epoch {stood_at.epoch}, step {stood_at.step}" in done.stdout
