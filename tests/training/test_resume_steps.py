@@ -7,7 +7,8 @@ import pytest
 from forked_run import forked, kill_after_states, quick_recipe, what_it_left
 from run_process import change, records
 
-from distillens_plugin.storage.kept_state import read_order, read_standing
+from distillens_plugin.storage.kept_state import FORM, read_order, read_standing
+from distillens_plugin.storage.manifest import write_manifest
 
 TERMS = "train.criterion.kwargs.sub_terms"
 MSE = {
@@ -75,3 +76,62 @@ def test_a_run_killed_within_an_epoch_ends_with_the_very_weights_and_records(tmp
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming within epoch 2, after step 5" in done.stdout
     assert what_it_left(tmp_path / "out") == whole
+
+
+def test_a_state_of_an_earlier_version_still_resumes(tmp_path):
+    path = stepwise_recipe(tmp_path)
+    place = {"output": tmp_path / "out", "log": tmp_path / "log"}
+    done = forked(path, **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = what_it_left(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    ended = forked(path, **place, before=kill_after_states(3))
+    assert ended.returncode == -9, ended.stderr
+    state = tmp_path / "out" / "state"
+    assert read_standing(tmp_path / "out" / "state_before").batches_taken == 4
+    assert read_order(tmp_path / "out" / "state_before", 0)["random"] is not None
+    # As kept when states lay between epochs alone.
+    standing = json.loads((state / "standing.json").read_text(encoding="utf-8"))
+    assert (standing["epoch"], standing.pop("batches_taken")) == (1, 0)
+    for name in ("stopping_score", "num_without_improvement", "stopped"):
+        standing["history"].pop(name)
+    (state / "standing.json").write_text(json.dumps(standing), encoding="utf-8")
+    for file in state.glob("order.*"):
+        file.unlink()
+    write_manifest(state, FORM)
+    assert read_order(state, 0) is None
+    done = forked(path, "--resume", **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming after epoch 1, step 3" in done.stdout
+    assert what_it_left(tmp_path / "out") == whole
+
+
+def test_a_run_whose_score_stays_ends_early_and_is_finished(tmp_path):
+    stopping = {"patience": 2, "min_delta": 100.0}
+    path = stepwise_recipe(tmp_path, eval_every=1, keep_last=1, early_stopping=stopping)
+    out = tmp_path / "out"
+    # The second evaluation in a row without an improvement is the third one, within the epoch's
+    # bounds; killed once that is decided, but before the models are saved.
+    change(path, "train.optimizer.grad_accum_step", 1)
+    ended = forked(path, output=out, before=kill_after_states(3))
+    assert ended.returncode == -9, ended.stderr
+    assert not (out / "state_before").exists()
+    standing = read_standing(out / "state")
+    assert (standing.step, standing.batches_taken) == (3, 3)
+    done = forked(path, "--resume", output=out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    reason = summary["stopped_early"]
+    assert reason.startswith("validation_loss did not improve by more than 100 in 2 evaluations")
+    assert f"stopped early at step 3: {reason}" in ended.stdout + ended.stderr
+    assert f"stopped early: {reason}" in done.stdout
+    assert summary["num_steps"] == 3
+    scored = [(entry["step"], entry["epoch"]) for entry in summary["validation"]]
+    assert scored == [(1, 0.1667), (2, 0.3333), (3, 0.5)]
+    evaluations = [record for record in records(out) if "validation_loss" in record]
+    assert [(r["step"], r["epoch"]) for r in evaluations] == [(0, 0), *scored]
+    for name in ("best", "last"):
+        assert (out / name / "model.safetensors").exists()
+    assert f"optimiser steps | {summary['best_step']}" in (out / "best" / "README.md").read_text()
+    again = forked(path, "--resume", output=out)
+    assert "this run is already finished" in again.stdout

@@ -55,21 +55,22 @@ def test_the_first_steps_have_the_losses_of_the_rows_read_whole(tmp_path):
 
 
 def cut_off(folder, **data):
-    """A run over a stream, killed after its first state; 7 steps are more than 3 passes."""
+    """A run over a stream, killed within its second epoch; 7 steps are more than 3 passes."""
     path = streamed_recipe(folder, num_steps=7, shuffle_buffer=4, **data)
     change(path, "train.optimizer.grad_accum_step", 2)
     change(path, "train.train_data_loader.kwargs.batch_size", 2)
-    ended = forked(path, output=folder / "out", log=folder / "log", before=kill_after_states(1))
+    change(path, "train.save_every", 1)
+    ended = forked(path, output=folder / "out", log=folder / "log", before=kill_after_states(3))
     assert ended.returncode == -9, ended.stderr
     return path
 
 
 def test_a_killed_run_goes_on_with_the_very_rows(tmp_path):
     path = cut_off(tmp_path)
-    assert read_standing(tmp_path / "out" / "state").stream[0]["num_batches"] == 4
+    assert read_standing(tmp_path / "out" / "state").stream[0]["num_batches"] == 6
     done = forked(path, "--resume", output=tmp_path / "out", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "reading the rows of 2 steps again" in done.stdout
+    assert "reading the rows of 3 steps again" in done.stdout
     resumed = what_it_left(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     done = forked(path, output=tmp_path / "out", log=tmp_path / "log")
