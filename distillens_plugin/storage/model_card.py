@@ -1,5 +1,6 @@
 """The README.md of a saved student: what it is, from what, with which results and versions."""
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ def model_card(
     teacher: str | None,
     train_data: str,
     recipe_yaml: str,
-    results: dict[str, object],
+    results: Mapping[str, object],
+    metadata: str,
 ) -> str:
     """Markdown with the front matter that model hubs read.
 
@@ -41,14 +43,13 @@ def model_card(
         train_data: one line on the training data and its counts.
         recipe_yaml: the recipe, overrides included.
         results: numbers by name, as they stood when the folder was written.
+        metadata: the front matter, of `card_metadata`.
     """
     origin = f"distilled from {teacher}" if teacher else "trained without a teacher"
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in results.items())
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [distillens, knowledge-distillation]
+{metadata.strip()}
 ---
 
 # {title}
