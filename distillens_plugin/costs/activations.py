@@ -105,8 +105,8 @@ def _attention(
     """Queries, keys, values, output and the log-sums; [T, T] only where no fused kernel runs."""
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
     kept = 4.0 * model.heads
-    # With a mask, transformers repeats keys and values for all query heads.
-    read = queries if shape.padded else keys
+    # With a mask or without a fused kernel, keys and values are repeated for all query heads.
+    read = queries if shape.padded or model.eager else keys
     kept += at.products * (2 * queries + 2 * read)
     if model.eager:
         kept += 8.0 * model.heads * shape.length
