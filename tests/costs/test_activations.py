@@ -32,7 +32,7 @@ OPT = {
 }
 DRY = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 CASES = {
-    **{name: LLAMA for name in ("llama", "mixtral", "qwen2", "qwen3", "gemma", "gemma2")},
+    **dict.fromkeys(("llama", "mixtral", "qwen2", "qwen3", "gemma", "gemma2"), LLAMA),
     "gemma3_text": LLAMA,
     "gpt2": {**GPT2, **DRY},
     "gpt2 with dropout": GPT2,
