@@ -8,6 +8,7 @@ from accelerate import skip_first_batches
 from torch import Tensor
 
 from distillens_plugin.data.collate import Batch
+from eval_harness.errors import DistillensError
 
 
 @runtime_checkable
@@ -36,8 +37,19 @@ def order_states(loader: object) -> list[Tensor]:
 
 
 def restore_order(loader: object, states: list[Tensor]) -> None:
-    """Puts back what `order_states` gave, before an epoch begins."""
-    for generator, state in zip(_generators(loader), states, strict=True):
+    """Puts back what `order_states` gave, before an epoch begins.
+
+    Raises:
+        DistillensError: the loader has other generators: on one process accelerate lets torch's
+            RandomSampler draw from the global one, and on several it gives it one of its own.
+    """
+    generators = _generators(loader)
+    if len(generators) != len(states):
+        raise DistillensError(
+            "--resume: the order of train.train_data_loader's own sampler depends on the number of "
+            "processes; launch as many as before, or start over with --overwrite"
+        )
+    for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
 
 
