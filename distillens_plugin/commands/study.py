@@ -208,6 +208,9 @@ def _check_ray(arguments: argparse.Namespace, chosen: list[str]) -> None:
             f"--ray_gpus {gpus:g}: expected 0, a part of 1 (so that runs share a GPU), or a whole "
             "number"
         )
+    from distillens_plugin.study.cluster_connection import check_address
+
+    check_address(arguments.ray)
 
 
 def _list(study: "Study", kind: str) -> int:

@@ -15,7 +15,6 @@ from distillens_plugin.study.child import failure
 from distillens_plugin.study.cluster_connection import (
     Share,
     alive_nodes,
-    check_address,
     connected,
     has_gpus,
     mark_in,
@@ -66,7 +65,6 @@ def ray_executor(
     Raises:
         DistillensError: there is no such cluster, or one of its nodes cannot take part.
     """
-    check_address(address)
     folder = Path(study.output_dir).absolute()
     with connected(address), mark_in(folder) as mark:
         share = Share(cpus, gpus if gpus is not None else float(has_gpus()))

@@ -4,6 +4,7 @@ import contextlib
 import re
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from distillens_plugin.study.cluster_worker import NodeReport, look_around, vers
 from eval_harness.errors import DistillensError
 from eval_harness.shared.program.early import ENDING_SIGNALS
 
-_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d{1,5}")
+_ADDRESS = re.compile(r"auto|(?:ray://)?(?P<host>[^\s/:]+):(?P<port>\d{1,5})")
+_REACH_S = 10.0
 _ANSWER_S = 120.0
 # A network file system may show another machine's new file late.
 _VISIBLE_S = 5.0
@@ -65,6 +67,7 @@ def connected(address: str) -> Iterator[None]:
     """
     import ray
 
+    _reach(address)
     # Ray replaces the handler of SIGTERM by one that leaves nobody time to cancel tasks.
     handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     try:
@@ -82,6 +85,20 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes, and print what it tries."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or found["host"] is None:
+        return
+    try:
+        socket.create_connection((found["host"], int(found["port"])), timeout=_REACH_S).close()
+    except OSError as error:
+        raise DistillensError(
+            f"--ray {address}: nothing answers there ({error.strerror or error}); start a cluster with ray start "
+            "--head, which prints its address"
+        ) from error
 
 
 def alive_nodes() -> list[dict[str, object]]:
