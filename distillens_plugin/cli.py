@@ -14,7 +14,17 @@ from eval_harness.shared.program.subcommands import read_command_line
 
 PROGRAM = "distillens"
 # A new subcommand is a module of that name and a word here.
-COMMANDS = ("run", "recipes", "plan", "hooks", "generate", "tune_lens", "lens_report", "study")
+COMMANDS = (
+    "run",
+    "recipes",
+    "plan",
+    "cache",
+    "hooks",
+    "generate",
+    "tune_lens",
+    "lens_report",
+    "study",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,6 +83,10 @@ def run(arguments: argparse.Namespace) -> int | None:
         facts: dict[str, ModelFacts] = {}
         for line in validate_without_weights(recipe, overwrite=arguments.overwrite, facts=facts):
             print(line)
+        if recipe.teacher_cache is not None:
+            from distillens_plugin.teacher_cache import describe_choice
+
+            print(describe_choice(recipe))
         if arguments.print_form:
             print_full_form(recipe, facts)
         return 0

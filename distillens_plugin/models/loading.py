@@ -22,9 +22,15 @@ from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.shapes import check_memory, empty_model
 
 
-def load_teacher(spec: TeacherSpec, *, where: str = "models.teacher_model") -> PreTrainedModel:
-    """The teacher, with its adapter merged in, frozen and in eval mode."""
-    model = load_pretrained(spec, where=where)
+def load_teacher(
+    spec: TeacherSpec, *, where: str = "models.teacher_model", device_map: str | None = None
+) -> PreTrainedModel:
+    """The teacher, with its adapter merged in, frozen and in eval mode.
+
+    Args:
+        device_map: accelerate's, such as `auto`; None loads to the CPU.
+    """
+    model = load_pretrained(spec, where=where, device_map=device_map)
     if spec.adapter is not None:
         model = merge_adapter(model, spec, where=where)
     return model.requires_grad_(False).eval()

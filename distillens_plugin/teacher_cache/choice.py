@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.data.streaming import TrainingData
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.models.pretrained import checked_folder
 from distillens_plugin.models.states_only import not_reducible
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -39,23 +40,28 @@ def needs_readout_alone(recipe: Recipe, examples: TrainingData) -> bool:
     return lacking is None
 
 
-def describe_choice(recipe: Recipe, examples: TrainingData) -> str:
-    """The line of --validate, which does not hash the teacher's weights.
+def describe_choice(recipe: Recipe) -> str:
+    """The line of --validate, which reads neither the teacher's weights nor the states.
 
     Raises:
         DistillensError: as `needs_readout_alone` does.
     """
     assert recipe.teacher_cache is not None  # the caller has checked
+    path, wanted = recipe.teacher_cache.path, recipe.teacher_cache.teacher
+    if wanted == "whole":
+        return f"ok teacher_cache: {path}; the whole teacher is loaded"
+    if wanted == "auto" and read_fingerprint(Path(path)) is None:
+        return f"ok teacher_cache: {path} holds no states yet; the whole teacher is loaded"
+    _, examples, _ = load_data(recipe)
     assert isinstance(examples, InstructionDataset)  # the schema refuses a stream beside a cache
-    wanted = recipe.teacher_cache.teacher
-    lacking = None if wanted == "whole" else _lacking(recipe, examples, weigh=False)
+    lacking = _lacking(recipe, examples, weigh=False)
     if lacking is not None and wanted == "states_only":
         raise DistillensError(f"{recipe.where('teacher_cache.teacher')}: {lacking}")
-    if wanted == "whole" or lacking is not None:
-        return f"ok teacher_cache: {recipe.teacher_cache.path}; the whole teacher is loaded"
+    if lacking is not None:
+        return f"ok teacher_cache: the whole teacher is loaded ({lacking})"
     return (
-        f"ok teacher_cache: {recipe.teacher_cache.path} is full; only the teacher's readout and "
-        "head are loaded (skipped its weights because hashing them takes long)"
+        f"ok teacher_cache: {path} is full; only the teacher's readout and head are loaded "
+        "(skipped its weights because hashing them takes long)"
     )
 
 
@@ -83,7 +89,7 @@ def _lacking(recipe: Recipe, examples: InstructionDataset, *, weigh: bool) -> st
         own = replace(own, teacher=str(stored.get("teacher")))
     if different := own.differences(stored):
         raise holds_other_states(plan, different)
-    num_missing = len(missing_rows(plan.folder, plan.row_ids))
+    num_missing = len(missing_rows(plan.folder, plan.row_ids, thorough=weigh))
     if not num_missing:
         return None
     found = f"{plan.folder} lacks {num_missing:,} of {len(plan.row_ids):,} rows"
@@ -113,9 +119,13 @@ def fill_command(recipe: Recipe, engine: dict[str, str] | None = None) -> str:
     return f"fill it: distillens cache {recipe.path} --model {name}"
 
 
-def missing_rows(folder: Path, row_ids: Sequence[str]) -> list[str]:
-    """Rows of which no whole shard has the states; reads every byte of the cache once."""
-    torn = set(find_torn(folder))
+def missing_rows(folder: Path, row_ids: Sequence[str], *, thorough: bool = True) -> list[str]:
+    """Rows of which no whole shard has the states.
+
+    Args:
+        thorough: read every byte of the cache, which a run does once.
+    """
+    torn = set(find_torn(folder)) if thorough else set()
     there: set[str] = set()
     for path in shard_paths(folder):
         if path not in torn:

@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,14 @@ class Plan:
         """One line: size, place, and the disk's free space."""
         return (
             f"teacher cache: {self.num_positions:,} supervised positions x {len(self.states) + 1} "
-            f"states ({self.dtype}) = {_size(self.num_bytes)} in {self.folder}, "
-            f"{_size(free_bytes(self.folder))} free there"
+            f"states ({self.dtype}) = {shown_size(self.num_bytes)} in {self.folder}, "
+            f"{shown_size(free_bytes(self.folder))} free there"
         )
 
-    def with_limit(self, max_gb: float | None) -> "Plan":
-        """The same plan with another limit, if one is given."""
-        return self if max_gb is None else replace(self, max_gb=max_gb)
+    @property
+    def max_bytes(self) -> float:
+        """What the folder may hold."""
+        return float("inf") if self.max_gb is None else self.max_gb * _GB
 
     def check_size(self, stored_bytes: int) -> None:
         """Refuses what the limit or the disk does not allow.
@@ -73,16 +74,16 @@ class Plan:
         """
         # Rows that were stored twice count as well.
         needed = max(self.num_bytes, stored_bytes)
-        if self.max_gb is not None and needed > self.max_gb * _GB:
+        if needed > self.max_bytes:
             raise DistillensError(
-                f"{self.where}: the teacher cache needs {_size(needed)}, more than "
+                f"{self.where}: the teacher cache needs {shown_size(needed)}, more than "
                 f"max_gb = {self.max_gb:g}; raise it, set dtype: int8, or keep fewer rows or layers"
             )
         remaining, free = self.num_bytes - stored_bytes, free_bytes(self.folder)
         if remaining > free:
             raise DistillensError(
-                f"{self.where}: the teacher cache needs {_size(remaining)} more in {self.folder}, "
-                f"and only {_size(free)} are free there; name a path on another disk, set "
+                f"{self.where}: the teacher cache needs {shown_size(remaining)} more in {self.folder}, "
+                f"and only {shown_size(free)} are free there; name a path on another disk, set "
                 "dtype: int8, or keep fewer rows or layers"
             )
 
@@ -93,7 +94,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _size(num_bytes: float) -> str:
+def shown_size(num_bytes: float) -> str:
     return f"{num_bytes / _GB:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
 
 
