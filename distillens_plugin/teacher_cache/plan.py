@@ -82,9 +82,9 @@ class Plan:
         remaining, free = self.num_bytes - stored_bytes, free_bytes(self.folder)
         if remaining > free:
             raise DistillensError(
-                f"{self.where}: the teacher cache needs {shown_size(remaining)} more in {self.folder}, "
-                f"and only {shown_size(free)} are free there; name a path on another disk, set "
-                "dtype: int8, or keep fewer rows or layers"
+                f"{self.where}: the teacher cache needs {shown_size(remaining)} more in "
+                f"{self.folder}, and only {shown_size(free)} are free there; name a path on another "
+                "disk, set dtype: int8, or keep fewer rows or layers"
             )
 
 
