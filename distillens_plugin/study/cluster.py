@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 # The first try included: a command that kills its worker each time must not do so for ever.
 _TRIES = 4
-_GRACE_S = 20.0
+# More than a worker gives its child.
+_GRACE_S = 110.0
+_CLEAR_S = 30.0
 
 
 @contextlib.contextmanager
@@ -183,7 +185,7 @@ class RayExecutor:
             for node in alive_nodes()
         ]
         # A node that has just been lost, or has no room for a worker, keeps its copies.
-        ray.wait(asked, num_returns=len(asked), timeout=_GRACE_S)
+        ray.wait(asked, num_returns=len(asked), timeout=_CLEAR_S)
 
     def _parcels(self, command: Command) -> tuple[Parcel, ...]:
         parcels = []

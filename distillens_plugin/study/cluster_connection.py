@@ -96,8 +96,8 @@ def _reach(address: str) -> None:
         socket.create_connection((found["host"], int(found["port"])), timeout=_REACH_S).close()
     except OSError as error:
         raise DistillensError(
-            f"--ray {address}: nothing answers there ({error.strerror or error}); start a cluster with ray start "
-            "--head, which prints its address"
+            f"--ray {address}: nothing answers there ({error.strerror or error}); start a cluster "
+            "with ray start --head, which prints its address"
         ) from error
 
 

@@ -1,7 +1,10 @@
 """`--list` and `--only`: a study run one by one, in any number of processes."""
 
+import os
+import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +15,7 @@ from distillens_plugin.commands import study as command
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.names import KINDS, names
 from distillens_plugin.study.only import run_only
+from distillens_plugin.study.plan import make_run
 from distillens_plugin.study.runner import study_lock
 from distillens_plugin.study.search import stage_runs
 from eval_harness.errors import DistillensError
@@ -154,3 +158,29 @@ def test_two_runs_at_once_beside_neither_the_same_nor_a_whole_study(tmp_path):
     done = run_study(path, "--only", names[0])
     assert done.returncode == 0
     assert done.stdout == f"{names[0]}: done already\n"
+
+
+def test_the_array_script_of_the_page_does_the_run_of_its_number(tmp_path):
+    path = tiny_study(tmp_path, evaluation=None)
+    study = load_study(path)
+    run = make_run(study, "main", "lens", 1)
+    fake_run(run.folder, run.fingerprint, losses={3: 4.0})
+    page = (REPO / "docs" / "scale.md").read_text(encoding="utf-8")
+    (script,) = (
+        block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "--only" in block
+    )
+    assert script.count("study=my_study.yaml") == 1
+    programs = os.path.dirname(sys.executable)
+    done = subprocess.run(
+        ["bash", "-c", script.replace("my_study.yaml", str(path))],
+        capture_output=True,
+        text=True,
+        env={
+            **ENVIRONMENT,
+            "SLURM_ARRAY_TASK_ID": "2",
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        },
+        cwd=REPO,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "main/lens/seed_1: done already\n"
