@@ -5,7 +5,16 @@ import time
 from collections.abc import Mapping
 
 from accelerate import Accelerator
+from huggingface_hub.utils import disable_progress_bars
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
+
+
+def no_bars_in_logs() -> None:
+    """Switches off transformers' and the Hub's own bars where there is no terminal."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
 
 
 class Progress:

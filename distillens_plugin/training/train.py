@@ -30,6 +30,7 @@ from distillens_plugin.storage.seen_by_all import check_seen_by_all
 from distillens_plugin.training.describe import describe_models
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.other_processes import told
+from distillens_plugin.training.progress import no_bars_in_logs
 from distillens_plugin.training.resume import Kept, encode_fingerprint, find_kept, put_records_back
 from distillens_plugin.training.stream_position import check_stream
 from distillens_plugin.training.trackers import start_trackers
@@ -46,6 +47,7 @@ def train(recipe: Recipe, folder: Path, *, overwrite: bool, resume: bool = False
         DistillensError: a mistake in recipe, data, models or output folder, before training starts.
         RunFailure: training, saving or writing failed.
     """
+    no_bars_in_logs()
     accelerator = make_accelerator(recipe, folder / run_folder.TRACKERS)
     with locked_output(folder, accelerator):
         return _train_locked(recipe, folder, accelerator, overwrite=overwrite, resume=resume)
