@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     machine = Machine(
         devices=_positive(arguments.devices, "--devices"),
         nodes=_positive(arguments.nodes, "--nodes"),
-        memory=_size(arguments.memory, "--memory"),
-        reserve=_size(arguments.reserve, "--reserve"),
+        memory=size_in_bytes(arguments.memory, "--memory"),
+        reserve=size_in_bytes(arguments.reserve, "--reserve", zero=True),
         device=arguments.device,
         tflops=_positive(arguments.tflops, "--tflops"),
         mfu=_positive(arguments.mfu, "--mfu"),
@@ -106,12 +106,18 @@ def _positive(value: Number, flag: str) -> Number:
     return value
 
 
-def _size(text: str, flag: str) -> float:
-    """Bytes of 80GB, 24GiB or 500MB; a bare number counts GB."""
+def size_in_bytes(text: str, flag: str, *, zero: bool = False) -> float:
+    """Bytes of 80GB, 24GiB or 500MB; a bare number counts GB.
+
+    Args:
+        zero: 0 is allowed.
+    Raises:
+        DistillensError: anything else.
+    """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if match is None:
+    if match is None or (match[3] and not match[2]):
         raise DistillensError(f"{flag} {text[:40]!r}: expected a size such as 80GB or 24GiB")
-    number, unit, binary = float(match[1]), match[2].upper(), bool(match[3])
-    if binary and not unit:
-        raise DistillensError(f"{flag} {text[:40]!r}: expected a size such as 80GB or 24GiB")
-    return number * (_BINARY[unit] if binary else _UNITS[unit])
+    number = float(match[1]) * (_BINARY if match[3] else _UNITS)[match[2].upper()]
+    if number <= 0 and not zero:
+        raise DistillensError(f"{flag} {text[:40]!r}: expected a size above 0, such as 80GB")
+    return number

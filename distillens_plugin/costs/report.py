@@ -55,7 +55,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
             {
                 "sharding": choice.sharding,
                 "teacher": choice.teacher,
-                **{name: round(value) for name, value in asdict(choice.memory).items()},
+                "bytes": {name: round(value) for name, value in asdict(choice.memory).items()},
                 "fits": choice.fits,
                 "change": choice.change,
             }

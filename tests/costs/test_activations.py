@@ -1,4 +1,4 @@
-"""What autograd keeps, as counted from a config, against what it does keep (saved_tensors_hooks)."""
+"""What autograd keeps, as counted from a config, and what saved_tensors_hooks see it keep."""
 
 import pytest
 import torch
