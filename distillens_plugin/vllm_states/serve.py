@@ -61,8 +61,9 @@ def _command(given: argparse.Namespace, vllm_flags: list[str]) -> list[str]:
 
     own = flags_for(way, folder=folder, layers=layers)
     print(f"states: by {way.value} ({shown(['vllm', 'serve', str(model), *own])})", flush=True)
-    if current_platform.is_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        # Without a size for its cache vLLM does not start on a CPU; a flag given later counts.
+    sized = any(flag.startswith("--kv-cache-memory-bytes") for flag in vllm_flags)
+    if current_platform.is_cpu() and not sized and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        # Without a size for its cache vLLM does not start on a CPU.
         own += ["--kv-cache-memory-bytes", str(2**30)]
     return [*_entry(), str(model), *own, *vllm_flags]
 
@@ -116,7 +117,9 @@ def _way(model: Path, vllm_flags: list[str], asked: str | None) -> Way:
 
 def _end_with_stdin() -> None:
     """Ends this process and those that it has started once the program that started it is gone."""
-    sys.stdin.buffer.read()
+    # Not sys.stdin, whose lock a thread must not hold when Python ends.
+    while os.read(0, 1024):
+        pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -96,8 +96,12 @@ def test_a_child_that_ends_says_why(tmp_path):
     with pytest.raises(DistillensError, match="--model vllm: no such layer") as refused:
         ended("print('error: no such layer'); raise SystemExit(2)")
     assert refused.value.exit_code == 2
+    with pytest.raises(DistillensError, match="unrecognized arguments: --quantisation"):
+        ended("print('vllm: error: unrecognized arguments: --quantisation'); raise SystemExit(2)")
     with pytest.raises(RunFailure, match=r"exit code 1\): ValueError: no memory; its log is"):
-        ended("raise ValueError('no memory')")
+        ended("print('errors like `OSError: [Errno 24]`'); raise ValueError('no memory')")
+    with pytest.raises(RunFailure, match=r"SIGKILL.: it printed nothing"):
+        ended("import os; os.kill(os.getpid(), 9)")
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):

@@ -1,6 +1,7 @@
 """A vLLM server as a child process: it starts, it is awaited, it ends with its parent."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 from eval_harness.errors import DistillensError, RunFailure
 
 _POLL_S = 0.25
+# Ours, or argparse's for a flag that vLLM does not have.
+_REFUSAL = re.compile(r"(?:[\w.]+: )?error: (.*)")
+_ERROR = re.compile(r"(?:^|\] )((?:[\w.]+\.)?\w*(?:Error|Exception): .*)")
 # Without importing vLLM, which takes ten seconds.
 _FIND = (
     "import importlib.util as u; "
@@ -105,9 +109,9 @@ class VllmProcess:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(patience_s)
             lines = self._lines()
-            refusals = [line for line in lines if line.startswith("error: ")]
+            refusals = [found[1] for line in lines if (found := _REFUSAL.match(line))]
             if refusals:
-                raise DistillensError(f"--model vllm: {refusals[-1].removeprefix('error: ')}")
+                raise DistillensError(f"--model vllm: {refusals[-1]}")
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise RunFailure(f"vLLM has ended ({how}): {_reason(lines)}; its log is {self._log}")
 
@@ -125,7 +129,11 @@ class VllmProcess:
 
 
 def _reason(lines: list[str]) -> str:
-    """The line of a log that says most: the first error that an inner process has raised."""
-    errors = [line for line in lines if "Error: " in line and "initialization failed" not in line]
-    line = (errors or lines or ["it printed nothing"])[0 if errors else -1]
-    return " ".join(line.split())[-300:]
+    """What a log says most clearly: the first error that an inner process has raised."""
+    for place, line in enumerate(lines):
+        error = _ERROR.search(line)
+        if error is not None and "initialization failed" not in line:
+            # pydantic says on the next line what is wrong.
+            more = lines[place + 1 : place + 2] if "validation error" in line else []
+            return " ".join(" ".join([error[1], *more]).split())[:400]
+    return " ".join(lines[-1].split())[-300:] if lines else "it printed nothing"
