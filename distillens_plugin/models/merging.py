@@ -49,7 +49,7 @@ def merge(model: "PeftModel") -> PreTrainedModel:
     _untie_adapted(model)
     with quiet_peft():
         plain = model.merge_and_unload()
-    _say_untied(plain)
+    say_untied(plain)
     found = _logits(plain)
     error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
     allowed = max(TOLERANCES.get(p.dtype, 2e-3) for p in plain.parameters())
@@ -97,7 +97,7 @@ def _untie_adapted(model: nn.Module) -> None:
                 base._parameters[name] = own
 
 
-def _say_untied(plain: PreTrainedModel) -> None:
+def say_untied(plain: PreTrainedModel) -> None:
     """Makes the config, and what ties weights by it, agree with the weights."""
     if not getattr(plain.config, "tie_word_embeddings", False) or is_tied(plain):
         return

@@ -1,12 +1,15 @@
 """The part of a peft adapter that lies outside a model's blocks: on its norm, head, embeddings."""
 
+import copy
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillens_plugin.models.adapters import first_line, import_peft, merge_adapter
+from distillens_plugin.models.merging import say_untied
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError
 
@@ -42,16 +45,34 @@ def merge_outer_adapter(
     }
     if not outer:
         return model
+    model = _put_in_place(model, outer, config.modules_to_save or [])
     adapted = sorted({_module(name) for name in outer if _is_lora(name)})
-    saved = sorted({_module(name) for name in outer if not _is_lora(name)})
+    if not adapted:
+        return model
     # Patterns and layer numbers of the adapter match modules that are not here.
     config.target_modules = adapted
-    config.layers_to_transform = config.layers_pattern = None
-    config.modules_to_save = [name for name in saved if name not in adapted] or None
+    config.layers_to_transform = config.layers_pattern = config.modules_to_save = None
     with tempfile.TemporaryDirectory(prefix="distillens-adapter-") as folder:
         config.save_pretrained(folder)
         _save(outer, Path(folder))
         return merge_adapter(model, spec.model_copy(update={"adapter": folder}), where=where)
+
+
+def _put_in_place(
+    model: PreTrainedModel, outer: Mapping[str, Tensor], names: Sequence[str]
+) -> PreTrainedModel:
+    """Modules that the adapter holds whole (modules_to_save) replace the model's own."""
+    for path in sorted({_module(name) for name in outer if not _is_lora(name)}):
+        if path.rpartition(".")[2] not in {name.rpartition(".")[2] for name in names}:
+            continue
+        # A copy: the other of two tied modules keeps what it has.
+        module = copy.deepcopy(model.get_submodule(path))
+        start = f"{_PEFT_PREFIX}{path}."
+        held = {n.removeprefix(start): t for n, t in outer.items() if n.startswith(start)}
+        module.load_state_dict(held)
+        model.set_submodule(path, module)
+    say_untied(model)
+    return model
 
 
 def _module(name: str) -> str:
@@ -65,7 +86,7 @@ def _is_lora(name: str) -> bool:
     return ".lora_" in name
 
 
-def _save(weights: dict[str, Tensor], folder: Path) -> None:
+def _save(weights: Mapping[str, Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}

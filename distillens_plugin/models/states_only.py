@@ -28,10 +28,21 @@ class AbsentBlock(nn.Module):
     """Stands where a block was."""
 
     def forward(self, *args: object, **kwargs: object) -> NoReturn:
-        raise RunFailure(
-            "the teacher was asked for states, but its blocks were not loaded (teacher: "
-            "states_only); set teacher_cache.teacher: whole"
-        )
+        _refuse_to_run()
+
+
+class AbsentEmbedding(nn.Embedding):
+    """Stands where an embedding was; its one row tells type and device."""
+
+    def forward(self, input: object) -> NoReturn:
+        _refuse_to_run()
+
+
+def _refuse_to_run() -> NoReturn:
+    raise RunFailure(
+        "the teacher was asked for states, but its blocks were not loaded (teacher: states_only); "
+        "set teacher_cache.teacher: whole"
+    )
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,9 @@ def not_reducible(config: PretrainedConfig) -> str | None:
 
 
 def _forget_embedding(model: PreTrainedModel) -> None:
-    """Nothing reads an input embedding of its own; one row stays, for those who ask its device."""
-    embedding: Any = model.get_input_embeddings()
+    """Nothing reads an input embedding that is not the head as well."""
+    weight: Any = model.get_input_embeddings().weight
     with torch.no_grad():
-        first = embedding.weight[:1].clone()
-    embedding.weight = nn.Parameter(first, requires_grad=False)
+        first = weight[:1].clone()
+    absent = AbsentEmbedding(1, weight.shape[1], _weight=first)
+    model.set_input_embeddings(absent.requires_grad_(False))

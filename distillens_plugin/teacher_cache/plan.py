@@ -83,8 +83,8 @@ class Plan:
         if remaining > free:
             raise DistillensError(
                 f"{self.where}: the teacher cache needs {shown_size(remaining)} more in "
-                f"{self.folder}, and only {shown_size(free)} are free there; name a path on another "
-                "disk, set dtype: int8, or keep fewer rows or layers"
+                f"{self.folder}, and only {shown_size(free)} are free there; name a path on "
+                "another disk, set dtype: int8, or keep fewer rows or layers"
             )
 
 
