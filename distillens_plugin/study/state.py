@@ -2,7 +2,7 @@
 
 <run>/run.json      fingerprint and resolved recipe, written before training starts
 <run>/train/        the runner's output folder; its summary.json, written last, says it is done;
-                    an interrupted run resumes from its last whole epoch
+                    an interrupted run resumes from its last state
 <run>/evaluation/<protocol>/   eval-harness's output; done.json, written last, says it is done
 <run>/log.txt       what the commands printed
 """
