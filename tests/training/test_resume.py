@@ -207,7 +207,7 @@ def test_resume_starts_a_run_and_leaves_a_finished_one_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resuming" not in done.stdout
     assert "starting from" not in done.stdout
-    assert "if interrupted, it starts again from step 0" in done.stdout
+    assert "if killed, it starts again from step 0" in done.stdout
     written = what_it_left(out)
     again = forked(path, "--resume", output=out)
     assert again.returncode == 0, again.stderr
