@@ -28,6 +28,8 @@ def card_metadata(recipe: Recipe, scores: Mapping[str, float], *, title: str) ->
         scores: of the validation of the weights that are saved; empty if they have none.
     """
     base = base_model(recipe)
+    # A model that is cut from another, or trained further, stays under its license.
+    license_keys = known_license(base) if base is not None else {}
     train = recipe.datasets.train.path
     data = ModelCardData(
         library_name="transformers",
@@ -37,8 +39,9 @@ def card_metadata(recipe: Recipe, scores: Mapping[str, float], *, title: str) ->
         datasets=[train] if _is_on_hub(train) else None,
         model_name=title,
         eval_results=_results(recipe, scores) or None,
-        # A model that is cut from another, or trained further, stays under its license.
-        **(known_license(base) if base is not None else {}),
+        license=license_keys.get("license"),
+        license_name=license_keys.get("license_name"),
+        license_link=license_keys.get("license_link"),
     )
     return data.to_yaml()
 

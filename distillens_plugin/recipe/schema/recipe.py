@@ -21,7 +21,7 @@ from distillens_plugin.recipe.schema.by_steps import check_by_steps
 from distillens_plugin.recipe.schema.data import DataSets
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.models import Models
-from distillens_plugin.recipe.schema.reporting import check_reporting
+from distillens_plugin.recipe.schema.reporting import check_upload_keys, check_validation_terms
 from distillens_plugin.recipe.schema.sharding import Sharding, check_sharding
 from distillens_plugin.recipe.schema.streaming import check_streaming
 from distillens_plugin.recipe.schema.terms import LensKwargs
@@ -154,10 +154,16 @@ class Recipe(Strict):
     def _consistent(self) -> "Recipe":
         self._check_teacher()
         self._check_on_policy()
-        check_reporting(self)
+        check_upload_keys(push_to_hub=self.push_to_hub, hub_private=self.hub_private)
         keeps_states = self.teacher_cache is not None
         check_streaming(self.datasets, self.train, keeps_states=keeps_states)
         has_validation = self.datasets.validation is not None
+        if self.validation_terms:
+            check_validation_terms(
+                has_teacher=self.is_distillation,
+                has_validation=has_validation,
+                has_cache=keeps_states,
+            )
         check_by_steps(self.train, has_validation=has_validation, resumable=self.resumable)
         check_sharding(self.sharding, has_teacher=self.is_distillation)
         init = self.models.trained.init
