@@ -40,6 +40,8 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
         **arguments,
     )
     _check_took_effect(accelerator, launch)
+    if launch.kind in ("zero1", "zero2"):
+        _tell_deepspeed(accelerator, recipe)
     if launch.shards_models:
         _add_up_gradients_in_float32(accelerator)
     return accelerator
@@ -53,6 +55,17 @@ def _check_took_effect(accelerator: Accelerator, launch: Launch) -> None:
             f"{accelerator.num_processes} processes); it needs GPUs, and a launcher that starts a "
             "process for each: accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
         )
+
+
+def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
+    """What the recipe says of a step; windows are the runner's, so its engine accumulates none."""
+    loader, optimizer = recipe.train.train_data_loader, recipe.train.optimizer
+    accelerator.state.deepspeed_plugin.deepspeed_config |= {
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm or 0.0,
+        # DeepSpeed only reports it.
+        "train_micro_batch_size_per_gpu": loader.kwargs.batch_size or 1,
+    }
 
 
 def _add_up_gradients_in_float32(accelerator: Accelerator) -> None:

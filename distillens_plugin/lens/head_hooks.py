@@ -58,13 +58,14 @@ def _hooked_above(model: nn.Module, bare: nn.Module, path: str) -> str | None:
 
 
 def _any_reads(hooks: Mapping[int, Callable[..., object]]) -> bool:
-    return any(not (_is_ours(hook) or _is_fsdp(hook)) for hook in hooks.values())
+    return any(not (_is_ours(hook) or _is_of_sharding(hook)) for hook in hooks.values())
 
 
 def _is_ours(hook: Callable[..., object]) -> bool:
     return getattr(hook, "reads_no_logits", False)
 
 
-def _is_fsdp(hook: Callable[..., object]) -> bool:
-    """FSDP2 gathers parameters in hooks of its own, and passes values on."""
-    return (getattr(hook, "__module__", None) or "").startswith("torch.distributed.fsdp.")
+def _is_of_sharding(hook: Callable[..., object]) -> bool:
+    """FSDP2 and DeepSpeed gather parameters in hooks of their own, and pass values on."""
+    module = getattr(hook, "__module__", None) or ""
+    return module.startswith(("torch.distributed.fsdp.", "deepspeed."))

@@ -26,7 +26,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
-        elif _is_engine(model) or (
+        elif is_engine(model) or (
             list(dict(model.named_children())) == ["module"] and not hasattr(model, "config")
         ):
             model = model.module  # type: ignore[assignment]
@@ -34,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _is_engine(model: nn.Module) -> bool:
+def is_engine(model: nn.Module) -> bool:
     """Whether it is DeepSpeed's engine, which passes unknown attributes on, `config` among them."""
     return any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__)
 

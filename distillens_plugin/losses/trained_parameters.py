@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distillens_plugin.lens.probe import is_engine
 from distillens_plugin.losses.box import Box, trained_model
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.sharding.pieces import is_in_pieces
+from eval_harness.errors import DistillensError
 
 
 def adopt(box: Box) -> None:
@@ -33,6 +35,11 @@ def adopt(box: Box) -> None:
     for weighted in terms_of(box.criterion).values():
         weighted.term.prepare(trained_model(box), getattr(box, "teacher_model", None))
     parameters = list(loss_parameters(box.criterion).values())
+    if parameters and is_engine(trained_model(box)):
+        raise DistillensError(
+            "the loss trains parameters of its own (projections), which DeepSpeed's optimizer "
+            "cannot take in; set projection: none, or launch with recipes/accelerate/fsdp2.yaml"
+        )
     if is_in_pieces(trained_model(box)):
         if parameters and loss_optimizer(box) is None:
             box.loss_optimizer = _like(box.optimizer, parameters)

@@ -18,7 +18,7 @@ def check_fits(recipe: Recipe, kind: Kind) -> None:
 
 
 def fitting_line(recipe: Recipe) -> str:
-    """For `--validate`: `ok sharding: fits ddp, fsdp2 ...; not zero2 (...)`."""
+    """For `--validate`: which of recipes/accelerate fit, and what keeps the others from it."""
     fits: list[str] = []
     reasons: dict[str, list[str]] = {}
     for name in CONFIGURATIONS:
@@ -27,9 +27,7 @@ def fitting_line(recipe: Recipe) -> str:
             fits.append(name)
         else:
             reasons.setdefault(f"{obstacle[0]}: {obstacle[1]}", []).append(name)
-    line = "ok sharding: fits a single process"
-    if fits:
-        line += f" and recipes/accelerate/{{{','.join(fits)}}}.yaml"
+    line = f"ok sharding: of recipes/accelerate, {', '.join(fits) or 'none'} fit"
     for reason, names in reasons.items():
         line += f"; not {', '.join(names)} ({reason})"
     return line

@@ -16,6 +16,7 @@ from distillens_plugin.preflight.adapters import check_lora
 from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
 from distillens_plugin.preflight.rouge_check import check_rouge_words
 from distillens_plugin.preflight.run_length import check_enough_rows
+from distillens_plugin.preflight.sharding import fitting_line
 from distillens_plugin.recipe.full_form import full_form, to_yaml
 from distillens_plugin.recipe.schema.data import DatasetSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -53,6 +54,7 @@ def validate_without_weights(
     lines += check_vocabularies(recipe, facts, hub)
     lines += _check_server(recipe, facts)
     lines += check_upload(recipe)
+    lines.append(fitting_line(recipe))
     return lines
 
 

@@ -13,6 +13,8 @@ from eval_harness.shared.near import near_names
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SUFFIX = ".yaml"
 STUDIES = "studies"
+# Configurations of accelerate's launcher, which name no recipe.
+LAUNCHES = "accelerate"
 
 
 def packaged_folder() -> Path:
@@ -33,9 +35,9 @@ def packaged_folder() -> Path:
 def packaged_names() -> list[str]:
     """Such as `quickstart`, `methods/sft` and `studies/quickstart`, sorted by folder."""
     folder = packaged_folder()
+    files = [path.relative_to(folder) for path in folder.rglob(f"*{_SUFFIX}")]
     names = [
-        path.relative_to(folder).as_posix().removesuffix(_SUFFIX)
-        for path in folder.rglob(f"*{_SUFFIX}")
+        path.as_posix().removesuffix(_SUFFIX) for path in files if path.parts[0] != LAUNCHES
     ]
     return sorted(names, key=lambda name: (os.path.dirname(name), name))
 

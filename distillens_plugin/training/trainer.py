@@ -74,7 +74,8 @@ class Trainer:
                     loss = self.box.forward_process(batch, targets)
                 # The loss is divided by the count over all ranks; DDP then takes
                 # the mean over them.
-                backward(self.box, loss * self.accelerator.num_processes)
+                scaled = loss * self.accelerator.num_processes
+                backward(self.box, scaled, ends_window=last)
             if self.reshard_teacher:
                 put_away(self.box.teacher_model)
             losses.append(self._values(loss, batch, targets))

@@ -5,12 +5,14 @@ and clips without accelerate; the default pre-epoch process leaves a teacher in 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from distillens_plugin.lens.probe import is_engine
 from distillens_plugin.losses.box import Box, Loader, trained_model
 from distillens_plugin.losses.trained_parameters import (
     adopt,
@@ -80,15 +82,24 @@ def post_forward(
     batch = (self.stage_grad_count - 1) % per_epoch + 1
     window_start = (batch - 1) // self.grad_accum_step * self.grad_accum_step
     window = min(self.grad_accum_step, per_epoch - window_start)
-    backward(self, loss / window)
+    backward(self, loss / window, ends_window=batch - window_start == window)
     if batch - window_start == window:
         return step(self)
     return None
 
 
-def backward(box: Box, loss: Tensor) -> None:
-    """Backward, through accelerate if there is one (it scales the loss in fp16)."""
-    if box.accelerator is None:
+def backward(box: Box, loss: Tensor, *, ends_window: bool = True) -> None:
+    """Backward, through accelerate if there is one (it scales the loss in fp16).
+
+    Args:
+        ends_window: the optimiser steps next.
+    """
+    engine = _engine(box)
+    if engine is not None:
+        # accelerate would step at once, before anyone has looked whether the loss is finite.
+        engine.set_gradient_accumulation_boundary(ends_window)
+        engine.backward(loss)
+    elif box.accelerator is None:
         loss.backward()
     else:
         box.accelerator.backward(loss)
@@ -128,6 +139,11 @@ def clip(box: Box) -> Tensor:
     """Clips the gradient to `max_grad_norm` if there is one; returns its norm before."""
     groups = [group for optimizer in optimizers_of(box) for group in optimizer.param_groups]
     parameters = [p for group in groups for p in group["params"]]
+    engine = _engine(box)
+    if engine is not None:
+        # DeepSpeed clips and steps at once; it takes no step with a gradient that is not finite.
+        engine.step()
+        return torch.as_tensor(engine.get_global_grad_norm())
     if is_in_pieces(trained_model(box)):
         return _clip_pieces(parameters, box.max_grad_norm)
     if box.max_grad_norm is None:
@@ -138,6 +154,12 @@ def clip(box: Box) -> Tensor:
     if box.accelerator is None:
         return torch.nn.utils.clip_grad_norm_(parameters, box.max_grad_norm)
     return box.accelerator.clip_grad_norm_(parameters, box.max_grad_norm)
+
+
+def _engine(box: Box) -> Any | None:
+    """DeepSpeed's engine, if the trained model is in one."""
+    model = trained_model(box)
+    return model if is_engine(model) else None
 
 
 def _clip_pieces(parameters: list[Tensor], max_norm: float | None) -> Tensor:
