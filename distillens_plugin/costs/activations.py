@@ -69,7 +69,7 @@ def whole_bytes(
     Args:
         checkpointing: only each block's input is kept.
     """
-    block = model.width * at.stream
+    block = float(model.width * at.stream)
     if not checkpointing:
         block = block_bytes(model, at, shape, adapters)
     ends = 8 + model.width * at.stream + _norm(model, at, 0, adapters)
@@ -82,7 +82,7 @@ def _norm(model: Architecture, at: Precision, readers: int, adapters: Adapters |
     """A norm and what its `readers`, the matrices after it, keep of its output."""
     width, trained = model.width, adapters is None
     if model.norm == "layer":
-        kept = width * at.stream + 2 * at.stream
+        kept = float(width * at.stream + 2 * at.stream)
     else:
         # RMSNorm computes in float32, which for half-precision weights is a copy.
         kept = 4.0 * width + 4

@@ -45,6 +45,11 @@ def _flag(fields: Fields, key: str, default: bool) -> bool:
     return bool(fields.get(key, default))
 
 
+def _experts(path: str, inputs: int, outputs: int, copies: int, used: int) -> Linear:
+    """One matrix of all experts, which transformers keeps in one parameter."""
+    return Linear(path, inputs, outputs, copies=copies, used=used, is_module=False)
+
+
 def _llama_like(
     fields: Fields,
     *,
@@ -74,11 +79,10 @@ def _llama_like(
         Linear("self_attn.o_proj", heads * dim, width, out_bias),
     ]
     if experts:
-        each = {"copies": experts, "used": experts_per_token}
         linears += [
             Linear("mlp.gate", width, experts, is_module=False),
-            Linear("mlp.experts.gate_up_proj", width, 2 * inner, is_module=False, **each),
-            Linear("mlp.experts.down_proj", inner, width, is_module=False, **each),
+            _experts("mlp.experts.gate_up_proj", width, 2 * inner, experts, experts_per_token),
+            _experts("mlp.experts.down_proj", inner, width, experts, experts_per_token),
         ]
     else:
         linears += [

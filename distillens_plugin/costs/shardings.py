@@ -74,16 +74,16 @@ def memory(
     second = student.model.head_parameters * student.at.weights if twice else 0
     still = weights + teacher_weights
     moments = 0.0 if first_step else optimiser
-    phases = (
+    phases = [
         still + moments + held + states + forward,
         still + copies + moments + held + activations + states + walk.kept + walk.chunk,
         still + block_copies + moments + gradients + block + second,
         still + optimiser + gradients + scratch,
-    )
+    ]
     if run.checkpointing:
         # The last block runs again when all inputs and the walk's gradients are still there.
         kept = held + activations + states + walk.kept
-        phases += (still + block_copies + moments + kept + block,)
+        phases.append(still + block_copies + moments + kept + block)
     return Memory(
         weights=weights + copies,
         gradients=gradients,
