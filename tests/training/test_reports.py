@@ -154,8 +154,11 @@ def test_a_terminal_gets_the_bar(monkeypatch):
 )
 def test_validation_terms_that_cannot_be_had_are_refused(tmp_path, changes, message):
     path = tiny_recipe(tmp_path)
-    assert load_recipe(path).validates_terms
-    assert not load_recipe(path, ["validation_terms=false"]).validates_terms
-    assert not load_recipe(path, ["teacher_cache={path: cache}"]).validates_terms
+    tracked = ["trackers=[tensorboard]"]
+    assert load_recipe(path, tracked).validates_terms
+    assert not load_recipe(path).validates_terms
+    assert load_recipe(path, ["validation_terms=true"]).validates_terms
+    assert not load_recipe(path, [*tracked, "validation_terms=false"]).validates_terms
+    assert not load_recipe(path, [*tracked, "teacher_cache={path: cache}"]).validates_terms
     with pytest.raises(DistillensError, match=f"validation_terms: {message}"):
         load_recipe(path, ["validation_terms=true", *changes])

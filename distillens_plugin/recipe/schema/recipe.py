@@ -103,8 +103,8 @@ class Recipe(Strict):
     validation_terms: bool | None = Field(
         default=None,
         description="also compute the terms against the teacher on the validation rows (val/kd, "
-        "val/lens/1-2), for one teacher pass over them; null: where there is a teacher and no "
-        "teacher_cache",
+        "val/lens/1-2), for one teacher pass over them; null: where there are trackers, a teacher "
+        "and no teacher_cache",
     )
     chunk_rows: Count | None = Field(
         default=None,
@@ -265,7 +265,7 @@ class Recipe(Strict):
         """Whether validation compares with the teacher too (`validation_terms`)."""
         if self.validation_terms is not None:
             return self.validation_terms
-        return self.is_distillation and self.teacher_cache is None
+        return bool(self.trackers) and self.is_distillation and self.teacher_cache is None
 
     @property
     def trained_role(self) -> str:
