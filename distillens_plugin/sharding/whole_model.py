@@ -1,6 +1,7 @@
 """A whole copy of a sharded model, to be saved or merged on one process."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -41,7 +42,10 @@ def _empty_copy(model: Any) -> nn.Module:
         from peft import get_peft_model
 
         (adapter,) = model.peft_config.values()
-        copied = get_peft_model(_empty_copy(model.get_base_model()), copy.deepcopy(adapter))
+        with warnings.catch_warnings():
+            # What peft has to say, it said of the original.
+            warnings.simplefilter("ignore")
+            copied = get_peft_model(_empty_copy(model.get_base_model()), copy.deepcopy(adapter))
         # peft names the base after the copy's own path.
         copied.peft_config["default"] = copy.deepcopy(adapter)
         return copied
