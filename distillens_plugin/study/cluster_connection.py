@@ -122,6 +122,7 @@ def has_gpus() -> bool:
 @contextlib.contextmanager
 def mark_in(folder: Path) -> Iterator[Path]:
     """A file of a random name: who finds it in the same place shares the folder."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / f".shared-{secrets.token_hex(8)}"
     mark.write_text(mark.name, encoding="ascii")
@@ -130,7 +131,8 @@ def mark_in(folder: Path) -> Iterator[Path]:
     finally:
         mark.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, as a rule
-            folder.rmdir()
+            if is_new:
+                folder.rmdir()
 
 
 def nodes_that_share(
