@@ -95,6 +95,8 @@ class Side:
         record = self._recorder.take()
         assert record is not None  # `recorded` has checked it
         self._has_run = True
+        # Of a model in pieces that does not keep its head whole after its forward.
+        self.lens.gather()
         router_loss, self._router_loss = self._router_loss, None
         output = LensOutput(self.lens, record, router_loss=router_loss)
         return {**record.layers, ".": {"output": output}}

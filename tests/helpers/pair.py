@@ -79,3 +79,17 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], within: 
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=within, atol=within, msg=name)
+
+
+def attached_loss(
+    lens: Any, student: nn.Module, teacher: nn.Module, rank: int, processes: int
+) -> Tensor:
+    """The attached lens's loss on one process's share of four rows, one of them all prompt.
+
+    The mean over the processes, which DDP and FSDP2 take of its gradients, is the loss of all rows.
+    """
+    ids, labels = batch(rows=4)
+    labels[3] = -100
+    count = int((labels[:, 1:] != -100).sum())
+    run_both(student, teacher, ids[rank::processes])
+    return lens.loss(labels[rank::processes], num_items_in_batch=count / processes)
