@@ -1,6 +1,7 @@
 """Joins a Ray cluster, and looks which of its nodes can take part in a study."""
 
 import contextlib
+import logging
 import re
 import secrets
 import signal
@@ -71,7 +72,7 @@ def connected(address: str) -> Iterator[None]:
     # Ray replaces the handler of SIGTERM by one that leaves nobody time to cancel tasks.
     handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise DistillensError(

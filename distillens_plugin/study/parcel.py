@@ -34,7 +34,7 @@ def pack(root: Path, paths: Sequence[Path], *, chunk_bytes: int = CHUNK_BYTES) -
         try:
             with (
                 open(writing, "wb") as pipe,
-                tarfile.open(fileobj=pipe, mode="w|", copybufsize=2**20) as archive,
+                tarfile.open(fileobj=pipe, mode="w|") as archive,
             ):
                 for path in paths:
                     for file in _files(path):
