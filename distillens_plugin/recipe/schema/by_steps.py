@@ -1,15 +1,13 @@
 """Keys of the train section about what happens within an epoch: saves, scores, an early end."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from distillens_plugin.recipe.schema.base import Count, NonNegative, Strict, complain, problem
-
-if TYPE_CHECKING:
-    from distillens_plugin.recipe.schema.train import Train
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,21 @@ def interval_in_steps(every: float, steps_per_epoch: int) -> Fraction:
     return exact if every >= 1 else exact * steps_per_epoch
 
 
-def check_by_steps(train: "Train", *, has_validation: bool, resumable: bool) -> None:
-    """Refuses, inside a validator, keys that would have no effect."""
+def check_by_steps(given: Collection[str], *, has_validation: bool, resumable: bool) -> None:
+    """Refuses, inside a validator, keys of the train section that would have no effect.
+
+    Args:
+        given: those that the recipe has.
+    """
     if not has_validation:
         for key in ("eval_every", "early_stopping"):
-            if getattr(train, key) is not None:
+            if key in given:
                 complain(
                     "there is nothing to evaluate without datasets.validation; add it, or delete "
                     "the key",
                     at=("train", key),
                 )
-    if not resumable and "keep_last" in train.model_fields_set:
+    if not resumable and "keep_last" in given:
         complain(
             "found resumable: false, with which no state is kept; delete one of the two keys",
             at=("train", "keep_last"),

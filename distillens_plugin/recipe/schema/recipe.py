@@ -164,7 +164,8 @@ class Recipe(Strict):
                 has_validation=has_validation,
                 has_cache=keeps_states,
             )
-        check_by_steps(self.train, has_validation=has_validation, resumable=self.resumable)
+        given = self.train.model_fields_set
+        check_by_steps(given, has_validation=has_validation, resumable=self.resumable)
         check_sharding(self.sharding, has_teacher=self.is_distillation)
         init = self.models.trained.init
         if init is not None and not self.is_distillation:
