@@ -151,9 +151,20 @@ def _optimiser(run: Run, sharding: Sharding, sharers: int) -> tuple[float, float
     if sharding == "zero2":
         # Float32 master weights, whatever the type of the weights.
         return (run.moments + 1) * 4.0 * numbers / share, 4.0 * numbers / share
-    # torch's steps over all parameters at once on CUDA, one by one on a CPU.
-    scratch = numbers * size / share if run.student.at.device == "cuda" and run.moments else 0
-    return state, float(scratch)
+    if not run.moments:
+        return state, 0.0
+    # torch steps over all parameters at once on CUDA, and one by one, with two copies, on a CPU.
+    together = numbers if run.student.at.device == "cuda" else 2 * _largest_trained(run)
+    return state, float(together * size) / share
+
+
+def _largest_trained(run: Run) -> int:
+    """Numbers of the largest parameter that is trained."""
+    model, adapters = run.student.model, run.adapters
+    if adapters is None:
+        return max(model.embeddings, *(linear.parameters for linear in model.linears))
+    adapted = [linear for linear in model.modules() if linear.path in adapters.targets]
+    return adapters.rank * max(max(linear.inputs, linear.outputs) for linear in adapted)
 
 
 def _teacher(run: Run, placement: Placement, sharers: int) -> tuple[float, float, float]:
