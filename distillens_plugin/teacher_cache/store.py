@@ -139,6 +139,13 @@ class Store:
         been added: an epoch that fills a cache sees what an epoch that reads it sees.
         """
         places = [self._pending.get(i) or self._places[i] for i in row_ids]
+        if any(place.tensors.keys() != places[0].tensors.keys() for place in places):
+            # Shards of an older version, which stored int8 otherwise, beside new ones.
+            parts = [self._decoded([place], device) for place in places]
+            return {name: torch.cat([part[name] for part in parts]) for name in self._dtypes}
+        return self._decoded(places, device)
+
+    def _decoded(self, places: Sequence[_Place], device: torch.device) -> dict[str, Tensor]:
         stored = {name: _gather(places, name).to(device) for name in places[0].tensors}
         return {
             name: decode(name, stored, getattr(torch, dtype))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distillens_plugin.teacher_cache.codec import bytes_per_row, decode, encode
+from distillens_plugin.teacher_cache.shards import write_shard
 from distillens_plugin.teacher_cache.store import Store
 from eval_harness.errors import RunFailure
 
@@ -33,6 +34,31 @@ def test_int8_keeps_rows_of_zeros_and_shows_rows_that_are_not_finite():
     assert back[1].isnan().any()
     assert back[2].isnan().any()
     assert back[3].tolist() == pytest.approx([1.0, -2.0], abs=0.01)
+
+
+def test_int8_keeps_a_rows_few_huge_numbers_apart():
+    rows = torch.randn(50, 64)
+    rows[:, 7] *= 300
+    rows[:, 21] = -500.0
+    back = decode("x", encode("x", rows, "int8"), torch.float32)
+    # Scaled to 500, a level would be 4, and nothing of the other channels would be left.
+    torch.testing.assert_close(back[:, :7], rows[:, :7], atol=0.02, rtol=2**-8)
+    torch.testing.assert_close(back[:, 21], rows[:, 21], atol=0, rtol=2**-8)
+
+
+def test_int8_of_older_versions_is_read_beside_that_of_this_one(tmp_path):
+    rows = torch.randn(4, 16)
+    scale = rows.abs().amax(dim=1) / 127
+    old = {"final": (rows / scale.unsqueeze(1)).round().to(torch.int8), "final.scale": scale}
+    write_shard(tmp_path / "shard-0-00000.safetensors", old, [("a", 4)], {"final": "float32"})
+    store = Store(tmp_path, dtype="int8", writer="1")
+    store.refresh()
+    store.add(["b"], [4], {"final": rows})
+    for flush in (False, True):
+        if flush:
+            store.flush()
+        found = store.read(["b", "a"], torch.device("cpu"))["final"]
+        torch.testing.assert_close(found, rows.repeat(2, 1), atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
