@@ -48,20 +48,6 @@ def eventful_recipe(folder, **changes):
     return path
 
 
-def lora(path):
-    change(path, "models.student_model.lora", {"r": 2, "dropout": 0.2})
-
-
-def cached_teacher(path):
-    change(path, "teacher_cache", {"path": str(path.parent / "cache")})
-    change(path, f"{TERMS}.mse", None)
-
-
-def on_policy(path):
-    settings = {"share": 0.5, "schedule": "adaptive", "step": 0.2, "tolerance": 0.0}
-    change(path, "train.on_policy", {**settings, "max_new_tokens": 5})
-
-
 def best_by_rouge(path):
     change(path, "train.best_by", "rougeL")
     change(path, "samples.max_new_tokens", 4)
@@ -77,7 +63,7 @@ def own_sampler(path):
 
 @pytest.mark.parametrize(
     "variant",
-    [None, lora, cached_teacher, on_policy, best_by_rouge],
+    [None, best_by_rouge],
     ids=lambda v: str(v and v.__name__),
 )
 def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, variant):
@@ -89,8 +75,7 @@ def test_a_killed_run_ends_with_the_very_weights_and_records(tmp_path, variant):
     assert done.returncode == 0, done.stderr[-3000:]
     whole = what_it_left(tmp_path / "out")
     assert not (tmp_path / "out" / "state").exists()
-    for folder in ("out", "cache"):
-        shutil.rmtree(tmp_path / folder, ignore_errors=True)
+    shutil.rmtree(tmp_path / "out")
     ended = forked(path, **place, before=kill_after_states(1))
     assert ended.returncode == -9, ended.stderr
     done = forked(path, "--resume", **place)
