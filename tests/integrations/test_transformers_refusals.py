@@ -1,5 +1,7 @@
 """What the lens does not honour in a Trainer is one line before anything runs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lens_trainer import TERMS, lens_trainer, pair, rows
@@ -40,18 +42,39 @@ def test_settings_of_the_trainer(tmp_path, settings, message):
     assert message in line
 
 
-def test_ways_to_split_a_model(tmp_path):
+@pytest.mark.parametrize(
+    ("found", "plugins", "message"),
+    [
+        ("is_fsdp_xla_enabled", {}, "FSDP on XLA, which splits the weights"),
+        ("is_fsdp_enabled", {"fsdp": 1}, "FSDP version 1, which splits the weights"),
+        ("is_fsdp_enabled", {"fsdp": 2}, None),
+        ("is_fsdp_enabled", {"fsdp": 2, "precision": "fp16"}, "fp16 with models in pieces"),
+        ("is_deepspeed_enabled", {"zero": 3}, "ZeRO stage 3, which splits the weights"),
+        ("is_deepspeed_enabled", {"zero": 2}, None),
+        ("is_distributed_loading_by_transformers", {}, "a model sharded when it was loaded"),
+    ],
+)
+def test_ways_to_split_a_model(tmp_path, found, plugins, message):
     """They need several devices; here a real Trainer is told that it has found them."""
     trainer = lens_trainer(tmp_path)
-    for attribute, name in (
-        ("is_fsdp_enabled", "FSDP"),
-        ("is_deepspeed_enabled", "DeepSpeed"),
-        ("is_distributed_loading_by_transformers", "a model sharded when it was loaded"),
-    ):
-        setattr(trainer, attribute, True)
-        with pytest.raises(DistillensError, match=f"{name}, which splits the weights"):
-            check_trainer(trainer, uses_own_loss=False)
-        setattr(trainer, attribute, False)
+    state = SimpleNamespace(
+        fsdp_plugin=SimpleNamespace(fsdp_version=plugins.get("fsdp")),
+        deepspeed_plugin=SimpleNamespace(zero_stage=plugins.get("zero")),
+    )
+    trainer.accelerator = SimpleNamespace(
+        state=state, mixed_precision=plugins.get("precision", "no")
+    )
+    setattr(trainer, found, True)
+    if message is None:
+        check_trainer(trainer, uses_own_loss=False)
+        return
+    with pytest.raises(DistillensError, match=message) as caught:
+        check_trainer(trainer, uses_own_loss=False)
+    assert str(caught.value).endswith(("use FSDP2 (recipes/accelerate/fsdp2.yaml), or DDP", "bf16"))
+
+
+def test_copies_in_one_process(tmp_path):
+    trainer = lens_trainer(tmp_path)
     trainer.args._n_gpu = 2
     with pytest.raises(DistillensError, match=r"2 GPUs in one process .* torchrun"):
         check_trainer(trainer, uses_own_loss=False)

@@ -13,7 +13,8 @@ from distillens_plugin.integrations.transformers.arguments import (
     arguments_or_default,
 )
 from distillens_plugin.integrations.transformers.refusals import check_trainer
-from distillens_plugin.integrations.transformers.teacher import placed_teacher
+from distillens_plugin.integrations.transformers.sharding import find_lens, shard_teacher
+from distillens_plugin.integrations.transformers.teacher import is_to_be_sharded, placed_teacher
 from distillens_plugin.integrations.transformers.term_averages import RowAverages, WindowAverages
 from distillens_plugin.losses.term import Term
 from eval_harness.errors import DistillensError
@@ -35,7 +36,8 @@ class DistillLensMixin(Trainer):
 
     Args:
         teacher_model: a causal LM; it is put on the student's device unless it was loaded with a
-            device map or quantised. None where no term reads it.
+            device map or quantised, and into pieces where the student is (FSDP2). None where no
+            term reads it.
         distillens: the terms; None is `DistillLensArguments()`.
         terms: further terms by name, each with its weight, as for `AttachedLens`.
         args, kwargs: as for the Trainer.
@@ -58,9 +60,11 @@ class DistillLensMixin(Trainer):
         self.distillens = arguments_or_default(distillens)
         super().__init__(*args, **kwargs)
         check_trainer(self, uses_own_loss=bool(self.distillens.trainer_loss))
-        self.teacher_model = placed_teacher(teacher_model, self.args)
+        self.teacher_model = placed_teacher(teacher_model, self.accelerator)
         self._more_terms = terms
         self._attach(self.model)
+        if self.teacher_model is not None and is_to_be_sharded(teacher_model, self.accelerator):
+            shard_teacher(self.teacher_model, self.accelerator)
         # How the Trainer's own loss is scaled; ours is divided by the whole step's tokens, which
         # the Trainer counts only if these say so.
         self._own_accepts_count: bool = self.model_accepts_loss_kwargs  # type: ignore[has-type]
@@ -69,6 +73,13 @@ class DistillLensMixin(Trainer):
         self._loss_shifts_labels = True
         self._train_terms, self._eval_terms = WindowAverages(), RowAverages()
         self._evaluating, self._keep_logits = False, True
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """The Trainer's; the lens sees the new model before the Trainer shards it."""
+        model = super().call_model_init(trial)
+        if self.accelerator.is_fsdp2:
+            find_lens(model, self.accelerator)
+        return model  # type: ignore[no-any-return]
 
     def compute_loss(
         self,
@@ -169,6 +180,9 @@ class DistillLensMixin(Trainer):
 
     def _attach(self, student: nn.Module) -> None:
         self._student = student
+        for model in (student, self.teacher_model):
+            if model is not None:
+                find_lens(model, self.accelerator)
         options = self.distillens.attached_lens_options()
         self.lens = AttachedLens(student, self.teacher_model, terms=self._more_terms, **options)
         if trained := sorted(self.lens.trained_parameters()):

@@ -6,6 +6,8 @@ from transformers import Trainer
 
 from eval_harness.errors import DistillensError
 
+_ADVICE = "use FSDP2 (recipes/accelerate/fsdp2.yaml), or DDP"
+
 
 def check_trainer(trainer: Trainer, *, uses_own_loss: bool) -> None:
     """Refuses what the lens does not honour.
@@ -56,22 +58,29 @@ def _refused_distribution(trainer: Trainer) -> Iterator[tuple[str, str]]:
             f"{args.n_gpu} GPUs in one process (DataParallel), whose copies run without the hooks",
             "start it with accelerate launch or torchrun",
         )
-    for attribute, name in (
-        ("is_fsdp_enabled", "FSDP"),
-        ("is_fsdp_xla_enabled", "FSDP"),
-        ("is_deepspeed_enabled", "DeepSpeed"),
-        ("is_distributed_loading_by_transformers", "a model sharded when it was loaded"),
-    ):
-        if getattr(trainer, attribute, False):
-            yield f"{name}, which splits the weights that the lens reads", "use DDP"
+    yield from _refused_sharding(trainer)
     config = getattr(args, "parallelism_config", None)
     sizes = {kind: getattr(config, f"{kind}_size", 1) or 1 for kind in ("tp", "cp", "sp")}
     for kind, size in sizes.items():
         if size > 1:
-            yield f"parallelism_config.{kind}_size = {size}, expected 1", "use DDP"
+            yield f"parallelism_config.{kind}_size = {size}, expected 1", _ADVICE
     if args.ddp_static_graph:
         yield (
             "ddp_static_graph waits for a gradient of the model's output, which the lens does not "
             "use",
             "leave it out",
         )
+
+
+def _refused_sharding(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    state = trainer.accelerator.state
+    if trainer.is_fsdp_xla_enabled:
+        yield "FSDP on XLA, which splits the weights that the lens reads", _ADVICE
+    elif trainer.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
+        yield "FSDP version 1, which splits the weights that the lens reads", _ADVICE
+    elif trainer.is_fsdp_enabled and trainer.accelerator.mixed_precision == "fp16":
+        yield "fp16 with models in pieces, for which the teacher has no scale", "use bf16"
+    if trainer.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3:
+        yield "DeepSpeed's ZeRO stage 3, which splits the weights that the lens reads", _ADVICE
+    if trainer.is_distributed_loading_by_transformers:
+        yield "a model sharded when it was loaded, whose weights the lens cannot read", _ADVICE
