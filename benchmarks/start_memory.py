@@ -4,8 +4,8 @@
 
 The teacher is the quickstart's, scaled up: more blocks of eight times the width, random. It is
 loaded as a run loads it, on the CPU, through accelerate's FSDP2 (which tests/helpers/fsdp_on_cpu.py
-turns on there). The table shows each process's peak of anonymous memory (mapped files do not
-count) above what it had before, and what it holds at the end, in MB.
+turns on there). The table shows each process's peak of resident memory above what it had before,
+and what it holds at the end, in MB; files that it has mapped count.
 """
 
 import argparse
@@ -40,19 +40,19 @@ def make_teacher(folder: Path, gb: float) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
-def anonymous_mb() -> float:
-    """Anonymous memory of this process."""
+def resident_mb() -> float:
+    """Resident memory of this process."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1000
-    raise RuntimeError("/proc/self/status has no RssAnon")
+    raise RuntimeError("/proc/self/status has no VmRSS")
 
 
 class Peak:
-    """The largest anonymous memory while it is open, looked at every 5 ms."""
+    """The largest resident memory while it is open, looked at every 5 ms."""
 
     def __enter__(self) -> "Peak":
-        self.mb = anonymous_mb()
+        self.mb = resident_mb()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -64,13 +64,13 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.005):
-            self.mb = max(self.mb, anonymous_mb())
+            self.mb = max(self.mb, resident_mb())
 
 
 def measure(folder: Path) -> None:
     """In a process of its own: loads the teacher and prints what it took."""
     sys.path.insert(0, str(REPO / "tests" / "helpers"))
-    import fsdp_on_cpu
+    import fsdp_on_cpu  # type: ignore[import-not-found]
     from accelerate import Accelerator
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
@@ -83,14 +83,14 @@ def measure(folder: Path) -> None:
     fsdp_on_cpu.install()
     accelerator = Accelerator()
     launch = launch_of(os.environ)
-    before = anonymous_mb()
+    before = resident_mb()
     with Peak() as peak:
         teacher = load_teacher(TeacherSpec(name_or_path=str(folder)))
         anatomy_on_all(teacher, accelerator, one_rank_reads=launch.one_rank_reads)
         if launch.shards_models:
             make_blocks_the_units(accelerator, teacher)
             fsdp2_prepare_model(accelerator, teacher)
-    found = [round(peak.mb - before), round(anonymous_mb() - before)]
+    found = [round(peak.mb - before), round(resident_mb() - before)]
     print("MEASURED", accelerator.process_index, json.dumps(found), flush=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -99,7 +99,7 @@ def measure(folder: Path) -> None:
 def run(folder: Path, processes: int, settings: dict[str, str]) -> dict[int, list[int]]:
     """(peak, end) of each process."""
     sys.path.insert(0, str(REPO / "tests" / "helpers"))
-    from fsdp_on_cpu import FSDP2
+    from fsdp_on_cpu import FSDP2  # type: ignore[import-not-found, unused-ignore]
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={processes}", __file__, "--measure", str(folder)]

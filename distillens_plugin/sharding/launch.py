@@ -13,7 +13,7 @@ from eval_harness.errors import DistillensError
 
 Kind = Literal["ddp", "fsdp2", "hsdp", "zero1", "zero2"]
 # Shipped as recipes/accelerate/NAME.yaml.
-CONFIGURATIONS = ("ddp", "fsdp2", "hsdp", "zero2")
+CONFIGURATIONS: tuple[Kind, ...] = ("ddp", "fsdp2", "hsdp", "zero2")
 _USE_FSDP2 = "start with accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
 _OTHER_AXES = {"TP": "tensor", "CP": "context", "SP": "sequence"}
 

@@ -171,7 +171,11 @@ def _clip_pieces(parameters: list[Tensor], max_norm: float | None) -> Tensor:
         [p for p in parameters if p.grad is not None and isinstance(p, DTensor) is pieces]
         for pieces in (True, False)
     ]
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in kind]) for kind in kinds if kind]
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])
+        for kind in kinds
+        if kind
+    ]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     total = torch.linalg.vector_norm(torch.stack(whole))
     if max_norm is not None:
