@@ -6,7 +6,7 @@ passes through as it is.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     if not is_in_pieces(model):
         return model.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(model, options=options)
+    state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
     if not state:
         return {}
     for name, first in tied_names(model).items():
