@@ -52,15 +52,15 @@ PAIRS: dict[str, dict[str, Any]] = {
     "small": {"teacher": _llama(6, 512, 8192), "student": _llama(4, 512, 8192), "batch": (8, 256)},
     "gpt2": {"teacher": _gpt2(12, 1024), "student": _gpt2(12, 768), "batch": (2, 256)},
     "llama": {
-        "teacher": _llama(16, 1024),
-        "student": {**_llama(12, 768), "tie_word_embeddings": True},
-        "batch": (8, 256),
+        "teacher": _llama(10, 1024),
+        "student": {**_llama(8, 768), "tie_word_embeddings": True},
+        "batch": (4, 256),
         "more": {"gradient_checkpointing": True},
     },
     "qwen2_lora": {
-        "teacher": {**_llama(12, 896), "model_type": "qwen2", "vocab_size": 151936},
-        "student": {**_llama(12, 640), "model_type": "qwen2", "vocab_size": 151936},
-        "batch": (4, 256),
+        "teacher": {**_llama(6, 896), "model_type": "qwen2", "vocab_size": 151936},
+        "student": {**_llama(8, 640), "model_type": "qwen2", "vocab_size": 151936},
+        "batch": (2, 256),
         "more": {"lora": {"r": 8}},
     },
 }
@@ -80,7 +80,9 @@ def write_pair(folder: Path, name: str) -> Path:
     teacher = {**pair["teacher"], **ids}
     torch.manual_seed(1)
     config = AutoConfig.for_model(teacher.pop("model_type"), **teacher)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "teacher")
+    # In another type than it is loaded in: weights that are only mapped from a file leave the
+    # resident memory whenever the machine wants room.
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
     # Longer than a row, so that every row is cut to the same length.
     row = {"instruction": "Count.", "input": "", "output": " one two three" * length}
