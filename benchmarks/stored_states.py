@@ -46,9 +46,9 @@ def main() -> int:
     from transformers import AutoModelForCausalLM
 
     from distillens_plugin.data.examples import load_examples
-    from distillens_plugin.data.spec import DatasetSpec
     from distillens_plugin.lens.known_lenses import lens_of
     from distillens_plugin.models.tokenizers import load_tokenizer
+    from distillens_plugin.recipe.schema.data import DatasetSpec
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("teacher", help="folder of a causal language model with its tokenizer")

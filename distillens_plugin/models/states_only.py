@@ -113,6 +113,8 @@ def load_readout(spec: TeacherSpec, *, where: str = "models.teacher_model") -> R
         _forget_embedding(model)
     remember(model, replace(anatomy, num_layers=num_layers))
     whole = checked.model if checked.model is not None else model
+    # Built without weights, it has not tied its embedding to its head yet.
+    whole.tie_weights()
     numbers = [sum(p.numel() for p in each.parameters()) for each in (model, whole)]
     width = DTYPES[spec.dtype].itemsize
     return Readout(

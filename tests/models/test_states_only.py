@@ -9,7 +9,7 @@ from small_models import small_model, token_batch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from distillens_plugin.lens.known_lenses import lens_of
-from distillens_plugin.models.loading import load_teacher
+from distillens_plugin.models.loading import load_teacher, num_parameters
 from distillens_plugin.models.states_only import is_states_only, load_readout
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
@@ -28,7 +28,7 @@ def reads_alike(spec):
     assert torch.equal(alone.head().weight, lens.head().weight)
     assert readout.model.config.num_hidden_layers == whole.config.num_hidden_layers
     assert not any(parameter.requires_grad for parameter in readout.model.parameters())
-    assert readout.num_parameters < readout.all_parameters
+    assert readout.num_parameters < readout.all_parameters == num_parameters(whole)
     return readout, whole
 
 

@@ -126,7 +126,7 @@ def test_the_command_says_what_it_did_and_a_run_says_what_it_loaded(tmp_path, ca
     for arguments in (["--dry-run"], []):
         assert run([str(path), *arguments]) == 0
         output = capsys.readouterr().out
-        assert "teacher: states only: its readout and head, 73,792 of 190,144 param" in output
+        assert "teacher: states only: its readout and head, 73,792 of 124,608 param" in output
         assert "the teacher will not run" in output
 
 
