@@ -71,6 +71,7 @@ def reader_of(model: nn.Module, *, headless: bool | None = None) -> _Reader:
 
 def _run(model: nn.Module, batch: object, *, with_logits: bool) -> LensOutput:
     given, own_targets = _inputs(batch)
+    given = _on_device_of(model, given)
     reader = reader_of(model)
     # Nothing in torchdistill puts a frozen teacher into eval mode: its dropout would stay on.
     if model.training and not any(p.requires_grad for p in model.parameters()):
@@ -120,6 +121,15 @@ def _inputs(batch: object) -> tuple[dict[str, Tensor], object]:
         targets = labels if targets is None else targets
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     return inputs, targets
+
+
+def _on_device_of(model: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs where the model takes them: a teacher may be on another device than the batch."""
+    embedding: nn.Module = plain_model(model).get_input_embeddings()  # type: ignore[operator]
+    device = next(embedding.parameters()).device
+    if device.type == "meta":  # accelerate's hooks bring weights and inputs together
+        return given
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in given.items()}
 
 
 def _must_have_logits(model: nn.Module, reader: _Reader) -> bool:

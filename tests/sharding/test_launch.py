@@ -1,12 +1,14 @@
 """What a launcher's variables say, from the shipped configurations through accelerate's own."""
 
 import pytest
+from accelerate import Accelerator
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from run_process import ENVIRONMENT, distillens
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.placement import placement_of
 from distillens_plugin.preflight.sharding import check_fits, fitting_line
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.loading import load_recipe
@@ -94,6 +96,12 @@ def test_validation_says_what_fits_whatever_the_launcher_was_told(tmp_path, monk
     assert fitting_line(recipe) in validate_without_weights(recipe)
     with pytest.raises(DistillensError, match="FSDP version 1"):
         make_accelerator(recipe, None)
+
+
+def test_a_teacher_on_a_device_that_is_not_there_is_refused(tmp_path):
+    recipe = load_recipe(tiny_recipe(tmp_path), overrides=["sharding.teacher=cuda:99"])
+    with pytest.raises(DistillensError, match=r"sharding\.teacher: found cuda:99, but there are"):
+        placement_of(recipe, Accelerator(cpu=True))
 
 
 def line_of(folder, *overrides):
