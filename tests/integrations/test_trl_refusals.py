@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +27,7 @@ from distillens_plugin.integrations.trl import (
     DistillLensDistillationTrainer,
     DistillLensGKDMixin,
 )
+from distillens_plugin.integrations.trl.attaching import check_sharding
 from eval_harness.errors import DistillensError
 
 # Nothing is loaded: there is no such folder.
@@ -82,6 +84,17 @@ def test_router_loss(tmp_path):
 def test_layers_that_the_student_does_not_have(tmp_path):
     arguments = lens_arguments(layers="1,9:1,3")
     refused(r"student\[1\] = 9", lambda: distillation_trainer(tmp_path, distillens=arguments))
+
+
+def test_ways_to_split_a_model(tmp_path):
+    """They need several devices; here a real trainer is told that it has found them."""
+    trainer = distillation_trainer(tmp_path)
+    trainer.accelerator = SimpleNamespace(is_fsdp2=True)
+    check_sharding(trainer)
+    trainer.tools = [print]
+    refused("tools with a student in pieces", lambda: check_sharding(trainer))
+    trainer.accelerator.is_fsdp2, trainer.is_deepspeed_enabled = False, True
+    refused("DeepSpeed, with which .* use FSDP2", lambda: check_sharding(trainer))
 
 
 def test_a_trainer_that_goes_around_the_lens(tmp_path):

@@ -15,6 +15,8 @@ from distillens_plugin.integrations.transformers.arguments import (
     arguments_or_default,
 )
 from distillens_plugin.integrations.transformers.refusals import check_trainer
+from distillens_plugin.integrations.transformers.sharding import find_lens, shard_teacher
+from distillens_plugin.integrations.transformers.teacher import is_to_be_sharded
 from distillens_plugin.integrations.trl.token_averages import TokenAverages
 from eval_harness.errors import DistillensError
 
@@ -75,11 +77,18 @@ class LensOfTrainer:
     def __init__(self, trainer: Trainer, distillens: DistillLensArguments | None) -> None:
         arguments = arguments_or_default(distillens)
         check_trainer(trainer, uses_own_loss=True)
+        check_sharding(trainer)
         weight = arguments.trainer_loss
         self.trainer_loss = 1.0 if weight is None else weight
-        self.attached = AttachedLens(
-            trainer.model, trainer.teacher_model, **arguments.attached_lens_options()
-        )
+        student, teacher, accelerator = trainer.model, trainer.teacher_model, trainer.accelerator
+        for model in (student, teacher):
+            find_lens(model, accelerator)
+        self.attached = AttachedLens(student, teacher, **arguments.attached_lens_options())
+        if is_to_be_sharded(teacher, accelerator):
+            shard_teacher(teacher, accelerator)
+            # TRL has made it known to accelerate, which would look for the student's gradients in
+            # it when it clips them.
+            accelerator._models = [model for model in accelerator._models if model is not teacher]
         self._averages: dict[str, TokenAverages] = defaultdict(TokenAverages)
 
     def added_to(
@@ -110,6 +119,24 @@ class LensOfTrainer:
         for mode, averages in self._averages.items():
             for name, value in averages.take(accelerator).items():
                 metrics[mode][name] = [value]
+
+
+def check_sharding(trainer: Trainer) -> None:
+    """Refuses ways of sharding that TRL's trainers with the lens do not have.
+
+    Raises:
+        DistillensError: DeepSpeed, or tools with a student in pieces.
+    """
+    if trainer.is_deepspeed_enabled:
+        raise DistillensError(
+            f"{type(trainer).__name__}: DeepSpeed, with which the lens was not tried in TRL's "
+            "trainers; use FSDP2 (recipes/accelerate/fsdp2.yaml), or DDP"
+        )
+    if trainer.accelerator.is_fsdp2 and getattr(trainer, "tools", None):
+        raise DistillensError(
+            f"{type(trainer).__name__}: tools with a student in pieces (FSDP2), of which every "
+            "process must generate as often as the others; leave them out, or use DDP"
+        )
 
 
 class LogsLens:

@@ -20,6 +20,7 @@ from distillens_plugin.integrations.trl.attaching import (
     check_before_loading,
     completion_labels,
 )
+from distillens_plugin.integrations.trl.generation import generating_together
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class DistillLensDistillationMixin(LogsLens, _Base):
                 "TRL 1.16's DistillationTrainer does, so the loss has no lens; use that trainer"
             )
         return result
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; with a student in pieces every process makes as many passes as the others."""
+        with generating_together(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _compute_loss(
         self, unwrapped_student: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any

@@ -1,7 +1,9 @@
 """The lens in TRL's GKDTrainer, which is in `trl.experimental` and so is not imported here."""
 
+import random
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
@@ -10,6 +12,8 @@ from distillens_plugin.integrations.trl.attaching import (
     LogsLens,
     check_before_loading,
 )
+from distillens_plugin.integrations.trl.generation import generating_together
+from distillens_plugin.sharding.pieces import is_in_pieces
 from eval_harness.errors import DistillensError
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ class DistillLensGKDMixin(LogsLens, _Base):
     Args, Raises: as for `DistillLensDistillationMixin`.
     """
 
+    lmbda: float  # TRL's: the share of steps on generated answers
+
     def __init__(
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
@@ -36,6 +42,31 @@ class DistillLensGKDMixin(LogsLens, _Base):
         check_before_loading(self, super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """TRL's, which throws a die: do we train on the dataset's answers or on generated ones?
+
+        With models in pieces the first process throws it for all, as they generate together.
+        """
+        if not is_in_pieces(self.model):
+            return super().training_step(model, inputs, num_items_in_batch)
+        generates = [random.random() <= self.lmbda]
+        broadcast_object_list(generates)
+        own, self.lmbda = self.lmbda, 1.0 if generates[0] else -1.0
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self.lmbda = own
+
+    def generate_on_policy_outputs(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; with a model in pieces every process makes as many passes as the others."""
+        with generating_together(model):
+            return super().generate_on_policy_outputs(model, *args, **kwargs)
 
     def compute_loss(
         self,
