@@ -124,4 +124,4 @@ def _pickled(path: Path) -> Iterator[_Entry]:
         if isinstance(tensor, torch.Tensor):
             content = tensor.contiguous().flatten().view(torch.uint8).numpy()
             shape = tuple(tensor.shape)
-            yield name, str(tensor.dtype), shape, hashlib.sha256(content).hexdigest()
+            yield name, str(tensor.dtype), shape, hashlib.sha256(memoryview(content)).hexdigest()
