@@ -9,6 +9,7 @@ from transformers import Trainer
 
 from distillens_plugin.integrations.transformers import DistillLensTrainer
 from distillens_plugin.integrations.transformers.refusals import check_trainer
+from distillens_plugin.integrations.transformers.teacher import is_to_be_sharded, placed_teacher
 from distillens_plugin.losses.hidden import HiddenMSE
 from eval_harness.errors import DistillensError
 
@@ -71,6 +72,18 @@ def test_ways_to_split_a_model(tmp_path, found, plugins, message):
     with pytest.raises(DistillensError, match=message) as caught:
         check_trainer(trainer, uses_own_loss=False)
     assert str(caught.value).endswith(("use FSDP2 (recipes/accelerate/fsdp2.yaml), or DDP", "bf16"))
+
+
+def test_a_teacher_that_one_process_has_read(monkeypatch):
+    """With models in pieces one that has a place stays whole, and so every process needs it."""
+    _, teacher = pair()
+    accelerator = SimpleNamespace(is_fsdp2=True)
+    assert is_to_be_sharded(teacher, accelerator)
+    teacher.hf_device_map = {"": "cpu"}
+    assert not is_to_be_sharded(placed_teacher(teacher, accelerator), accelerator)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(DistillensError, match="only one process of a machine has its weights"):
+        placed_teacher(teacher, accelerator)
 
 
 def test_copies_in_one_process(tmp_path):

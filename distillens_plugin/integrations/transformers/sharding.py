@@ -64,7 +64,7 @@ def refuse_empty(teacher: nn.Module) -> None:
     """Raises if a teacher that stays whole was read by one process of each machine alone."""
     if os.environ.get(_ONE_RANK_READS, "false").lower() in ("true", "1"):
         raise DistillensError(
-            f"the teacher {type(teacher).__name__} has a place of its own (device_map, quantised), "
-            f"but {_ONE_RANK_READS} is on, so that other processes have no weights of it; set "
-            "cpu_ram_efficient_loading to false, or load it without"
+            f"the teacher {type(teacher).__name__} has a device_map and stays whole, but "
+            f"{_ONE_RANK_READS} is on, so that only one process of a machine has its weights; load "
+            "it without device_map, or set cpu_ram_efficient_loading to false"
         )

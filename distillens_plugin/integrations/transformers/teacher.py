@@ -23,7 +23,7 @@ def placed_teacher(teacher: object, accelerator: Accelerator) -> nn.Module | Non
             f"teacher_model is of type {type(teacher).__name__}, expected a model; load it with "
             "AutoModelForCausalLM.from_pretrained"
         )
-    if accelerator.is_fsdp2 and _has_place(teacher):
+    if accelerator.is_fsdp2 and _has_place(teacher) and not _is_quantised(teacher):
         refuse_empty(teacher)
     if not _has_place(teacher) and not accelerator.is_fsdp2:
         teacher.to(accelerator.device)
@@ -40,8 +40,11 @@ def is_to_be_sharded(teacher: nn.Module | None, accelerator: Accelerator) -> boo
 
 
 def _has_place(teacher: nn.Module) -> bool:
+    return getattr(teacher, "hf_device_map", None) is not None or _is_quantised(teacher)
+
+
+def _is_quantised(teacher: nn.Module) -> bool:
     return (
-        getattr(teacher, "hf_device_map", None) is not None
-        or getattr(teacher, "is_quantized", False)
+        getattr(teacher, "is_quantized", False)
         or getattr(teacher, "quantization_method", None) is not None
     )
