@@ -29,17 +29,17 @@ def on_two(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes(name, on_two, alone):
-    error, where = worst_difference(on_two[name], alone[name])
+    error, where = worst_difference(CASES[name], on_two[name], alone[name])
     assert error < WITHIN, where
 
 
 def test_four_processes(tmp_path, alone):
     for name, found in sharded(tmp_path, ON_FOUR, processes=4, environment=FSDP2).items():
-        error, where = worst_difference(found, alone[name])
+        error, where = worst_difference(CASES[name], found, alone[name])
         assert error < WITHIN, (name, where)
 
 
 def test_two_groups_of_two(tmp_path, alone):
     found = sharded(tmp_path, ["llama tied"], processes=4, environment=HSDP)
-    error, where = worst_difference(found["llama tied"], alone["llama tied"])
+    error, where = worst_difference(CASES["llama tied"], found["llama tied"], alone["llama tied"])
     assert error < WITHIN, where
