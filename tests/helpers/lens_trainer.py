@@ -116,10 +116,16 @@ def supervised(batch: list[dict[str, Tensor]]) -> int:
 
 
 def trained_twice(
-    folder: Path, batch: int, accumulation: int, *, family: str = "llama", **changes: Any
+    folder: Path,
+    batch: int,
+    accumulation: int,
+    *,
+    family: str = "llama",
+    models: tuple[Any, Any] | None = None,
+    **changes: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """A trainer after two steps at a rate of 1; its weights, the log of both, its evaluation."""
-    models = pair(family)
+    models = models or pair(family)
     settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     trainer = lens_trainer(
         folder,
@@ -133,4 +139,4 @@ def trained_twice(
     trainer.train()
     metrics = trainer.evaluate()
     (line,) = [log for log in trainer.state.log_history if "learning_rate" in log]
-    return trainer, {"weights": weights(models[0]), "log": line, "metrics": metrics}
+    return trainer, {"weights": weights(trainer.model), "log": line, "metrics": metrics}
