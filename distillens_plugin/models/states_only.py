@@ -116,6 +116,9 @@ def load_readout(spec: TeacherSpec, *, where: str = "models.teacher_model") -> R
     # Built without weights, it has not tied its embedding to its head yet.
     whole.tie_weights()
     numbers = [sum(p.numel() for p in each.parameters()) for each in (model, whole)]
+    if checked.config.tie_word_embeddings and not anatomy.tied:
+        # An adapter on one of the two has untied them, in the whole teacher as well.
+        numbers[1] += anatomy.vocab_size * anatomy.head_width
     width = DTYPES[spec.dtype].itemsize
     return Readout(
         model=model,

@@ -122,6 +122,6 @@ def _pickled(path: Path) -> Iterator[_Entry]:
         held = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     for name, tensor in held.items():
         if isinstance(tensor, torch.Tensor):
-            content = tensor.contiguous().flatten().view(torch.uint8).numpy()
+            content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
             shape = tuple(tensor.shape)
-            yield name, str(tensor.dtype), shape, hashlib.sha256(memoryview(content)).hexdigest()
+            yield name, str(tensor.dtype), shape, hashlib.sha256(content).hexdigest()
