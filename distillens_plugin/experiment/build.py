@@ -66,13 +66,14 @@ def build_experiment(
                 teacher = load_teacher(recipe.models.teacher_model)
         one_rank_reads = placement.one_rank_reads and placement.teacher_sharded
         teacher_anatomy = anatomy_on_all(teacher, accelerator, one_rank_reads=one_rank_reads)
-    student = load_student(
-        recipe.models.trained,
-        tokenizer,
-        teacher=teacher,
-        where=f"models.{recipe.trained_role}",
-        end_ids=end_token_ids(tokenizer, train, validation),
-    )
+    with placement.loading_student(recipe.models.trained):
+        student = load_student(
+            recipe.models.trained,
+            tokenizer,
+            teacher=teacher,
+            where=f"models.{recipe.trained_role}",
+            end_ids=end_token_ids(tokenizer, train, validation),
+        )
     # transformers saves on the first process only.
     on_main_process(
         accelerator,

@@ -15,6 +15,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 
 from distillens_plugin.integrations.torchdistill.compat import staying_put
+from distillens_plugin.recipe.schema.models import StudentSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.sharding.launch import launch_of
 from distillens_plugin.sharding.units import make_blocks_the_units
@@ -41,7 +42,19 @@ class Placement:
     @contextmanager
     def loading_teacher(self) -> Iterator[None]:
         """transformers reads a teacher that stays whole on every process."""
-        if not self.one_rank_reads or self.teacher_sharded:
+        with self._reading(everywhere=not self.teacher_sharded):
+            yield
+
+    @contextmanager
+    def loading_student(self, spec: StudentSpec) -> Iterator[None]:
+        """A student that is cut from another model is read on every process, for its blocks."""
+        cut = spec.init is not None and spec.init.teacher is not None
+        with self._reading(everywhere=cut):
+            yield
+
+    @contextmanager
+    def _reading(self, *, everywhere: bool) -> Iterator[None]:
+        if not (self.one_rank_reads and everywhere):
             yield
             return
         before = os.environ.pop(_ONE_RANK_READS)

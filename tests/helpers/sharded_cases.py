@@ -44,6 +44,7 @@ class Case:
         lora: target modules of an adapter, or None.
         extra: further terms by name.
         cached: slots whose rows the teacher cache holds before; None: no cache.
+        one_rank_reads: only the first process has weights, as with cpu_ram_efficient_loading.
         clip: the largest norm of a gradient.
         digits: of the gradients; float32 where the norm of float32 projections scales all of them.
     """
@@ -57,6 +58,7 @@ class Case:
     cached: tuple[int, ...] | None = None
     teacher_sharded: bool = True
     reshard_teacher: bool = False
+    one_rank_reads: bool = False
     clip: float | None = 0.5
     digits: torch.dtype = torch.float64
 
@@ -93,6 +95,8 @@ CASES = {
         Case("projections clipped", extra={"make": _projections}, digits=torch.float32),
         Case("tuned lens", extra={"make": _tuned_lens}),
         Case("teacher cache partly filled", cached=(0, 2)),
+        Case("weights on one process", one_rank_reads=True),
+        Case("weights on one process untied", family="gpt2", tied=False, one_rank_reads=True),
         Case("teacher replicated", teacher_sharded=False),
         Case("teacher's head put away", tied=False, reshard_teacher=True),
     )
@@ -116,8 +120,14 @@ def gradients_of(case, accelerator, *, sharded):
         dtype=torch.float64,
     ).requires_grad_(False)
     student = _student(case)
+    one_rank_reads = sharded and case.one_rank_reads
+    if sharded:
+        accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = one_rank_reads
     for model in (teacher, student):
-        anatomy_on_all(model, accelerator, one_rank_reads=False)
+        if one_rank_reads and not accelerator.is_main_process:
+            for parameter in model.parameters():
+                parameter.data.zero_()
+        anatomy_on_all(model, accelerator, one_rank_reads=one_rank_reads)
     placement = Placement(student_sharded=sharded, teacher_sharded=sharded and case.teacher_sharded)
     register()
     with placement.in_box(teacher, student, accelerator):
