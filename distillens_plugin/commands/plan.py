@@ -9,6 +9,7 @@ from distillens_plugin.commands.flags import add_overrides, add_trust, quiet_tra
 from eval_harness.errors import DistillensError
 
 Number = TypeVar("Number", int, float, int | None, float | None)
+_SMALLEST = 1e-9
 _UNITS = {"": 1e9, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
@@ -103,6 +104,9 @@ def _positive(value: Number, flag: str) -> Number:
     """The value of a flag; None stays."""
     if value is not None and not 0 < value < float("inf"):
         raise DistillensError(f"{flag} {value:g}: expected a number above 0")
+    # Also for what JSON cannot hold: a time that is infinite.
+    if value is not None and not _SMALLEST < value < 1 / _SMALLEST:
+        raise DistillensError(f"{flag} {value:g}: expected a number that a machine can have")
     return value
 
 

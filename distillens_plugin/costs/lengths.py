@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from distillens_plugin.models.hub import is_path
 from distillens_plugin.recipe.schema.recipe import Recipe
+from eval_harness.errors import DistillensError
 
 # As distillens.collate pads.
 _MULTIPLE = 8
@@ -40,8 +41,14 @@ def recipe_lengths(recipe: Recipe, *, rows: int | None, row_tokens: float | None
     Args:
         rows, row_tokens: given by the user; they replace what is found.
     Raises:
-        DistillensError: the data are here but cannot be read.
+        DistillensError: the data are here but cannot be read, or rows are longer than allowed.
     """
+    limit = recipe.datasets.train.max_length
+    if row_tokens is not None and row_tokens > limit:
+        raise DistillensError(
+            f"--row_tokens {row_tokens:g}: expected at most {limit}, the recipe's "
+            "datasets.train.max_length, since longer rows are cut or left out"
+        )
     found = _from_data(recipe)
     if rows is None and row_tokens is None:
         return found

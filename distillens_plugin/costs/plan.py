@@ -53,6 +53,11 @@ class Choice:
     change: str | None
 
 
+# As `teacher_cache.codec`, which imports torch; a test compares them.
+_LARGE_NUMBERS = 8
+_SHORT_PLACES = 2**15
+
+
 @dataclass(frozen=True)
 class Cache:
     """The teacher's states on disk: bytes of one supervised position, and of all of them."""
@@ -69,6 +74,7 @@ class Plan:
         flops: of one row of mean length; cached_flops: the same with a full teacher cache.
         row_tokens: that mean; max_length where it is unknown.
         rows: of the whole run, over all epochs; None if unknown.
+        cache: None where the run cannot keep its teacher's states, or has no teacher.
         vllm_devices: fewest devices whose memory holds the teacher's weights and a tenth more, as
             vLLM's `tensor_parallel_size` (powers of two); None without a teacher, or if there are
             too few.
@@ -114,13 +120,17 @@ def plan_recipe(
     run = run_of(recipe, student, teacher, lengths, machine.device)
     tokens = lengths.tokens or float(lengths.longest)
     supervised = lengths.supervised or tokens * lengths.longest_supervised / lengths.longest
+    cache = _cache(recipe, run, lengths)
     return Plan(
         recipe=recipe,
         machine=machine,
         run=run,
         lengths=lengths,
-        choices=tuple(_choice(run, *ways, machine) for ways in _ways(run, machine)),
-        cache=_cache(recipe, run, lengths),
+        choices=tuple(
+            _choice(run, *ways, machine)
+            for ways in _ways(run, machine, keeps_states=cache is not None)
+        ),
+        cache=cache,
         flops=row_flops(run, tokens, supervised),
         cached_flops=row_flops(run, tokens, supervised, teacher_runs=False),
         row_tokens=tokens,
@@ -129,7 +139,7 @@ def plan_recipe(
     )
 
 
-def _ways(run: Run, machine: Machine) -> list[tuple[Sharding, Placement]]:
+def _ways(run: Run, machine: Machine, *, keeps_states: bool) -> list[tuple[Sharding, Placement]]:
     shardings: list[Sharding] = ["one device"]
     if machine.all_devices > 1:
         shardings += ["ddp", "zero2", "fsdp2"]
@@ -142,7 +152,9 @@ def _ways(run: Run, machine: Machine) -> list[tuple[Sharding, Placement]]:
             continue
         if sharding in ("fsdp2", "hsdp"):
             ways.append((sharding, "sharded"))
-        ways += [(sharding, "replicated"), (sharding, "states only")]
+        ways.append((sharding, "replicated"))
+        if keeps_states:
+            ways.append((sharding, "states only"))
     return ways
 
 
@@ -158,21 +170,33 @@ def _choice(run: Run, sharding: Sharding, placement: Placement, machine: Machine
 
 
 def _cache(recipe: Recipe, run: Run, lengths: Lengths) -> Cache | None:
-    if run.teacher is None:
+    # New answers have no stored states, and a stream's rows are not known before: both are refused.
+    if run.teacher is None or recipe.train.on_policy or recipe.datasets.train.streaming:
         return None
     settings, model = recipe.teacher_cache, run.teacher.model
     dtype = "bfloat16" if settings is None else settings.dtype
     widths = [model.head_width] + [model.width] * run.teacher_layers
-    each = sum(2 * width if dtype == "bfloat16" else width + 4 for width in widths)
+    each = sum(state_bytes(width, dtype) for width in widths)
     if lengths.rows is None or lengths.supervised is None:
         return Cache(each, None)
     return Cache(each, each * lengths.rows * lengths.supervised)
 
 
+def state_bytes(width: int, dtype: str) -> int:
+    """Of one state of one position, as the teacher cache stores it."""
+    if dtype == "bfloat16":
+        return 2 * width
+    return width + 4 + min(_LARGE_NUMBERS, width) * (2 + (2 if width <= _SHORT_PLACES else 4))
+
+
 def _rows_of_run(recipe: Recipe, run: Run, lengths: Lengths, machine: Machine) -> float | None:
     train = recipe.train
     if train.num_steps is not None:
-        return float(train.num_steps * run.batches * run.shape.rows * machine.all_devices)
+        batches = train.num_steps * run.batches * machine.all_devices
+        if train.train_data_loader.packing and lengths.tokens:
+            # What is a row of the batch is a pack here: nearly full, of rows of mean length.
+            return batches * run.shape.tokens / lengths.tokens
+        return float(batches * run.shape.rows)
     if lengths.rows is None or train.num_epochs is None:
         return None
     return float(lengths.rows * train.num_epochs)

@@ -66,7 +66,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "flops_per_row": {**asdict(plan.flops), "total": plan.flops.total},
         "rows": plan.rows,
         "seconds": plan.seconds(plan.flops),
-        "seconds_with_cache": plan.seconds(plan.cached_flops),
+        "seconds_with_cache": None if plan.cache is None else plan.seconds(plan.cached_flops),
     }
 
 
@@ -74,6 +74,9 @@ def _model(role: str, cost: Cost, plan: Plan) -> str:
     model = cost.model
     spec = plan.recipe.models.teacher_model if role == "teacher" else plan.recipe.models.trained
     name = getattr(spec, "name_or_path", None) or "from its config"
+    init = getattr(spec, "init", None)
+    if init is not None and init.from_teacher_layers is not None:
+        name = f"{len(init.from_teacher_layers)} blocks of a teacher"
     estimated = "" if model.is_known else "; activations estimated, as of a Llama of these widths"
     return (
         f"{role}: {name} ({model.model_type}), {model.num_parameters / 1e6:,.1f} M parameters, "
@@ -106,7 +109,7 @@ def _table(choices: tuple[Choice, ...]) -> list[str]:
 def _notes(plan: Plan) -> list[str]:
     lines = [
         "peak: the most at one time; activations go as gradients come, so it is less than the sum. "
-        "Loading, validation and sampled answers are not counted.",
+        "Loading, validation, sampled answers and trained projections are not counted.",
     ]
     if plan.cache is not None:
         lines += _teacher_notes(plan)

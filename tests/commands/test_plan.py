@@ -78,6 +78,28 @@ def test_rows_at_hand_are_counted(capsys):
     assert found["seconds"] > found["seconds_with_cache"] > 0
 
 
+def test_rows_of_packs_are_counted_one_by_one(capsys):
+    """A step of packs learns from more rows than it has packs."""
+    given = ("quickstart", "--memory", "8GB", "--json")
+    _, plain, _ = plan(capsys, *given)
+    _, packed, _ = plan(capsys, *given, "--set", "train.train_data_loader.packing=true")
+    before, after = json.loads(plain), json.loads(packed)
+    assert before["rows"] == 560 * 8
+    assert after["rows"] == pytest.approx(before["rows"] * 512 / before["lengths"]["tokens"])
+
+
+def test_where_no_states_can_be_kept_none_are_offered(capsys):
+    """A run with such a recipe refuses teacher_cache."""
+    given = ("quickstart", "--memory", "8GB", "--with", "methods/on_policy")
+    _, text, _ = plan(capsys, *given)
+    assert "states only" not in text
+    assert "vLLM" not in text
+    _, written, _ = plan(capsys, *given, "--json", "--tflops", "1")
+    found = json.loads(written)
+    assert found["cache"] is found["seconds_with_cache"] is None
+    assert found["seconds"] > 0
+
+
 def test_torch_is_not_loaded_for_a_known_architecture():
     code = (
         "import sys; from distillens_plugin.cli import main\n"
@@ -99,6 +121,8 @@ def test_torch_is_not_loaded_for_a_known_architecture():
         (("--memory", "8GB", "--devices", "0"), "--devices 0: expected a number above 0"),
         (("--memory", "8GB", "--tflops", "nan"), "--tflops nan: expected a number above 0"),
         (("--memory", "8GB", "--mfu", "40"), "--mfu 40: expected a share of at most 1"),
+        (("--memory", "8GB", "--tflops", "1e-320"), "expected a number that a machine can have"),
+        (("--memory", "8GB", "--row_tokens", "5000"), "--row_tokens 5000: expected at most 512"),
         (("--memory", "8GB", "--set", "nothing=1"), "nothing"),
     ],
 )

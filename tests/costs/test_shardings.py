@@ -10,10 +10,11 @@ from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillens_plugin.costs.flops import row_flops
-from distillens_plugin.costs.plan import Machine, plan_recipe
+from distillens_plugin.costs.plan import Machine, plan_recipe, state_bytes
 from distillens_plugin.costs.shardings import memory
 from distillens_plugin.costs.walk import WalkRows
 from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.teacher_cache.codec import encode
 from eval_harness.errors import DistillensError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -146,6 +147,13 @@ def test_lora_trains_few(tmp_path):
         trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
         assert plan.run.trained == trained
         assert choice(plan, "one device", "replicated").memory.optimiser == 8 * trained
+
+
+@pytest.mark.parametrize("width", [3, 8, 576, 2**15 + 1])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_states_take_what_the_cache_stores(width, dtype):
+    stored = encode("x", torch.randn(2, width), dtype)
+    assert 2 * state_bytes(width, dtype) == sum(part.nbytes for part in stored.values())
 
 
 def test_lora_on_nothing_is_refused(tmp_path):
