@@ -59,15 +59,17 @@ class Run:
             DistillensError: what the method makes of the recipe is wrong; names the method.
         """
         try:
-            return load_recipe(
+            recipe = load_recipe(
                 self.study.recipe,
                 [*self.overrides, f"seed={self.seed}"],
                 self.study.is_trusted,
                 fragments=self.study.methods[self.method].fragments,
             )
+            _check_for_study(recipe, self.kind)
         except DistillensError as error:
             where = self.study.where("methods", self.method)
             raise DistillensError(f"{where}: {error}") from None
+        return recipe
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -98,6 +100,27 @@ class Run:
             command.append(RECIPE_FLAG)
         command += ["--seed", str(self.seed), "--output_dir", str(self.train_folder)]
         return [*command, mode]
+
+
+def _check_for_study(recipe: Recipe, kind: Kind) -> None:
+    """Refuses what is right for one run, not for many that are compared.
+
+    Raises:
+        DistillensError: see above.
+    """
+    if recipe.push_to_hub is not None:
+        raise DistillensError(
+            f"{recipe.where('push_to_hub')}: found {recipe.push_to_hub}, to which all runs of the "
+            "study would upload, each over the other; delete it (set: {push_to_hub: null}), and "
+            "upload the model that you choose"
+        )
+    if recipe.train.early_stopping is not None and kind != "tune":
+        raise DistillensError(
+            f"{recipe.where('train.early_stopping')}: would end runs at different steps, but a "
+            "study compares final runs at equal steps; delete it (set: {train.early_stopping: "
+            "null}), since the best model of each run is kept anyway; a search may have it "
+            "(tune.set)"
+        )
 
 
 def make_run(

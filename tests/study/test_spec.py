@@ -2,8 +2,9 @@
 
 import pytest
 import yaml
-from tiny_study import run_study, tiny_study
+from tiny_study import METHODS, run_study, tiny_study
 
+from distillens_plugin import cli
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run, slug
 from distillens_plugin.study.runner import main_runs
@@ -99,6 +100,36 @@ def test_a_mistake_in_the_evaluation_is_found_before_any_training(tmp_path, eval
     assert "study.yaml:" in done.stderr
     assert part in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("push_to_hub", "mine", "all runs of the study would upload"),
+        ("train.early_stopping", {"patience": 2}, "compares final runs at equal steps"),
+    ],
+)
+def test_what_fits_one_run_but_no_comparison_is_refused(tmp_path, capsys, key, value, part):
+    """Before anything runs, wherever the key comes from."""
+    path = tiny_study(tmp_path, set={"models.student_model.tokenizer": "./teacher", key: value})
+    for flags in (["--validate"], [], ["--only", "main/lens/seed_1"]):
+        capsys.readouterr()
+        assert cli.main(["study", str(path), *flags]) == 2
+        error = capsys.readouterr().err
+        assert key in error
+        assert part in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "main").exists()
+
+
+def test_a_search_may_stop_early(tmp_path):
+    path = tiny_study(
+        tmp_path,
+        methods={"sft": [str(METHODS / "sft.yaml")], "lens": {"tune": [{"lens_weight": [0.3]}]}},
+        tune={"seeds": [7], "set": {"train.early_stopping": {"patience": 2}}},
+    )
+    (run,) = stage_runs(load_study(path), "lens", 0, {})
+    assert run.recipe.train.early_stopping.patience == 2
 
 
 def test_flags_that_exclude_each_other_and_bad_jobs_are_refused(tmp_path):
