@@ -145,7 +145,7 @@ def nodes_that_share(
         needed: what a run reads from outside the study's folder.
     Raises:
         DistillensError: a node has another version of distillens, lacks something that is needed,
-            or does not answer.
+            has results of its own in the study's place, or does not answer.
     """
     nodes = [node for node in alive_nodes() if share.fits(resources(node))]
     if not nodes:
@@ -164,6 +164,12 @@ def nodes_that_share(
             raise DistillensError(
                 f"--ray: {report.host} has no {report.missing[0]}; a study's recipes, data, models "
                 "and working folder must lie in the same places on every node"
+            )
+        if report.has_another:
+            raise DistillensError(
+                f"--ray: {report.host} has a folder {mark.parent} with other files, which copies "
+                "would replace; mount this machine's there, remove it, or give another "
+                "--output_dir"
             )
         if not (report.shared and _appears(answer)):
             say(f"{report.host} does not share {mark.parent}")

@@ -23,6 +23,8 @@ _POLL_S = 0.2
 # A child whose node was lost, or whose study was killed, may need this long to be gone.
 _PATIENCE_S = 60.0
 _LOG_BYTES = 2**20
+# In a study's folder on a node that does not share it: all there is a copy.
+_COPIES = ".copied"
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ class NodeReport:
     Attributes:
         shared: it sees the study's folder: it has read the driver's mark and left one.
         missing: files and folders that it lacks.
+        has_another: the folder is there, with files that no study has copied to it.
     """
 
     host: str
     version: str
     shared: bool
     missing: list[str] = field(default_factory=list)
+    has_another: bool = False
 
 
 def version() -> str:
@@ -115,7 +119,15 @@ def look_around(mark: Path, content: str, answer: Path, needed: Sequence[Path]) 
         if shared:
             answer.write_text(content, encoding="ascii")
     missing = [str(path) for path in needed if not path.exists()]
-    return NodeReport(socket.gethostname(), version(), shared, missing)
+    another = not shared and _has_another(mark.parent)
+    return NodeReport(socket.gethostname(), version(), shared, missing, another)
+
+
+def _has_another(study: Path) -> bool:
+    """Whether a study's folder holds what is not ours to replace: results of this machine's own."""
+    with contextlib.suppress(OSError):
+        return any(study.iterdir()) and not (study / _COPIES).is_dir()
+    return False
 
 
 def run_task(task: Task) -> Outcome:
@@ -157,8 +169,8 @@ def fetch(parcel: Parcel, root: Path) -> None:
 
 
 def clear(study: Path, mark: Path) -> None:
-    """Removes what copied runs have left on this node; never the study's own folder."""
-    if not mark.is_file():
+    """Removes what copied runs have left on this node; never what is not a copy."""
+    if not mark.is_file() and (study / _COPIES).is_dir():
         remove(study)
 
 
@@ -196,7 +208,11 @@ def _wait_until_free(folder: Path) -> None:
 @contextlib.contextmanager
 def _brought(task: Task, parcels: Sequence[Parcel]) -> Iterator[None]:
     """The task's files, in the same places as the study has them; what it writes goes again."""
-    task.study.mkdir(parents=True, exist_ok=True)
+    if _has_another(task.study):
+        raise RunFailure(
+            f"it has a folder {task.study} of its own, which copies would replace; remove it there"
+        )
+    (task.study / _COPIES).mkdir(parents=True, exist_ok=True)
     for parcel in parcels:
         if parcel.digest is None:
             fetch(parcel, task.study)
@@ -213,7 +229,7 @@ def _brought(task: Task, parcels: Sequence[Parcel]) -> Iterator[None]:
 
 def _fetch_once(parcel: Parcel, digest: str, study: Path) -> None:
     """Never twice: another run on this node may be reading it."""
-    folder = study / ".copied"
+    folder = study / _COPIES
     with FolderLock(folder, name=f"{digest}.lock", patience_s=3600.0):
         if not (folder / digest).exists():
             fetch(parcel, study)
