@@ -8,8 +8,8 @@ from hostile_code import refused
 from tiny_study import ENVIRONMENT, METHODS, tiny_study
 
 from distillens_plugin import cli
-from distillens_plugin.study.evaluation import evaluation_arguments
 from distillens_plugin.study.child import import_paths
+from distillens_plugin.study.evaluation import evaluation_arguments
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
 from eval_harness.shared.model_folder.trust import (
