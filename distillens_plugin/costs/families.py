@@ -69,7 +69,9 @@ def _llama_like(
     experts_per_token: int = 0,
 ) -> Architecture:
     width, heads = _size(fields, "hidden_size"), _size(fields, "num_attention_heads")
-    groups = _size(fields, "num_key_value_heads", kv_heads or heads)
+    # A key that is null means as many as heads, where the class allows it.
+    absent = heads if "num_key_value_heads" in fields else kv_heads or heads
+    groups = _size(fields, "num_key_value_heads", absent)
     dim = _size(fields, "head_dim", head_dim or width // heads)
     inner, vocab = _size(fields, "intermediate_size"), _size(fields, "vocab_size", vocab_size)
     linears = [
@@ -136,13 +138,19 @@ def _mixtral(fields: Fields) -> Architecture:
 
 
 def _qwen2(fields: Fields) -> Architecture:
-    return _llama_like(fields, qkv_bias=True, vocab_size=151936)
+    return _llama_like(fields, kv_heads=32, qkv_bias=True, vocab_size=151936)
 
 
 def _qwen3(fields: Fields) -> Architecture:
     bias = _flag(fields, "attention_bias", False)
     return _llama_like(
-        fields, head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias, vocab_size=151936
+        fields,
+        head_dim=128,
+        kv_heads=32,
+        qk_norm=True,
+        qkv_bias=bias,
+        out_bias=bias,
+        vocab_size=151936,
     )
 
 
@@ -152,6 +160,7 @@ def _gemma(fields: Fields) -> Architecture:
         fields,
         norm="gemma",
         head_dim=256,
+        kv_heads=16,
         qkv_bias=bias,
         out_bias=bias,
         tied=True,

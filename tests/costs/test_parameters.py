@@ -20,6 +20,7 @@ LLAMA = {
     "num_key_value_heads": 2,
     "vocab_size": 97,
 }
+WITHOUT_GROUPS = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
 OPT = {
     "model_type": "opt",
     "num_hidden_layers": 3,
@@ -44,6 +45,8 @@ SMALL = [
     *({"model_type": name, **LLAMA} for name in LIKE_LLAMA),
     *({"model_type": name, **LLAMA, "tie_word_embeddings": True} for name in LIKE_LLAMA),
     *({"model_type": name, **LLAMA, "head_dim": 16} for name in LIKE_LLAMA),
+    *({"model_type": name, **WITHOUT_GROUPS, "num_attention_heads": 8} for name in LIKE_LLAMA),
+    *({"model_type": name, **LLAMA, "num_key_value_heads": None} for name in ("llama", "qwen2")),
     {"model_type": "llama", **LLAMA, "attention_bias": True, "mlp_bias": True},
     {"model_type": "qwen3", **LLAMA, "attention_bias": True},
     {"model_type": "gemma", **LLAMA, "attention_bias": True},
