@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from tiny_study import ENVIRONMENT, METHODS, REPO, fake_run, run_study, study_command, tiny_study
+from tiny_study import ENVIRONMENT, METHODS, REPO, fake_run, study_command, tiny_study
 
 from distillens_plugin import cli
 from distillens_plugin.commands import study as command
@@ -117,7 +117,7 @@ def test_flags_that_do_not_go_together_are_refused(searched, capsys, flags, part
     assert part in refusal(capsys, searched, *flags)
 
 
-def test_two_runs_at_once_beside_neither_the_same_nor_a_whole_study(tmp_path):
+def test_two_runs_at_once_beside_neither_the_same_nor_a_whole_study(tmp_path, capsys):
     """Two runs as processes of their own, as in a batch system's array."""
     path = tiny_study(tmp_path, evaluation=None)
     names = ["main/sft/seed_1", "main/sft/seed_2"]
@@ -146,6 +146,7 @@ def test_two_runs_at_once_beside_neither_the_same_nor_a_whole_study(tmp_path):
             run_only(study, names[0], None, overwrite=False)  # type: ignore[arg-type]
         with pytest.raises(DistillensError, match=r"a run of one \(--only\), works there"):
             study_lock(tmp_path / "out").acquire()
+        capsys.readouterr()
         for process in running:
             process.send_signal(signal.SIGCONT)
         for name, process in zip(names, running, strict=True):
@@ -155,9 +156,8 @@ def test_two_runs_at_once_beside_neither_the_same_nor_a_whole_study(tmp_path):
     finally:
         for process in running:
             process.kill()
-    done = run_study(path, "--only", names[0])
-    assert done.returncode == 0
-    assert done.stdout == f"{names[0]}: done already\n"
+    assert cli.main(["study", str(path), "--only", names[0]]) == 0
+    assert capsys.readouterr().out == f"{names[0]}: done already\n"
 
 
 def test_the_array_script_of_the_page_does_the_run_of_its_number(tmp_path):
