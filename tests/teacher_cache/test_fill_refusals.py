@@ -4,14 +4,17 @@ import sys
 
 import pytest
 import torch
+from cached_run import cached_recipe
 from fake_server import MODELS, SCORE, FakeServer, answering, running
 from small_models import small_model
 
+from distillens_plugin.cli import main
 from distillens_plugin.teacher_cache.fill.scratch import Scratch
 from distillens_plugin.teacher_cache.fill.server import ServerEngine
 from distillens_plugin.teacher_cache.fill.vllm import VllmEngine, vllm_flags
 from distillens_plugin.teacher_cache.fill.vllm_process import VllmProcess, check_python
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
+from distillens_plugin.teacher_cache.shards import shard_paths
 from distillens_plugin.vllm_states.exchange import digest, write_states
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -202,3 +205,23 @@ def test_a_server_whose_context_is_short_is_refused(teacher, tmp_path):
         with pytest.raises(DistillensError, match="found max_model_len 15, expected at least 16"):
             ServerEngine(wanted(teacher), {"base_url": fake.url, "folder": str(tmp_path)})
     assert [call for call, _ in fake.calls] == [MODELS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--part", "9/8"], "--part 9/8: expected K/N"),
+        (["--model_args", "dtype=float3"], "--model_args dtype=float3: expected one of"),
+        (["--model_args", "colour=red"], "--model_args colour: unknown for --model hf"),
+        (["--model_args", "device=cuda:77"], "--model_args device=cuda:77: cannot be used"),
+        (["--model", "vllm", "-b", "4"], "--batch_size: is for --model hf"),
+        (["--model", "server"], "--model server: expected --model_args base_url="),
+        (["--set", "teacher_cache=null"], "found no teacher_cache; add teacher_cache"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, arguments, expected):
+    path = cached_recipe(tmp_path)
+    assert main(["cache", str(path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert not shard_paths(tmp_path / "cache")

@@ -1,6 +1,7 @@
 """Chunk by chunk: an engine's states are checked, written, and only then are the next asked for.
 
-A killed fill loses its chunk. Several may fill one folder at once, each into shards of its own.
+A killed fill loses what has come since the last write, a minute's work at most beside the rows in
+hand. Several may fill one folder at once, each into shards of its own.
 
 Legend: N supervised positions of a row, D width.
 """
@@ -11,7 +12,8 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -30,6 +32,11 @@ from distillens_plugin.teacher_cache.forward import FINAL
 from distillens_plugin.teacher_cache.plan import Plan, free_bytes, shown_size, stored_bytes
 from distillens_plugin.teacher_cache.store import Store
 from eval_harness.errors import RunFailure
+
+# A slow engine takes hours for a chunk, and all of it must not be lost.
+WRITE_EVERY_S = 60.0
+# Without a terminal there is no bar, but a log that stands still looks like a hang.
+SAY_EVERY_S = 60.0
 
 
 class Filler:
@@ -61,6 +68,7 @@ class Filler:
         self._dtype = DTYPES[teacher.dtype]
         self._lens = readout_of(teacher)
         self._chunk_bytes = chunk_bytes
+        self._said_at = time.monotonic()
         self.check = SelfCheck(self._lens, engine.identity)
         # Never the name of another writer's shard, on whatever machine.
         self._store = Store(plan.folder, dtype=plan.dtype, writer=_writer(), shard_bytes=2**62)
@@ -79,13 +87,21 @@ class Filler:
                 self._store.refresh()
                 missing = set(self._store.missing([row.row_id for row in chunk]))
                 wanted = [row for row in chunk if row.row_id in missing]
+                progress.update(len(chunk) - len(wanted))
                 if wanted:
                     needed = position_bytes * sum(len(row.positions) for row in wanted)
                     self._check_room(needed)
-                    self._keep(wanted)
-                num_filled += len(wanted)
-                progress.update(len(chunk))
+                    for num_stored in self._keep(wanted):
+                        num_filled += num_stored
+                        progress.update(num_stored)
+                        if not shows:
+                            self._say(num_filled, len(rows))
         return num_filled
+
+    def _say(self, num_filled: int, num_rows: int) -> None:
+        if time.monotonic() - self._said_at >= SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            print(f"teacher cache: stored {num_filled:,} of {num_rows:,} missing rows", flush=True)
 
     def _check_room(self, needed: int) -> None:
         """Others may be writing too, so this is asked before each chunk."""
@@ -104,49 +120,61 @@ class Filler:
                 "the command"
             )
 
-    def _keep(self, rows: Sequence[FillRow]) -> None:
-        """Asks for a chunk, checks it as a whole, and writes it to a shard of its own."""
+    def _keep(self, rows: Sequence[FillRow]) -> Iterator[int]:
+        """Asks for a chunk, checks what comes, and writes it; yields how many rows are stored."""
         layers = sorted({*self._numbers.values(), self._last})
-        asked = [row for row in rows if row.positions]
-        results: dict[str, RowStates] = {}
-        finals: dict[str, Tensor] = {}
-        positions = {row.row_id: len(row.positions) for row in asked}
-        for result in self._engine.states(asked, layers):
-            self._check_shapes(result, positions)
-            results[result.row_id] = result
-            finals[result.row_id] = self._final(result.states[self._last])
-        if lacking := [row.row_id for row in asked if row.row_id not in results]:
+        asked = {row.row_id: row for row in rows if row.positions}
+        came: dict[str, RowStates] = {}
+        since = None
+        for result in self._engine.states(list(asked.values()), layers):
+            self._check_shapes(result, asked)
+            came[result.row_id] = result
+            # Not from the first question on, which may load the engine for minutes.
+            since = time.monotonic() if since is None else since
+            if time.monotonic() - since >= WRITE_EVERY_S:
+                yield self._write([asked[row_id] for row_id in came], came)
+                came, since = {}, time.monotonic()
+        if came:
+            yield self._write([asked[row_id] for row_id in came], came)
+        if lacking := self._store.missing(list(asked)):
             raise RunFailure(
                 f"{self._engine.identity['engine']}: gave no states of {len(lacking)} rows, first "
                 f"{lacking[0]!r}"
             )
-        self.check.check(asked, results, finals)
-        for row in asked:
+        if empty := [row for row in rows if not row.positions]:
+            self._keep_empty(empty)
+            yield len(empty)
+
+    def _write(self, rows: Sequence[FillRow], results: Mapping[str, RowStates]) -> int:
+        """Checks rows as a whole and writes them to a shard of their own; returns their number."""
+        finals = {row_id: self._final(r.states[self._last]) for row_id, r in results.items()}
+        self.check.check(rows, results, finals)
+        for row in rows:
             states = {FINAL: finals[row.row_id]}
             for name, layer in self._numbers.items():
                 states[name] = results[row.row_id].states[layer].to("cpu", self._dtype)
             self._store.add([row.row_id], [len(row.positions)], states)
-        self._keep_empty([row for row in rows if not row.positions])
         self._store.flush()
+        return len(rows)
 
     def _keep_empty(self, rows: Sequence[FillRow]) -> None:
         """Rows of which nothing is supervised are part of a full cache."""
-        if not rows:
-            return
         anatomy = self._lens.anatomy
         head = self._lens.head().weight
         states = {FINAL: head.new_empty(0, anatomy.head_width, dtype=self._dtype)}
         for name in self._numbers:
             states[name] = head.new_empty(0, anatomy.width, dtype=self._dtype)
         self._store.add([row.row_id for row in rows], [0] * len(rows), states)
+        self._store.flush()
 
     def _final(self, last_ND: Tensor) -> Tensor:
         """[N, D_head] what the unembedding reads, from the last block's output."""
         return self._lens.apply_readout(last_ND.to("cpu", self._dtype), norm="final")
 
-    def _check_shapes(self, result: RowStates, positions: dict[str, int]) -> None:
+    def _check_shapes(self, result: RowStates, asked: Mapping[str, FillRow]) -> None:
         """An engine that gives other rows or positions must not be believed."""
-        count, width = positions.get(result.row_id), self._lens.anatomy.width
+        row, width = asked.get(result.row_id), self._lens.anatomy.width
+        count = None if row is None else len(row.positions)
         found = {layer: tuple(rows.shape) for layer, rows in result.states.items()}
         wrong = [layer for layer, shape in found.items() if shape != (count, width)]
         if count is None or wrong:
