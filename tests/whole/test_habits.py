@@ -79,8 +79,6 @@ def test_lint_checks_what_the_hooks_check():
 def test_run_calls_its_parts_in_order_and_the_suite_last():
     called = [words[0] for words in commands_in(".ci/run") if words[0].startswith(".ci/")]
     assert called == [f".ci/{part}" for part in PARTS]
-    # pytest is the last command, so its summary is the last thing printed.
-    assert commands_in(".ci/test")[-1][-3:] == ["-m", "pytest", "$@"]
 
 
 def test_scripts_are_valid_and_stop_at_the_first_failure():
@@ -95,12 +93,30 @@ def test_scripts_are_valid_and_stop_at_the_first_failure():
             assert (REPO / part).is_file(), f"{path}: {part}"
 
 
+def stand_in(folder: Path, script: str) -> None:
+    """Takes the place of the environment's python, for .ci/test."""
+    python = folder / "training" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ('[ "$3" = tests/attached ]', 1)])
+def test_the_halves_of_the_suite_are_the_whole_of_it(tmp_path, script, code):
+    """What one half runs, the other leaves out, and each can fail."""
+    stand_in(tmp_path, f'echo "$@"\n{script}')
+    environment = {"DISTILLENS_CI_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([REPO / ".ci" / "test"], capture_output=True, text=True, env=environment)
+    assert done.returncode == code
+    rest, half = (line.split(" ") for line in done.stdout.splitlines())
+    assert half[:2] == rest[:2] == ["-m", "pytest"]
+    assert rest[2:] == [f"--ignore={folder}" for folder in half[2:]]
+    assert all((REPO / folder).is_dir() for folder in half[2:])
+
+
 def test_test_passes_on_its_arguments_and_its_exit_code(tmp_path):
     """.ci/test with a stand-in for the environment's python."""
-    python = tmp_path / "training" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@" "vllm=$DISTILLENS_VLLM_PYTHON"\nexit 3\n')
-    python.chmod(0o755)
+    stand_in(tmp_path, 'echo "$@" "vllm=$DISTILLENS_VLLM_PYTHON"\nexit 3')
     environment = {"DISTILLENS_CI_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     command = [REPO / ".ci" / "test", "-k", "one word"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
