@@ -1,7 +1,4 @@
-"""States from a real vLLM (in an environment of its own, .ci/make_vllm_env) against transformers'.
-
-Legend: N positions of a row, D width.
-"""
+"""States from a real vLLM (in an environment of its own, .ci/make_vllm_env), as transformers'."""
 
 import json
 import os
@@ -14,15 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from cached_run import Run, agree, cached_recipe
+from run_process import ENVIRONMENT
 from small_models import small_model
 from small_tokenizers import byte_level
-from torch import nn
+from states_rows import reference, some_rows
 
-from distillens_plugin.teacher_cache.fill.engine import FillRow
+from distillens_plugin.cli import main
 from distillens_plugin.teacher_cache.fill.scratch import Scratch
 from distillens_plugin.teacher_cache.fill.server import ServerEngine
 from distillens_plugin.teacher_cache.fill.vllm import VllmEngine
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
+from distillens_plugin.teacher_cache.shards import read_index, shard_paths
 from eval_harness.errors import DistillensError, RunFailure
 
 LONGEST, VOCAB, LAYERS = 96, 320, [0, 1, 3]
@@ -82,52 +82,11 @@ def gpt2(start):
     return start("gpt2", max_num_batched_tokens=64)
 
 
-def some_rows(num=24, seed=0):
-    """Of all lengths: the shortest there is, the longest, one position, odd ones, all of them."""
-    draw = torch.Generator().manual_seed(seed)
-    rows = [FillRow("shortest", [3, 4], [0])]
-    longest = torch.randint(0, VOCAB, (LONGEST,), generator=draw).tolist()
-    rows += [FillRow("all", longest, list(range(LONGEST - 1)))]
-    # The same beginning: read from vLLM's cache of prompts, if at all.
-    rows += [FillRow("again", [*longest[:60], 1, 2, 3], [2, 33, 61])]
-    rows += [FillRow("first", longest[::-1], [0])]
-    for number in range(num):
-        length = int(torch.randint(2, LONGEST + 1, (1,), generator=draw))
-        ids = torch.randint(0, VOCAB, (length,), generator=draw).tolist()
-        chosen = torch.randint(0, length - 1, (1 + length // 3,), generator=draw)
-        rows.append(FillRow(f"row {number}", ids, sorted(set(chosen.tolist()))))
-    return rows
-
-
-def reference(model, row):
-    """States [N, D] by layer and log-probabilities [N], by transformers."""
-    seen = {}
-
-    def before(_, args, kwargs):
-        seen[0] = args[0] if args else kwargs["hidden_states"]
-
-    def after(k):
-        def hook(_, __, output):
-            seen[k] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    blocks = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
-    hooks = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [block.register_forward_hook(after(k)) for k, block in enumerate(blocks, start=1)]
-    with torch.no_grad():
-        log_probs = model(torch.tensor([row.input_ids])).logits[0].log_softmax(-1)
-    for hook in hooks:
-        hook.remove()
-    following = torch.tensor([row.input_ids[i + 1] for i in row.positions])
-    return {k: seen[k][0, row.positions] for k in LAYERS}, log_probs[row.positions, following]
-
-
 def check_equal(model, engine, rows):
     found = {result.row_id: result for result in engine.states(rows, LAYERS)}
     assert found.keys() == {row.row_id for row in rows}
     for row in rows:
-        states, log_probs = reference(model, row)
+        states, log_probs = reference(model, row, LAYERS)
         for k in LAYERS:
             assert found[row.row_id].states[k].dtype == torch.float32
             worst = (found[row.row_id].states[k] - states[k]).abs().max()
@@ -225,19 +184,49 @@ def test_a_dead_engine_ends_the_fill_and_leaves_nothing(gpt2):
     assert not engine._scratch.folder.exists()
 
 
-def test_a_killed_fill_takes_its_vllm_along(python, tmp_path, llama):
-    _, wanted, _ = llama
-    # Begins like a fill, in a process that can be killed.
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from distillens_plugin.teacher_cache.fill.vllm import VllmEngine\n"
-        "from distillens_plugin.teacher_cache.fill.wanted import Wanted\n"
-        "python, model, cache = sys.argv[1:]\n"
-        "wanted = Wanted(Path(model), Path(model), [1], 16)\n"
-        "VllmEngine(wanted, {'python': python}, beside=Path(cache))\n"
-    )
-    fill = subprocess.Popen([sys.executable, "-c", script, python, wanted.model, tmp_path])
-    marks = [str(tmp_path).encode(), b"vllm_states.serve"]
+NUM_ROWS = 48
+LENS = "train__criterion__kwargs__sub_terms__lens__criterion__kwargs__layers"
+FILL = """
+import json, sys
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.teacher_cache.fill.filling import FillSettings, fill_cache
+fill_cache(load_recipe(sys.argv[1]), FillSettings("vllm", json.loads(sys.argv[2]), chunk_bytes=1))
+"""
+
+
+def recipe_for(folder, wanted):
+    """A recipe whose losses read what the engine gives: layers 0, 1 and the last."""
+    folder.mkdir()
+    rows = [
+        {
+            "id": f"{i}",
+            "instruction": f"Say {i} {1 + i % 5} times.",
+            "output": f"{i} " * (1 + i % 5),
+        }
+        for i in range(NUM_ROWS)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    data = {
+        "path": str(folder / "rows.jsonl"),
+        "template": "{instruction}\n",
+        "max_length": LONGEST,
+        "max_prompt_length": 60,
+    }
+    layers = {"student": [0, 1], "teacher": [0, 1]}
+    teacher = {"name_or_path": str(wanted.model)}
+    changes = {"models__teacher_model": teacher, LENS: layers}
+    return cached_recipe(folder, datasets__train=data, datasets__validation=data, **changes)
+
+
+def test_a_killed_fill_is_completed_and_trains_as_one_of_transformers(python, tmp_path, llama):
+    _, wanted, engine = llama
+    path = recipe_for(tmp_path / "vllm", wanted)
+    cache = tmp_path / "vllm" / "cache"
+    command = [sys.executable, "-c", FILL, path, json.dumps({"python": python, **SMALL})]
+    # One that stores row by row.
+    fill = subprocess.Popen(command, env=ENVIRONMENT)
+    marks = [str(cache).encode(), b"vllm_states.serve"]
 
     def children():
         found = []
@@ -250,17 +239,39 @@ def test_a_killed_fill_takes_its_vllm_along(python, tmp_path, llama):
                 found.append(command.parent.name)
         return found
 
-    wait_until(lambda: children() and "states: by" in (tmp_path / "vllm.log").read_text())
-    assert list(tmp_path.glob(".states-*"))
+    wait_until(lambda: fill.poll() is not None or len(shard_paths(cache)) >= 3)
+    fill.send_signal(signal.SIGSTOP)
+    assert children()
+    assert list(cache.glob(".states-*"))
     fill.kill()
     fill.wait()
     wait_until(lambda: not children())
-    Scratch(tmp_path).close()
-    assert not list(tmp_path.glob(".states-*"))
+    kept = {shard: shard.read_bytes() for shard in shard_paths(cache)}
+    assert 3 <= len(kept) < NUM_ROWS
+    Scratch(cache).close()
+    assert not list(cache.glob(".states-*"))
+    # Another vLLM of the same version is the same engine.
+    at = f"base_url={engine._client.base_url},folder={engine._scratch.folder}"
+    assert main(["cache", str(path), "--model", "server", "--model_args", at]) == 0
+    assert all(shard.read_bytes() == content for shard, content in kept.items())
+    rows = [row for shard in shard_paths(cache) for row, _ in read_index(shard).rows]
+    assert len(rows) == len(set(rows)) == NUM_ROWS
+    plain = recipe_for(tmp_path / "hf", wanted)
+    assert main(["cache", str(plain)]) == 0
+    agree(losses_on(path), losses_on(plain), rel=2**-7)
+
+
+def losses_on(path):
+    """Loss terms of two epochs that load no more of the teacher than its readout."""
+    reading = Run(path, states_only=True)
+    steps = reading.epoch(0)[0] + reading.epoch(1)[0]
+    reading.close()
+    assert reading.num_teacher_calls == 0
+    return steps
 
 
 def wait_until(condition, limit_s=120):
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.01)
