@@ -192,6 +192,11 @@ def test_a_folder_that_is_not_shared_is_refused(teacher, tmp_path, monkeypatch):
         ({"base_url": "http://127.0.0.1:9", "folder": "/no/such/folder"}, "found no folder"),
         ({"base_url": "http://127.0.0.1:9", "folder": "/", "dtype": "x"}, "dtype: unknown"),
         ({"base_url": "http://127.0.0.1:9", "folder": "/"}, "start one with: python -m"),
+        ({"base_url": "localhost:8000", "folder": "/"}, "localhost:8000: expected an address"),
+        (
+            {"base_url": "http://127.0.0.1:9", "folder": "/", "timeout_s": "soon"},
+            "timeout_s=soon: expected a number of seconds above 0",
+        ),
     ],
 )
 def test_arguments_of_a_server_are_checked(teacher, arguments, expected):

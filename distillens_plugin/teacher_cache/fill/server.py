@@ -1,8 +1,10 @@
 """`--model server`: a teacher in a vLLM server that somebody has started with our connector."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
 from distillens_plugin.teacher_cache.fill.states_client import StatesClient, StatesMissing
@@ -30,7 +32,7 @@ class ServerEngine:
     def __init__(self, wanted: Wanted, arguments: dict[str, Any]) -> None:
         self._wanted = wanted
         self._folder = _folder(arguments)
-        timeout_s = float(arguments.get("timeout_s", 600))
+        timeout_s = _timeout_s(arguments)
         self._client = StatesClient(
             arguments["base_url"],
             self._folder,
@@ -135,7 +137,22 @@ def _folder(arguments: dict[str, Any]) -> Path:
                 "--model server: expected --model_args base_url=http://HOST:PORT,folder=DIR, the "
                 "folder that its states are written to"
             )
+    address = urlsplit(arguments["base_url"])
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise DistillensError(
+            f"--model_args base_url={arguments['base_url']}: expected an address, such as "
+            "http://HOST:PORT"
+        )
     folder = Path(arguments["folder"])
     if not folder.is_dir():
         raise DistillensError(f"--model_args folder={folder}: found no folder there; make it first")
     return folder.absolute()
+
+
+def _timeout_s(arguments: dict[str, Any]) -> float:
+    value = arguments.get("timeout_s", 600)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise DistillensError(
+            f"--model_args timeout_s={value}: expected a number of seconds above 0, such as 600"
+        )
+    return float(value)
