@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+from accelerate.state import AcceleratorState, GradientState
 from forked_run import Forked, forked, quick_recipe, what_it_left
 from run_process import change
 
@@ -122,7 +123,10 @@ def two_processes(path, *arguments, output, before=(None, None)):
         def prepare():
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in names.items()})
-            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+            # An earlier test of this session may have told accelerate that it is alone.
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
             if before[rank] is not None:
                 before[rank]()
 
