@@ -17,6 +17,7 @@ from distillens_plugin.teacher_cache.fill.wanted import Wanted
 from distillens_plugin.teacher_cache.shards import shard_paths
 from distillens_plugin.vllm_states.exchange import digest, write_states
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.lock import FolderLock
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,29 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     second = Scratch(tmp_path)
     assert not left.exists()
     assert first.folder.is_dir()  # its run goes on
+    assert first.log == tmp_path / "vllm.log"
+    assert second.log != first.log  # two vLLMs would replace each other's lines
     first.close()
     second.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_start_takes_for_a_leftover_is_made_anew(tmp_path, monkeypatch):
+    acquire, taken = FolderLock.acquire, []
+
+    def just_after_another(lock, **settings):
+        # At this moment the folder is there and not locked yet.
+        if not taken:
+            taken.append(FolderLock(lock._path.parent))
+            acquire(taken[0])
+        acquire(lock, **settings)
+
+    monkeypatch.setattr(FolderLock, "acquire", just_after_another)
+    scratch = Scratch(tmp_path)
+    assert scratch.folder.is_dir()
+    assert scratch.folder != taken[0]._path.parent
+    scratch.close()
+    taken[0].close()
 
 
 def facts(teacher, folder, **changes):

@@ -61,7 +61,7 @@ class VllmEngine:
         host, port = address.split(":")
         command = wanted.command(self._scratch.folder, python=python)
         command += ["--ends-with-stdin", "--host", host, "--port", port, *flags]
-        self._process = VllmProcess(command, log=beside / "vllm.log")
+        self._process = VllmProcess(command, log=self._scratch.log)
         self._client = StatesClient(
             f"http://{address}",
             self._scratch.folder,
