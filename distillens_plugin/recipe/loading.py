@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,11 +38,13 @@ class Source:
     Attributes:
         name: of the recipe file, as given.
         origins: of each key: file and place; a recipe may consist of several files.
+        fragments: merged over it, as given.
     """
 
     name: str
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     overrides: list[Override] = field(default_factory=list)
+    fragments: list[str] = field(default_factory=list)
 
     def override_of(self, path: KeyPath) -> Override | None:
         """The last --set that gave this key its value: at the key or above it."""
@@ -94,7 +97,8 @@ def load_recipe(
         DistillensError: one line with file and line (or the --set text), key path, what was found
             and what is expected.
     """
-    source = Source(find_recipe(path))
+    fragments = list(fragments)
+    source = Source(find_recipe(path), fragments=[os.fspath(each) for each in fragments])
     files = [find_recipe(fragment) for fragment in fragments]
     composed, default_output = _compose(source.name, files, trust)
     data, source.origins = composed.data, composed.origins
@@ -120,6 +124,19 @@ def load_recipe(
     recipe._source = source
     recipe._plain = plain
     return recipe
+
+
+def as_typed(recipe: Recipe) -> str:
+    """A recipe's name with the --with and --set that changed it, to be used in another command."""
+    source = recipe._source
+    if not isinstance(source, Source):
+        return recipe.path
+    words = [source.name]
+    for fragment in source.fragments:
+        words += ["--with", fragment]
+    for override in source.overrides:
+        words += ["--set", override.text]
+    return shlex.join(words)
 
 
 def _compose(name: str, fragments: list[str], trust: bool) -> tuple[Composed, str]:

@@ -9,6 +9,7 @@ from distillens_plugin.data.streaming import TrainingData
 from distillens_plugin.experiment.data import load_data
 from distillens_plugin.models.pretrained import checked_folder
 from distillens_plugin.models.states_only import not_reducible
+from distillens_plugin.recipe.loading import as_typed
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.teacher_cache.fingerprint import (
     TRAINING,
@@ -116,7 +117,7 @@ def fill_command(recipe: Recipe, engine: dict[str, str] | None = None) -> str:
     name = (engine or {}).get("engine", "hf").partition("-")[0]
     if name == TRAINING:
         return "fill another path, since its versions or types are not those of now"
-    return f"fill it: distillens cache {recipe.path} --model {name}"
+    return f"fill it: distillens cache {as_typed(recipe)} --model {name}"
 
 
 def missing_rows(folder: Path, row_ids: Sequence[str], *, thorough: bool = True) -> list[str]:

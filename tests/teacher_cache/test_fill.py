@@ -114,8 +114,9 @@ def test_a_run_on_it_loads_no_teacher_and_has_the_same_losses(filled, trained):
 def test_the_command_says_what_it_did_and_a_run_says_what_it_loaded(tmp_path, capsys):
     path = cached_recipe(tmp_path, models__teacher_model__name_or_path=str(tmp_path / "teacher"))
     change(path, "teacher_cache.teacher", "states_only")
-    assert run([str(path)]) == 2
-    assert f"fill it: distillens cache {path} --model hf" in capsys.readouterr().err
+    assert run([str(path), "--set", "train.num_epochs=2"]) == 2
+    command = f"fill it: distillens cache {path} --set train.num_epochs=2 --model hf"
+    assert command in capsys.readouterr().err
     assert main(["cache", str(path), "--batch_size", "4"]) == 0
     assert main(["cache", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
