@@ -66,6 +66,9 @@ def build_experiment(
                 teacher = load_teacher(recipe.models.teacher_model)
         one_rank_reads = placement.one_rank_reads and placement.teacher_sharded
         teacher_anatomy = anatomy_on_all(teacher, accelerator, one_rank_reads=one_rank_reads)
+    # peft draws numbers as it merges a teacher's adapter, fewer where its readout alone is loaded:
+    # the student must be the same student.
+    set_seed(recipe.seed)
     with placement.loading_student(recipe.models.trained):
         student = load_student(
             recipe.models.trained,

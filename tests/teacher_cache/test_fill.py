@@ -12,6 +12,7 @@ import pytest
 import torch
 from cached_run import Run, agree, cached_recipe
 from run_process import ENVIRONMENT, change
+from transformers import GPT2LMHeadModel
 
 from distillens_plugin.cli import main
 from distillens_plugin.experiment.data import load_data
@@ -170,8 +171,8 @@ def test_a_killed_fill_loses_the_rows_in_hand_alone(tmp_path):
 
 def test_a_slow_engine_is_stored_by_time_and_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     # Every row is later than the last write, and the chunk has room for all of them.
-    monkeypatch.setattr(filler_module, "WRITE_EVERY_S", 0.0)
-    monkeypatch.setattr(filler_module, "SAY_EVERY_S", 0.0)
+    for limit in ("WRITE_EVERY_S", "SAY_EVERY_S"):
+        monkeypatch.setattr(filler_module, limit, 0.0)
     assert "the cache is full" in fill(cached_recipe(tmp_path))
     assert len(shard_paths(tmp_path / "cache")) == 23
     assert "teacher cache: stored 22 of 23 missing rows" in capsys.readouterr().out
@@ -226,8 +227,6 @@ def test_states_that_the_engines_own_probabilities_contradict_are_not_stored(
 
 def sharpen(folder):
     """A random model is unsure of everything; wider weights give it opinions."""
-    from transformers import GPT2LMHeadModel
-
     model = GPT2LMHeadModel.from_pretrained(folder)
     with torch.no_grad():
         for parameter in model.parameters():
