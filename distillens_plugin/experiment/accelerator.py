@@ -1,6 +1,8 @@
 """The accelerator of a run: precision, trackers, processes, and how models are sharded."""
 
+import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from distillens_plugin.preflight.sharding import check_fits
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -29,6 +31,8 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
         _check_tracker(tracker)
     launch = launch_of(os.environ)
     check_fits(recipe, launch.kind)
+    if launch.kind in ("zero1", "zero2"):
+        _check_deepspeed_can_start()
     arguments: dict[str, Any] = {}
     if recipe.sharding.timeout_minutes is not None:
         timeout = timedelta(minutes=recipe.sharding.timeout_minutes)
@@ -40,6 +44,7 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
         **arguments,
     )
     _check_took_effect(accelerator, launch)
+    _check_processes_met(accelerator.num_processes, accelerator.device.type, os.environ)
     if launch.kind in ("zero1", "zero2"):
         _tell_deepspeed(accelerator, recipe)
     if launch.shards_models:
@@ -55,6 +60,49 @@ def _check_took_effect(accelerator: Accelerator, launch: Launch) -> None:
             f"{accelerator.num_processes} processes); it needs GPUs, and a launcher that starts a "
             "process for each: accelerate launch --config_file recipes/accelerate/fsdp2.yaml"
         )
+    is_zero = launch.kind in ("zero1", "zero2")
+    if is_zero and accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        raise _no_deepspeed_here()
+
+
+def _check_processes_met(num_processes: int, device: str, environment: Mapping[str, str]) -> None:
+    """Refuses processes that do not know of each other: each would train, and save, by itself.
+
+    Args:
+        num_processes: that accelerate sees.
+        device: where it trains.
+        environment: launchers set LOCAL_RANK and WORLD_SIZE.
+    Raises:
+        DistillensError: accelerate joins processes without a GPU only if it is told to.
+    """
+    started = environment.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" not in environment or not started.isdecimal() or num_processes > 1:
+        return
+    if int(started) > 1:
+        raise DistillensError(
+            f"the launcher started {started} processes, but accelerate joins none of them "
+            f"({device}), so each would train alone; without GPUs set ACCELERATE_USE_CPU=true "
+            "before the launcher's command, or start one process"
+        )
+
+
+def _check_deepspeed_can_start() -> None:
+    """Without a GPU it would compile for minutes, and fail then."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise DistillensError(
+            "accelerate is set up for DeepSpeed, which is not installed; pip install "
+            '"distillens[deepspeed]", or launch with recipes/accelerate/fsdp2.yaml'
+        )
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
+    if not asked_for_cpu and not torch.accelerator.is_available():
+        raise _no_deepspeed_here()
+
+
+def _no_deepspeed_here() -> DistillensError:
+    return DistillensError(
+        "accelerate is set up for DeepSpeed, but there are no GPUs here, which it needs; launch "
+        "with recipes/accelerate/ddp.yaml and ACCELERATE_USE_CPU=true, or start one process"
+    )
 
 
 def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ import pytest
 from accelerate import Accelerator
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from run_process import ENVIRONMENT, distillens
+from run_process import ENVIRONMENT, TWO_PROCESSES, distillens
 from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.experiment.accelerator import make_accelerator
@@ -88,6 +88,27 @@ def test_a_launch_that_shards_nothing_ends_the_command(tmp_path, monkeypatch):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "shards nothing here (cpu, 1 processes)" in done.stderr
+
+
+@pytest.mark.parametrize("on_cpu", ["false", "true"])
+def test_deepspeed_without_a_gpu_ends_the_command(tmp_path, monkeypatch, on_cpu):
+    """accelerate would compile for minutes, or ignore it."""
+    pytest.importorskip("deepspeed")
+    for name, value in {**DEEPSPEED, "ACCELERATE_USE_CPU": on_cpu}.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", "")
+    done = distillens(tiny_recipe(tmp_path, resumable=False))
+    assert done.returncode == 2
+    assert "DeepSpeed, but there are no GPUs here" in done.stderr
+
+
+def test_processes_that_accelerate_does_not_join_are_refused(tmp_path, monkeypatch):
+    """ddp.yaml on a machine without GPUs: each process would train by itself."""
+    monkeypatch.delitem(ENVIRONMENT, "ACCELERATE_USE_CPU")
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_VISIBLE_DEVICES", "")
+    done = distillens(tiny_recipe(tmp_path), launcher=TWO_PROCESSES)
+    assert "the launcher started 2 processes, but accelerate joins none of them" in done.stderr
+    assert "exitcode  : 2" in done.stderr
 
 
 def test_validation_says_what_fits_whatever_the_launcher_was_told(tmp_path, monkeypatch):

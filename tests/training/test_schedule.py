@@ -94,6 +94,7 @@ def loaded(path, *settings):
         (["train.save_every=0"], "train.save_every: found 0, expected a whole number of steps"),
         (["train.eval_every=1.5"], "found 1.5, expected a whole number of steps, or a fraction of"),
         (["train.eval_every=true"], "found true, expected a number"),
+        (["train.save_every=.nan"], "train.save_every: found nan, expected a whole number of st"),
         (["train.keep_last=3"], "train.keep_last: found 3"),
         (["train.early_stopping={}"], "train.early_stopping.patience: missing"),
         (["train.early_stopping={patience: 0}"], "patience: found 0"),

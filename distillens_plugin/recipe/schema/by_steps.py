@@ -19,7 +19,8 @@ class _Interval:
 
     def __call__(self, value: float) -> float:
         is_whole = float(value).is_integer()
-        if value <= 0 or (value >= 1 and not is_whole):
+        # Written so that NaN, which compares as false, is refused too.
+        if not value > 0 or (value >= 1 and not is_whole):
             problem(int(value) if is_whole else value, str(self))
         return value
 
