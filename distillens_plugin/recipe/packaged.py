@@ -36,9 +36,7 @@ def packaged_names() -> list[str]:
     """Such as `quickstart`, `methods/sft` and `studies/quickstart`, sorted by folder."""
     folder = packaged_folder()
     files = [path.relative_to(folder) for path in folder.rglob(f"*{_SUFFIX}")]
-    names = [
-        path.as_posix().removesuffix(_SUFFIX) for path in files if path.parts[0] != LAUNCHES
-    ]
+    names = [path.as_posix().removesuffix(_SUFFIX) for path in files if path.parts[0] != LAUNCHES]
     return sorted(names, key=lambda name: (os.path.dirname(name), name))
 
 
