@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
+from distillens_plugin.experiment.meeting import signals_end_at_once
 from distillens_plugin.preflight.sharding import check_fits
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.sharding.launch import Launch, launch_of
@@ -37,12 +38,13 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
     if recipe.sharding.timeout_minutes is not None:
         timeout = timedelta(minutes=recipe.sharding.timeout_minutes)
         arguments["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timeout)]
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        log_with=(list(recipe.trackers) or None) if tracker_folder is not None else None,
-        project_dir=str(tracker_folder) if tracker_folder is not None else None,
-        **arguments,
-    )
+    with signals_end_at_once():
+        accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            log_with=(list(recipe.trackers) or None) if tracker_folder is not None else None,
+            project_dir=str(tracker_folder) if tracker_folder is not None else None,
+            **arguments,
+        )
     _check_took_effect(accelerator, launch)
     _check_processes_met(accelerator.num_processes, accelerator.device.type, os.environ)
     if launch.kind in ("zero1", "zero2"):

@@ -16,7 +16,15 @@ from eval_harness.shared.files.atomic import write_bytes, write_text
 
 _ANEW = "start over with --overwrite"
 # What changes nothing that is learned; `sharding` says only where models lie.
-_MAY_DIFFER = ("output_dir", "resumable", "push_to_hub", "hub_private", "sharding")
+_MAY_DIFFER = (
+    "output_dir",
+    "resumable",
+    "push_to_hub",
+    "hub_private",
+    "sharding",
+    "train.save_every",
+    "train.keep_last",
+)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,27 @@ def assert_ends_in_one_line(said, words):
     assert rest == ""
     assert words in line
     assert all(text.startswith("step ") or not text for text in before), said
+
+
+def test_a_process_that_waits_for_others_ends_at_once(recipe, tmp_path):
+    """torch waits for them in C, where no handler of Python's is called."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    variables = [f"{name}={value}" for name, value in {**rank, "MASTER_PORT": port}.items()]
+    process = start("env", *variables, *RUN, recipe[0], "--output_dir", tmp_path / "out")
+
+    def listens():
+        with socket.socket() as other:
+            return other.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens, process)
+    sent_at = time.monotonic()
+    code, said = end(process, signal.SIGTERM)
+    assert code == -signal.SIGTERM, said
+    # The other process would be waited for ten minutes or more.
+    assert time.monotonic() - sent_at < 60
 
 
 def test_signals_in_generation_end_it_once(small_teacher, tmp_path):

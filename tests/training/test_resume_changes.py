@@ -135,6 +135,9 @@ def test_what_did_not_change_is_not_told(cut):
     # The same content, written anew.
     for path in (cut / "teacher").iterdir():
         path.write_bytes(path.read_bytes())
+    # Who has just lost steps may want to save more often.
+    change(cut / "recipe.yaml", "train.save_every", 1)
+    change(cut / "recipe.yaml", "train.keep_last", 1)
     done = resumed(cut)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "note: changed since" not in done.stdout
