@@ -13,11 +13,16 @@ from distillens_plugin.costs.precision import Precision
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRA: its rank, and the paths of the matrices of a block that it adapts."""
+    """LoRA: its rank, and the paths of the matrices of a block that it adapts.
+
+    Attributes:
+        elsewhere: targets outside the blocks, such as the head; they are not counted.
+    """
 
     rank: int
     targets: frozenset[str]
     dropout: float
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def _adapters(recipe: Recipe, student: Architecture, lora: Lora) -> Adapters:
     wanted = lora.target_modules
     if wanted is None:
         wanted = list(_LORA_TARGETS.get(student.model_type, _LLAMA_TARGETS))
+    elsewhere: tuple[str, ...] = ()
     if wanted == "all-linear":
         targets = set(paths)
     elif isinstance(wanted, str):
@@ -105,7 +106,8 @@ def _adapters(recipe: Recipe, student: Architecture, lora: Lora) -> Adapters:
         targets = {path for path in paths if re.fullmatch(wanted, before + path)}
     else:
         targets = {path for path in paths if any(_ends_in(path, name) for name in wanted)}
-    adapters = Adapters(lora.r, frozenset(targets), lora.dropout)
+        elsewhere = tuple(n for n in wanted if not any(_ends_in(path, n) for path in paths))
+    adapters = Adapters(lora.r, frozenset(targets), lora.dropout, elsewhere)
     if adapter_parameters(student, adapters) == 0:
         raise DistillensError(
             f"{recipe.where(f'models.{recipe.trained_role}.lora.target_modules')}: found "

@@ -111,6 +111,9 @@ def _notes(plan: Plan) -> list[str]:
         "peak: the most at one time; activations go as gradients come, so it is less than the sum. "
         "Loading, validation, sampled answers and trained projections are not counted.",
     ]
+    if plan.run.adapters is not None and plan.run.adapters.elsewhere:
+        names = ", ".join(plan.run.adapters.elsewhere)
+        lines.append(f"LoRA on {names}, outside the blocks: not counted either.")
     if plan.cache is not None:
         lines += _teacher_notes(plan)
     lines.append(_time(plan))

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distillens_plugin.costs.flops import row_flops
 from distillens_plugin.costs.plan import Machine, plan_recipe, state_bytes
+from distillens_plugin.costs.report import plan_lines
 from distillens_plugin.costs.shardings import memory
 from distillens_plugin.costs.walk import WalkRows
 from distillens_plugin.recipe.loading import load_recipe
@@ -159,6 +160,12 @@ def test_states_take_what_the_cache_stores(width, dtype):
 def test_lora_on_nothing_is_refused(tmp_path):
     with pytest.raises(DistillensError, match=r"lora.target_modules: found \['query'\].*q_proj"):
         planned(tmp_path, f"{STUDENT}.lora={{target_modules: [query]}}")
+
+
+def test_lora_outside_the_blocks_is_named(tmp_path):
+    targets = f"{STUDENT}.lora={{target_modules: [q_proj, lm_head]}}"
+    lines = plan_lines(planned(tmp_path, targets))
+    assert "LoRA on lm_head, outside the blocks: not counted either." in lines
 
 
 def test_layers_out_of_range_are_refused(tmp_path):
