@@ -119,7 +119,8 @@ def test_answers_end_with_their_end_token_and_stay_within_max_length(tmp_path, m
     asked = []
     batching_of(experiment.student.eval())  # tried once, by generate itself
 
-    def generate(input_ids, attention_mask, generation_config, logits_processor):
+    def generate(input_ids, attention_mask, generation_config, logits_processor, synced_gpus):
+        assert not synced_gpus
         asked.append(input_ids.shape[1] + generation_config.max_new_tokens)
         assert attention_mask.sum(1).tolist() == list(map(len, prompts))
         answer = torch.tensor([[5, 6, 7, eos, 8]]).expand(len(input_ids), -1)
