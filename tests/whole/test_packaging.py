@@ -155,7 +155,9 @@ def test_the_installed_command_lists_the_recipes_and_writes_them_out(
     listed = call(distillens, "recipes", cwd=empty).stdout
     for name in shipped:
         if name.endswith(".yaml"):
-            assert f"  {name.removesuffix('.yaml')} " in listed
+            # What accelerate reads is no recipe.
+            is_recipe = not name.startswith("accelerate/")
+            assert (f"  {name.removesuffix('.yaml')} " in listed) is is_recipe
     call(distillens, "recipes", "--copy", "mine", cwd=empty)
     assert files_below(empty / "mine") == shipped
     for name in shipped:
