@@ -185,13 +185,13 @@ def test_ddp_is_unwrapped(process_group):
     assert supports_headless(wrapped)
 
 
-def test_sharded_weights_are_refused(process_group):
+def test_a_model_that_was_sharded_before_is_refused(process_group):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     model = small_model("gpt2")
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    assert "is sharded (FSDP, ZeRO-3" in refusal(model)
+    assert "is sharded by FSDP2 before the lens has seen it" in refusal(model)
 
 
 def test_accelerates_bfloat16_wrapper_passes_the_self_check():
