@@ -2,7 +2,12 @@
 
 import argparse
 
-from distillens_plugin.commands.flags import add_overrides, add_trust, quiet_transformers
+from distillens_plugin.commands.flags import (
+    add_fragments,
+    add_overrides,
+    add_trust,
+    quiet_transformers,
+)
 from eval_harness.errors import DistillensError
 from eval_harness.shared.program.flag_numbers import count
 from eval_harness.shared.program.key_values import read_key_values
@@ -47,14 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="K/N",
         help="only every Nth row, from the Kth on, for N machines at once",
     )
-    parser.add_argument(
-        "--with",
-        action="append",
-        default=[],
-        metavar="FRAGMENT",
-        dest="fragments",
-        help="lay a fragment over the recipe, such as methods/fkl (repeatable)",
-    )
+    add_fragments(parser)
     add_overrides(parser)
     add_trust(parser)
 

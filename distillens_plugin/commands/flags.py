@@ -28,6 +28,18 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fragments(parser: argparse.ArgumentParser) -> None:
+    """--with, repeatable; `fragments` of the arguments."""
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        metavar="FRAGMENT",
+        dest="fragments",
+        help="lay a fragment over the recipe, such as methods/sft (repeatable)",
+    )
+
+
 def quiet_transformers() -> None:
     """Its warnings about settings that we correct a moment later would drown our own lines.
 

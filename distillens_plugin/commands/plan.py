@@ -5,7 +5,12 @@ import json
 import re
 from typing import TypeVar
 
-from distillens_plugin.commands.flags import add_overrides, add_trust, quiet_transformers
+from distillens_plugin.commands.flags import (
+    add_fragments,
+    add_overrides,
+    add_trust,
+    quiet_transformers,
+)
 from eval_harness.errors import DistillensError
 
 Number = TypeVar("Number", int, float, int | None, float | None)
@@ -51,14 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--row_tokens", type=float, help="their mean length in tokens, if the data are not here"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes and seconds")
-    parser.add_argument(
-        "--with",
-        action="append",
-        default=[],
-        metavar="FRAGMENT",
-        dest="fragments",
-        help="lay a fragment over the recipe, such as methods/sft (repeatable)",
-    )
+    add_fragments(parser)
     add_trust(parser)
     add_overrides(parser)
 

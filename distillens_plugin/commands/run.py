@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from distillens_plugin.commands.flags import (
+    add_fragments,
     add_overrides,
     add_trust,
     announce_torch,
@@ -42,14 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run one real step; show shapes, loss terms, memory and the whole run's time",
     )
     add_overrides(parser)
-    parser.add_argument(
-        "--with",
-        action="append",
-        default=[],
-        metavar="FRAGMENT",
-        dest="fragments",
-        help="lay a fragment over the recipe, such as methods/sft (repeatable)",
-    )
+    add_fragments(parser)
     parser.add_argument("--output_dir", help="folder for everything that is written")
     parser.add_argument("--seed", type=int, help="seed of data order, dropout and random weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")

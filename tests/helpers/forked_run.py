@@ -23,6 +23,16 @@ from distillens_plugin import run
 # What Python tells of before it does it, and a run does to its output folder.
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile", "open"}
 
+# A term that trains parameters of its own.
+TERMS = "train.criterion.kwargs.sub_terms"
+MSE = {
+    "criterion": {
+        "key": "distillens.hidden_mse",
+        "kwargs": {"layers": {"student": [1], "teacher": [2]}, "projection": "per_pair"},
+    },
+    "weight": 0.5,
+}
+
 
 @dataclass
 class Ended:

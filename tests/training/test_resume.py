@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
-from forked_run import Forked, forked, kill_after_states, quick_recipe, what_it_left
+from forked_run import MSE, TERMS, Forked, forked, kill_after_states, quick_recipe, what_it_left
 from run_process import ENVIRONMENT, TWO_PROCESSES, change, distillens, records
 from tiny_run import REPO
 
@@ -27,15 +27,6 @@ from distillens_plugin.storage.kept_state import (
 )
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.files.exchange import put_back, replace_folder
-
-TERMS = "train.criterion.kwargs.sub_terms"
-MSE = {
-    "criterion": {
-        "key": "distillens.hidden_mse",
-        "kwargs": {"layers": {"student": [1], "teacher": [2]}, "projection": "per_pair"},
-    },
-    "weight": 0.5,
-}
 
 
 def eventful_recipe(folder, **changes):

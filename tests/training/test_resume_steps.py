@@ -4,20 +4,11 @@ import json
 import shutil
 
 import pytest
-from forked_run import forked, kill_after_states, quick_recipe, what_it_left
+from forked_run import MSE, TERMS, forked, kill_after_states, quick_recipe, what_it_left
 from run_process import change, records
 
 from distillens_plugin.storage.kept_state import FORM, read_order, read_standing
 from distillens_plugin.storage.manifest import write_manifest
-
-TERMS = "train.criterion.kwargs.sub_terms"
-MSE = {
-    "criterion": {
-        "key": "distillens.hidden_mse",
-        "kwargs": {"layers": {"student": [1], "teacher": [2]}, "projection": "per_pair"},
-    },
-    "weight": 0.5,
-}
 
 
 def stepwise_recipe(folder, **changes):
