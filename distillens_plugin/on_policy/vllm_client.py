@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from distillens_plugin.on_policy.http_json import JsonClient
 from distillens_plugin.on_policy.vllm_messages import (
     Models,
     Results,
@@ -21,6 +20,7 @@ from distillens_plugin.on_policy.vllm_messages import (
     read,
 )
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.endpoint.http_json import JsonClient
 
 # With --generation-config vllm the server adds nothing of the model's generation_config.json.
 START = (

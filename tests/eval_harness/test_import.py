@@ -7,25 +7,22 @@ import sys
 HEAVY = ["torch", "vllm", "transformers", "numpy", "matplotlib", "nltk", "datasets", "jinja2"]
 
 
-def loaded_after(statement: str) -> tuple[float, list[str]]:
-    """Seconds that the statement takes in a fresh interpreter, and heavy modules it loads."""
+def loaded_after(statement: str) -> list[str]:
+    """The heavy modules that the statement loads in a fresh interpreter."""
     code = (
-        "import json, sys, time; start = time.perf_counter()\n"
+        "import json, sys\n"
         f"{statement}\n"
-        "seconds = time.perf_counter() - start\n"
-        f"print(json.dumps([seconds, [name for name in {HEAVY} if name in sys.modules]]))"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     )
-    seconds, names = json.loads(done.stdout.strip().split("\n")[-1])
-    return seconds, names
+    names: list[str] = json.loads(done.stdout.strip().split("\n")[-1])
+    return names
 
 
-def test_import_is_quick_and_loads_nothing_heavy():
-    seconds, names = min(loaded_after("import eval_harness") for _ in range(3))
-    assert names == []
-    assert seconds < 0.2
+def test_import_loads_nothing_heavy():
+    assert loaded_after("import eval_harness") == []
 
 
 def test_help_of_the_commands_loads_nothing_heavy():
@@ -37,4 +34,4 @@ def test_help_of_the_commands_loads_nothing_heavy():
             "except SystemExit as end:\n"
             "    assert end.code == 0"
         )
-        assert loaded_after(statement)[1] == []
+        assert loaded_after(statement) == []

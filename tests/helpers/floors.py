@@ -46,7 +46,9 @@ FLOORS = {
         "cli",
         "commands",
         "api",
+        "publishing",
         "report",
+        "judging",
         "comparison",
         "generation",
         "benchmarks",
@@ -57,5 +59,5 @@ FLOORS = {
         "shared",
         "errors",
     ],
-    "eval_harness.shared": ["model_folder", "text", "files", "program"],
+    "eval_harness.shared": ["model_folder", "text", "files", "endpoint", "program"],
 }

@@ -20,9 +20,9 @@ from fake_server import (
     status,
 )
 
-from distillens_plugin.on_policy import http_json
 from distillens_plugin.on_policy.vllm_client import VllmClient
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.endpoint import http_json
 
 PROBE = [7, 8, 9, 10]
 

@@ -84,13 +84,17 @@ def finish(process, path):
 
 
 def at_work(path):
-    """Seeds whose runs have begun their steps and not ended them."""
+    """Seeds whose runs have begun their steps and not ended them.
+
+    A run stopped earlier leaves its metrics behind, so its process must be there as well.
+    """
     out = path.parent / "out" / "main" / "lens"
     return [
         seed
         for seed in SEEDS
         if (out / f"seed_{seed}" / "train" / "metrics.jsonl").is_file()
         and not (out / f"seed_{seed}" / "train" / "summary.json").is_file()
+        and processes_below(out / f"seed_{seed}")
     ]
 
 

@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -52,13 +52,17 @@ class JsonClient:
     Args:
         base_url: http or https, with a port and a path prefix if the server has them.
         timeout_s: longest wait for one answer, all tries together, in seconds.
+        headers: sent with every request (an API key).
 
     Attributes:
         num_retries: requests that failed and were repeated.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float) -> None:
+    def __init__(
+        self, base_url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._headers = {"Accept": "application/json", "Connection": "close", **(headers or {})}
         self.num_retries = 0
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -92,7 +96,7 @@ class JsonClient:
     def _once(self, verb: str, path: str, payload: bytes | None, deadline: float) -> _Answer:
         late = f"no complete answer within {self._timeout_s:g} s (timeout_s)"
         connection = self._connection(path, deadline)
-        headers = {"Accept": "application/json", "Connection": "close"}
+        headers = dict(self._headers)
         if payload is not None:
             headers["Content-Type"] = "application/json"
         expired = threading.Event()

@@ -1,0 +1,129 @@
+"""The answers and likelihoods that a run lacks: asked of the backend, stored as they come."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eval_harness.backends.base import Backend, Request, Sampling
+from eval_harness.backends.ngrams import first_repeat
+from eval_harness.errors import RunFailure
+from eval_harness.generation.checked_answers import checked_answers
+from eval_harness.generation.engine import Engine
+from eval_harness.generation.task import Task, say
+from eval_harness.protocols.protocol import request_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Work:
+    """Answers that are generated together: those of tasks with the same end tokens."""
+
+    asked: list[tuple[Task, int, int]]
+    requests: list[Request]
+    done: frozenset[int]
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> "Work":
+        asked = [
+            (task, row, seed)
+            for task in tasks
+            for row in range(len(task.rows))
+            for seed in task.protocol.seeds
+        ]
+        requests = [
+            Request(
+                task.prompts.token_ids[row],
+                request_seed(seed, task.benchmark.task, task.rows[row].row_id),
+            )
+            for task, row, seed in asked
+        ]
+        done = frozenset(
+            index
+            for index, (task, row, seed) in enumerate(asked)
+            if task.store is not None and task.key(row, seed) in task.store.rows
+        )
+        return cls(asked, requests, done, Sampling.of(tasks[0].protocol, tasks[0].stop_token_ids))
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.done) == len(self.asked)
+
+    def longest(self) -> int:
+        """Positions that the longest prompt and its answer need."""
+        prompt = max((len(request.prompt_ids) for request in self.requests), default=0)
+        return prompt + self.sampling.max_new_tokens
+
+
+def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
+    """Generates the answers that the stores lack; loads no weights if they lack none."""
+    groups: dict[tuple[int, ...], list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.stop_token_ids, []).append(task)
+    works = [Work.of(group) for group in groups.values()]
+    likelihoods = [task.likelihood for task in tasks if task.likelihood is not None]
+    if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
+        return
+    longest = max([*(item.longest() for item in works), *(item.longest() for item in likelihoods)])
+    size = tasks[0].protocol.no_repeat_ngram_size
+    backend = engine.load(max_length=longest, no_repeat_ngrams=size > 0)
+    try:
+        for work in works:
+            if not work.is_done:
+                _generate(backend, work, engine.facts.tokenizer)
+        for likelihood in likelihoods:
+            likelihood.fill(backend)
+    finally:
+        backend.close()
+
+
+def _generate(backend: Backend, work: Work, tokenizer: "PreTrainedTokenizerBase") -> None:
+    from tqdm import tqdm
+
+    started, num_tokens = time.perf_counter(), 0
+    asked, done = work.asked, work.done
+    progress = tqdm(
+        total=len(asked), initial=len(done), unit="answer", disable=not sys.stderr.isatty()
+    )
+    with progress:
+        answers = checked_answers(
+            backend.generate(work.requests, work.sampling, done=done),
+            backend=backend.name,
+            num_requests=len(work.requests),
+            done=done,
+        )
+        for answer in answers:
+            task, row, seed = asked[answer.index]
+            _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
+            text = tokenizer.decode(
+                answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            assert task.store is not None
+            task.store.add(
+                task.key(row, seed),
+                {
+                    "text": text,
+                    "num_tokens": len(answer.token_ids),
+                    "finish_reason": answer.finish_reason,
+                },
+            )
+            num_tokens += len(answer.token_ids)
+            progress.update()
+    seconds = time.perf_counter() - started
+    say(
+        f"{len(asked) - len(done)} answers, {num_tokens} tokens in {seconds:.1f} s "
+        f"({num_tokens / seconds:.0f} tokens/s, {backend.name})"
+    )
+
+
+def _check_ngrams(task: Task, row: int, token_ids: Sequence[int], size: int) -> None:
+    """The backend applies the rule out of sight; an answer that breaks it shows that it is off."""
+    if size and first_repeat(task.prompts.token_ids[row], token_ids, size) is not None:
+        raise RunFailure(
+            f"{task.benchmark.task}: the answer to row {task.rows[row].row_id!r} repeats {size} "
+            "tokens although no_repeat_ngram_size forbids it: the backend does not apply the rule"
+        )

@@ -1,0 +1,1 @@
+"""Answers of two systems, judged by a model behind an endpoint."""

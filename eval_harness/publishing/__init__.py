@@ -1,0 +1,1 @@
+"""Results sent to other places: Weights & Biases, the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Clients of servers: JSON over HTTP, with a limit on everything."""
