@@ -1,11 +1,15 @@
 """One evaluation: first everything that can be refused, then weights, answers, scores, files."""
 
+import contextlib
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from eval_harness.generation.engine import choose_engine
+from eval_harness.generation.engine import Engine, choose_engine
 from eval_harness.generation.task import (
     Settings,
+    Task,
     close_stores,
     limited_rows,
     newlines_read,
@@ -21,6 +25,25 @@ from eval_harness.shared.files.atomic import check_can_be_made, check_writable
 from eval_harness.shared.files.lock import FolderLock
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of which nothing more can be refused, but for what its stores hold.
+
+    Attributes:
+        started: in seconds since the epoch.
+    """
+
+    settings: Settings
+    engine: Engine
+    tasks: list[Task]
+    started: float
+
+    @property
+    def folder(self) -> Path:
+        """Of its answers and results."""
+        return self.settings.output_path / model_folder_name(self.engine.facts.name)
+
+
 def run_evaluation(settings: Settings) -> tuple[Results, Path]:
     """Runs an evaluation, resuming from what an interrupted one has left.
 
@@ -29,6 +52,17 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
     Raises:
         DistillensError: bad input, refused before any weights are loaded.
         RunFailure: the backend failed, or a file cannot be written.
+    """
+    evaluation = prepare_evaluation(settings)
+    with open_evaluation(evaluation):
+        return finish_evaluation(evaluation)
+
+
+def prepare_evaluation(settings: Settings) -> Evaluation:
+    """Everything that can be refused without the answers of an earlier run.
+
+    Raises:
+        DistillensError: bad input.
     """
     started = time.time()
     loaded = [
@@ -49,18 +83,38 @@ def run_evaluation(settings: Settings) -> tuple[Results, Path]:
     if settings.write_out:
         for task in tasks:
             write_out(task)
-    folder = settings.output_path / model_folder_name(engine.facts.name)
-    check_writable(folder)
-    with FolderLock(folder):
+    evaluation = Evaluation(settings, engine, tasks, started)
+    check_writable(evaluation.folder)
+    return evaluation
+
+
+@contextlib.contextmanager
+def open_evaluation(evaluation: Evaluation) -> Iterator[None]:
+    """Holds the folder of its answers, with the stores open.
+
+    Raises:
+        DistillensError: another run works there, or a store is not ours.
+    """
+    with FolderLock(evaluation.folder):
         try:
-            for task in tasks:
-                open_stores(task, folder, settings, engine)
-            fill_stores(tasks, engine)
-            results = results_of(tasks, settings, engine, started=started)
-            path = write_results(results, settings.output_path)
-            for result in results.tasks.values():
-                result.source = str(path)
-            return results, path
+            for task in evaluation.tasks:
+                open_stores(task, evaluation.folder, evaluation.settings, evaluation.engine)
+            yield
         finally:
-            for task in tasks:
+            for task in evaluation.tasks:
                 close_stores(task)
+
+
+def finish_evaluation(evaluation: Evaluation) -> tuple[Results, Path]:
+    """Answers, scores, files; its stores are open.
+
+    Raises:
+        RunFailure: the backend failed, or a file cannot be written.
+    """
+    settings, engine, tasks = evaluation.settings, evaluation.engine, evaluation.tasks
+    fill_stores(tasks, engine)
+    results = results_of(tasks, settings, engine, started=evaluation.started)
+    path = write_results(results, settings.output_path)
+    for result in results.tasks.values():
+        result.source = str(path)
+    return results, path
