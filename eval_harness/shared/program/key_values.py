@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from eval_harness.errors import DistillensError
@@ -35,16 +35,17 @@ _MOST_DIGITS = 40
 _OPENING = ("[", "{", '"')
 
 
-def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
+def parse_key_values(text: str, *, flag: str, names: Set[str] = NAMES) -> dict[str, Any]:
     """Keys with values as bool, None, int, float, JSON object or list, or string.
 
     A comma ends a value, unless the value begins with a double quote, a bracket or a brace and is
     therefore JSON. A quoted value is always a text, so `pretrained="a,b=1"` names the folder
-    `a,b=1` and sets no key b. The values of `NAMES` are always texts.
+    `a,b=1` and sets no key b.
 
     Args:
         text: "pretrained=DIR,dtype=float32"; "" gives {}.
         flag: named in errors.
+        names: keys whose values are always texts.
     Raises:
         DistillensError: a part without "=", a key given twice, a value that begins like JSON but is
             not, or a number that is too large.
@@ -58,44 +59,48 @@ def parse_key_values(text: str, *, flag: str) -> dict[str, Any]:
         key, position = _key(text, position, flag)
         if key in parsed:
             raise DistillensError(f"{flag} {shortened(key)}: given twice; keep one of them")
-        value, position = _value(text, position, key=key, where=f"{flag} {shortened(key)}")
+        where = f"{flag} {shortened(key)}"
+        value, position = _value(text, position, key=key, where=where, names=names)
         parsed[key] = value
     return parsed
 
 
-def read_key_values(given: str | Sequence[str], *, flag: str) -> dict[str, Any]:
+def read_key_values(
+    given: str | Sequence[str], *, flag: str, names: Set[str] = NAMES
+) -> dict[str, Any]:
     """The same for a flag with several texts: `k=v,k=v`, `k=v k=v`, or one JSON object.
 
     Args:
         given: what follows the flag.
-        flag: named in errors.
+        flag, names: see `parse_key_values`.
     Raises:
         DistillensError: as in `parse_key_values`, or a JSON object with a number for a name.
     """
     parts = [given] if isinstance(given, str) else list(given)
     if len(parts) == 1 and parts[0].lstrip().startswith("{"):
         values, _ = _json(parts[0].strip(), 0, flag)
-        check_names_are_texts(values, flag=flag)
+        check_names_are_texts(values, flag=flag, names=names)
         return dict(values)
     found: dict[str, Any] = {}
     for part in parts:
-        for key, value in parse_key_values(part, flag=flag).items():
+        for key, value in parse_key_values(part, flag=flag, names=names).items():
             if key in found:
                 raise DistillensError(f"{flag} {shortened(key)}: given twice; keep one of them")
             found[key] = value
     return found
 
 
-def check_names_are_texts(values: Mapping[str, Any], *, flag: str) -> None:
+def check_names_are_texts(values: Mapping[str, Any], *, flag: str, names: Set[str] = NAMES) -> None:
     """Refuses a number where a file, folder or revision is named: 0010 would become another one.
 
     Args:
         values: from JSON, YAML or Python, which have types of their own.
         flag: named in errors.
+        names: the keys.
     Raises:
         DistillensError: the key, what was found, and how to write it.
     """
-    for key in NAMES & values.keys():
+    for key in names & values.keys():
         value = values[key]
         if value is not None and not isinstance(value, str | os.PathLike):
             raise DistillensError(
@@ -126,16 +131,16 @@ def _key(text: str, position: int, flag: str) -> tuple[str, int]:
     return key, equals + 1
 
 
-def _value(text: str, position: int, *, key: str, where: str) -> tuple[Any, int]:
+def _value(text: str, position: int, *, key: str, where: str, names: Set[str]) -> tuple[Any, int]:
     """The value that begins at `position`, and where the next part begins."""
     while text[position : position + 1].isspace():
         position += 1
-    if text.startswith('"' if key in NAMES else _OPENING, position):
+    if text.startswith('"' if key in names else _OPENING, position):
         return _json(text, position, where)
     comma = text.find(",", position)
     end = comma if comma >= 0 else len(text)
     plain = text[position:end].strip()
-    return plain if key in NAMES | _TEXTS else _typed(plain, where), end
+    return plain if key in names | _TEXTS else _typed(plain, where), end
 
 
 def _json(text: str, position: int, where: str) -> tuple[Any, int]:
