@@ -8,6 +8,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS
 from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.near import near_names
+from eval_harness.shared.text.stop_texts import read_stop_texts
 from eval_harness.shared.text.template_table import check_template
 
 FIELDS = (
@@ -53,6 +54,8 @@ class Benchmark:
         newline: the rows' mark for a newline, in prompts and references; models trained on such
             rows write it too. None: no such mark.
         fewshot: solved examples for --num_fewshot, as the file has them.
+        until: answers end before the first of these texts; (): they run on; None: where another
+            prompt of the template begins. A protocol's own `until` goes before it.
     """
 
     task: str
@@ -66,6 +69,7 @@ class Benchmark:
     fields: dict[str, str] = field(default_factory=dict)
     newline: str | None = None
     fewshot: tuple[dict[str, Any], ...] = ()
+    until: tuple[str, ...] | None = None
 
     def location(self) -> str:
         """Where the rows come from, for people."""
@@ -73,7 +77,7 @@ class Benchmark:
 
     def to_json(self) -> dict[str, Any]:
         """The benchmark for the results file."""
-        return {
+        settings = {
             "task": self.task,
             "description": self.description,
             "version": self.version,
@@ -84,6 +88,8 @@ class Benchmark:
             "fields": self.fields,
             "newline": self.newline,
         }
+        # Only where it is set, so that other results look as before.
+        return settings if self.until is None else {**settings, "until": list(self.until)}
 
 
 _KEYS = (
@@ -97,6 +103,7 @@ _KEYS = (
     "fields",
     "newline",
     "fewshot",
+    "until",
 )
 
 
@@ -139,6 +146,7 @@ def load_benchmark(source: Path) -> Benchmark:
         fields=_fields(source, content),
         newline=_newline(source, content),
         fewshot=_fewshot(source, content),
+        until=_until(source, content),
     )
     if benchmark.hub is None and benchmark.path is None:
         raise DistillensError(f"{source}: found neither path nor hub; give one, for the rows")
@@ -161,6 +169,11 @@ def _newline(source: Path, content: dict[str, Any]) -> str | None:
     if mark is not None and not mark.strip():
         raise DistillensError(f"{source}: newline = {mark!r}, expected a mark such as '<n>'")
     return mark
+
+
+def _until(source: Path, content: dict[str, Any]) -> tuple[str, ...] | None:
+    value = content.get("until")
+    return None if value is None else read_stop_texts(value, f"{source}: until")
 
 
 def _fewshot(source: Path, content: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -174,7 +174,11 @@ def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
 
 
 def _of_benchmark(benchmark: Benchmark, protocol: Protocol) -> Protocol:
-    return replace(protocol, template=benchmark.template or protocol.template)
+    return replace(
+        protocol,
+        template=benchmark.template or protocol.template,
+        until=benchmark.until if protocol.until is None else protocol.until,
+    )
 
 
 def _identifier(task: str) -> str:

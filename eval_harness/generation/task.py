@@ -139,7 +139,11 @@ def prepare_task(
         add_bos_token = protocol.add_bos_token
     add_bos_token = check_add_bos_token(add_bos_token, "--model_args add_bos_token")
     protocol = dataclasses.replace(
-        protocol, template=template, newline=benchmark.newline, add_bos_token=add_bos_token
+        protocol,
+        template=template,
+        newline=benchmark.newline,
+        add_bos_token=add_bos_token,
+        until=benchmark.until if protocol.until is None else protocol.until,
     )
     examples = load_fewshot(benchmark)[: protocol.num_fewshot]
     as_turns = template == "chat" and settings.fewshot_as_multiturn is not False

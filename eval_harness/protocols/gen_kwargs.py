@@ -7,6 +7,7 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.shared.near import near_names
 from eval_harness.shared.shortened import shortened
+from eval_harness.shared.text.stop_texts import read_stop_texts
 
 # lm-eval's names first, then those of transformers and vLLM.
 _FIELDS = {
@@ -58,21 +59,11 @@ def shown(value: object) -> str:
 
 
 def _stops(value: object) -> tuple[str, ...]:
-    """One text or a list of texts; [] turns the protocol's own off."""
+    """One text or a list of texts, on a command line in JSON form."""
     if isinstance(value, str) and value.startswith("["):
         with contextlib.suppress(ValueError):  # a stop may begin with a bracket
             value = json.loads(value)
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
-        raise DistillensError(
-            f"--gen_kwargs until={shown(value)}: expected a text or a list of texts in JSON form"
-        )
-    if "" in stops:
-        raise DistillensError(
-            "--gen_kwargs until: found an empty text, which would end every answer before it "
-            "begins; until=[] turns stops off"
-        )
-    return tuple(dict.fromkeys(stops))
+    return read_stop_texts(value, "--gen_kwargs until")
 
 
 def _check_sampling(changes: dict[str, Any], protocol: str, greedy: bool) -> None:

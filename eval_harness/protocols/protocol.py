@@ -35,8 +35,8 @@ class Protocol:
         no_repeat_ngram_size: no sequence of this many tokens occurs twice in prompt and answer; 0
             is off.
         seeds: one answer for each.
-        until: an answer ends before the first of these texts; None: before another prompt of the
-            template (see `prompt_starts`).
+        until: an answer ends before the first of these texts; None: of the benchmark's, or else
+            before another prompt of the template (see `prompt_starts`).
         newline: the mark for a newline in rows and answers; None: the benchmark's, if it has one.
         system_instruction: a system message before each question, in `chat`; None: none.
         num_fewshot: solved examples before each question.
