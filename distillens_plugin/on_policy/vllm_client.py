@@ -17,10 +17,10 @@ from distillens_plugin.on_policy.vllm_messages import (
     Sampled,
     Scored,
     Success,
-    read,
 )
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.endpoint.http_json import JsonClient
+from eval_harness.shared.endpoint.messages import read
 
 # With --generation-config vllm the server adds nothing of the model's generation_config.json.
 START = (

@@ -1,16 +1,10 @@
-"""What a vLLM server's answers must look like: read strictly, refused by the field's name."""
+"""What a vLLM server's answers must look like."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from eval_harness.errors import RunFailure
-
-
-class Message(BaseModel):
-    """No text for a number, no 3.0 for a 3; fields that we do not read are ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+from eval_harness.shared.endpoint.messages import Message
 
 
 class Served(Message):
@@ -67,39 +61,3 @@ class Scored(Message):
     """Of /v1/completions with prompt_logprobs."""
 
     choices: list[ScoredChoice] = Field(min_length=1, max_length=1)
-
-
-_Kind = TypeVar("_Kind", bound=Message)
-
-
-def read(kind: type[_Kind], answer: object, where: str) -> _Kind:
-    """The answer as `kind`.
-
-    Args:
-        answer: decoded JSON; None (an empty answer) reads as {}.
-        where: address and path, for the error.
-    Raises:
-        RunFailure: the first field that is missing or of another type.
-    """
-    try:
-        return kind.model_validate({} if answer is None else answer)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "missing":
-            problem = "found nothing, expected this field"
-        else:
-            expected = first["msg"].removeprefix("Input should be ")
-            problem = f"found {_shown(first['input'])}, expected: {expected}"
-        raise RunFailure(f"{where}: {_path(first['loc'])}: {problem}") from error
-
-
-def _path(places: tuple[int | str, ...]) -> str:
-    text = ""
-    for place in places:
-        text += f"[{place}]" if isinstance(place, int) else f".{place}"
-    return text.lstrip(".")[:200] or "the answer"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

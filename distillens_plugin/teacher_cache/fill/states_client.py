@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillens_plugin.on_policy.vllm_messages import read
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
 from distillens_plugin.teacher_cache.fill.vllm_answers import (
     EngineFacts,
@@ -24,6 +23,7 @@ from distillens_plugin.teacher_cache.fill.vllm_answers import (
 from distillens_plugin.vllm_states.exchange import take_states
 from eval_harness.errors import RunFailure
 from eval_harness.shared.endpoint.http_json import JsonClient
+from eval_harness.shared.endpoint.messages import read
 
 _PATH = "/v1/completions"
 _MAX_THREADS = 64

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from distillens_plugin.on_policy.vllm_messages import LogProbability, Message
+from distillens_plugin.on_policy.vllm_messages import LogProbability
+from eval_harness.shared.endpoint.messages import Message
 
 
 class EngineFacts(Message):

@@ -5,13 +5,15 @@ sends a byte now and then. Here a whole answer, retries included, has one deadli
 """
 
 import json
+import random
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import SHUT_RDWR, gaierror
 from typing import Any
@@ -22,8 +24,36 @@ from eval_harness.errors import RunFailure
 MAX_BYTES = 64 * 2**20
 _CHUNK = 2**16
 # Faults that may pass: too many requests, a gateway without its server, a server that is starting.
-_PASSING = (429, 502, 503, 504)
+PASSING = (429, 502, 503, 504)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+# Clients that were refused together should not come back together.
+_JITTER = 1.25
+
+
+class EndpointFailure(RunFailure):
+    """A request without a usable answer.
+
+    Attributes:
+        status: of the HTTP answer; None if there was none.
+        connected: whether the server took the connection.
+        may_pass: the same request may succeed later.
+        pause_s: how long the server asks to wait before that.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        connected: bool = True,
+        may_pass: bool = False,
+        pause_s: float = 0.0,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.connected = connected
+        self.may_pass = may_pass
+        self.pause_s = pause_s
 
 
 class _MayPassError(Exception):
@@ -31,11 +61,21 @@ class _MayPassError(Exception):
 
     Args:
         pause_s: how long the server asks to wait.
+        status, connected: as in `EndpointFailure`.
     """
 
-    def __init__(self, text: str, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        pause_s: float = 0.0,
+        status: int | None = None,
+        connected: bool = True,
+    ) -> None:
         super().__init__(text)
         self.pause_s = pause_s
+        self.status = status
+        self.connected = connected
 
 
 @dataclass(frozen=True)
@@ -53,18 +93,28 @@ class JsonClient:
         base_url: http or https, with a port and a path prefix if the server has them.
         timeout_s: longest wait for one answer, all tries together, in seconds.
         headers: sent with every request (an API key).
+        retried: HTTP statuses that may pass.
+        max_bytes: the longest answer that is read; None: MAX_BYTES.
 
     Attributes:
         num_retries: requests that failed and were repeated.
     """
 
     def __init__(
-        self, base_url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        retried: Collection[int] = PASSING,
+        max_bytes: int | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Accept": "application/json", "Connection": "close", **(headers or {})}
         self.num_retries = 0
         self._timeout_s = timeout_s
+        self._retried = frozenset(retried)
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
 
     def ask(self, verb: str, path: str, body: object = None, *, patient: bool = True) -> Any:
@@ -74,7 +124,8 @@ class JsonClient:
             body: sent as JSON; None sends nothing.
             patient: try again if a connection fails or the server is busy.
         Raises:
-            RunFailure: no answer in time, an HTTP error, or not JSON; the line names the address.
+            EndpointFailure: no answer in time, an HTTP error, or not JSON; the line names the
+                address.
         """
         deadline = time.monotonic() + self._timeout_s
         payload = None if body is None else json.dumps(body).encode()
@@ -84,14 +135,22 @@ class JsonClient:
             try:
                 return self._decode(path, self._once(verb, path, payload, deadline))
             except _MayPassError as fault:
-                pause_s = min(max(pause_s, fault.pause_s), _LONGEST_PAUSE_S)
-                if not patient or time.monotonic() + pause_s >= deadline:
+                waits_s = max(pause_s, fault.pause_s) * random.uniform(1, _JITTER)
+                if not patient or time.monotonic() + waits_s >= deadline:
                     tries = f", {num_tries} tries" if num_tries > 1 else ""
-                    raise self._failure(path, f"{fault}{tries}") from fault
+                    if fault.pause_s:
+                        tries += f", asked to wait {fault.pause_s:.0f} s"
+                    raise EndpointFailure(
+                        f"{self.base_url}{path}: {fault}{tries}",
+                        status=fault.status,
+                        connected=fault.connected,
+                        may_pass=True,
+                        pause_s=fault.pause_s,
+                    ) from fault
                 with self._lock:
                     self.num_retries += 1
-                time.sleep(pause_s)
-                pause_s *= 2
+                time.sleep(waits_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _once(self, verb: str, path: str, payload: bytes | None, deadline: float) -> _Answer:
         late = f"no complete answer within {self._timeout_s:g} s (timeout_s)"
@@ -100,22 +159,24 @@ class JsonClient:
         if payload is not None:
             headers["Content-Type"] = "application/json"
         expired = threading.Event()
+        connected = False
         try:
             connection.connect()
+            connected = True
             with _ended_at(deadline, connection, expired):
                 prefix = urlsplit(self.base_url).path
                 connection.request(verb, prefix + path, payload, headers)
                 response = connection.getresponse()
                 body = self._read(path, response)
         except TimeoutError as error:
-            raise self._failure(path, late) from error
+            raise self._failure(path, late, connected=connected) from error
         except (OSError, HTTPException, ValueError) as error:
             if expired.is_set():
                 raise self._failure(path, late) from error
             text = f"the connection failed ({_named(error)})"
             if isinstance(error, ssl.SSLError | gaierror | ValueError):
-                raise self._failure(path, text) from error
-            raise _MayPassError(text) from error
+                raise self._failure(path, text, connected=connected) from error
+            raise _MayPassError(text, connected=connected) from error
         finally:
             connection.close()
         if expired.is_set():
@@ -132,14 +193,16 @@ class JsonClient:
             timeout_s = max(0.001, deadline - time.monotonic())
             return kind(host, parts.port, timeout=timeout_s)
         except (ValueError, HTTPException) as error:
-            raise self._failure(path, f"not a valid address ({_named(error)})") from error
+            text = f"not a valid address ({_named(error)})"
+            raise self._failure(path, text, connected=False) from error
 
     def _read(self, path: str, response: HTTPResponse) -> bytes:
         parts, size = [], 0
+        limit = MAX_BYTES if self._max_bytes is None else self._max_bytes
         while part := response.read(_CHUNK):
             size += len(part)
-            if size > MAX_BYTES:
-                raise self._failure(path, f"the answer is longer than {MAX_BYTES // 2**20} MiB")
+            if size > limit:
+                raise self._failure(path, f"the answer is longer than {limit / 2**20:g} MiB")
             parts.append(part)
         return b"".join(parts)
 
@@ -150,12 +213,14 @@ class JsonClient:
                 path,
                 f"HTTP {answer.status}, a redirect to {target[:200]}, which is not followed; name "
                 "the server's own address",
+                status=answer.status,
             )
         if not 200 <= answer.status < 300:
             text = f"HTTP {answer.status}: {_reason(answer)}"
-            if answer.status in _PASSING:
-                raise _MayPassError(text, _seconds(answer.headers.get("Retry-After")))
-            raise self._failure(path, text)
+            if answer.status in self._retried:
+                pause_s = _seconds(answer.headers.get("Retry-After"))
+                raise _MayPassError(text, pause_s=pause_s, status=answer.status)
+            raise self._failure(path, text, status=answer.status)
         if not answer.body.strip():
             return None
         kind = answer.headers.get_content_type()
@@ -169,8 +234,10 @@ class JsonClient:
         except (ValueError, RecursionError) as error:
             raise self._failure(path, f"the answer is not JSON ({_named(error)})") from error
 
-    def _failure(self, path: str, text: str) -> RunFailure:
-        return RunFailure(f"{self.base_url}{path}: {text}")
+    def _failure(
+        self, path: str, text: str, *, status: int | None = None, connected: bool = True
+    ) -> EndpointFailure:
+        return EndpointFailure(f"{self.base_url}{path}: {text}", status=status, connected=connected)
 
 
 @contextmanager
@@ -195,8 +262,14 @@ def _ended_at(
 
 
 def _seconds(retry_after: str | None) -> float:
-    text = (retry_after or "").strip()
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0
+    """Of a number of seconds, or of a date; 0 if it is neither."""
+    text = (retry_after or "").strip()[:40]
+    if text.isascii() and text.isdigit() and len(text) < 9:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _named(error: BaseException) -> str:
