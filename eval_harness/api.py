@@ -13,6 +13,7 @@ from eval_harness.generation.evaluate import run_evaluation
 from eval_harness.generation.request import make_settings
 from eval_harness.results.schema import Results
 from eval_harness.scoring.metrics import DEFAULT_METRICS
+from eval_harness.scoring.rouge import metric_of_tokenizer
 from eval_harness.scoring.score import score_texts
 from eval_harness.shared.argument_types import (
     check_lists,
@@ -52,6 +53,7 @@ def evaluate(
     fewshot_as_multiturn: bool | None = None,
     log_samples: bool = True,
     predict_only: bool = False,
+    rouge_tokenizer: str = "default",
     loglikelihood: bool = False,
     trust_remote_code: bool = False,
 ) -> Results:
@@ -88,6 +90,7 @@ def evaluate(
         fewshot_as_multiturn: whether they are turns of the conversation; None: with "chat".
         log_samples: write a row for each sample, which `compare` reads.
         predict_only: generate, do not score.
+        rouge_tokenizer: "unicode" adds "rougeL_unicode", ROUGE-L of words in any script.
         loglikelihood: also compute the references' negative log-likelihood and perplexity.
         trust_remote_code: run code that comes with the model, and accept arguments that can run
             code.
@@ -103,7 +106,7 @@ def evaluate(
             f"limit = {limit!r}, expected a number of rows of at least 1, or a share between 0 "
             "and 1"
         )
-    check_names(backend=backend, protocol=protocol)
+    check_names(backend=backend, protocol=protocol, rouge_tokenizer=rouge_tokenizer)
     check_texts(
         template=template,
         truncation=truncation,
@@ -142,6 +145,7 @@ def evaluate(
         fewshot_as_multiturn=fewshot_as_multiturn,
         log_samples=log_samples,
         predict_only=predict_only,
+        rouge_tokenizer=rouge_tokenizer,
         loglikelihood=loglikelihood,
         trust_remote_code=trust_remote_code,
         config={"model_args": dict(model_args or {}), "batch_size": batch_size, "limit": limit},
@@ -155,6 +159,7 @@ def score(
     references: Sequence[str | Sequence[str]],
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    rouge_tokenizer: str = "default",
     scorer: str | None = None,
 ) -> dict[str, Any]:
     """Scores texts against references, in memory; `score_files` does so for two JSONL files.
@@ -165,6 +170,7 @@ def score(
         predictions: N texts, at least one.
         references: for each prediction a text, or a non-empty list; the best one counts.
         metrics: names of `METRICS`; ROUGE-L and exact match are always included.
+        rouge_tokenizer: "unicode" adds "rougeL_unicode", ROUGE-L of words in any script.
         scorer: "rouge-score-rs" or "rouge-score" (same values); None: the fastest installed.
     Returns:
         Each metric x 100 by its name, "num_rows", "scorer", how many rows have no reference and how
@@ -175,6 +181,8 @@ def score(
             a text, an unknown metric or scorer.
     """
     check_lists(predictions=predictions, references=references, metrics=metrics)
+    check_names(rouge_tokenizer=rouge_tokenizer)
+    metrics = [*metrics, metric_of_tokenizer(rouge_tokenizer)]
     return score_texts(predictions, references, metrics=metrics, backend=scorer)
 
 
@@ -182,6 +190,7 @@ def compare(
     *systems: PathLike,
     references: PathLike | None = None,
     all_pairs: bool = False,
+    rouge_tokenizer: str = "default",
     scorer: str | None = None,
 ) -> Comparisons:
     """Compares systems row by row: `eval-harness compare`. `print` shows the result as text.
@@ -193,6 +202,7 @@ def compare(
             with id and text). The later ones are compared with the first.
         references: the references of prediction files (JSONL with id and output).
         all_pairs: compare every pair.
+        rouge_tokenizer: "unicode" adds "rougeL_unicode", also to runs that did not compute it.
         scorer: as for `score`; used for answers without scores.
     Returns:
         The comparisons (difference, 95 % interval, p-values, verdict), the scores of each system
@@ -207,7 +217,9 @@ def compare(
     named = [path_of(system, f"systems[{place}]") for place, system in enumerate(systems)]
     if references is not None:
         references = path_of(references, "references")
-    loaded = load_systems(named, references=references, backend=scorer)
+    check_names(rouge_tokenizer=rouge_tokenizer)
+    further = [metric_of_tokenizer(rouge_tokenizer)]
+    loaded = load_systems(named, references=references, backend=scorer, metrics=further)
     return compare_loaded(loaded, all_pairs=all_pairs)
 
 

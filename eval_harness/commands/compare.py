@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from eval_harness.commands.flags.rouge_tokenizer import add_tokenizer_flag
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the subcommand."""
@@ -29,6 +31,7 @@ def add_system_arguments(parser: argparse.ArgumentParser) -> None:
         "--references", metavar="FILE", help="the references (JSONL) of prediction files"
     )
     parser.add_argument("--all_pairs", action="store_true", help="compare every pair of systems")
+    add_tokenizer_flag(parser)
 
 
 def print_names(text: str) -> None:
@@ -42,11 +45,16 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.comparison.compare import compare_loaded
     from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
+    from eval_harness.scoring.rouge import metric_of_tokenizer
     from eval_harness.shared.files.atomic import encode_json
 
     if len(args.systems) < 2:
         raise DistillensError("compare needs at least two systems, found one; name another")
-    systems = load_systems(args.systems, references=args.references)
+    systems = load_systems(
+        args.systems,
+        references=args.references,
+        metrics=[metric_of_tokenizer(args.rouge_tokenizer)],
+    )
     result = compare_loaded(systems, all_pairs=args.all_pairs)
     if args.json:
         sys.stdout.write(encode_json(result.to_json(), where="comparison"))

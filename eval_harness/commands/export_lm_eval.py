@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from eval_harness.commands.flags.rouge_tokenizer import add_tokenizer_flag
 from eval_harness.protocols.protocol import PROTOCOLS
 from eval_harness.shared.text.template_table import TEMPLATES
 
@@ -33,6 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"{', '.join(TEMPLATES)}, or a format string; default: the benchmark's, else the "
         "protocol's",
     )
+    add_tokenizer_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,10 +44,14 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
     from eval_harness.benchmarks.lm_eval_export import export_tasks, lm_eval_command
     from eval_harness.protocols.protocol import make_protocol
+    from eval_harness.scoring.metrics import metrics_with
     from eval_harness.shared.text.template_table import check_template
 
     known = find_benchmarks(args.include_path)
-    benchmarks = select_benchmarks(args.tasks or ",".join(known), known, args.data)
+    benchmarks = [
+        replace(benchmark, metrics=metrics_with(benchmark.metrics, args.rouge_tokenizer))
+        for benchmark in select_benchmarks(args.tasks or ",".join(known), known, args.data)
+    ]
     if args.template is not None:
         check_template(args.template)
         benchmarks = [replace(benchmark, template=args.template) for benchmark in benchmarks]

@@ -80,7 +80,7 @@ def _templates(_: str | None) -> list[str]:
 def _metrics(_: str | None) -> list[str]:
     from eval_harness.scoring.metrics import METRICS
 
-    return [f"{name:<12} {metric.title}" for name, metric in METRICS.items()]
+    return [f"{name:<15} {metric.title}" for name, metric in METRICS.items()]
 
 
 _LISTS: dict[str, tuple[str, Callable[[str | None], list[str]]]] = {

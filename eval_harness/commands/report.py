@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
     from eval_harness.report.plots import require_matplotlib
+    from eval_harness.scoring.rouge import metric_of_tokenizer
     from eval_harness.shared.files.atomic import check_can_be_made
 
     # Before the systems are read and scored, which may take a while.
@@ -32,7 +33,11 @@ def run(args: argparse.Namespace) -> int:
     if args.num_rows < 0:
         raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
     check_can_be_made(args.output_path)
-    systems = load_systems(args.systems, references=args.references)
+    systems = load_systems(
+        args.systems,
+        references=args.references,
+        metrics=[metric_of_tokenizer(args.rouge_tokenizer)],
+    )
 
     from eval_harness.report.page import write_report
 

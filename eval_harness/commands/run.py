@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from eval_harness.commands.flags.run_flags import add_run_flags
-from eval_harness.scoring.rouge_words import without_words_note
+from eval_harness.scoring.rouge_words import word_notes
 
 if TYPE_CHECKING:
     from eval_harness.results.schema import Results
@@ -24,12 +24,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Runs the evaluation and prints a table. Returns 0."""
-    from eval_harness.commands.flags.run_settings import all_flags, settings_of
+    from eval_harness.commands.flags.run_settings import all_flags, publications_of, settings_of
     from eval_harness.generation.evaluate import run_evaluation
     from eval_harness.shared.files.atomic import encode_json
 
     flags = all_flags(args)
     settings = settings_of(flags)
+    publications = publications_of(flags)
     if flags.check_integrity:
         from eval_harness.benchmarks.summary import summary
 
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         configs = {name: task.config for name, task in results.tasks.items()}
         sys.stdout.write(encode_json(configs, where="configs"))
     print(f"written to {path}", file=sys.stderr)
+    for line in publications.send(results, path):
+        print(f"eval-harness: {line}", file=sys.stderr)
     return 0
 
 
@@ -70,13 +73,11 @@ def _table(results: "Results") -> str:
 
 def _notes(results: "Results") -> list[str]:
     """What a reader of the table must know about its numbers."""
-    notes = []
-    for task in results.tasks.values():
-        num_references = task.metrics.get("num_references_without_words,none", 0)
-        note = without_words_note(num_references, task.num_effective)
-        if note is not None:
-            notes.append(f"{task.task}: {note}")
-    return notes
+    return [
+        f"{task.task}: {note}"
+        for task in results.tasks.values()
+        for note in word_notes(task.metrics, task.num_effective)
+    ]
 
 
 def _number(value: object) -> str:

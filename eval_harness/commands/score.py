@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from eval_harness.commands.flags.rouge_tokenizer import add_tokenizer_flag
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the subcommand."""
@@ -21,18 +23,24 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME",
         help="rouge-score-rs or rouge-score (same values); default: the fastest installed",
     )
+    add_tokenizer_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores. Returns 0."""
-    from eval_harness.scoring.rouge_words import without_words_note
+    from eval_harness.scoring.rouge import metric_of_tokenizer
+    from eval_harness.scoring.rouge_words import word_notes
     from eval_harness.scoring.score import score_files
     from eval_harness.shared.files.atomic import encode_json
 
-    result = score_files(args.predictions, args.references, backend=args.scorer)
+    result = score_files(
+        args.predictions,
+        args.references,
+        backend=args.scorer,
+        metrics=[metric_of_tokenizer(args.rouge_tokenizer)],
+    )
     sys.stdout.write(encode_json(result, where="scores"))
     sys.stdout.flush()
-    note = without_words_note(result["num_references_without_words"], result["num_rows"])
-    if note is not None:
+    for note in word_notes(result, result["num_rows"], suffix=""):
         print(f"eval-harness: {note}", file=sys.stderr)
     return 0

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval_harness.comparison.notes import version_notes
+from eval_harness.comparison.notes import reference_notes, version_notes
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
-from eval_harness.scoring.rouge_words import num_without_words, without_words_note
 from eval_harness.scoring.task_metrics import task_metrics
 from eval_harness.shared.statistics import Floats, PairedComparison, compare_paired, holm, row_means
 
@@ -125,23 +124,24 @@ class Comparisons:
 
 def compare_loaded(systems: Sequence[System], *, all_pairs: bool = False) -> Comparisons:
     """Scores, comparisons and notes of systems from `load_systems`; see `compare_systems`."""
+    tables: dict[str, dict[str, Any]] = {
+        system.name: {
+            "source": system.source,
+            "tasks": {
+                task: {
+                    "num_rows": len(samples),
+                    **_not_scored(system.metrics.get(task, {})),
+                    **task_metrics(samples),
+                }
+                for task, samples in system.samples.items()
+            },
+        }
+        for system in systems
+    }
     return Comparisons(
-        systems={
-            system.name: {
-                "source": system.source,
-                "tasks": {
-                    task: {
-                        "num_rows": len(samples),
-                        **_not_scored(system.metrics.get(task, {})),
-                        **task_metrics(samples),
-                    }
-                    for task, samples in system.samples.items()
-                },
-            }
-            for system in systems
-        },
+        systems=tables,
         comparisons=compare_systems(systems, all_pairs=all_pairs),
-        notes=[*version_notes(systems), *_word_notes(systems[0])],
+        notes=[*version_notes(systems), *reference_notes(tables)],
     )
 
 
@@ -158,17 +158,6 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
         lines.append("")
     lines += [f"note: {note}" for note in result["notes"]]
     return lines
-
-
-def _word_notes(system: System) -> list[str]:
-    """All systems have the same rows, and so the same references."""
-    notes = []
-    for task, samples in system.samples.items():
-        num_references = num_without_words(sample.target for sample in samples)
-        note = without_words_note(num_references, len(samples))
-        if note is not None:
-            notes.append(f"{task}: {note}")
-    return notes
 
 
 def scored_metrics(metrics: dict[str, Any]) -> list[str]:

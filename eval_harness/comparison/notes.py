@@ -1,10 +1,11 @@
 """What a reader of a comparison should know, though it does not prevent one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import metric_names
+from eval_harness.scoring.rouge_words import word_notes
 from eval_harness.shared.differences import differences
 from eval_harness.shared.files.typed_json import shown
 
@@ -16,6 +17,9 @@ def version_notes(systems: Sequence[System]) -> list[str]:
         for task, fingerprint in system.fingerprints.items():
             first = systems[0].fingerprints.get(task, fingerprint)
             for key, ours, theirs in differences(first.versions, fingerprint.versions):
+                # Metrics that only some systems have are named below.
+                if key == "rouge_tokenizer" and "not set" in (ours, theirs):
+                    continue
                 note = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
                 tasks.setdefault(note, []).append(task)
     notes = [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
@@ -27,6 +31,20 @@ def version_notes(systems: Sequence[System]) -> list[str]:
             "the same"
         )
     return notes
+
+
+def reference_notes(tables: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What ROUGE-L cannot see of the references, which are the same for all systems.
+
+    Args:
+        tables: by system, see `Comparisons.systems`; a metric may be in one of them only.
+    """
+    notes: dict[str, None] = {}
+    for table in tables.values():
+        for task, metrics in table["tasks"].items():
+            for note in word_notes(metrics, metrics["num_rows"]):
+                notes[f"{task}: {note}"] = None
+    return list(notes)
 
 
 def _metric_notes(systems: Sequence[System]) -> list[str]:

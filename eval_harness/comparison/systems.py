@@ -48,6 +48,7 @@ def load_systems(
     *,
     references: str | os.PathLike[str] | None = None,
     backend: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> list[System]:
     """Reads systems that can be compared: the same tasks, rows, protocol and data.
 
@@ -55,6 +56,7 @@ def load_systems(
         paths: results files or folders, ours or lm-eval's; with `references`, prediction files.
         references: the references of prediction files.
         backend: see `rouge.rouge_l`; used for answers without scores.
+        metrics: to compute where a run did not, beside those of its benchmarks.
     Returns:
         The systems in the order of `paths`, with the tasks that they all have.
     Raises:
@@ -63,9 +65,9 @@ def load_systems(
     """
     if references is not None:
         expected = read_references(references)
-        systems = [_from_predictions(path, expected, backend) for path in paths]
+        systems = [_from_predictions(path, expected, backend, metrics) for path in paths]
     else:
-        systems = [_from_results(path, backend) for path in paths]
+        systems = [_from_results(path, backend, metrics) for path in paths]
     _make_names_unique(systems)
     _keep_common_tasks(systems)
     for system in systems[1:]:
@@ -77,7 +79,10 @@ def load_systems(
 
 
 def _from_predictions(
-    path: str | os.PathLike[str], references: References, backend: str | None
+    path: str | os.PathLike[str],
+    references: References,
+    backend: str | None,
+    metrics: Sequence[str],
 ) -> System:
     texts = read_predictions(path, references)
     samples = [
@@ -94,12 +99,14 @@ def _from_predictions(
             zip(references.rows, references.texts, texts, strict=True)
         )
     ]
-    score_samples(samples, backend=backend)
+    score_samples(samples, backend=backend, metrics=metrics)
     task = "/".join(Path(references.path).parts[-2:])
     return System(Path(path).stem, os.fspath(path), {task: samples}, {}, {})
 
 
-def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
+def _from_results(
+    path: str | os.PathLike[str], backend: str | None, metrics: Sequence[str]
+) -> System:
     if Path(path).is_file() and Path(path).suffix == ".jsonl":
         raise DistillensError(
             f"{os.fspath(path)}: found a .jsonl file, expected a results folder; for prediction "
@@ -126,7 +133,7 @@ def _from_results(path: str | os.PathLike[str], backend: str | None) -> System:
                 f"{task.source}: no samples of {task.task} beside it; run with --log_samples"
             )
         _check_seeds(task)
-        _score_where_missing(task, backend)
+        _score_where_missing(task, backend, metrics)
     return System(
         name=results.model_name,
         source=os.fspath(path),
@@ -146,10 +153,10 @@ def _check_seeds(task: TaskResult) -> None:
             )
 
 
-def _score_where_missing(task: TaskResult, backend: str | None) -> None:
+def _score_where_missing(task: TaskResult, backend: str | None, further: Sequence[str]) -> None:
     """--predict_only leaves answers without scores; the task says which metrics it needs."""
     listed = task.config.get("metrics")
-    metrics = with_defaults(listed if isinstance(listed, list) else [])
+    metrics = with_defaults([*(listed if isinstance(listed, list) else []), *further])
     unscored = [
         sample for sample in task.samples if any(name not in sample.scores for name in metrics)
     ]

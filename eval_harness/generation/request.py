@@ -1,6 +1,7 @@
 """A run's settings, from the command line or from Python, checked before anything is read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.generation.request_checks import check_context, check_samples
 from eval_harness.generation.task import Settings
 from eval_harness.protocols.protocol import make_protocol
+from eval_harness.scoring.metrics import metrics_with
 from eval_harness.shared.program.key_values import check_names_are_texts
 from eval_harness.shared.text.template_table import check_template
 
@@ -37,6 +39,7 @@ def make_settings(
     write_out: bool = False,
     log_samples: bool = True,
     predict_only: bool = False,
+    rouge_tokenizer: str = "default",
     loglikelihood: bool = False,
     trust_remote_code: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -51,6 +54,7 @@ def make_settings(
         protocol: a name of `PROTOCOLS`; `gen_kwargs`, `seeds`, `template`, `truncation` and
             `max_prompt_tokens` change it, None leaves its own.
         system_instruction, num_fewshot: as `Protocol`'s; None: none.
+        rouge_tokenizer: "unicode" adds `rougeL_unicode` to the benchmarks' metrics.
         config: goes into the results file, beside protocol and seeds.
         The others: see `Settings`.
     Raises:
@@ -74,6 +78,10 @@ def make_settings(
         num_fewshot=num_fewshot,
     )
     benchmarks = select_benchmarks(tasks, find_benchmarks(include_path), data)
+    benchmarks = [
+        replace(benchmark, metrics=metrics_with(benchmark.metrics, rouge_tokenizer))
+        for benchmark in benchmarks
+    ]
     check_context(benchmarks, changed, template, fewshot_as_multiturn)
     check_samples(samples, benchmarks, limit)
     given = dict(model_args)

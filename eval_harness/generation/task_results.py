@@ -24,6 +24,7 @@ def results_of(
     Args:
         started: in seconds since the epoch.
     """
+    from eval_harness.scoring.rouge import tokenizer_version
     from eval_harness.scoring.score import score_samples
     from eval_harness.scoring.task_metrics import task_metrics
 
@@ -33,6 +34,7 @@ def results_of(
         versions = dict(engine.versions)
         if not settings.predict_only:
             versions["scorer"] = score_samples(samples, metrics=task.benchmark.metrics)
+            versions |= tokenizer_version(task.benchmark.metrics)
         metrics: dict[str, Any] = dict(task_metrics(samples))
         if task.likelihood is not None:
             metrics |= likelihood_metrics(task.likelihood, samples)

@@ -14,12 +14,11 @@ import numpy as np
 from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, decimals, scored_metrics
 from eval_harness.comparison.systems import System
 from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
-from eval_harness.report.rows import ShownRow, printable, rows_that_differ
+from eval_harness.report.rows import ShownRow, primary_metric, printable, rows_that_differ
 from eval_harness.results.schema import NOT_AVAILABLE
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
-PRIMARY = "rougeL"
 # Metric -> column title and decimals; a column is shown if any system has the metric.
 _COLUMNS = {
     "length_words": ("words", 1),
@@ -102,7 +101,7 @@ def _section(
         for name in scored_metrics(next(iter(metrics.values())))
         if all(f"{name},none" in values for values in metrics.values())
     ]
-    primary = PRIMARY if PRIMARY in scored else scored[0]
+    primary = primary_metric(scored, next(iter(metrics.values())))
     known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
     scores = [
         row_means([sample.scores[primary] for sample in system.samples[task]]) for system in systems

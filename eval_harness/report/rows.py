@@ -1,8 +1,8 @@
-"""Which rows a report shows in full, and their text made safe to show."""
+"""Which metric a report is about, which rows it shows in full, and their text, safe to show."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,18 @@ class ShownRow:
     references: list[str]
     spread: float
     answers: list[Answer]
+
+
+def primary_metric(scored: Sequence[str], metrics: Mapping[str, Any]) -> str:
+    """What plots and rows are about: ROUGE-L, of the words that the references have.
+
+    Args:
+        scored: names of the metrics that all systems have, at least one.
+        metrics: of a task.
+    """
+    unseen = metrics.get("num_references_without_words,none", 0)
+    first = ("rougeL_unicode", "rougeL") if unseen else ("rougeL",)
+    return next((name for name in first if name in scored), scored[0])
 
 
 def rows_that_differ(

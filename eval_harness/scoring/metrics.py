@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eval_harness.scoring.exact_match import exact_match
-from eval_harness.scoring.rouge import rouge_l
+from eval_harness.scoring.rouge import metric_of_tokenizer, rouge_l
 from eval_harness.shared.text.final_answers import final_answer_score
 
 Texts = Sequence[str]
@@ -41,10 +41,26 @@ METRICS: dict[str, Metric] = {
         lambda answers, references, scorer: rouge_l(answers, references, backend=scorer),
         is_default=True,
     ),
+    "rougeL_unicode": Metric(
+        "ROUGE-L of Unicode words",
+        lambda answers, references, scorer: rouge_l(
+            answers, references, backend=scorer, tokenizer="unicode"
+        ),
+    ),
     "exact_match": Metric("exact match", _by_row(exact_match), is_default=True),
     "final_answer": Metric("final answer", _by_row(final_answer_score)),
 }
 DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_default)
+
+
+def metrics_with(metrics: Sequence[str], rouge_tokenizer: str) -> tuple[str, ...]:
+    """A benchmark's metrics, and the one that --rouge_tokenizer asks for.
+
+    Raises:
+        DistillensError: there is no such tokenizer.
+    """
+    asked = metric_of_tokenizer(rouge_tokenizer)
+    return tuple(metrics if asked in metrics else with_defaults([*metrics, asked]))
 
 
 def with_defaults(metrics: Sequence[str]) -> list[str]:

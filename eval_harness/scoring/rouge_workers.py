@@ -13,31 +13,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from eval_harness.errors import RunFailure
+from eval_harness.scoring.unicode_words import UnicodeTokenizer
 
 # About a second of rouge-score, which is how long a worker takes to start. The cost is the size of
 # the table of the longest common subsequence, in characters squared.
 _COST_PER_WORKER = 100_000_000
 
 
-def score_in_processes(pairs: Sequence[tuple[str, str]], *, num_workers: int) -> list[float]:
+def score_in_processes(
+    pairs: Sequence[tuple[str, str]], *, num_workers: int, tokenizer: str
+) -> list[float]:
     """ROUGE-L F-measure of (target, prediction) pairs, in order.
 
     Args:
         pairs: any Python strings.
         num_workers: the largest number of processes; small inputs are scored in this one.
+        tokenizer: a key of `rouge.TOKENIZERS`.
     Raises:
         RunFailure: a worker failed; gives its last line.
     """
     cost = [(len(target) + 1) * (len(prediction) + 1) for target, prediction in pairs]
     num_workers = min(num_workers, len(pairs), 1 + sum(cost) // _COST_PER_WORKER)
     if num_workers <= 1:
-        return score_pairs(pairs)
+        return score_pairs(pairs, tokenizer)
     # The most expensive pairs are dealt out first, so that no worker gets all of them.
     order = sorted(range(len(pairs)), key=cost.__getitem__, reverse=True)
     shares = [order[worker::num_workers] for worker in range(num_workers)]
     workers = []
     try:
-        workers += [_start_worker() for _ in shares]
+        workers += [_start_worker(tokenizer) for _ in shares]
         with ThreadPoolExecutor(num_workers) as threads:
             jobs = [
                 threads.submit(worker.communicate, json.dumps([pairs[i] for i in share]))
@@ -61,19 +65,23 @@ def score_in_processes(pairs: Sequence[tuple[str, str]], *, num_workers: int) ->
     return values
 
 
-def score_pairs(pairs: Sequence[tuple[str, str]]) -> list[float]:
+def score_pairs(pairs: Sequence[tuple[str, str]], tokenizer: str) -> list[float]:
     """ROUGE-L F-measure of (target, prediction) pairs, in this process."""
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    words = DefaultTokenizer(use_stemmer=True)
+    scorer = RougeScorer(
+        ["rougeL"], tokenizer=UnicodeTokenizer(words) if tokenizer == "unicode" else words
+    )
     return [float(scorer.score(target, text)["rougeL"].fmeasure) for target, text in pairs]
 
 
-def _start_worker() -> subprocess.Popen[str]:
+def _start_worker(tokenizer: str) -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "eval_harness.scoring.rouge_workers"],
+        [sys.executable, "-P", "-m", "eval_harness.scoring.rouge_workers", tokenizer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,4 +99,4 @@ def _kill(workers: Sequence[subprocess.Popen[str]]) -> None:
 
 
 if __name__ == "__main__":
-    json.dump(score_pairs(json.load(sys.stdin)), sys.stdout)
+    json.dump(score_pairs(json.load(sys.stdin), sys.argv[1]), sys.stdout)

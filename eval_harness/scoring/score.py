@@ -9,8 +9,8 @@ from typing import Any
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
 from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS, with_defaults
-from eval_harness.scoring.rouge import rouge_backend, rouge_version
-from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
+from eval_harness.scoring.rouge import rouge_backend, rouge_version, tokenizer_version
+from eval_harness.scoring.rouge_words import word_counts
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.near import near_names
@@ -90,6 +90,7 @@ def score_files(
     references: str | os.PathLike[str],
     *,
     backend: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, Any]:
     """What `eval-harness score` prints.
 
@@ -97,17 +98,18 @@ def score_files(
         predictions: JSON Lines of `id` and `text`, in any order.
         references: JSON Lines of `id` and `output` (a text, or a list of at least one), or of `id`
             and a conversation, whose last answer counts.
+        metrics: names of `METRICS`; ROUGE-L and exact match are always included.
     Returns:
-        rougeL and exact_match (x 100, 4 decimals), num_rows, how many rows have no reference and
-        how many predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
-        references: id, rougeL, exact_match (fractions in [0, 1]).
+        Each metric (x 100, 4 decimals), num_rows, how many rows have no reference and how many
+        predictions have no word that ROUGE-L sees, scorer, and rows in the order of the
+        references: id, and each metric (fractions in [0, 1]).
     Raises:
         DistillensError: a malformed row, or missing, extra or duplicate ids; names them.
     """
     backend = rouge_backend(backend)
     expected = read_references(references)
     texts = read_predictions(predictions, expected)
-    result = _summary(texts, expected.texts, backend=backend)
+    result = _summary(texts, expected.texts, backend=backend, metrics=metrics)
     result["rows"] = [
         {"id": row_id, **row} for row_id, row in zip(expected.ids, result["rows"], strict=True)
     ]
@@ -147,15 +149,15 @@ def _summary(
     references: Sequence[Sequence[str]],
     *,
     backend: str,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str],
 ) -> dict[str, Any]:
     scores = score_rows(texts, references, backend=backend, metrics=metrics)
     return {
         **{name: percent(values) for name, values in scores.items()},
         "num_rows": len(texts),
-        "num_references_without_words": num_without_words(references),
-        "num_predictions_without_words": sum(not has_rouge_word(text) for text in texts),
+        **word_counts(scores, references, texts, "predictions"),
         "scorer": rouge_version(backend),
+        **tokenizer_version(scores),
         "rows": [
             {name: values[row] for name, values in scores.items()} for row in range(len(texts))
         ],

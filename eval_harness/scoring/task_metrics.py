@@ -7,7 +7,7 @@ import numpy as np
 
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.answer_length import answer_statistics
-from eval_harness.scoring.rouge_words import has_rouge_word, num_without_words
+from eval_harness.scoring.rouge_words import word_counts
 from eval_harness.shared.statistics import (
     bootstrap_interval,
     row_means,
@@ -25,7 +25,7 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     For each metric M that every sample has: "M,none" (mean of the rows' seed averages),
     "M_stderr,none" (over rows), "M_ci_low,none" and "M_ci_high,none" (95 % row bootstrap),
     "M_per_seed,none", and "M_seed_sd,none" (sampling noise: the spread of the per-seed scores).
-    With rougeL also how many rows have no reference, and how many answers have no word that it
+    With ROUGE-L also how many rows have no reference, and how many answers have no word that it
     sees. Also length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
     A value that does not exist, such as the error of one row, is "N/A", lm-eval's word for it.
 
@@ -44,22 +44,18 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
         metrics[f"{name}_ci_high,none"] = _rounded(interval[1] if interval else None)
         metrics[f"{name}_seed_sd,none"] = _rounded(seed_deviation(scores))
         metrics[f"{name}_per_seed,none"] = [round(mean, 4) for mean in seed_means(scores)]
-        if name == "rougeL":
-            metrics |= _without_words(samples)
+        counts = word_counts(
+            [name],
+            [sample.target for sample in samples],
+            [text for sample in samples for text in sample.filtered_resps],
+            "answers",
+        )
+        metrics |= {f"{key},none": value for key, value in counts.items()}
     if any(sample.is_choice for sample in samples):
         return metrics
     for name, value in answer_statistics(samples).as_metrics().items():
         metrics[f"{name},none"] = round(value, 4)
     return metrics
-
-
-def _without_words(samples: Sequence[Sample]) -> dict[str, Metric]:
-    return {
-        "num_references_without_words,none": num_without_words(sample.target for sample in samples),
-        "num_answers_without_words,none": sum(
-            not has_rouge_word(text) for sample in samples for text in sample.filtered_resps
-        ),
-    }
 
 
 def _rounded(value: float | None) -> float | str:

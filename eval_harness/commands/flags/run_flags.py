@@ -5,6 +5,8 @@ from typing import Any
 
 from eval_harness.backends.table import BACKENDS
 from eval_harness.commands.flags.refused import add_refused_flags
+from eval_harness.commands.flags.rouge_tokenizer import DEFAULT as DEFAULT_TOKENIZER
+from eval_harness.commands.flags.rouge_tokenizer import add_tokenizer_flag
 from eval_harness.protocols.protocol import PROTOCOLS, TRUNCATIONS
 from eval_harness.shared.program.flag_numbers import count, whole
 from eval_harness.shared.text.template_table import TEMPLATES
@@ -33,10 +35,14 @@ DEFAULTS: dict[str, Any] = {
     "max_prompt_tokens": None,
     "log_samples": True,
     "predict_only": False,
+    "rouge_tokenizer": DEFAULT_TOKENIZER,
     "loglikelihood": False,
     "write_out": False,
     "show_config": False,
     "check_integrity": False,
+    "wandb_args": [],
+    "wandb_config_args": [],
+    "hf_hub_log_args": [],
     "trust_remote_code": False,
 }
 
@@ -166,6 +172,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--seed", metavar="N,...", help="one answer per seed; default: the protocol's"
     )
     parser.add_argument("--predict_only", "-x", action="store_true", help="generate, do not score")
+    add_tokenizer_flag(parser)
     parser.add_argument(
         "--loglikelihood",
         action="store_true",
@@ -190,3 +197,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show_config", action="store_true", help="print the tasks' settings after the table"
     )
+    for flag, words in (
+        ("--wandb_args", "log to Weights & Biases: project=P name=N mode=offline ..."),
+        ("--wandb_config_args", "more entries of that run's config"),
+        (
+            "--hf_hub_log_args",
+            "upload as data sets to the Hub: hub_results_org=O push_results_to_hub=True "
+            "push_samples_to_hub=True public_repo=True ...",
+        ),
+    ):
+        parser.add_argument(flag, nargs="+", action="append", metavar="K=V", help=words)

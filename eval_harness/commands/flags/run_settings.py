@@ -1,7 +1,7 @@
 """From the flags of `eval-harness run`, and those in --config, to the settings of a run."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,12 @@ from eval_harness.commands.flags.run_flags import DEFAULTS
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_json import NotJsonError, decode
 from eval_harness.shared.program.flag_numbers import batch_size, limit, seeds
-from eval_harness.shared.program.key_values import read_key_values
+from eval_harness.shared.program.key_values import NAMES, read_key_values
 from eval_harness.shared.shortened import shortened
 
 if TYPE_CHECKING:
     from eval_harness.generation.task import Settings
+    from eval_harness.publishing.publications import Publications
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -69,17 +70,38 @@ def settings_of(flags: argparse.Namespace) -> "Settings":
         write_out=flags.write_out,
         log_samples=flags.log_samples,
         predict_only=flags.predict_only,
+        rouge_tokenizer=flags.rouge_tokenizer,
         loglikelihood=flags.loglikelihood,
         trust_remote_code=flags.trust_remote_code,
         config={"batch_size": flags.batch_size},
     )
 
 
-def _merged(given: Sequence[Sequence[str]], flag: str) -> dict[str, Any]:
+def publications_of(flags: argparse.Namespace) -> "Publications":
+    """Where the results go beside --output_path.
+
+    Args:
+        flags: from `all_flags`.
+    Raises:
+        DistillensError: what would fail at the end, as far as that can be known.
+    """
+    from eval_harness.publishing import hub, wandb_logger
+    from eval_harness.publishing.publications import Publications
+
+    return Publications.of(
+        wandb_args=_merged(flags.wandb_args, wandb_logger.FLAG, wandb_logger.TEXTS),
+        wandb_config_args=_merged(flags.wandb_config_args, "--wandb_config_args", frozenset()),
+        hf_hub_log_args=_merged(flags.hf_hub_log_args, hub.FLAG, hub.TEXTS),
+        output_path=Path(flags.output_path),
+        log_samples=flags.log_samples,
+    )
+
+
+def _merged(given: Sequence[Sequence[str]], flag: str, names: Set[str] = NAMES) -> dict[str, Any]:
     """Of a flag that is given several times, the later values count, as in lm-eval."""
     values: dict[str, Any] = {}
     for parts in given:
-        values |= read_key_values(parts, flag=flag)
+        values |= read_key_values(parts, flag=flag, names=names)
     return values
 
 
