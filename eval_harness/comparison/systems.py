@@ -33,6 +33,7 @@ class System:
         fingerprints: by task; empty for prediction files, whose protocol is unknown.
         metrics: by task, as the run wrote them; empty for prediction files and for lm-eval's.
         lm_eval: by task, what lm-eval wrote about it; empty for other systems.
+        configs: by task, its settings in the results; empty for prediction files and lm-eval's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class System:
     fingerprints: dict[str, Fingerprint]
     metrics: dict[str, dict[str, Any]]
     lm_eval: dict[str, LmEvalTask] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def load_systems(
@@ -48,7 +50,7 @@ def load_systems(
     *,
     references: str | os.PathLike[str] | None = None,
     backend: str | None = None,
-    metrics: Sequence[str] = (),
+    metrics: Sequence[str] | None = (),
 ) -> list[System]:
     """Reads systems that can be compared: the same tasks, rows, protocol and data.
 
@@ -56,7 +58,8 @@ def load_systems(
         paths: results files or folders, ours or lm-eval's; with `references`, prediction files.
         references: the references of prediction files.
         backend: see `rouge.rouge_l`; used for answers without scores.
-        metrics: to compute where a run did not, beside those of its benchmarks.
+        metrics: to compute where a run did not, beside those of its benchmarks; None: no scores
+            are needed.
     Returns:
         The systems in the order of `paths`, with the tasks that they all have.
     Raises:
@@ -65,7 +68,7 @@ def load_systems(
     """
     if references is not None:
         expected = read_references(references)
-        systems = [_from_predictions(path, expected, backend, metrics) for path in paths]
+        systems = [_from_predictions(path, expected, backend, metrics or ()) for path in paths]
     else:
         systems = [_from_results(path, backend, metrics) for path in paths]
     _make_names_unique(systems)
@@ -74,7 +77,8 @@ def load_systems(
         for task in system.samples:
             _check_fingerprints(task, systems[0], system)
             _check_rows(task, systems[0], system)
-    _check_common_metrics(systems)
+    if metrics is not None:
+        _check_common_metrics(systems)
     return systems
 
 
@@ -105,7 +109,7 @@ def _from_predictions(
 
 
 def _from_results(
-    path: str | os.PathLike[str], backend: str | None, metrics: Sequence[str]
+    path: str | os.PathLike[str], backend: str | None, metrics: Sequence[str] | None
 ) -> System:
     if Path(path).is_file() and Path(path).suffix == ".jsonl":
         raise DistillensError(
@@ -133,13 +137,15 @@ def _from_results(
                 f"{task.source}: no samples of {task.task} beside it; run with --log_samples"
             )
         _check_seeds(task)
-        _score_where_missing(task, backend, metrics)
+        if metrics is not None:
+            _score_where_missing(task, backend, metrics)
     return System(
         name=results.model_name,
         source=os.fspath(path),
         samples={name: task.samples for name, task in results.tasks.items()},
         fingerprints={name: task.fingerprint for name, task in results.tasks.items()},
         metrics={name: task.metrics for name, task in results.tasks.items()},
+        configs={name: task.config for name, task in results.tasks.items()},
     )
 
 
