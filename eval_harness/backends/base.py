@@ -153,6 +153,31 @@ class Backend(ABC):
         """
         return cls(facts, **arguments)
 
+    @classmethod
+    def sharing_key(
+        cls, facts: ModelFiles, arguments: dict[str, Any], *, max_length: int
+    ) -> str | None:
+        """What models have in common that one loaded backend serves one after the other.
+
+        Their answers must be those of a backend of their own. None: it serves this one alone.
+        """
+        return None
+
+    @classmethod
+    def shared_arguments(
+        cls, systems: Sequence[ModelFiles], arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments of a backend that is to serve all these models, of one `sharing_key`."""
+        return arguments
+
+    def switch(self, facts: ModelFiles) -> None:
+        """Goes on with another model of its `sharing_key`.
+
+        Raises:
+            RunFailure: it cannot, and is not usable any more; a backend of its own may serve it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()

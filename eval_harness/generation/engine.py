@@ -8,7 +8,7 @@ from typing import Any
 from eval_harness.backends.base import Backend
 from eval_harness.backends.table import backend_class, backend_entry
 from eval_harness.errors import DistillensError
-from eval_harness.shared.model_folder.identity import ModelFiles, read_model
+from eval_harness.shared.model_folder.identity import ModelFiles, placed, read_model
 from eval_harness.shared.model_folder.trust import (
     MODEL_FLAG,
     check_folder,
@@ -28,12 +28,18 @@ class Engine:
         identity: of the model, for the fingerprint: files, weights' type, arguments that matter.
         versions: of the packages that answers depend on.
         load: (max_length=..., no_repeat_ngrams=...) -> a backend with weights.
+        release: what is done with it when it is no longer needed.
+        backend, arguments, trust_remote_code: what `load` was made from.
     """
 
     facts: ModelFiles
     identity: dict[str, Any]
     versions: dict[str, str]
     load: Callable[..., Backend]
+    backend: type[Backend]
+    arguments: dict[str, Any]
+    trust_remote_code: bool
+    release: Callable[[Backend], None] = lambda backend: backend.close()
 
 
 def choose_engine(
@@ -42,6 +48,7 @@ def choose_engine(
     *,
     default_dtype: str | None = None,
     trust_remote_code: bool = False,
+    working_folder: Path | None = None,
 ) -> Engine:
     """Checks --model and --model_args, and reads everything about the model but its weights.
 
@@ -50,6 +57,7 @@ def choose_engine(
         model_args: parsed; `dtype` and `trust_remote_code` in it override the two arguments below.
         default_dtype: the protocol's.
         trust_remote_code: allow code that comes with the model, and arguments that can run code.
+        working_folder: where paths in model_args count from; None: this process's own.
     Raises:
         DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
             vLLM, or an unreadable model.
@@ -67,7 +75,8 @@ def choose_engine(
     check_model_args(model, model_args, trusted=trusted, where="--model_args", flag=MODEL_FLAG)
     for name in (own["pretrained"], own.get("peft")):
         if name is not None:
-            check_folder(Path(str(name)), trusted=trusted, flag=MODEL_FLAG)
+            place = Path(placed(str(name), working_folder))
+            check_folder(place, trusted=trusted, flag=MODEL_FLAG)
     backend = backend_class(model)
     backend.check_usable()
     given.pop("trust_remote_code", None)
@@ -81,6 +90,7 @@ def choose_engine(
         max_length=_max_length(own.get("max_length")),
         trust_remote_code=trusted,
         must_build=backend.needs_transformers_model,
+        working_folder=working_folder,
     )
     for folder in filter(None, (facts.folder, facts.adapter)):
         check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # also those from the Hub
@@ -95,7 +105,8 @@ def choose_engine(
         },
     }
     versions = {"backend": model, **backend.versions()}
-    return Engine(facts, identity, versions, _loader(backend, facts, arguments, trusted))
+    load = _loader(backend, facts, arguments, trusted)
+    return Engine(facts, identity, versions, load, backend, arguments, trusted)
 
 
 def check_backend_arguments(model: str, model_args: dict[str, Any]) -> None:

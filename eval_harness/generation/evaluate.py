@@ -78,6 +78,7 @@ def prepare_evaluation(settings: Settings) -> Evaluation:
         settings.model_args,
         default_dtype=settings.protocol.dtype,
         trust_remote_code=settings.trust_remote_code,
+        working_folder=settings.working_folder,
     )
     tasks = [prepare_task(*item, settings=settings, facts=engine.facts) for item in loaded]
     if settings.write_out:

@@ -43,6 +43,7 @@ class Settings:
         loglikelihood: add the log-likelihood of the references.
         output_path: folder of the results.
         config: goes into the results file as it is.
+        working_folder: where paths in model_args count from; None: this process's own.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Settings:
     loglikelihood: bool = False
     trust_remote_code: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+    working_folder: Path | None = None
 
 
 @dataclass

@@ -53,10 +53,14 @@ class Work:
     def is_done(self) -> bool:
         return len(self.done) == len(self.asked)
 
-    def longest(self) -> int:
-        """Positions that the longest prompt and its answer need."""
-        prompt = max((len(request.prompt_ids) for request in self.requests), default=0)
-        return prompt + self.sampling.max_new_tokens
+
+def longest(tasks: Sequence[Task]) -> int:
+    """Positions that the longest prompt needs with its answer or its reference."""
+    lengths = [
+        max(map(len, task.prompts.token_ids), default=0) + task.protocol.max_new_tokens
+        for task in tasks
+    ]
+    return max(lengths + [task.likelihood.longest() for task in tasks if task.likelihood])
 
 
 def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
@@ -68,9 +72,8 @@ def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
     likelihoods = [task.likelihood for task in tasks if task.likelihood is not None]
     if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
         return
-    longest = max([*(item.longest() for item in works), *(item.longest() for item in likelihoods)])
     size = tasks[0].protocol.no_repeat_ngram_size
-    backend = engine.load(max_length=longest, no_repeat_ngrams=size > 0)
+    backend = engine.load(max_length=longest(tasks), no_repeat_ngrams=size > 0)
     try:
         for work in works:
             if not work.is_done:
@@ -78,7 +81,7 @@ def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
         for likelihood in likelihoods:
             likelihood.fill(backend)
     finally:
-        backend.close()
+        engine.release(backend)
 
 
 def _generate(backend: Backend, work: Work, tokenizer: "PreTrainedTokenizerBase") -> None:

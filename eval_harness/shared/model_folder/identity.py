@@ -64,6 +64,7 @@ def read_model(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     must_build: bool = True,
+    working_folder: Path | None = None,
 ) -> ModelFiles:
     """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
 
@@ -74,13 +75,15 @@ def read_model(
         max_length: the user's own limit, at most the model's.
         trust_remote_code: allow code that comes with the model.
         must_build: refuse an architecture that transformers lacks.
+        working_folder: where relative paths count from; None: this process's own. Names in results
+            and fingerprints stay as they were given.
     Raises:
         DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
             that the model lacks, or `max_length` exceeds the model's.
     """
-    folder = model_folder(pretrained, revision)
-    tokenizer_folder = model_folder(tokenizer) if tokenizer else folder
-    adapter_folder = model_folder(adapter) if adapter else None
+    folder = model_folder(placed(pretrained, working_folder), revision)
+    tokenizer_folder = model_folder(placed(tokenizer, working_folder)) if tokenizer else folder
+    adapter_folder = model_folder(placed(adapter, working_folder)) if adapter else None
     if adapter_folder and not (adapter_folder / "adapter_config.json").is_file():
         raise DistillensError(f"peft={adapter}: no adapter_config.json in {adapter_folder}")
     checked = check_model_folder(
@@ -113,6 +116,15 @@ def read_model(
         ),
         identity=identity,
     )
+
+
+def placed(name: str, working_folder: Path | None) -> str:
+    """A model's name as seen from here, if it is a path that counts from another folder."""
+    if working_folder is None:
+        return name
+    inside = working_folder / name
+    # What only this process's own folder has is another model of the same name.
+    return str(inside) if inside.is_dir() or Path(name).exists() else name
 
 
 def model_folder(name: str, revision: str | None = None) -> Path:
