@@ -55,11 +55,13 @@ class Answer:
         index: of the request in the sequence that was given.
         token_ids: generated tokens without the end token.
         finish_reason: "stop" at an end token, "length" at the limit.
+        text: where the backend knows no tokens but these words, which `token_ids` only count.
     """
 
     index: int
     token_ids: list[int]
     finish_reason: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ class Backend(ABC):
         layout_arguments: those that only change how the work is arranged, and so at most the last
             bits: they are left out of the fingerprint.
         needs_transformers_model: refuse an architecture that transformers lacks.
+        needs_weights: refuse a folder without weights, and download them from the Hub.
     """
 
     name: str
     known_arguments: ClassVar[tuple[str, ...]] = ()
     layout_arguments: ClassVar[frozenset[str]] = frozenset()
     needs_transformers_model: ClassVar[bool] = True
+    needs_weights: ClassVar[bool] = True
 
     def __init__(self, facts: ModelFiles, **arguments: Any) -> None:
         self.facts = facts
@@ -129,6 +133,18 @@ class Backend(ABC):
     def versions(cls) -> dict[str, str]:
         """Versions of the packages that answers depend on, for the fingerprint."""
         return {}
+
+    @classmethod
+    def described(cls, facts: ModelFiles, arguments: dict[str, Any]) -> ModelFiles:
+        """The facts, with what only the backend knows of the model.
+
+        Args:
+            facts: from the model's files.
+            arguments: from `arguments`.
+        Raises:
+            DistillensError: the backend cannot have this model.
+        """
+        return facts
 
     @classmethod
     def load(
@@ -192,6 +208,15 @@ class Backend(ABC):
         Raises:
             RunFailure: the backend fails.
         """
+
+    def check_log_likelihoods(self) -> None:
+        """Refuses --loglikelihood before any answers are generated.
+
+        Raises:
+            DistillensError: the backend has none.
+        """
+        if type(self).log_likelihoods is Backend.log_likelihoods:
+            self.log_likelihoods(())
 
     def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
         """Log-likelihoods in any order.

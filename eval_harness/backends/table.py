@@ -19,11 +19,13 @@ class BackendEntry:
         place: `module:Class`, imported when the backend is chosen; or the class itself.
         summary: a few words for help texts.
         checks_anywhere: whether its arguments can be checked on a machine that cannot run it.
+        model_keys: of --model_args: what names the model's files; the first that is given counts.
     """
 
     place: "str | type[Backend]"
     summary: str = ""
     checks_anywhere: bool = True
+    model_keys: tuple[str, ...] = ("pretrained",)
 
 
 # The first one is the default of `eval-harness run`.
@@ -33,6 +35,12 @@ BACKENDS: dict[str, BackendEntry] = {
     ),
     "hf": BackendEntry(
         "eval_harness.backends.transformers:TransformersBackend", "transformers, runs anywhere"
+    ),
+    "server": BackendEntry(
+        "eval_harness.backends.server:ServerBackend",
+        "an OpenAI-compatible endpoint",
+        # As in lm-eval, the server's name for the model may be one of the Hub.
+        model_keys=("pretrained", "tokenizer", "model"),
     ),
 }
 _OURS = frozenset(BACKENDS)

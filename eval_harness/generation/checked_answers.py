@@ -43,6 +43,11 @@ def checked_answers(
                 f"backend {backend}: found {str(answer.token_ids)[:80]!r} as the answer to request "
                 f"{index}, expected token ids: integers of at least 0"
             )
+        if answer.text is not None and not isinstance(answer.text, str):
+            raise RunFailure(
+                f"backend {backend}: found {str(answer.text)[:80]!r} as the text of request "
+                f"{index}, expected a text or None"
+            )
         missing.remove(index)
         yield answer
     if missing:

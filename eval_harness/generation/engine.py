@@ -62,11 +62,14 @@ def choose_engine(
         DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
             vLLM, or an unreadable model.
     """
-    backend_entry(model)
+    entry = backend_entry(model)
     given = dict(model_args)
     own = {key: given.pop(key) for key in MODEL_KEYS if key in given}
     _check_names(model_args)
     if own.get("pretrained") in (None, ""):
+        named = [model_args[key] for key in entry.model_keys if model_args.get(key)]
+        own["pretrained"] = named[0] if named else None
+    if own["pretrained"] is None:
         raise DistillensError(
             "--model_args: no pretrained=..., expected a model folder or Hub name"
         )
@@ -90,11 +93,13 @@ def choose_engine(
         max_length=_max_length(own.get("max_length")),
         trust_remote_code=trusted,
         must_build=backend.needs_transformers_model,
+        must_have_weights=backend.needs_weights,
         working_folder=working_folder,
     )
     for folder in filter(None, (facts.folder, facts.adapter)):
         check_folder(folder, trusted=trusted, flag=MODEL_FLAG)  # also those from the Hub
-    if dtype == "auto":
+    facts = backend.described(facts, arguments)
+    if dtype == "auto" and backend.needs_weights:
         # Explicit, since vLLM's "auto" would turn a float32 checkpoint into half precision.
         arguments["dtype"] = facts.checkpoint_dtype
     identity = {

@@ -66,9 +66,11 @@ def results_of(
         system_instruction=tasks[0].protocol.system_instruction,
         fewshot_as_multiturn=any(task.protocol.fewshot_as_multiturn for task in tasks),
     )
+    dtype = engine.identity["dtype"]
     config = {
         **settings.config,
-        "model_dtype": f"torch.{engine.identity['dtype']}",
+        # "auto": a server's own, which it does not tell.
+        "model_dtype": dtype if dtype == "auto" else f"torch.{dtype}",
         "model_revision": settings.model_args.get("revision", "main"),
     }
     return Results(facts.name, config, results, started, environment)

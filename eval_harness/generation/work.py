@@ -75,6 +75,8 @@ def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
     size = tasks[0].protocol.no_repeat_ngram_size
     backend = engine.load(max_length=longest(tasks), no_repeat_ngrams=size > 0)
     try:
+        if any(item.missing() for item in likelihoods):
+            backend.check_log_likelihoods()
         for work in works:
             if not work.is_done:
                 _generate(backend, work, engine.facts.tokenizer)
@@ -102,9 +104,11 @@ def _generate(backend: Backend, work: Work, tokenizer: "PreTrainedTokenizerBase"
         for answer in answers:
             task, row, seed = asked[answer.index]
             _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
-            text = tokenizer.decode(
-                answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            text = answer.text
+            if text is None:
+                text = tokenizer.decode(
+                    answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
             assert task.store is not None
             task.store.add(
                 task.key(row, seed),

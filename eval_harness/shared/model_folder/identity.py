@@ -28,6 +28,7 @@ _IGNORED = (
     "flax*",
     "tf_*",
 )
+_MORE_WEIGHTS = ("*.safetensors", "*.pt", "*.pth")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ModelFiles:
         stop_token_ids: tokens that end an answer, at least one unless the model has none.
         checkpoint_dtype: type of the weights on disk: float32, bfloat16 or float16.
         identity: for the fingerprint: names and digests of all files.
+        num_ids: rows of the embedding, above all ids that the model has; None if unknown.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ModelFiles:
     stop_token_ids: tuple[int, ...]
     checkpoint_dtype: str
     identity: dict[str, Any]
+    num_ids: int | None = None
 
 
 def read_model(
@@ -64,6 +67,7 @@ def read_model(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     must_build: bool = True,
+    must_have_weights: bool = True,
     working_folder: Path | None = None,
 ) -> ModelFiles:
     """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
@@ -75,14 +79,21 @@ def read_model(
         max_length: the user's own limit, at most the model's.
         trust_remote_code: allow code that comes with the model.
         must_build: refuse an architecture that transformers lacks.
+        must_have_weights: refuse a folder without weights, and download them.
         working_folder: where relative paths count from; None: this process's own. Names in results
             and fingerprints stay as they were given.
     Raises:
         DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
             that the model lacks, or `max_length` exceeds the model's.
     """
-    folder = model_folder(placed(pretrained, working_folder), revision)
-    tokenizer_folder = model_folder(placed(tokenizer, working_folder)) if tokenizer else folder
+    folder = model_folder(
+        placed(pretrained, working_folder), revision, with_weights=must_have_weights
+    )
+    tokenizer_folder = folder
+    if tokenizer:
+        tokenizer_folder = model_folder(
+            placed(tokenizer, working_folder), with_weights=must_have_weights
+        )
     adapter_folder = model_folder(placed(adapter, working_folder)) if adapter else None
     if adapter_folder and not (adapter_folder / "adapter_config.json").is_file():
         raise DistillensError(f"peft={adapter}: no adapter_config.json in {adapter_folder}")
@@ -91,6 +102,7 @@ def read_model(
         adapter=adapter_folder,
         trust_remote_code=trust_remote_code,
         must_build=must_build,
+        must_have_weights=must_have_weights,
     )
     loaded_tokenizer = _load_tokenizer(tokenizer_folder, trust_remote_code)
     _check_num_ids(folder, tokenizer_folder, checked, loaded_tokenizer)
@@ -115,6 +127,7 @@ def read_model(
             "torch."
         ),
         identity=identity,
+        num_ids=checked.num_ids,
     )
 
 
@@ -127,7 +140,7 @@ def placed(name: str, working_folder: Path | None) -> str:
     return str(inside) if inside.is_dir() or Path(name).exists() else name
 
 
-def model_folder(name: str, revision: str | None = None) -> Path:
+def model_folder(name: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
     """The folder of a local model, or of a downloaded one.
 
     Raises:
@@ -144,9 +157,13 @@ def model_folder(name: str, revision: str | None = None) -> Path:
 
     try:
         folder = Path(
-            snapshot_download(name, revision=revision, ignore_patterns=[*_IGNORED, "*.bin"])
+            snapshot_download(
+                name,
+                revision=revision,
+                ignore_patterns=[*_IGNORED, "*.bin", *([] if with_weights else _MORE_WEIGHTS)],
+            )
         )
-        if not list(folder.glob("*.safetensors")):
+        if with_weights and not list(folder.glob("*.safetensors")):
             folder = Path(
                 snapshot_download(name, revision=revision, ignore_patterns=list(_IGNORED))
             )
