@@ -11,7 +11,7 @@ from eval_harness.shared.program.command import Invocation, run_program
 from eval_harness.shared.program.subcommands import read_command_line
 
 PROGRAM = "eval-harness"
-COMMANDS = ("run", "score", "compare", "report", "ls", "validate", "export_lm_eval")
+COMMANDS = ("run", "score", "compare", "judge", "report", "ls", "validate", "export_lm_eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
