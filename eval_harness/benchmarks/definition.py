@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.scoring.checked_metrics import CHECKED_METRICS
 from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS
 from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.near import near_names
@@ -22,12 +23,16 @@ FIELDS = (
     "tools",
     "system",
 )
+# Whether rows have references to compare with.
+REFERENCES = ("all", "some", "none")
+# Whose files --predict_only writes; see `judge_files`.
+JUDGE_FORMATS = ("alpaca_eval", "mt_bench", "ifeval")
 _HUB_KEYS = ("repo", "file", "revision")
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A JSON Lines file in a data set repository of the Hugging Face Hub."""
+    """A file of rows in a data set repository of the Hugging Face Hub."""
 
     repo: str
     file: str
@@ -47,15 +52,17 @@ class Benchmark:
         description: one line for `ls`.
         version: goes into the results.
         hub: where the rows are downloaded from; None: `path` only.
-        path: a local JSON Lines file, absolute; preferred to `hub` if both are given.
+        path: a local file of rows, absolute; preferred to `hub` if both are given.
         template: replaces the protocol's prompt template; None: the protocol's.
-        metrics: of `METRICS`.
-        fields: our names of the row's fields -> the file's.
+        metrics: of `METRICS`, which compare with references, and of `CHECKED_METRICS`.
+        fields: our names of the row's fields -> the file's; see `row_fields`.
         newline: the rows' mark for a newline, in prompts and references; models trained on such
             rows write it too. None: no such mark.
         fewshot: solved examples for --num_fewshot, as the file has them.
         until: answers end before the first of these texts; (): they run on; None: where another
             prompt of the template begins. A protocol's own `until` goes before it.
+        references: which rows have some: "all", "some" or "none"; the others are not compared.
+        judge_format: whose files --predict_only writes beside the samples; None: nobody's.
     """
 
     task: str
@@ -70,6 +77,8 @@ class Benchmark:
     newline: str | None = None
     fewshot: tuple[dict[str, Any], ...] = ()
     until: tuple[str, ...] | None = None
+    references: str = "all"
+    judge_format: str | None = None
 
     def location(self) -> str:
         """Where the rows come from, for people."""
@@ -77,7 +86,7 @@ class Benchmark:
 
     def to_json(self) -> dict[str, Any]:
         """The benchmark for the results file."""
-        settings = {
+        settings: dict[str, Any] = {
             "task": self.task,
             "description": self.description,
             "version": self.version,
@@ -88,8 +97,14 @@ class Benchmark:
             "fields": self.fields,
             "newline": self.newline,
         }
-        # Only where it is set, so that other results look as before.
-        return settings if self.until is None else {**settings, "until": list(self.until)}
+        # Only where they are set, so that other results look as before.
+        if self.until is not None:
+            settings["until"] = list(self.until)
+        if self.references != "all":
+            settings["references"] = self.references
+        if self.judge_format is not None:
+            settings["judge_format"] = self.judge_format
+        return settings
 
 
 _KEYS = (
@@ -104,6 +119,8 @@ _KEYS = (
     "newline",
     "fewshot",
     "until",
+    "references",
+    "judge_format",
 )
 
 
@@ -134,6 +151,7 @@ def load_benchmark(source: Path) -> Benchmark:
         except DistillensError as error:
             raise DistillensError(f"{source}: {error}") from error
     path = _typed(source, content, "path", str, None)
+    references = _one_of(source, content, "references", REFERENCES) or "all"
     benchmark = Benchmark(
         task=task,
         source=source,
@@ -142,11 +160,13 @@ def load_benchmark(source: Path) -> Benchmark:
         hub=_hub(source, content),
         path=(source.parent / path).resolve() if path else None,
         template=template,
-        metrics=_metrics(source, content),
+        metrics=_metrics(source, content, references),
         fields=_fields(source, content),
         newline=_newline(source, content),
         fewshot=_fewshot(source, content),
         until=_until(source, content),
+        references=references,
+        judge_format=_one_of(source, content, "judge_format", JUDGE_FORMATS),
     )
     if benchmark.hub is None and benchmark.path is None:
         raise DistillensError(f"{source}: found neither path nor hub; give one, for the rows")
@@ -169,6 +189,13 @@ def _newline(source: Path, content: dict[str, Any]) -> str | None:
     if mark is not None and not mark.strip():
         raise DistillensError(f"{source}: newline = {mark!r}, expected a mark such as '<n>'")
     return mark
+
+
+def _one_of(source: Path, content: dict[str, Any], key: str, known: tuple[str, ...]) -> str | None:
+    value = content.get(key)
+    if value is not None and value not in known:
+        raise DistillensError(f"{source}: {key} = {value!r}, expected {', '.join(known)}")
+    return value
 
 
 def _until(source: Path, content: dict[str, Any]) -> tuple[str, ...] | None:
@@ -204,15 +231,17 @@ def _hub(source: Path, content: dict[str, Any]) -> HubFile | None:
     return HubFile(**hub)
 
 
-def _metrics(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    metrics = _typed(source, content, "metrics", list, list(DEFAULT_METRICS))
+def _metrics(source: Path, content: dict[str, Any], references: str) -> tuple[str, ...]:
+    needed = () if references == "none" else DEFAULT_METRICS
+    metrics = _typed(source, content, "metrics", list, list(needed))
+    known = (*(METRICS if needed else ()), *CHECKED_METRICS)
     for metric in metrics:
-        if metric not in METRICS:
+        if metric not in known:
             raise DistillensError(
-                f"{source}: metric {metric!r} is not known, expected {', '.join(METRICS)}"
-                f"{near_names(str(metric), METRICS)}"
+                f"{source}: metric {metric!r} is not known{'' if needed else ' without references'}"
+                f", expected {', '.join(known)}{near_names(str(metric), known)}"
             )
-    if any(name not in metrics for name in DEFAULT_METRICS):
+    if any(name not in metrics for name in needed):
         raise DistillensError(
             f"{source}: metrics = {metrics}, expected {' and '.join(DEFAULT_METRICS)} among them"
         )

@@ -18,6 +18,7 @@ from eval_harness.benchmarks import Benchmark, load_rows
 from eval_harness.errors import DistillensError
 from eval_harness.protocols.generation_kwargs import generation_kwargs
 from eval_harness.protocols.protocol import Protocol
+from eval_harness.scoring.checked_metrics import checked_fields
 from eval_harness.shared.files.atomic import check_writable, write_text
 from eval_harness.shared.files.jsonl import write_jsonl
 from eval_harness.shared.text.template_table import template_identity
@@ -30,6 +31,7 @@ _MODULE = '''{mark}
 
 from pathlib import Path
 
+from eval_harness.benchmarks.row_fields import read_field
 from eval_harness.scoring.score import score_rows
 from eval_harness.shared.text.answers import cut_answer, read_newlines, without_empty
 from eval_harness.shared.text.templates import render_prompt
@@ -51,7 +53,7 @@ def _rows(task):
 
 
 def _value(doc, task, name):
-    value = doc.get(FIELDS[task].get(name, name))
+    value = read_field(doc, FIELDS[task].get(name, name))
     return read_newlines(value, NEWLINES[task]) if isinstance(value, str) else value
 
 
@@ -123,6 +125,11 @@ def export_tasks(
             raise DistillensError(
                 f"{benchmark.task}: lm-eval does not know the template {template!r}, which was "
                 "registered in this process; give its format string instead"
+            )
+        if benchmark.references != "all" or checked_fields(benchmark.metrics):
+            raise DistillensError(
+                f"{benchmark.task}: a task of lm-eval compares every row with a reference, which "
+                "this one does not; evaluate it with eval-harness run"
             )
     check_writable(target)
     names = {benchmark.task: _identifier(benchmark.task) for benchmark in benchmarks}

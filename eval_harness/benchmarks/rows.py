@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.benchmarks.definition import FIELDS, Benchmark
+from eval_harness.benchmarks.row_fields import field_names, read_field
 from eval_harness.errors import DistillensError
+from eval_harness.scoring.checked_metrics import checked_fields
 from eval_harness.shared.digest import digest
 from eval_harness.shared.files.json_files import names, shown
-from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.files.json_rows import read_rows
 from eval_harness.shared.text.answers import read_newlines, without_empty
-from eval_harness.shared.text.messages import Conversation, conversation_column
+from eval_harness.shared.text.messages import Conversation, conversation_column, read_conversation
 from eval_harness.shared.text.questions import read_question
 
 # What a row may ask with.
@@ -27,9 +29,11 @@ class Row:
         instruction, input: what the template is filled with; "" in rows of the other two kinds.
             Here and in all texts below, the benchmark's mark for a newline has become one.
         prompt: a ready prompt, used only if there is no instruction.
-        references: at least one; empty ones only if there are no others.
+        references: at least one, unless the benchmark says that rows lack them; empty ones only if
+            there are no others.
         doc: the row as it was read.
         conversation: the messages to continue, without the reference; None: not such a row.
+        checked: what the benchmark's checked metrics read of `doc`; None: it has no such metrics.
     """
 
     doc_id: int
@@ -40,6 +44,7 @@ class Row:
     references: tuple[str, ...]
     doc: dict[str, Any]
     conversation: Conversation | None = None
+    checked: dict[str, Any] | None = None
 
 
 def load_rows(benchmark: Benchmark) -> list[Row]:
@@ -51,27 +56,28 @@ def load_rows(benchmark: Benchmark) -> list[Row]:
     """
     file = benchmark.path or _download(benchmark)
     rows: list[Row] = []
-    lines: dict[str, int] = {}
-    for line, doc in read_jsonl(file):
-        row = _row(benchmark, doc, len(rows), f"{file}:{line}")
-        if row.row_id in lines:
+    places: dict[str, str] = {}
+    for place, doc in read_rows(file):
+        row = read_row(benchmark, doc, len(rows), place.where)
+        if row.row_id in places:
             raise DistillensError(
-                f"{file}:{line}: id {shown(row.row_id)} is also on line {lines[row.row_id]}; "
+                f"{place.where}: id {shown(row.row_id)} is also on {places[row.row_id]}; "
                 "ids must differ (a row without an id gets its index, from 0)"
             )
-        lines[row.row_id] = line
+        places[row.row_id] = place.short
         rows.append(row)
     return rows
 
 
 def load_fewshot(benchmark: Benchmark) -> list[Row]:
-    """The benchmark's solved examples; the first reference of each is its answer.
+    """The benchmark's solved examples; each has a reference, whose first is its answer.
 
     Raises:
         DistillensError: one of them is malformed.
     """
+    solved = replace(benchmark, references="all")
     return [
-        _row(benchmark, doc, place, f"{benchmark.source}: fewshot[{place}]")
+        read_row(solved, doc, place, f"{benchmark.source}: fewshot[{place}]")
         for place, doc in enumerate(benchmark.fewshot)
     ]
 
@@ -84,31 +90,56 @@ def data_digest(rows: list[Row]) -> str:
 def _content(row: Row) -> list[Any]:
     task = [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
     # Only where there is one, so that other rows keep the digests of earlier versions.
-    return task if row.conversation is None else [*task, asdict(row.conversation)]
+    if row.conversation is not None:
+        task.append(asdict(row.conversation))
+    return task if row.checked is None else [*task, row.checked]
 
 
-def _row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> Row:
+def read_row(benchmark: Benchmark, doc: dict[str, Any], doc_id: int, where: str) -> Row:
+    """One row, checked.
+
+    Args:
+        benchmark: whose `fields` and `newline` the row has.
+        where: file:line, for errors.
+    Raises:
+        DistillensError: it is malformed.
+    """
     theirs = {name: benchmark.fields.get(name, name) for name in FIELDS}
-    found = {name: doc.get(theirs[name]) for name in FIELDS}
+    # A field that the benchmark gives another meaning has not its usual one too.
+    taken = {part for name in benchmark.fields.values() for part in field_names(name)}
+    read = [name for name in FIELDS if name in benchmark.fields or name not in taken]
+    found = {name: read_field(doc, theirs[name]) if name in read else None for name in FIELDS}
     row_id = found["id"]
     if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
         raise DistillensError(f"{where}: id = {shown(row_id)}, expected a string or an integer")
     row = Row(doc_id, str(doc_id if row_id is None else row_id), "", "", None, (), doc)
+    names_read = checked_fields(benchmark.metrics)
+    if names_read:
+        row = replace(row, checked={name: doc.get(name) for name in names_read})
     column = conversation_column(found)
     if column is None:
         row = _with_task(row, found, theirs, where, benchmark.newline)
     else:
-        name = theirs[column]
-        question, reference = read_question(
-            {**found, name: found[column]}, where, column=name, newline=benchmark.newline
-        )
+        question, reference = _with_turns(benchmark, found, where, theirs[column], found[column])
         row = replace(row, conversation=question)
         if reference is not None:
             return replace(row, references=(reference,))
-    references = without_empty(_references(found["output"], theirs["output"], where))
+    references = _reference_texts(benchmark, found["output"], theirs["output"], where)
     return replace(
         row, references=tuple(read_newlines(text, benchmark.newline) for text in references)
     )
+
+
+def _with_turns(
+    benchmark: Benchmark, found: dict[str, Any], where: str, name: str, turns: object
+) -> tuple[Conversation, str | None]:
+    """The question, and the reference among the turns if there is one."""
+    row = {**found, name: turns}
+    if benchmark.references != "all":
+        talk = read_conversation(row, where, column=name, newline=benchmark.newline)
+        if benchmark.references == "none" or talk.messages[-1].role != "assistant":
+            return talk, None
+    return read_question(row, where, column=name, newline=benchmark.newline)
 
 
 def _with_task(
@@ -134,6 +165,14 @@ def _with_task(
         input=text("input") or "",
         prompt=prompt if instruction is None else None,
     )
+
+
+def _reference_texts(benchmark: Benchmark, output: object, name: str, where: str) -> list[str]:
+    if benchmark.references == "all":
+        return without_empty(_references(output, name, where))
+    if benchmark.references == "none" or output in (None, []):
+        return []
+    return [text for text in _references(output, name, where) if text.strip()]
 
 
 def _references(output: object, name: str, where: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from eval_harness.comparison.notes import reference_notes, version_notes
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
+from eval_harness.scoring.row_scores import row_scores, scored_by
 from eval_harness.scoring.task_metrics import task_metrics
 from eval_harness.shared.statistics import Floats, PairedComparison, compare_paired, holm, row_means
 
@@ -205,4 +206,4 @@ def difference_line(comparison: dict[str, Any]) -> str:
 
 
 def _rows(samples: Sequence[Sample], metric: str) -> Floats:
-    return row_means([sample.scores[metric] for sample in samples])
+    return row_means(row_scores(scored_by(samples, metric), metric))

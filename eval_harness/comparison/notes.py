@@ -6,6 +6,7 @@ from typing import Any
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import metric_names
 from eval_harness.scoring.rouge_words import word_notes
+from eval_harness.scoring.row_scores import some_scored_note
 from eval_harness.shared.differences import differences
 from eval_harness.shared.files.typed_json import shown
 
@@ -42,7 +43,9 @@ def reference_notes(tables: Mapping[str, dict[str, Any]]) -> list[str]:
     notes: dict[str, None] = {}
     for table in tables.values():
         for task, metrics in table["tasks"].items():
-            for note in word_notes(metrics, metrics["num_rows"]):
+            scored = metrics.get("num_scored,none", metrics["num_rows"])
+            some = some_scored_note(scored, metrics["num_rows"])
+            for note in [*([some] if some else []), *word_notes(metrics, scored)]:
                 notes[f"{task}: {note}"] = None
     return list(notes)
 

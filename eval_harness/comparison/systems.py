@@ -10,9 +10,9 @@ from eval_harness.errors import DistillensError
 from eval_harness.results.folder import load_results
 from eval_harness.results.lm_eval_files import LmEvalTask, is_lm_eval, read_lm_eval
 from eval_harness.results.schema import Fingerprint, Sample, TaskResult, metric_names
-from eval_harness.scoring.metrics import with_defaults
 from eval_harness.scoring.score import (
     References,
+    expected_metrics,
     named,
     read_predictions,
     read_references,
@@ -162,9 +162,11 @@ def _check_seeds(task: TaskResult) -> None:
 def _score_where_missing(task: TaskResult, backend: str | None, further: Sequence[str]) -> None:
     """--predict_only leaves answers without scores; the task says which metrics it needs."""
     listed = task.config.get("metrics")
-    metrics = with_defaults([*(listed if isinstance(listed, list) else []), *further])
+    metrics = [*(listed if isinstance(listed, list) else []), *further]
     unscored = [
-        sample for sample in task.samples if any(name not in sample.scores for name in metrics)
+        sample
+        for sample in task.samples
+        if any(name not in sample.scores for name in expected_metrics(sample, metrics))
     ]
     if unscored:
         score_samples(unscored, backend=backend, metrics=metrics)

@@ -8,6 +8,7 @@ from typing import Any
 from eval_harness.benchmarks import find_benchmarks, select_benchmarks
 from eval_harness.errors import DistillensError
 from eval_harness.generation.request_checks import check_context, check_samples
+from eval_harness.generation.scorable import check_references
 from eval_harness.generation.task import Settings
 from eval_harness.protocols.protocol import make_protocol
 from eval_harness.scoring.metrics import metrics_with
@@ -78,8 +79,11 @@ def make_settings(
         num_fewshot=num_fewshot,
     )
     benchmarks = select_benchmarks(tasks, find_benchmarks(include_path), data)
+    check_references(benchmarks, rouge_tokenizer, predict_only, loglikelihood)
     benchmarks = [
-        replace(benchmark, metrics=metrics_with(benchmark.metrics, rouge_tokenizer))
+        benchmark
+        if benchmark.references == "none"
+        else replace(benchmark, metrics=metrics_with(benchmark.metrics, rouge_tokenizer))
         for benchmark in benchmarks
     ]
     check_context(benchmarks, changed, template, fewshot_as_multiturn)

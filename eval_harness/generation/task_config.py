@@ -4,6 +4,7 @@ from typing import Any
 
 from eval_harness.generation.task import Task
 from eval_harness.protocols.generation_kwargs import generation_kwargs
+from eval_harness.scoring.checked_metrics import aggregation
 
 
 def task_config(task: Task) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def task_config(task: Task) -> dict[str, Any]:
         "unsafe_code": False,
         "num_fewshot": protocol.num_fewshot,
         "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            {"metric": metric, "aggregation": aggregation(metric), "higher_is_better": True}
             for metric in benchmark.metrics
         ],
         "output_type": "generate_until",

@@ -52,7 +52,7 @@ class Sample:
     Attributes:
         doc_id: 0-based index of the row in the benchmark.
         doc: the row; `doc["id"]` names it in messages and pairs it between systems.
-        target: the references, at least one.
+        target: the references; [] where the benchmark has none.
         arguments: the backend's request, in lm-eval's form.
         resps: the raw text of each seed.
         filtered_resps: the same cut at the protocol's stops; this is scored.
@@ -95,17 +95,18 @@ class Sample:
     def to_json(self) -> dict[str, Any]:
         """The row as it is written; lm-eval's keys first, each metric also as its mean."""
         means = {name: sum(values) / len(values) for name, values in self.scores.items()}
+        first = self.target[0] if self.target else ""
         return {
             "doc_id": self.doc_id,
             "doc": self.doc,
-            "target": self.target[0],
+            "target": first,
             "arguments": self.arguments,
             # One request, asked once for each seed: lm-eval's repeats.
             "resps": [self.resps],
             "filtered_resps": self.filtered_resps,
             "filter": "none",
             "metrics": list(self.scores),
-            **sample_hashes(self.doc, self.arguments, self.target[0]),
+            **sample_hashes(self.doc, self.arguments, first),
             **means,
             "targets": self.target,
             "seeds": self.seeds,
@@ -140,7 +141,8 @@ class Sample:
         sample = cls(
             doc_id=known.doc_id,
             doc=known.doc,
-            target=known.targets or known.target,
+            # Rows without references have an empty text as lm-eval's one target.
+            target=known.targets if "targets" in row else known.target,
             arguments=known.arguments,
             resps=[text for texts in known.resps for text in texts],
             filtered_resps=known.filtered_resps,
@@ -161,8 +163,6 @@ class Sample:
             raise DistillensError(
                 f"{where}: row {self.row_id!r} has no seeds, expected at least one"
             )
-        if not self.target:
-            raise DistillensError(f"{where}: row {self.row_id!r} has no references")
         lists: dict[str, list[Any] | None] = {
             "resps": self.resps,
             "filtered_resps": self.filtered_resps,
@@ -279,8 +279,8 @@ def _is_number(value: object) -> bool:
 
 
 def metric_names(samples: Iterable[Sample]) -> list[str]:
-    """The metrics that every sample has, in the order of the first."""
-    rows = list(samples)
+    """The metrics that every sample with scores has, in the order of the first."""
+    rows = [sample for sample in samples if sample.scores]
     if not rows:
         return []
     return [name for name in rows[0].scores if all(name in row.scores for row in rows)]

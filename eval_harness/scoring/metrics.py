@@ -60,7 +60,10 @@ def metrics_with(metrics: Sequence[str], rouge_tokenizer: str) -> tuple[str, ...
         DistillensError: there is no such tokenizer.
     """
     asked = metric_of_tokenizer(rouge_tokenizer)
-    return tuple(metrics if asked in metrics else with_defaults([*metrics, asked]))
+    if asked in metrics:
+        return tuple(metrics)
+    checked = [name for name in metrics if name not in METRICS]
+    return (*with_defaults([*metrics, asked]), *checked)
 
 
 def with_defaults(metrics: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
+from eval_harness.scoring.checked_metrics import CHECKED_METRICS, score_checked
 from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS, with_defaults
 from eval_harness.scoring.rouge import rouge_backend, rouge_version, tokenizer_version
 from eval_harness.scoring.rouge_words import word_counts
@@ -60,13 +61,19 @@ def score_samples(
 ) -> str:
     """Writes the scores of every seed into the samples (`sample.scores`, x 100).
 
+    A sample without references gets the scores of checked metrics only.
+
     Args:
         samples: any number, with any number of seeds; their `filtered_resps` are scored.
         backend: see `rouge.rouge_l`.
-        metrics: of a benchmark; ROUGE-L and exact match are always included.
+        metrics: of a benchmark; with references, ROUGE-L and exact match are always included.
     Returns:
-        Name and version of the scorer, for the result's fingerprint.
+        Names and versions of the scorers, for the result's fingerprint.
     """
+    checker = score_checked(samples, metrics)
+    samples = [sample for sample in samples if sample.target]
+    if not samples:
+        return checker
     backend = rouge_backend(backend)
     predictions = [text for sample in samples for text in sample.filtered_resps]
     references = [sample.target for sample in samples for _ in sample.filtered_resps]
@@ -77,7 +84,13 @@ def score_samples(
             end = start + len(sample.filtered_resps)
             sample.scores[name] = [100 * value for value in values[start:end]]
             start = end
-    return rouge_version(backend)
+    return ", ".join(filter(None, [rouge_version(backend), checker]))
+
+
+def expected_metrics(sample: Sample, metrics: Sequence[str]) -> list[str]:
+    """The metrics among a benchmark's that `score_samples` gives this sample."""
+    checked = [name for name in metrics if name in CHECKED_METRICS]
+    return [*(with_defaults(metrics) if sample.target else ()), *checked]
 
 
 def percent(values: Sequence[float]) -> float:

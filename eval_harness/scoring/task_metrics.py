@@ -8,6 +8,7 @@ import numpy as np
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.answer_length import answer_statistics
 from eval_harness.scoring.rouge_words import word_counts
+from eval_harness.scoring.row_scores import row_scores, scored_by
 from eval_harness.shared.statistics import (
     bootstrap_interval,
     row_means,
@@ -22,9 +23,10 @@ Metric = float | int | str | list[float]
 def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     """Metrics of scored samples, in the unit of the rows' scores and rounded to 4 decimals.
 
-    For each metric M that every sample has: "M,none" (mean of the rows' seed averages),
+    For each metric M that every scored sample has: "M,none" (mean of the rows' seed averages),
     "M_stderr,none" (over rows), "M_ci_low,none" and "M_ci_high,none" (95 % row bootstrap),
     "M_per_seed,none", and "M_seed_sd,none" (sampling noise: the spread of the per-seed scores).
+    "num_scored,none" if only some samples have scores; the metrics are over these.
     With ROUGE-L also how many rows have no reference, and how many answers have no word that it
     sees. Also length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
     A value that does not exist, such as the error of one row, is "N/A", lm-eval's word for it.
@@ -34,7 +36,10 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     """
     metrics: dict[str, Metric] = {}
     for name in metric_names(samples):
-        scores = [sample.scores[name] for sample in samples]
+        scored = scored_by(samples, name)
+        if len(scored) < len(samples):
+            metrics["num_scored,none"] = len(scored)
+        scores = row_scores(scored, name)
         rows = row_means(scores)
         # Rows with identical scores (exact match 0 everywhere) do not show how scores would vary.
         interval = bootstrap_interval(rows) if np.ptp(rows) > 0 else None
@@ -46,8 +51,8 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
         metrics[f"{name}_per_seed,none"] = [round(mean, 4) for mean in seed_means(scores)]
         counts = word_counts(
             [name],
-            [sample.target for sample in samples],
-            [text for sample in samples for text in sample.filtered_resps],
+            [sample.target for sample in scored],
+            [text for sample in scored for text in sample.filtered_resps],
             "answers",
         )
         metrics |= {f"{key},none": value for key, value in counts.items()}

@@ -29,7 +29,8 @@ def line(**row) -> bytes:
 
 
 def test_shipped_benchmarks_are_the_protocol_s():
-    assert set(find_benchmarks()) == {"dolly", "self_inst", "vicuna", "sinst", "uinst", "gsm8k"}
+    protocol = {"dolly", "self_inst", "vicuna", "sinst", "uinst", "gsm8k"}
+    assert set(find_benchmarks()) == protocol | {"alpaca_eval", "mt_bench", "ifeval"}
 
 
 def test_all_but_gsm8k_name_their_place_on_the_hub():
@@ -75,7 +76,8 @@ def test_newline_marks_are_read_in_every_text_where_the_benchmark_has_them(tmp_p
 
 def test_minillm_s_data_sets_write_newlines_in_their_own_way():
     marks = {name: benchmark.newline for name, benchmark in find_benchmarks().items()}
-    assert marks.pop("gsm8k") is None
+    others = ("gsm8k", "alpaca_eval", "mt_bench", "ifeval")
+    assert [marks.pop(name) for name in others] == [None] * 4
     assert set(marks.values()) == {"<n>"}
 
 
