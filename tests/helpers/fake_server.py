@@ -163,11 +163,16 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    # With five, a client of many threads waits a second for its next try to connect.
+    request_queue_size = 128
+
+
 @contextmanager
 def running(server: FakeServer) -> Iterator[FakeServer]:
     """Listens on a free port until the block ends."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
-    http.daemon_threads = True
+    http = _Http(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
