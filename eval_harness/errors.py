@@ -5,9 +5,13 @@ class DistillensError(Exception):
     """A user's mistake, in one line: where, what was found, what was expected, what to do.
 
     The commands print it without a traceback and exit with 2.
+
+    Attributes:
+        said_elsewhere: another process of the same run prints it.
     """
 
     exit_code = 2
+    said_elsewhere = False
 
 
 class RunFailure(DistillensError):  # noqa: N818 (it names an outcome)

@@ -1,7 +1,7 @@
 """What all backends have in common: requests, answers, and the interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +98,8 @@ class Backend(ABC):
             bits: they are left out of the fingerprint.
         needs_transformers_model: refuse an architecture that transformers lacks.
         needs_weights: refuse a folder without weights, and download them from the Hub.
+        one_process: why it cannot run in each process of a launcher, and what to do instead; ""
+            if it can (see `plan` and `take_device`).
     """
 
     name: str
@@ -105,6 +107,7 @@ class Backend(ABC):
     layout_arguments: ClassVar[frozenset[str]] = frozenset()
     needs_transformers_model: ClassVar[bool] = True
     needs_weights: ClassVar[bool] = True
+    one_process: ClassVar[str] = "it runs in one process; start it without a launcher"
 
     def __init__(self, facts: ModelFiles, **arguments: Any) -> None:
         self.facts = facts
@@ -145,6 +148,19 @@ class Backend(ABC):
             DistillensError: the backend cannot have this model.
         """
         return facts
+
+    @classmethod  # noqa: B027
+    def take_device(
+        cls, model_args: Mapping[str, Any], *, local_rank: int, local_size: int
+    ) -> None:
+        """Chooses this process's device, where a launcher has started one for each.
+
+        Args:
+            model_args: as given, not checked yet.
+            local_rank, local_size: of this process on its machine.
+        Raises:
+            DistillensError: there is no device for it.
+        """
 
     @classmethod
     def load(
@@ -217,6 +233,25 @@ class Backend(ABC):
         """
         if type(self).log_likelihoods is Backend.log_likelihoods:
             self.log_likelihoods(())
+
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
+        """The batches of `generate`: indices of requests that are answered together.
+
+        Several processes divide them, and give `generate` as `done` what is not theirs. By default
+        no answer depends on another one.
+
+        Args:
+            requests: all of the run's requests.
+        """
+        return [[index] for index in plan_order(requests)]
+
+    def plan_log_likelihoods(self, continuations: Sequence[Continuation]) -> list[list[int]]:
+        """The batches of `log_likelihoods`: whole ones, in this order, are planned the same again.
+
+        Args:
+            continuations: all of the run's.
+        """
+        return [[index] for index in range(len(continuations))]
 
     def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
         """Log-likelihoods in any order.

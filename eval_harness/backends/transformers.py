@@ -7,7 +7,7 @@ depend on their neighbours (RWKV) get smaller batches; see `batching`.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from eval_harness.backends.transformers_arguments import (
     checked_arguments,
     device_of,
     dtype_of,
+    take_device,
 )
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
@@ -37,6 +38,7 @@ from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.loaded_weights import check_loaded
 from eval_harness.shared.padding import left_padded, right_padded
+from eval_harness.shared.program.launcher import is_main_process
 
 # Log-likelihoods need the logits of whole sequences, so their batches are limited by tokens.
 _LIKELIHOOD_BATCH_TOKENS = 2048
@@ -57,6 +59,7 @@ class TransformersBackend(Backend):
     name = "hf"
     known_arguments = ARGUMENTS
     layout_arguments = frozenset({"batch_size", "device"})
+    one_process = ""
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class TransformersBackend(Backend):
 
         self.device = device_of(device)
         self.batch_size = batch_size
+        self._has_said = False
         self.stop_token_ids = facts.stop_token_ids
         self.pad_token_id = facts.tokenizer.pad_token_id
         try:
@@ -106,6 +110,12 @@ class TransformersBackend(Backend):
         return checked_arguments(given)
 
     @classmethod
+    def take_device(
+        cls, model_args: Mapping[str, Any], *, local_rank: int, local_size: int
+    ) -> None:
+        take_device(model_args, local_rank=local_rank, local_size=local_size)
+
+    @classmethod
     def versions(cls) -> dict[str, str]:
         """Of the packages that answers depend on."""
         import transformers
@@ -132,25 +142,31 @@ class TransformersBackend(Backend):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, done: frozenset[int] = frozenset()
     ) -> Iterator[Answer]:
-        # Longest first: a batch that does not fit in memory fails at once, not after hours.
-        for batch in reversed(self._batches(requests)):
+        for batch in self.plan(requests):
             if not done.issuperset(batch):
                 for answer in self._generate_batch(batch, requests, sampling):
                     if answer.index not in done:
                         yield answer
 
-    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
+    def plan(self, requests: Sequence[Request]) -> list[list[int]]:
         order = plan_order(requests)
         batching = batching_of(self.plain_model) if self.batch_size > 1 else Batching.ALONE
-        if self.batch_size > 1 and batching is not Batching.ANY:
-            name = type(self.plain_model).__name__
-            print(f"{name} {batching.value}, which is slower", file=sys.stderr)
+        self._say_once(batching)
         lengths = [len(requests[index].prompt_ids) for index in order]
-        return [
+        batches = [
             [order[place] for place in group[start : start + self.batch_size]]
             for group in split(lengths, batching)
             for start in range(0, len(group), self.batch_size)
         ]
+        # Longest first: a batch that does not fit in memory fails at once, not after hours.
+        return batches[::-1]
+
+    def _say_once(self, batching: Batching) -> None:
+        if self.batch_size > 1 and batching is not Batching.ANY and not self._has_said:
+            self._has_said = True
+            if is_main_process():
+                name = type(self.plain_model).__name__
+                print(f"{name} {batching.value}, which is slower", file=sys.stderr)
 
     @torch.inference_mode()
     def _generate_batch(
@@ -174,15 +190,21 @@ class TransformersBackend(Backend):
             answers.append(Answer(index, token_ids, reason))
         return answers
 
-    @torch.inference_mode()
-    def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
+    def plan_log_likelihoods(self, continuations: Sequence[Continuation]) -> list[list[int]]:
         def length(index: int) -> int:
             return len(continuations[index].prompt_ids) + len(continuations[index].token_ids)
 
         order = sorted(range(len(continuations)), key=length, reverse=True)
+        batches = []
         while order:
             num_rows = max(1, _LIKELIHOOD_BATCH_TOKENS // length(order[0]))
-            batch, order = order[:num_rows], order[num_rows:]
+            batches.append(order[:num_rows])
+            order = order[num_rows:]
+        return batches
+
+    @torch.inference_mode()
+    def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
+        for batch in self.plan_log_likelihoods(continuations):
             rows = [
                 continuations[index].prompt_ids + continuations[index].token_ids for index in batch
             ]

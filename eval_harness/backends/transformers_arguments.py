@@ -1,5 +1,7 @@
 """What `--model hf` takes among --model_args, checked before any weights are read."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,7 +38,9 @@ def device_of(name: str | None) -> torch.device:
         DistillensError: torch cannot use it.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # What `accelerate launch --cpu` sets.
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+        return torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -44,6 +48,30 @@ def device_of(name: str | None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise DistillensError(f"device = {name}: torch cannot use it ({reason})") from error
     return device
+
+
+def take_device(model_args: Mapping[str, Any], *, local_rank: int, local_size: int) -> None:
+    """Makes one of this machine's GPUs the process's own, if the model is to run on GPUs.
+
+    Raises:
+        DistillensError: there are fewer GPUs than processes, or all are told to take the same one.
+    """
+    name = model_args.get("device")
+    device = device_of(None if name is None else str(name))
+    if device.type == "cpu":
+        return
+    if device.index is not None and local_size > 1:
+        raise DistillensError(
+            f"device = {name}: {local_size} processes on this machine would share it; give "
+            f"{device.type}, and each takes one of its own"
+        )
+    num_devices = torch.accelerator.device_count()
+    if local_rank >= num_devices:
+        raise DistillensError(
+            f"{local_size} processes on this machine, but {num_devices} {device.type} devices; "
+            f"start {num_devices}, or give --device cpu"
+        )
+    torch.accelerator.set_device_index(local_rank)
 
 
 def dtype_of(name: str) -> torch.dtype | str:

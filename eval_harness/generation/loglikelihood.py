@@ -9,6 +9,9 @@ from typing import Any
 from eval_harness.backends.base import Backend, Continuation
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
+from eval_harness.generation.dealing import dealt
+from eval_harness.generation.processes import ALONE, Processes
+from eval_harness.generation.progress import Progress
 from eval_harness.generation.store import AnswerStore
 from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.shared.digest import digest
@@ -67,22 +70,44 @@ class LikelihoodTask:
         lengths = (len(item.prompt_ids) + len(item.token_ids) for _, item in self.continuations)
         return max(lengths, default=0) + 1
 
-    def fill(self, backend: Backend) -> None:
-        """Computes what the store lacks.
+    def fill(
+        self,
+        backend: Backend,
+        processes: Processes = ALONE,
+        progress: Progress | None = None,
+    ) -> None:
+        """Computes this process's share of what the store lacks.
+
+        Batches are planned over all references, so that they are the same for any number of
+        processes and after an interruption.
 
         Raises:
             RunFailure: a log-likelihood is not finite.
         """
-        missing = self.missing()
-        asked = [self.continuations[index][1] for index in missing]
-        for result in backend.log_likelihoods(asked):
-            key, item = self.continuations[missing[result.index]]
+        items = [item for _, item in self.continuations]
+        missing = set(self.missing())
+        lengths = [len(item.prompt_ids) + len(item.token_ids) for item in items]
+        batches = [
+            batch for batch in backend.plan_log_likelihoods(items) if not missing.isdisjoint(batch)
+        ]
+        costs = [len(batch) * max(lengths[index] for index in batch) for batch in batches]
+        mine = sorted(dealt(costs, processes.size)[processes.rank])
+        asked = [index for batch in mine for index in batches[batch]]
+        for result in backend.log_likelihoods([items[index] for index in asked]):
+            index = asked[result.index]
+            if index not in missing:
+                continue
+            key, item = self.continuations[index]
             if not math.isfinite(result.total):
                 raise RunFailure(
                     f"row {key[0]!r}: the log-likelihood of its reference is {result.total}; "
                     "try dtype=float32"
                 )
             self.store.add(key, {"nll": -result.total, "num_tokens": len(item.token_ids)})
+            if progress is not None:
+                progress.add(len(item.token_ids))
+        if progress is not None:
+            progress.flush()
 
 
 def likelihood_metrics(task: LikelihoodTask, samples: Sequence[Sample]) -> dict[str, Any]:

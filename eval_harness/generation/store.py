@@ -3,8 +3,13 @@
 <output_path>/<model>/answers_<task>_<fingerprint>.jsonl: the first line says what the answers
 depend on, then each answer has a line. A line is written with a single system call as soon as its
 answer is finished, so a killed process loses no finished answer; a torn last line is dropped.
+
+Where several processes share a run, the others write parts beside it (..._<fingerprint>.rank1.jsonl
+and so on): appending is atomic on one machine, but not on network file systems. The main process
+takes the parts in when they are finished, and those of a killed run when the store is opened.
 """
 
+import glob
 import os
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,10 +33,15 @@ class AnswerStore:
         DistillensError: the file is not a store, was made under other settings, or has a malformed
             line. It is left as it was.
         RunFailure: it cannot be read or written.
+
+    Attributes:
+        rows: by their keys.
+        num_torn_bytes: of a row that was being written when its run was killed.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], row: type[BaseModel]) -> None:
         self.path = path
+        self.settings = settings
         self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
         self.num_torn_bytes = 0
         self._row = row
@@ -57,10 +67,31 @@ class AnswerStore:
         self._write_line({"key": list(key), **row})
         self.rows[key] = row
 
+    def sync(self) -> None:
+        """Makes the rows durable."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Makes the rows durable and closes the file."""
-        os.fsync(self._descriptor)
+        self.sync()
         os.close(self._descriptor)
+
+    def take_parts(self) -> None:
+        """Moves the rows of all parts, finished or left by a killed run, into this file.
+
+        Raises:
+            DistillensError, RunFailure: as when a store is opened.
+        """
+        pattern = f"{glob.escape(self.path.stem)}.rank*{self.path.suffix}"
+        for path in sorted(self.path.parent.glob(pattern)):
+            part = AnswerStore(path, self.settings, self._row)
+            part.close()
+            for key, row in part.rows.items():
+                # Both have it if a run was killed between the next two steps.
+                if key not in self.rows:
+                    self.add(key, row)
+            self.sync()
+            path.unlink()
 
     def _begin(self, header: dict[str, Any]) -> None:
         """Reads the file after checking that it is ours, or begins it."""
@@ -143,3 +174,34 @@ class AnswerStore:
 
 def _line(row: dict[str, Any]) -> bytes:
     return (encode_row(row) + "\n").encode("utf-8")
+
+
+def open_store(
+    path: Path, settings: dict[str, Any], row: type[BaseModel], *, rank: int = 0
+) -> AnswerStore:
+    """The store of one of the processes that share a run; see `AnswerStore` for the others.
+
+    Args:
+        rank: 0 for the main process, which opens the file itself, and before the others do. They
+            get a part beside it, with the rows that were there.
+    Raises:
+        DistillensError: also if the main process's file is not there for another process.
+    """
+    if rank == 0:
+        store = AnswerStore(path, settings, row)
+        try:
+            store.take_parts()
+        except BaseException:
+            store.close()
+            raise
+        return store
+    if not path.exists():
+        raise DistillensError(
+            f"{path}: not there, although the main process has it; give an output path that all "
+            "machines share"
+        )
+    main = AnswerStore(path, settings, row)
+    main.close()
+    part = AnswerStore(path.with_name(f"{path.stem}.rank{rank}{path.suffix}"), settings, row)
+    part.rows = {**main.rows, **part.rows}
+    return part

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.benchmarks import Benchmark, Row, data_digest, load_fewshot, load_rows
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.generation.context import Context
 from eval_harness.generation.engine import Engine
 from eval_harness.generation.loglikelihood import LikelihoodTask
+from eval_harness.generation.processes import ALONE, Processes
 from eval_harness.generation.prompts import Prompts, fit_to_model, prepare_prompts
-from eval_harness.generation.store import AnswerStore
+from eval_harness.generation.store import AnswerStore, open_store
 from eval_harness.protocols.protocol import CONTEXT_SETTINGS, Protocol
 from eval_harness.results.file_models import AnswerRow, LikelihoodRow
 from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.trained_with import differences
+from eval_harness.shared.program.launcher import is_main_process
 from eval_harness.shared.text.first_tokens import check_add_bos_token
 
 
@@ -44,6 +46,7 @@ class Settings:
         output_path: folder of the results.
         config: goes into the results file as it is.
         working_folder: where paths in model_args count from; None: this process's own.
+        processes: that share the run, each with settings like these.
     """
 
     model: str
@@ -62,6 +65,7 @@ class Settings:
     trust_remote_code: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     working_folder: Path | None = None
+    processes: Processes = ALONE
 
 
 @dataclass
@@ -207,7 +211,8 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
     if task.stop_token_ids:
         depends_on["stop_token_ids"] = list(task.stop_token_ids)
     name = f"{task.benchmark.task}_{digest(depends_on)}.jsonl"
-    task.store = AnswerStore(folder / f"answers_{name}", depends_on, AnswerRow)
+    rank = settings.processes.rank
+    task.store = open_store(folder / f"answers_{name}", depends_on, AnswerRow, rank=rank)
     finished = sum(
         task.key(row, seed) in task.store.rows
         for row in range(len(task.rows))
@@ -221,26 +226,53 @@ def open_stores(task: Task, folder: Path, settings: Settings, engine: Engine) ->
             prompts=task.prompts.token_ids,
             facts=engine.facts,
             encoder=task.prompts.encoder,
-            store=AnswerStore(folder / f"likelihoods_{name}", depends_on, LikelihoodRow),
+            store=open_store(folder / f"likelihoods_{name}", depends_on, LikelihoodRow, rank=rank),
         )
 
 
 def close_stores(task: Task) -> None:
     """Closes the stores that are open."""
-    for store in (task.store, task.likelihood.store if task.likelihood else None):
-        if store is not None:
-            store.close()
+    for store in stores_of(task):
+        store.close()
+
+
+def stores_of(task: Task) -> list[AnswerStore]:
+    """The stores that are open."""
+    found = (task.store, task.likelihood.store if task.likelihood else None)
+    return [store for store in found if store is not None]
+
+
+def check_complete(task: Task) -> None:
+    """Refuses stores that lack something although every process has done its share.
+
+    Raises:
+        RunFailure: names what is missing.
+    """
+    assert task.store is not None
+    missing = sum(
+        task.key(row, seed) not in task.store.rows
+        for row in range(len(task.rows))
+        for seed in task.protocol.seeds
+    ) + len(task.likelihood.missing() if task.likelihood else [])
+    if missing:
+        raise RunFailure(
+            f"{task.store.path}: {missing} rows of other processes are not there; is the output "
+            "path one that all machines share? If so, run the command again"
+        )
 
 
 def say(message: str) -> None:
-    """A line on standard error; standard output is for results."""
-    print(f"eval-harness: {message}", file=sys.stderr, flush=True)
+    """A line on standard error, of the main process; standard output is for results."""
+    if is_main_process():
+        print(f"eval-harness: {message}", file=sys.stderr, flush=True)
 
 
 def write_out(task: Task) -> None:
     """The first prompt of a task and its first reference, on standard error."""
-    row = task.rows[0]
+    row, name = task.rows[0], task.benchmark.task
+    say(f"{name}: the prompt of row {row.row_id!r}:\n{task.prompts.texts[0]}")
     say(
-        f"{task.benchmark.task}: the prompt of row {row.row_id!r}:\n{task.prompts.texts[0]}\n"
-        f"eval-harness: {task.benchmark.task}: its reference:\n{row.references[0]}"
+        f"{name}: its reference:\n{row.references[0]}"
+        if row.references
+        else f"{name}: no reference"
     )

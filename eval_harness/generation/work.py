@@ -1,7 +1,5 @@
 """The answers and likelihoods that a run lacks: asked of the backend, stored as they come."""
 
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +8,11 @@ from eval_harness.backends.base import Backend, Request, Sampling
 from eval_harness.backends.ngrams import first_repeat
 from eval_harness.errors import RunFailure
 from eval_harness.generation.checked_answers import checked_answers
+from eval_harness.generation.dealing import dealt
 from eval_harness.generation.engine import Engine
+from eval_harness.generation.loglikelihood import LikelihoodTask
+from eval_harness.generation.processes import ALONE, Processes
+from eval_harness.generation.progress import Progress
 from eval_harness.generation.task import Task, say
 from eval_harness.protocols.protocol import request_seed
 
@@ -63,8 +65,12 @@ def longest(tasks: Sequence[Task]) -> int:
     return max(lengths + [task.likelihood.longest() for task in tasks if task.likelihood])
 
 
-def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
-    """Generates the answers that the stores lack; loads no weights if they lack none."""
+def fill_stores(tasks: Sequence[Task], engine: Engine, processes: Processes = ALONE) -> None:
+    """Generates the answers that the stores lack; loads no weights if they lack none.
+
+    Args:
+        processes: divide the work. Their stores must have had the same rows so far.
+    """
     groups: dict[tuple[int, ...], list[Task]] = {}
     for task in tasks:
         groups.setdefault(task.stop_token_ids, []).append(task)
@@ -73,57 +79,105 @@ def fill_stores(tasks: Sequence[Task], engine: Engine) -> None:
     if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
         return
     size = tasks[0].protocol.no_repeat_ngram_size
-    backend = engine.load(max_length=longest(tasks), no_repeat_ngrams=size > 0)
+    backend = processes.together(
+        lambda: engine.load(max_length=longest(tasks), no_repeat_ngrams=size > 0)
+    )
     try:
         if any(item.missing() for item in likelihoods):
             backend.check_log_likelihoods()
         for work in works:
             if not work.is_done:
-                _generate(backend, work, engine.facts.tokenizer)
+                _generate_together(backend, work, engine.facts.tokenizer, processes)
         for likelihood in likelihoods:
-            likelihood.fill(backend)
+            _compute_together(backend, likelihood, processes)
     finally:
         engine.release(backend)
 
 
-def _generate(backend: Backend, work: Work, tokenizer: "PreTrainedTokenizerBase") -> None:
-    from tqdm import tqdm
-
-    started, num_tokens = time.perf_counter(), 0
-    asked, done = work.asked, work.done
-    progress = tqdm(
-        total=len(asked), initial=len(done), unit="answer", disable=not sys.stderr.isatty()
-    )
-    with progress:
-        answers = checked_answers(
-            backend.generate(work.requests, work.sampling, done=done),
-            backend=backend.name,
-            num_requests=len(work.requests),
-            done=done,
+def _generate_together(
+    backend: Backend, work: Work, tokenizer: "PreTrainedTokenizerBase", processes: Processes
+) -> None:
+    total, done = len(work.asked), len(work.done)
+    with Progress(total, done, unit="answer", processes=processes) as progress:
+        processes.together(
+            lambda: _generate(backend, work, tokenizer, processes, progress),
+            while_waiting=progress.tick,
         )
-        for answer in answers:
-            task, row, seed = asked[answer.index]
-            _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
-            text = answer.text
-            if text is None:
-                text = tokenizer.decode(
-                    answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            assert task.store is not None
-            task.store.add(
-                task.key(row, seed),
-                {
-                    "text": text,
-                    "num_tokens": len(answer.token_ids),
-                    "finish_reason": answer.finish_reason,
-                },
-            )
-            num_tokens += len(answer.token_ids)
-            progress.update()
-    seconds = time.perf_counter() - started
+        num_answers, num_tokens = progress.totals()
+        seconds = progress.seconds()
     say(
-        f"{len(asked) - len(done)} answers, {num_tokens} tokens in {seconds:.1f} s "
+        f"{num_answers} answers, {num_tokens} tokens in {seconds:.1f} s "
         f"({num_tokens / seconds:.0f} tokens/s, {backend.name})"
+    )
+
+
+def _compute_together(backend: Backend, likelihood: LikelihoodTask, processes: Processes) -> None:
+    total, missing = len(likelihood.continuations), len(likelihood.missing())
+    if missing == 0:
+        return
+    with Progress(total, total - missing, unit="reference", processes=processes) as progress:
+        processes.together(
+            lambda: likelihood.fill(backend, processes, progress), while_waiting=progress.tick
+        )
+
+
+def _generate(
+    backend: Backend,
+    work: Work,
+    tokenizer: "PreTrainedTokenizerBase",
+    processes: Processes,
+    progress: Progress,
+) -> None:
+    """This process's share."""
+    done = work.done | _of_others(backend, work, processes)
+    answers = checked_answers(
+        backend.generate(work.requests, work.sampling, done=done),
+        backend=backend.name,
+        num_requests=len(work.requests),
+        done=done,
+    )
+    for answer in answers:
+        task, row, seed = work.asked[answer.index]
+        _check_ngrams(task, row, answer.token_ids, work.sampling.no_repeat_ngram_size)
+        text = answer.text
+        if text is None:
+            text = tokenizer.decode(
+                answer.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        assert task.store is not None
+        task.store.add(
+            task.key(row, seed),
+            {
+                "text": text,
+                "num_tokens": len(answer.token_ids),
+                "finish_reason": answer.finish_reason,
+            },
+        )
+        progress.add(len(answer.token_ids))
+    progress.flush()
+
+
+def _of_others(backend: Backend, work: Work, processes: Processes) -> frozenset[int]:
+    """The requests that other processes answer.
+
+    Batches are planned over the whole run and dealt whole, so that an answer does not depend on how
+    many processes there are.
+    """
+    if processes.size == 1:
+        return frozenset()
+    batches = [batch for batch in backend.plan(work.requests) if not work.done.issuperset(batch)]
+    new_tokens = work.sampling.max_new_tokens
+    costs = [
+        len(batch) * (max(len(work.requests[index].prompt_ids) for index in batch) + new_tokens)
+        for batch in batches
+    ]
+    shares = dealt(costs, processes.size)
+    return frozenset(
+        index
+        for rank, share in enumerate(shares)
+        if rank != processes.rank
+        for batch in share
+        for index in batches[batch]
     )
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn, TextIO
 
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.program.early import words
+from eval_harness.shared.program.launcher import is_main_process, let_main_process_speak
 from eval_harness.shared.program.one_line import one_line
 from eval_harness.shared.program.signals import SignalGuard, Terminated
 
@@ -28,6 +29,9 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the commands."""
 
     def error(self, message: str) -> NoReturn:
+        if not is_main_process():
+            let_main_process_speak()
+            self.exit(2)
         self.exit(2, f"{self.prog}: {one_line(message)} (--help shows the options)\n")
 
 
@@ -129,6 +133,8 @@ class _Ending:
                 _discard(stream)
             return _BROKEN_PIPE_CODE
         if isinstance(error, DistillensError):
+            if error.said_elsewhere:
+                return error.exit_code
             return self._report(str(error), error.exit_code)
         if not isinstance(error, Exception):
             raise error

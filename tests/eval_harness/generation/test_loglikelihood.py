@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 from small_tokenizers import CHATML, SIGNS
 
-from eval_harness.backends.base import LogLikelihood
+from eval_harness.backends.base import Backend, LogLikelihood
 from eval_harness.benchmarks import Row
 from eval_harness.errors import RunFailure
 from eval_harness.generation.loglikelihood import LikelihoodTask, likelihood_metrics
@@ -23,6 +23,8 @@ class FakeBackend:
 
     nats: float
     num_calls: int = 0
+
+    plan_log_likelihoods = Backend.plan_log_likelihoods
 
     def log_likelihoods(self, continuations):
         for index, item in reversed(list(enumerate(continuations))):
