@@ -10,7 +10,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.shared.endpoint.http_json import JsonClient
 from eval_harness.shared.endpoint.messages import Message, read
 from eval_harness.shared.endpoint.openai_compatible import RETRIED, check_model_is_served
-from eval_harness.shared.files.typed_json import Strict
+from eval_harness.shared.files.typed_json import Count, Strict
 
 # Likeliest words only, and room for reasons.
 _REQUEST: dict[str, Any] = {"temperature": 0, "max_tokens": 1024}
@@ -28,12 +28,13 @@ class JudgedRow(Strict):
     Attributes:
         text: all that it wrote.
         refused: it declined to judge.
-        model: that answered, as the endpoint says.
+        num_tokens: of the text, as the endpoint counts;  model: that answered, as it says.
     """
 
     text: str
     refused: bool
     finish_reason: str | None
+    num_tokens: Count | None
     model: str | None
 
 
@@ -47,8 +48,13 @@ class _Choice(Message):
     finish_reason: str | None = None
 
 
+class _Usage(Message):
+    completion_tokens: Count | None = None
+
+
 class _Chat(Message):
     choices: list[_Choice] = Field(min_length=1, max_length=1)
+    usage: _Usage | None = None
     model: str | None = None
 
 
@@ -119,6 +125,7 @@ class Judge:
             "text": said.content or said.refusal or "",
             "refused": bool(said.refusal) or reason == "content_filter",
             "finish_reason": reason,
+            "num_tokens": chat.usage.completion_tokens if chat.usage is not None else None,
             "model": chat.model,
         }
 

@@ -71,6 +71,8 @@ def judge_pairs(
             if num_missing and not is_new:
                 judge.check()
             failures = ask_missing(messages, store, judge, max_concurrent=max_concurrent)
+            if judge.num_retries:
+                say(f"{judge.num_retries} requests were repeated")
             if failures and not allow_missing:
                 raise RunFailure(_missing(failures, len(messages), path))
             for key, failure in failures.items():

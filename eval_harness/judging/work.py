@@ -1,12 +1,12 @@
 """The verdicts that a store lacks: asked concurrently, kept as they come."""
 
-import sys
 import threading
 from collections.abc import Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from eval_harness.errors import RunFailure
+from eval_harness.generation.progress import Progress
 from eval_harness.generation.store import AnswerStore
 from eval_harness.generation.task import say
 from eval_harness.judging.judge import Judge
@@ -49,75 +49,87 @@ def ask_missing(
 def _ask_all(
     messages: Mapping[Key, str], store: AnswerStore, judge: Judge, max_concurrent: int
 ) -> dict[Key, EndpointFailure]:
-    from tqdm import tqdm
-
     waiting: SimpleQueue[tuple[Key, str]] = SimpleQueue()
     done: SimpleQueue[_Outcome] = SimpleQueue()
     for item in messages.items():
         waiting.put(item)
-    ended = threading.Event()
+    patience = _Patience()
 
     def work() -> None:
-        while not ended.is_set():
+        while not patience.ended.is_set():
             try:
                 key, message = waiting.get_nowait()
             except Empty:
                 return
+            outcome: dict[str, Any] | BaseException
             try:
-                done.put((key, judge.ask(message)))
-            except BaseException as error:  # the main thread decides
-                done.put((key, error))
+                outcome = judge.ask(message)
+            except BaseException as error:  # the main thread raises it
+                outcome = error
+            patience.note(outcome)
+            done.put((key, outcome))
 
     # Not a pool: at an interrupt, a pool would wait for the answers in flight.
     for _ in range(min(max_concurrent, len(messages))):
         threading.Thread(target=work, daemon=True).start()
-    run = _Run(store)
+    failures: dict[Key, EndpointFailure] = {}
+
+    def take(key: Key, outcome: dict[str, Any] | BaseException) -> None:
+        if isinstance(outcome, dict):
+            store.add(key, outcome)
+        elif isinstance(outcome, EndpointFailure):
+            failures[key] = outcome
+        else:
+            raise outcome
+
     try:
-        with tqdm(total=len(messages), unit="verdict", disable=not sys.stderr.isatty()) as bar:
+        with Progress(len(messages), 0, unit="verdict") as progress:
             for _ in messages:
-                run.take(*done.get())
-                bar.update()
+                key, outcome = done.get()
+                take(key, outcome)
+                progress.add(outcome["num_tokens"] or 0 if isinstance(outcome, dict) else 0)
+                if patience.fault is not None:
+                    break
     finally:
-        ended.set()
-        run.keep_rest(done)
-    return run.failures
+        # Also after an interrupt: what has come meanwhile is kept.
+        patience.ended.set()
+        while not done.empty():
+            take(*done.get())
+    if patience.fault is not None:
+        raise RunFailure(
+            f"{patience.fault}; {len(store.rows)} verdicts are kept in {store.path}, and the same "
+            "command goes on from there"
+        )
+    return failures
 
 
-class _Run:
-    """What came of the requests so far, and when it is time to give up."""
+class _Patience:
+    """When to give up, decided where answers come in: no thread asks a broken endpoint further.
 
-    def __init__(self, store: AnswerStore) -> None:
-        self.failures: dict[Key, EndpointFailure] = {}
-        self._store = store
+    Attributes:
+        ended: nothing more is to be asked.
+        fault: the reason to give up; None until then.
+    """
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.fault: EndpointFailure | None = None
+        self._lock = threading.Lock()
         self._any_came = False
         self._in_a_row = 0
 
-    def take(self, key: Key, outcome: dict[str, Any] | BaseException) -> None:
-        if isinstance(outcome, dict):
-            self._store.add(key, outcome)
-            self._any_came, self._in_a_row = True, 0
-            return
-        if not isinstance(outcome, EndpointFailure):
-            raise outcome
-        self.failures[key] = outcome
-        # Some rows may be too long for the judge; if no row at all is accepted, it is not the rows.
-        self._in_a_row += not (self._any_came and _is_final(outcome))
-        gone = not outcome.connected or outcome.status in _FOR_ALL
-        if gone or self._in_a_row >= _MOST_IN_A_ROW:
-            raise RunFailure(
-                f"{outcome}; {len(self._store.rows)} verdicts are kept in {self._store.path}, and "
-                "the same command goes on from there"
-            )
-
-    def keep_rest(self, done: "SimpleQueue[_Outcome]") -> None:
-        """Stores what has come meanwhile, after an interrupt too."""
-        while True:
-            try:
-                key, outcome = done.get_nowait()
-            except Empty:
+    def note(self, outcome: object) -> None:
+        """Takes notice of one request's outcome."""
+        with self._lock:
+            if not isinstance(outcome, EndpointFailure):
+                self._any_came, self._in_a_row = True, 0
                 return
-            if isinstance(outcome, dict):
-                self._store.add(key, outcome)
+            # Some rows may be too long for the judge. If none is accepted, it is not the rows.
+            self._in_a_row += not (self._any_came and _is_final(outcome))
+            gone = not outcome.connected or outcome.status in _FOR_ALL
+            if self.fault is None and (gone or self._in_a_row >= _MOST_IN_A_ROW):
+                self.fault = outcome
+                self.ended.set()
 
 
 def _is_final(failure: EndpointFailure) -> bool:

@@ -53,8 +53,10 @@ class FakeJudge(FakeServer):
         text = self.decide(*found.groups()) if found else "[[C]]"
         choice = {"index": 0, "message": {"role": "assistant", "content": text}}
         choice["finish_reason"] = "stop"
+        usage = {"prompt_tokens": len(message.split()), "completion_tokens": len(text.split())}
         # A client ignores what it does not know; tests choose rows by it.
-        return {"id": "1", "model": f"{MODEL}-0613", "choices": [choice], "asked": message}
+        more = {"id": "1", "object": "chat.completion", "usage": usage, "asked": message}
+        return {"model": f"{MODEL}-0613", "choices": [choice], **more}
 
     def answer(self, handler: Any, right: Any) -> None:
         """What happens where there is no fault."""
