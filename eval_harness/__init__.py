@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from eval_harness.scoring.metrics import METRICS
     from eval_harness.scoring.rouge import rouge_l
     from eval_harness.scoring.rouge_words import num_without_words
+    from eval_harness.scoring.row_scores import row_scores, scored_by
     from eval_harness.scoring.score import score_files
     from eval_harness.shared.text.template_table import TEMPLATES, register_template
 
@@ -93,6 +94,7 @@ _HOMES = {
     "eval_harness.scoring.metrics": ("METRICS",),
     "eval_harness.scoring.rouge": ("rouge_l",),
     "eval_harness.scoring.rouge_words": ("num_without_words",),
+    "eval_harness.scoring.row_scores": ("row_scores", "scored_by"),
     "eval_harness.scoring.score": ("score_files",),
     "eval_harness.shared.text.template_table": ("TEMPLATES", "register_template"),
 }
@@ -139,9 +141,11 @@ __all__ = [
     "request_seed",
     "require_matplotlib",
     "rouge_l",
+    "row_scores",
     "run_evaluation",
     "score",
     "score_files",
+    "scored_by",
     "select_benchmarks",
     "verdict",
 ]

@@ -26,6 +26,8 @@ from eval_harness import (
     load_results,
     make_protocol,
     metric_names,
+    row_scores,
+    scored_by,
     select_benchmarks,
 )
 from eval_harness.errors import DistillensError
@@ -192,10 +194,11 @@ def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
 
 def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
     ids = tuple(sample.row_id for sample in samples)
-    scores = {
-        metric: RowScores(ids, row_means([sample.scores[metric] for sample in samples]))
-        for metric in metric_names(samples)
-    }
+    scores = {}
+    for metric in metric_names(samples):
+        scored = scored_by(samples, metric)
+        means = row_means(row_scores(scored, metric))
+        scores[metric] = RowScores(tuple(sample.row_id for sample in scored), means)
     nll = np.array([sum(sample.extra.get("reference_nll", [])) for sample in samples])
     tokens = np.array([sum(sample.extra.get("reference_tokens", [])) for sample in samples])
     if tokens.sum() > 0:

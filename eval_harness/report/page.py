@@ -15,7 +15,8 @@ from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, decim
 from eval_harness.comparison.systems import System
 from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
 from eval_harness.report.rows import ShownRow, primary_metric, printable, rows_that_differ
-from eval_harness.results.schema import NOT_AVAILABLE
+from eval_harness.results.schema import NOT_AVAILABLE, Sample
+from eval_harness.scoring.row_scores import scored_by
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
@@ -104,9 +105,10 @@ def _section(
     primary = primary_metric(scored, next(iter(metrics.values())))
     known = [key for key in _COLUMNS if any(f"{key},none" in m for m in metrics.values())]
     scores = [
-        row_means([sample.scores[primary] for sample in system.samples[task]]) for system in systems
+        row_means([sample.scores[primary] for sample in scored_by(system.samples[task], primary)])
+        for system in systems
     ]
-    lengths = [_words(system, task) for system in systems]
+    lengths = [_words(scored_by(system.samples[task], primary)) for system in systems]
     is_choice = systems[0].samples[task][0].is_choice
     table = []
     for index, values in enumerate(metrics.values()):
@@ -223,12 +225,9 @@ def _sentence(comparison: dict[str, Any]) -> str:
     return f"{NO_DIFFERENCE} between {pair} ({difference}{needed})"
 
 
-def _words(system: System, task: str) -> Floats:
+def _words(samples: Sequence[Sample]) -> Floats:
     return np.array(
-        [
-            np.mean([len(text.split()) for text in sample.filtered_resps])
-            for sample in system.samples[task]
-        ]
+        [np.mean([len(text.split()) for text in sample.filtered_resps]) for sample in samples]
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from eval_harness.comparison.systems import System
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
+from eval_harness.scoring.row_scores import scored_by
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
 from eval_harness.shared.statistics import row_means
 from eval_harness.shared.text.messages import Message, conversation_column
@@ -65,20 +66,19 @@ def rows_that_differ(
         metric: the score to compare.
         num_rows: the largest number of rows; those without any difference are left out.
     """
-    means = np.stack(
-        [row_means([sample.scores[metric] for sample in s.samples[task]]) for s in systems]
-    )
+    scored = [scored_by(system.samples[task], metric) for system in systems]
+    means = np.stack([row_means([sample.scores[metric] for sample in own]) for own in scored])
     spread = np.ptp(means, axis=0)
     order = np.argsort(-spread if len(systems) > 1 else means[0], kind="stable")
     chosen = [int(row) for row in order if len(systems) == 1 or spread[row] > 0][:num_rows]
     return [
         ShownRow(
-            row_id=printable(systems[0].samples[task][row].row_id),
-            prompt=printable(_question(systems[0].samples[task][row])),
-            references=[printable(text) for text in systems[0].samples[task][row].target],
+            row_id=printable(scored[0][row].row_id),
+            prompt=printable(_question(scored[0][row])),
+            references=[printable(text) for text in scored[0][row].target],
             spread=float(spread[row]),
             answers=[
-                _answer(system.name, system.samples[task][row], metric, float(means[index, row]))
+                _answer(system.name, scored[index][row], metric, float(means[index, row]))
                 for index, system in enumerate(systems)
             ],
         )
