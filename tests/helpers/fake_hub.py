@@ -1,4 +1,4 @@
-"""A server on loopback that takes a model as the Hub's API does, for huggingface_hub itself.
+"""A server on loopback that takes models and data sets as the Hub's API does, for its client.
 
 `HF_HUB_DISABLE_XET=1` keeps large files on the LFS way, which this server speaks.
 """
@@ -22,6 +22,7 @@ class FakeHub:
         url: where it listens.
         repos: files by path, by repository.
         visibility: what create_repo asked for, by repository.
+        settings: what its settings were changed to, by repository.
         role: of the token.
         broken: a part of a path whose requests fail with `status`.
         calls: methods and paths, in order.
@@ -31,6 +32,7 @@ class FakeHub:
         self.url = ""
         self.repos: dict[str, dict[str, bytes]] = {}
         self.visibility: dict[str, str | None] = {}
+        self.settings: dict[str, dict] = {}
         self.role = "write"
         self.broken: str | None = None
         self.status = 403
@@ -55,7 +57,14 @@ class FakeHub:
         repo = f"{body.get('organization') or USER}/{body['name']}"
         self.repos.setdefault(repo, {})
         self.visibility[repo] = body.get("visibility")
-        return {"url": f"{self.url}/{repo}", "name": repo}
+        place = "datasets/" if body.get("type") == "dataset" else ""
+        return {"url": f"{self.url}/{place}{repo}", "name": repo}
+
+    def tree(self, repo: str) -> list[dict]:
+        return [
+            {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+            for path, content in self.repos[repo].items()
+        ]
 
     def preupload(self, body: dict) -> dict:
         files = [
@@ -92,16 +101,19 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def _answer(self, payload: dict, status: int = 200) -> None:
-            body = json.dumps(payload).encode()
+        def _answer(self, payload: dict | list | bytes, status: int = 200) -> None:
+            body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
             self.send_response(status)
             kind = "application/json"
             if self.path.endswith("/objects/batch"):
                 kind = "application/vnd.git-lfs+json"
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def _do(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -118,8 +130,11 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(self._right(path, body))
 
-        def _right(self, path: str, body: bytes) -> dict:
+        def _right(self, path: str, body: bytes) -> dict | list | bytes:
             parts = path.strip("/").split("/")
+            if "resolve" in parts:
+                start = parts.index("resolve")
+                return hub.repos["/".join(parts[start - 2 : start])]["/".join(parts[start + 2 :])]
             if path == "/api/whoami-v2":
                 return hub.whoami()
             if path == "/api/validate-yaml":
@@ -133,9 +148,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return hub.preupload(json.loads(body))
             if parts[4:5] == ["commit"]:
                 return hub.commit(repo, [json.loads(line) for line in body.splitlines()])
+            if parts[4:5] == ["tree"]:
+                return hub.tree(repo)
+            if parts[4:5] == ["settings"]:
+                hub.settings.setdefault(repo, {}).update(json.loads(body))
+                return {}
             return {"id": repo, "siblings": [], "sha": "0" * 40}
 
-        do_GET = do_POST = do_PUT = _do  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = _do  # noqa: N815
 
         def log_message(self, *arguments: object) -> None:
             """Silent."""
@@ -149,7 +169,7 @@ def fake_hub() -> Iterator[FakeHub]:
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield hub
     finally:
