@@ -83,8 +83,17 @@ def _key_values(value: object, where: str) -> list[list[str]]:
         return [_texts(value, where)]
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _wrong(value, where, "keys with values, or a text k=v,k=v")
-    check_names_are_texts(value, flag=where)
+    if where.endswith(("model_args", "gen_kwargs")):
+        check_names_are_texts(value, flag=where)
     return [[_json(value, where)]]
+
+
+def _systems(value: object, where: str) -> list[str]:
+    entries = value if isinstance(value, list) else [value]
+    return [
+        _json(entry, where) if isinstance(entry, Mapping) else _text(entry, where)
+        for entry in entries
+    ]
 
 
 def _samples(value: object, where: str) -> str:
@@ -118,7 +127,9 @@ _READERS: dict[str, Callable[[object, str], Value]] = {
     **dict.fromkeys(("limit", "batch_size"), _written),
     **dict.fromkeys(("max_prompt_tokens", "num_fewshot"), _whole),
     **dict.fromkeys(("model_args", "gen_kwargs"), _key_values),
+    **dict.fromkeys(("wandb_args", "wandb_config_args", "hf_hub_log_args"), _key_values),
     "tasks": _texts,
+    "systems": _systems,
     "data": _data,
     "seed": _seeds,
     "samples": _samples,

@@ -24,24 +24,10 @@ REFUSED: dict[str, tuple[str | None, str]] = {
         "there are no log levels: notes go to standard error, and --debug shows a traceback; drop "
         "the flag",
     ),
-    "wandb_args": (
-        None,
-        "nothing is sent to Weights & Biases from here; log the results file with lm-eval's "
-        "WandbLogger (docs/evaluation.md)",
-    ),
-    "wandb_config_args": (
-        None,
-        "nothing is sent to Weights & Biases from here; log the results file with lm-eval's "
-        "WandbLogger (docs/evaluation.md)",
-    ),
     "trackio_args": (
         None,
         "nothing is sent to Trackio from here; log the numbers of the results file with "
         "trackio.log",
-    ),
-    "hf_hub_log_args": (
-        None,
-        "nothing is uploaded from here; afterwards: hf upload REPO OUTPUT_PATH --repo-type dataset",
     ),
     "confirm_run_unsafe_code": (
         None,
