@@ -12,7 +12,7 @@ from eval_harness.results.folder import load_results
 from eval_harness.results.schema import TaskResult
 from eval_harness.shared.text.answers import cut_answer
 
-METRICS = ("rougeL", "exact_match", "final_answer")
+METRICS = ("rougeL", "rougeL_unicode", "exact_match", "final_answer")
 
 
 def run_printed(

@@ -128,7 +128,7 @@ def test_lm_eval_runs_the_printed_command_and_gets_every_sample(
     harness, tmp_path, template, model, request
 ):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is in the dev extra)")
-    how = ("--protocol", "greedy", "--template", template)
+    how = ("--protocol", "greedy", "--template", template, "--rouge_tokenizer", "unicode")
     exported = harness("export-lm-eval", "first", "--tasks", "gsm8k", *how)
     assert exported.returncode == 0, exported.stderr
     folder = request.getfixturevalue(model)
