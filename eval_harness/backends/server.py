@@ -58,6 +58,10 @@ class ServerBackend(Backend):
     # `model` is in what the server says about itself.
     layout_arguments = frozenset(ARGUMENTS)
     needs_transformers_model = False
+    one_process = (
+        "one process keeps the server busy; start it without a launcher, and give num_concurrent=N "
+        "in --model_args"
+    )
     needs_weights = False
 
     def __init__(self, facts: ModelFiles, arguments: dict[str, Any], *, max_length: int) -> None:
