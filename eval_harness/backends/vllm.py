@@ -6,7 +6,6 @@ the batch. On a GPU the rest of the batch changes logits in the last bits; vLLM'
 VLLM_BATCH_INVARIANT=1 prevents that.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +21,9 @@ from eval_harness.backends.base import (
 )
 from eval_harness.backends.vllm_arguments import check_usable, checked_arguments, cpu_settings
 from eval_harness.backends.vllm_clients import ParallelClient, StepClient
-from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.backends.vllm_probe import WeightsProbe
+from eval_harness.backends.vllm_sharing import max_lora_rank, sharing_key
+from eval_harness.errors import RunFailure
 from eval_harness.shared.model_folder.identity import ModelFiles
 
 
@@ -38,6 +39,10 @@ class VllmBackend(Backend):
 
     name = "vllm"
     needs_transformers_model = False  # vLLM has models that transformers lacks
+    one_process = (
+        "vLLM starts its own processes; start it without a launcher, and give "
+        "data_parallel_size=N or tensor_parallel_size=N in --model_args"
+    )
     layout_arguments = frozenset(
         {
             "batch_size",
@@ -74,7 +79,7 @@ class VllmBackend(Backend):
             **(engine or {}),
         }
         if facts.adapter is not None:
-            settings |= {"enable_lora": True, "max_lora_rank": _lora_rank(facts, settings)}
+            settings = {"max_lora_rank": max_lora_rank([facts]), **settings, "enable_lora": True}
         in_parallel = settings.get("data_parallel_size", 1) > 1
         kind = AsyncEngineArgs if in_parallel else EngineArgs
         try:
@@ -86,7 +91,56 @@ class VllmBackend(Backend):
             self._client = ParallelClient(config) if in_parallel else StepClient(config)
         except Exception as error:
             raise RunFailure(_explain(facts, error)) from error
-        self._lora_request = _lora_request(facts)
+        super().__init__(facts)
+        self._max_length, self._dtype = max_length, str(settings.get("dtype", "auto"))
+        self._num_adapters = 1
+        self._lora_request = _lora_request(facts, self._num_adapters)
+        self._probe: WeightsProbe | None = None
+
+    @classmethod
+    def sharing_key(
+        cls, facts: ModelFiles, arguments: dict[str, Any], *, max_length: int
+    ) -> str | None:
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        return sharing_key(facts, arguments, max_length=max_length, on_cpu=on_cpu)
+
+    @classmethod
+    def shared_arguments(
+        cls, systems: Sequence[ModelFiles], arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        if systems[0].adapter is None:
+            return arguments
+        return {"max_lora_rank": max_lora_rank(systems), **arguments}
+
+    def switch(self, facts: ModelFiles) -> None:
+        if facts.adapter is not None:
+            # A number of its own, by which vLLM keeps adapters and what it remembers of prompts.
+            self._num_adapters += 1
+            self._lora_request = _lora_request(facts, self._num_adapters)
+        else:
+            self._reload(facts)
+        self.facts, self.stop_token_ids = facts, facts.stop_token_ids
+
+    def _reload(self, facts: ModelFiles) -> None:
+        """Replaces the weights; refuses an engine that has kept any of the old ones."""
+        if self._probe is None:
+            self._probe = WeightsProbe(self.facts, self._dtype, self._max_length)
+            self._probe.calibrate(self._probed(self._probe)[0])
+        try:
+            self._client.reload_weights(facts.folder)
+        except Exception as error:
+            raise RunFailure(f"vLLM does not load the weights of {facts.name}: {error}") from error
+        self._probe.check(facts, self._probed(self._probe))
+
+    def _probed(self, probe: WeightsProbe) -> list[list[float]]:
+        """Of each engine, [T - 1]."""
+        try:
+            outputs = self._client.ask_each(list(probe.token_ids), _scoring_params())
+        except (RuntimeError, ValueError) as error:
+            raise RunFailure(f"vLLM failed while it was checked: {error}") from error
+        return [_log_probabilities(output, probe.token_ids[1:], first=1) for output in outputs]
 
     @classmethod
     def check_usable(cls) -> None:
@@ -143,18 +197,11 @@ class VllmBackend(Backend):
             yield Answer(asked[position], token_ids, reason)
 
     def log_likelihoods(self, continuations: Sequence[Continuation]) -> Iterator[LogLikelihood]:
-        from vllm import SamplingParams
-
         prompts = [[*item.prompt_ids, *item.token_ids] for item in continuations]
-        # prompt_logprobs=0 returns the log-probability of each prompt token, and no others.
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        for position, output in self._run(prompts, [params] * len(prompts)):
+        for position, output in self._run(prompts, [_scoring_params()] * len(prompts)):
             item = continuations[position]
-            scored = output.prompt_logprobs[len(item.prompt_ids) :]
-            total = sum(
-                entry[token].logprob for entry, token in zip(scored, item.token_ids, strict=True)
-            )
-            yield LogLikelihood(position, float(total))
+            scored = _log_probabilities(output, item.token_ids, first=len(item.prompt_ids))
+            yield LogLikelihood(position, float(sum(scored)))
 
     def _sampling_params(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
@@ -191,29 +238,25 @@ def _processor_path(config: Any) -> str:
     return f"eval_harness.backends.vllm_ngrams_{kind}:NoRepeatNgrams"
 
 
-def _lora_rank(facts: ModelFiles, settings: dict[str, Any]) -> int:
-    """The smallest rank that vLLM supports and that holds this adapter."""
-    if "max_lora_rank" in settings:
-        return settings["max_lora_rank"]
-    assert facts.adapter is not None
-    config = json.loads((facts.adapter / "adapter_config.json").read_text("utf-8"))
-    rank = max([config.get("r", 8), *config.get("rank_pattern", {}).values()])
-    allowed = [1, 8, 16, 32, 64, 128, 256, 320, 512]
-    fitting = [size for size in allowed if size >= rank]
-    if not fitting:
-        raise DistillensError(
-            f"{facts.adapter}: found rank {rank}, but vLLM takes at most {allowed[-1]}; use "
-            "--model hf"
-        )
-    return fitting[0]
+def _scoring_params() -> Any:
+    from vllm import SamplingParams
+
+    # prompt_logprobs=0 returns the log-probability of each prompt token, and no others.
+    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
 
 
-def _lora_request(facts: ModelFiles) -> Any:
+def _log_probabilities(output: Any, token_ids: Sequence[int], *, first: int) -> list[float]:
+    """Of these tokens, which the prompt of `output` has from `first` on."""
+    scored = output.prompt_logprobs[first:]
+    return [entry[token].logprob for entry, token in zip(scored, token_ids, strict=True)]
+
+
+def _lora_request(facts: ModelFiles, number: int) -> Any:
     if facts.adapter is None:
         return None
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, str(facts.adapter))
+    return LoRARequest(f"adapter {number}", number, str(facts.adapter))
 
 
 def _explain(facts: ModelFiles, error: Exception) -> str:

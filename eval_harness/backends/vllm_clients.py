@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 from typing import Any
 
 # Requests queued in the data-parallel engines: enough to keep all of them busy.
@@ -42,6 +43,19 @@ class StepClient:
             if self._engine.has_unfinished_requests():
                 self._engine.abort_request(names)
 
+    def ask_each(self, prompt: list[int], params: Any) -> list[Any]:
+        """The RequestOutput of each engine: here of the only one."""
+        return [output for _, output in self.run([prompt], [params], None)]
+
+    def reload_weights(self, folder: Path) -> None:
+        """Replaces the weights with those of a model folder.
+
+        Raises:
+            RuntimeError, ValueError: of vLLM.
+        """
+        self._engine.collective_rpc(*_reload(folder))
+        _check_forgotten(self._engine.reset_prefix_cache())
+
     def close(self) -> None:
         """Ends the engine."""
         self._engine.engine_core.shutdown()
@@ -63,6 +77,7 @@ class ParallelClient:
         # The client belongs to the loop that it was made in.
         self._loop = asyncio.new_event_loop()
         self._engine = self._loop.run_until_complete(start())
+        self._num_engines = config.parallel_config.data_parallel_size
         self._num_sent = 0
 
     def run(
@@ -113,11 +128,49 @@ class ParallelClient:
         finally:
             await _cancel(running)
 
+    def ask_each(self, prompt: list[int], params: Any) -> list[Any]:
+        """The RequestOutput of each engine."""
+
+        async def one(engine: int) -> Any:
+            last = None
+            async for output in self._engine.generate(
+                {"prompt_token_ids": prompt},
+                params,
+                f"each {self._num_sent} {engine}",
+                data_parallel_rank=engine,
+            ):
+                last = output
+            return last
+
+        self._num_sent += 1
+        return [self._loop.run_until_complete(one(engine)) for engine in range(self._num_engines)]
+
+    def reload_weights(self, folder: Path) -> None:
+        """Replaces the weights of all engines with those of a model folder.
+
+        Raises:
+            RuntimeError, ValueError: of vLLM.
+        """
+        run = self._loop.run_until_complete
+        run(self._engine.collective_rpc(*_reload(folder)))
+        _check_forgotten(run(self._engine.reset_prefix_cache()))
+
     def close(self) -> None:
         """Ends the engines and the client's own tasks."""
         self._engine.shutdown()
         self._loop.run_until_complete(_cancel(asyncio.all_tasks(self._loop)))
         self._loop.close()
+
+
+def _reload(folder: Path) -> tuple[str, None, tuple[()], dict[str, str]]:
+    """Method, time limit and arguments of the workers' call."""
+    return "reload_weights", None, (), {"weights_path": str(folder.absolute())}
+
+
+def _check_forgotten(has_forgotten: bool) -> None:
+    """What is remembered of earlier prompts was computed with the old weights."""
+    if not has_forgotten:
+        raise RuntimeError("it cannot clear its cache of prompts while it answers others")
 
 
 async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:

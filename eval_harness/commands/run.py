@@ -1,13 +1,20 @@
 """`eval-harness run`: generate answers with vLLM or transformers, score them, write results."""
 
 import argparse
+import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
 from eval_harness.commands.flags.run_flags import add_run_flags
+from eval_harness.errors import RunFailure
 from eval_harness.scoring.rouge_words import word_notes
+from eval_harness.scoring.row_scores import some_scored_note
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eval_harness.generation.task import Settings
+    from eval_harness.publishing.publications import Publications
     from eval_harness.results.schema import Results
 
 
@@ -23,31 +30,83 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the evaluation and prints a table. Returns 0."""
+    """Runs the evaluations and prints a table for each. Returns 0."""
     from eval_harness.commands.flags.run_settings import all_flags, publications_of, settings_of
     from eval_harness.generation.evaluate import run_evaluation
-    from eval_harness.shared.files.atomic import encode_json
+    from eval_harness.generation.launched import join_launched
+    from eval_harness.generation.systems import run_systems
 
-    flags = all_flags(args)
-    settings = settings_of(flags)
-    publications = publications_of(flags)
+    processes = join_launched()
+    flags = processes.together(lambda: all_flags(args))
+    systems = [
+        dataclasses.replace(settings, processes=processes)
+        for settings in processes.together(lambda: settings_of(flags))
+    ]
+    publications = processes.together(
+        lambda: [publications_of(flags, settings.output_path) for settings in systems]
+    )
+    if not processes.is_main:
+        return _work_along(systems, several=bool(flags.systems))
     if flags.check_integrity:
         from eval_harness.benchmarks.summary import summary
 
-        for benchmark in settings.benchmarks:
+        for benchmark in systems[0].benchmarks:
             print(f"eval-harness: {summary(benchmark)}", file=sys.stderr)
-    results, path = run_evaluation(settings)
+    if not flags.systems:
+        results, path = run_evaluation(systems[0])
+        _report(results, path, publications[0], show_config=flags.show_config)
+        return 0
+    failed: dict[str, str] = {}
+    for outcome in run_systems(systems):
+        if outcome.results is None or outcome.path is None:
+            failed[outcome.name] = outcome.failure
+            continue
+        print(f"{outcome.name}:")
+        try:
+            _report(
+                outcome.results,
+                outcome.path,
+                publications[outcome.place],
+                show_config=flags.show_config,
+            )
+        except RunFailure as error:  # its results are kept, and the other systems go on
+            failed[outcome.name] = str(error)
+            print(f"eval-harness: {error}", file=sys.stderr)
+    if failed:
+        raise RunFailure(
+            f"{len(failed)} of {len(systems)} systems failed: "
+            + "; ".join(f"{name}: {failure}" for name, failure in failed.items())
+        )
+    return 0
+
+
+def _work_along(systems: "list[Settings]", *, several: bool) -> int:
+    """The part of a process that neither prints nor writes results."""
+    from eval_harness.generation.evaluate import run_evaluation
+    from eval_harness.generation.systems import run_systems
+
+    if not several:
+        run_evaluation(systems[0])
+        return 0
+    return int(any(outcome.results is None for outcome in run_systems(systems)))
+
+
+def _report(
+    results: "Results", path: "Path", publications: "Publications", *, show_config: bool
+) -> None:
+    from eval_harness.shared.files.atomic import encode_json
+
     sys.stdout.write(_table(results))
     for line in _notes(results):
         print(line)
         print(f"eval-harness: {line}", file=sys.stderr)
-    if flags.show_config:
+    if show_config:
         configs = {name: task.config for name, task in results.tasks.items()}
         sys.stdout.write(encode_json(configs, where="configs"))
     print(f"written to {path}", file=sys.stderr)
+    sys.stdout.flush()
     for line in publications.send(results, path):
         print(f"eval-harness: {line}", file=sys.stderr)
-    return 0
 
 
 def _table(results: "Results") -> str:
@@ -59,9 +118,10 @@ def _table(results: "Results") -> str:
             # Metrics have a standard error; the other values describe the answers.
             if error is None or metric.endswith("_stderr"):
                 continue
-            lines.append(
-                f"{task.task}  {task.num_effective}  {metric}  {_number(value)}  {_number(error)}"
-            )
+            rows = str(task.num_effective)
+            if "num_scored,none" in task.metrics:
+                rows = f"{task.metrics['num_scored,none']} of {rows}"
+            lines.append(f"{task.task}  {rows}  {metric}  {_number(value)}  {_number(error)}")
     cells = [line.split("  ") for line in lines]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return "".join(
@@ -73,11 +133,13 @@ def _table(results: "Results") -> str:
 
 def _notes(results: "Results") -> list[str]:
     """What a reader of the table must know about its numbers."""
-    return [
-        f"{task.task}: {note}"
-        for task in results.tasks.values()
-        for note in word_notes(task.metrics, task.num_effective)
-    ]
+    notes = []
+    for task in results.tasks.values():
+        scored = task.metrics.get("num_scored,none", task.num_effective)
+        some = some_scored_note(scored, task.num_effective)
+        found = [*([some] if some else []), *word_notes(task.metrics, scored)]
+        notes += [f"{task.task}: {note}" for note in found]
+    return notes
 
 
 def _number(value: object) -> str:

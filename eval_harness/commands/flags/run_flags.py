@@ -15,6 +15,7 @@ from eval_harness.shared.text.template_table import TEMPLATES
 DEFAULTS: dict[str, Any] = {
     "model": next(iter(BACKENDS)),
     "model_args": [],
+    "systems": [],
     "tasks": None,
     "data": [],
     "include_path": None,
@@ -79,6 +80,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
         "add_bos_token; with vllm any engine argument (tensor_parallel_size, ...); some need "
         "--trust_remote_code. Separated by spaces or commas, or one JSON object",
+    )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        action="extend",
+        metavar="SYSTEM",
+        help="several models in one process, with all other flags the same: folders or names of "
+        "models or adapters, or JSON objects of --model_args and output_path",
     )
     parser.add_argument("--batch_size", "-b", help="rows in flight, or auto (default)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (hf only)")

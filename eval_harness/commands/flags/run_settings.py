@@ -1,6 +1,7 @@
 """From the flags of `eval-harness run`, and those in --config, to the settings of a run."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from eval_harness.shared.program.key_values import NAMES, read_key_values
 from eval_harness.shared.shortened import shortened
 
 if TYPE_CHECKING:
+    from eval_harness.generation.system_entries import System, SystemEntry
     from eval_harness.generation.task import Settings
     from eval_harness.publishing.publications import Publications
 
@@ -29,7 +31,9 @@ def all_flags(args: argparse.Namespace) -> argparse.Namespace:
 
     file = getattr(args, "config", None)
     given = {**DEFAULTS, **({} if file is None else read_config(file)), **vars(args)}
-    missing = [f"--{name}" for name in ("tasks", "output_path") if given[name] is None]
+    # Each of several systems may have an output path of its own.
+    needed = ("tasks",) if given["systems"] else ("tasks", "output_path")
+    missing = [f"--{name}" for name in needed if given[name] is None]
     if missing:
         raise DistillensError(
             f"the following arguments are required: {', '.join(missing)} (--help shows the options)"
@@ -37,21 +41,35 @@ def all_flags(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**given)
 
 
-def settings_of(flags: argparse.Namespace) -> "Settings":
-    """The settings of a run.
+def settings_of(flags: argparse.Namespace) -> "list[Settings]":
+    """The settings of a run: of each system, if it has several.
 
     Args:
         flags: from `all_flags`.
     Raises:
         DistillensError: a value is wrong, or settings contradict each other.
     """
+    from eval_harness.generation.system_entries import SystemEntry, system_entries
+
+    model_args = _merged(flags.model_args, "--model_args")
+    path = None if flags.output_path is None else Path(flags.output_path)
+    if flags.systems:
+        systems = [_system(text) for text in flags.systems]
+        entries = system_entries(systems, model_args=model_args, output_path=path)
+    else:
+        assert path is not None  # all_flags
+        entries = [SystemEntry(model_args, path)]
+    return [_settings(flags, entry) for entry in entries]
+
+
+def _settings(flags: argparse.Namespace, entry: "SystemEntry") -> "Settings":
     from eval_harness.generation.request import make_settings
 
-    return make_settings(
+    settings = make_settings(
         backend=flags.model,
-        model_args=_merged(flags.model_args, "--model_args"),
+        model_args=entry.model_args,
         tasks=",".join(flags.tasks),
-        output_path=Path(flags.output_path),
+        output_path=entry.output_path,
         data=flags.data,
         include_path=flags.include_path,
         protocol=flags.protocol,
@@ -75,13 +93,26 @@ def settings_of(flags: argparse.Namespace) -> "Settings":
         trust_remote_code=flags.trust_remote_code,
         config={"batch_size": flags.batch_size},
     )
+    return dataclasses.replace(settings, working_folder=entry.working_folder)
 
 
-def publications_of(flags: argparse.Namespace) -> "Publications":
-    """Where the results go beside --output_path.
+def _system(text: str) -> "System":
+    """A name, or a JSON object."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        found: dict[str, Any] = decode(text)
+    except NotJsonError as error:
+        raise DistillensError(f"--systems {shortened(text)}: {error.message}") from error
+    return found
+
+
+def publications_of(flags: argparse.Namespace, output_path: Path) -> "Publications":
+    """Where the results go beside the output path.
 
     Args:
         flags: from `all_flags`.
+        output_path: of the results.
     Raises:
         DistillensError: what would fail at the end, as far as that can be known.
     """
@@ -92,7 +123,7 @@ def publications_of(flags: argparse.Namespace) -> "Publications":
         wandb_args=_merged(flags.wandb_args, wandb_logger.FLAG, wandb_logger.TEXTS),
         wandb_config_args=_merged(flags.wandb_config_args, "--wandb_config_args", frozenset()),
         hf_hub_log_args=_merged(flags.hf_hub_log_args, hub.FLAG, hub.TEXTS),
-        output_path=Path(flags.output_path),
+        output_path=output_path,
         log_samples=flags.log_samples,
     )
 
