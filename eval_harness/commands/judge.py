@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from typing import Any
 
 from eval_harness.commands.compare import print_names
 from eval_harness.shared.program.flag_numbers import count
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.shared.program.key_values import read_key_values
 
     base_url = checked_base_url(args.base_url, flag="--base_url")
-    gen_kwargs = {}
+    gen_kwargs: dict[str, Any] = {}
     for parts in args.gen_kwargs:
         gen_kwargs |= read_key_values(parts, flag="--gen_kwargs")
     judge = Judge(

@@ -5,7 +5,7 @@ from typing import Literal
 
 # A, B: the answer in the first or second place; C: a tie.
 Verdict = Literal["A", "B", "C", "unreadable", "refused"]
-READABLE = ("A", "B", "C")
+READABLE: tuple[Verdict, ...] = ("A", "B", "C")
 _MARK = re.compile(r"\[\[([ABC])\]\]")
 _THOUGHT_END = "</think>"
 
