@@ -6,6 +6,7 @@ change float32 logits in the last bits, so near ties may flip; see `sampling`. M
 depend on their neighbours (RWKV) get smaller batches; see `batching`.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,8 +32,10 @@ from eval_harness.backends.transformers_arguments import (
     dtype_of,
     take_device,
 )
+from eval_harness.backends.transformers_spreading import SPREADING
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.batching import Batching, batching_of, split
+from eval_harness.shared.input_device import input_device
 from eval_harness.shared.model_folder.causality import NOT_CAUSAL, reads_later_tokens
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
 from eval_harness.shared.model_folder.identity import ModelFiles
@@ -51,6 +54,8 @@ class TransformersBackend(Backend):
         facts: from `read_model`.
         dtype: float32, bfloat16, float16, or auto for the checkpoint's own.
         device: a torch device; None: cuda if there is one.
+        device_map, max_memory, offload_folder: of transformers, for a model that is larger than one
+            device; None: it is on one.
         batch_size: rows in one batch.
         attn_implementation: of transformers; None for its default.
         trust_remote_code: allow code that comes with the model.
@@ -58,7 +63,7 @@ class TransformersBackend(Backend):
 
     name = "hf"
     known_arguments = ARGUMENTS
-    layout_arguments = frozenset({"batch_size", "device"})
+    layout_arguments = frozenset({"batch_size", "device", *SPREADING})
     one_process = ""
 
     def __init__(
@@ -67,22 +72,27 @@ class TransformersBackend(Backend):
         *,
         dtype: str = "auto",
         device: str | None = None,
+        device_map: str | dict[str, int | str] | None = None,
+        max_memory: dict[int | str, int | str] | None = None,
+        offload_folder: str | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self.device = device_of(device)
         self.batch_size = batch_size
         self._has_said = False
         self.stop_token_ids = facts.stop_token_ids
         self.pad_token_id = facts.tokenizer.pad_token_id
         try:
-            with foreign_errors(f"{facts.name}: the model does not load"):
+            with foreign_errors(f"{facts.name}: the model does not load"), bars_on_terminals():
                 model, report = AutoModelForCausalLM.from_pretrained(
                     facts.folder,
                     dtype=dtype_of(dtype),
+                    device_map=device_map,
+                    max_memory=max_memory,
+                    offload_folder=offload_folder,
                     attn_implementation=attn_implementation,
                     trust_remote_code=trust_remote_code,
                     output_loading_info=True,
@@ -100,7 +110,8 @@ class TransformersBackend(Backend):
             pad_token_id=self.pad_token_id,
             eos_token_id=list(self.stop_token_ids) or None,
         )
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = model.eval() if device_map else model.to(device_of(device)).eval()
+        self.device = input_device(self.plain_model)
         if reads_later_tokens(self.plain_model):
             raise DistillensError(f"{facts.name}: {NOT_CAUSAL}")
         self.model.generation_config = self.plain_model.generation_config = settings
@@ -224,6 +235,21 @@ class TransformersBackend(Backend):
         del self.model
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """No progress bars of transformers in a log file, or from all processes at once."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not (sys.stderr.isatty() and is_main_process()):
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _with_adapter(model: Any, facts: ModelFiles) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from eval_harness.backends.base import check_arguments
+from eval_harness.backends.transformers_spreading import SPREADING, spreading_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.trust import names_hub_code
 
-ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size")
+ARGUMENTS = ("dtype", "device", "attn_implementation", "batch_size", *SPREADING)
 DEFAULT_BATCH_SIZE = 16
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,7 +28,9 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise DistillensError(f"batch_size = {batch_size!r}, expected an integer of at least 1")
     dtype_of(str(given.get("dtype", "auto")))
-    device_of(given.get("device"))
+    given = spreading_of(given)
+    if "device_map" not in given:
+        device_of(given.get("device"))
     return {**given, "batch_size": batch_size}
 
 
@@ -56,6 +59,11 @@ def take_device(model_args: Mapping[str, Any], *, local_rank: int, local_size: i
     Raises:
         DistillensError: there are fewer GPUs than processes, or all are told to take the same one.
     """
+    if any(model_args.get(key) for key in SPREADING):
+        raise DistillensError(
+            f"device_map spreads one model over all GPUs, but there are {local_size} processes on "
+            "this machine; start it without a launcher, or drop device_map"
+        )
     name = model_args.get("device")
     device = device_of(None if name is None else str(name))
     if device.type == "cpu":

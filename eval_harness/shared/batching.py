@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eval_harness.shared.input_device import input_device
+
 _NUM_PROMPT, _NUM_PADDING, _NUM_STEPS = 5, 7, 3
 # Largest |difference| / largest |logit| that rounding explains between one batch and another.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -58,7 +60,7 @@ def split(lengths: Sequence[int], batching: Batching) -> list[list[int]]:
 @torch.no_grad()
 def _try(model: Any) -> Batching:
     num_ids = len(model.get_input_embeddings().weight)
-    kind = model.get_input_embeddings().weight.device.type
+    kind = input_device(model).type
     # Under autocast the products are rounded to another type than the weights have.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
     tolerance = _TOLERANCES.get(dtype, 2e-3)
@@ -83,8 +85,7 @@ def _steps(model: Any, rows: Sequence[list[int]], num_padding: int = 0) -> _Step
     """For each row, the logits [V] and the chosen token of each step."""
     from transformers import GenerationConfig
 
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor(rows, device=device)
+    ids = torch.tensor(rows, device=input_device(model))
     mask = torch.ones_like(ids)
     mask[:, :num_padding] = 0
     output = model.generate(

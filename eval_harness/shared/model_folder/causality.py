@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from eval_harness.shared.input_device import input_device
+
 _NUM_TOKENS = 6
 # Largest |difference| / largest |logit| that rounding explains; causal models give exactly none.
 _TOLERANCE = 1e-3
@@ -16,10 +18,10 @@ def reads_later_tokens(model: Any) -> bool:
     Args:
         model: a transformers language model in eval mode.
     """
-    embedding = model.get_input_embeddings().weight
-    ids = torch.arange(3, 3 + _NUM_TOKENS, device=embedding.device)[None] % len(embedding)
+    num_ids = len(model.get_input_embeddings().weight)
+    ids = torch.arange(3, 3 + _NUM_TOKENS, device=input_device(model))[None] % num_ids
     other = ids.clone()
-    other[0, -1] = (ids[0, -1] + 5) % len(embedding)
+    other[0, -1] = (ids[0, -1] + 5) % num_ids
     before, after = (
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, :-1].double()
         for tokens in (ids, other)

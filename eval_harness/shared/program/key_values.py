@@ -16,6 +16,7 @@ NAMES = frozenset(
         "download_dir",
         "hf_config_path",
         "model",
+        "offload_folder",
         "peft",
         "pretrained",
         "revision",
