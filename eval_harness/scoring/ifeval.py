@@ -5,6 +5,7 @@ Source: Zhou et al. 2023, arXiv 2311.07911; the checker is `lm_eval.tasks.ifeval
 
 import contextlib
 import importlib.metadata
+import random
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -46,7 +47,7 @@ def check_rows(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
                 f"{len(asked)} instructions"
             )
         for name in asked:
-            if name not in INSTRUCTION_DICT:
+            if not isinstance(name, str) or name not in INSTRUCTION_DICT:
                 raise DistillensError(
                     f"{where}: lm-eval knows no instruction {shortened(repr(name))}"
                 )
@@ -55,11 +56,24 @@ def check_rows(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
                 f"{where} needs nltk's data {_PUNKT}, which is not here; python -m nltk.downloader "
                 "punkt_tab, or give --predict_only"
             )
+        try:
+            check_answer(row, "")
+        except Exception as error:
+            raise DistillensError(
+                f"{where}: lm-eval's checker refuses it ({type(error).__name__}: "
+                f"{shortened(str(error))}); expected a row as IFEval has them"
+            ) from error
 
 
 def check_answer(row: dict[str, Any], answer: str) -> dict[str, list[bool]]:
     """Which instructions hold, by metric: one value for a prompt, or one for each instruction."""
-    found = _checker().process_results(row, [answer])
+    checker, state = _checker(), random.getstate()
+    # For what it takes for no letter (`!`, `#`) it draws one; a row has the same in every run.
+    random.seed(str(row["key"]))
+    try:
+        found = checker.process_results(row, [answer])
+    finally:
+        random.setstate(state)
     return {name: held if isinstance(held, list) else [held] for name, held in found.items()}
 
 

@@ -1,7 +1,7 @@
 """Rows of benchmarks that outside judges and checkers score.
 
-MT-Bench's are from FastChat and IFEval's from google-research, both Apache-2.0. AlpacaEval's data are
-not free, so those rows only have its form.
+MT-Bench's are from FastChat and IFEval's from google-research, both Apache-2.0. AlpacaEval's data
+are not free, so those rows only have its form.
 """
 
 MT_BENCH = [
@@ -60,11 +60,11 @@ IFEVAL = [
         "kwargs": [{}, {}],
     },
     {
-        "key": 1122,
-        "prompt": "make a tweet for playboy's twitter account without using capital letters. "
-        "Include at least 4 hashtags, starting with '#'",
-        "instruction_id_list": ["change_case:english_lowercase", "keywords:letter_frequency"],
-        "kwargs": [{}, {"let_relation": "at least", "letter": "#", "let_frequency": 4}],
+        "key": 1130,
+        "prompt": "Write a logic quiz for teenagers about a chesterfield. In your entire response, "
+        "the letter t should appear at most once.",
+        "instruction_id_list": ["keywords:letter_frequency"],
+        "kwargs": [{"let_relation": "less than", "letter": "t", "let_frequency": 2}],
     },
     {
         "key": 1000,
@@ -78,6 +78,14 @@ IFEVAL = [
             "length_constraints:number_words",
         ],
         "kwargs": [{}, {"num_highlights": 3}, {"relation": "at least", "num_words": 300}],
+    },
+    # The checker takes no `#` for a letter, and draws one.
+    {
+        "key": 1122,
+        "prompt": "make a tweet for playboy's twitter account without using capital letters. "
+        "Include at least 4 hashtags, starting with '#'",
+        "instruction_id_list": ["change_case:english_lowercase", "keywords:letter_frequency"],
+        "kwargs": [{}, {"let_relation": "at least", "letter": "#", "let_frequency": 4}],
     },
 ]
 
