@@ -1,51 +1,117 @@
 """The final number of a worked answer, and whether it is the right one."""
 
 import re
-from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from eval_harness.shared.text.number_phrases import Phrase, Reading, number_phrases
+from eval_harness.shared.text.plain_numbers import plain_numbers
 
 _MARK = "####"
-# A minus after a digit or a bracket subtracts. Possessive: a number is never matched in part.
-_NUMBER = r"(?:(?<![\w.)])-)?(?:\$-?)?(?:\d[\d,]*+(?:\.\d++)?|\.\d++)"
-_NUMBERS = re.compile(_NUMBER)
+_BEFORE_ANSWER = re.compile(r"[^\w.#-]*")
 # "#### 1. First step" is a heading with a number of its own.
-_MARKED = re.compile(rf"[^\w.$#-]*({_NUMBER})(?![.)]\s+\w)")
-# Minus, en dash and full-width hyphen, all used as minus signs in print.
-_MINUS = re.compile("[\u2212\u2013\uff0d]")
-_SPACE_IN_NUMBER = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_HEADING = re.compile(r"[.)]\s+\w")
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|[{}]")
 
 
-def final_answer(text: str) -> Decimal | None:
-    """The number after the first `####`, else the last number; None if there is none.
+def final_answer(text: str) -> Fraction | None:
+    """The number that `read_answer` finds; None if it finds none, or what is not one number."""
+    reading = read_answer(text)
+    return reading if isinstance(reading, Fraction) else None
+
+
+def read_answer(text: str) -> Reading | None:
+    r"""The answer after the first `####`, else in the last `\boxed{}`, else the last number.
+
+    Numbers are read as people write them, exactly: $1,234.50, 1 1/2, \frac{3}{4}, 1.5e3, 50 %.
+    A percent sign, a currency and a unit do not change the value. What is not one number stays
+    whole: a range, a list, a calculation without a result, and "3,4", which may be 3.4 or two
+    numbers. In "9 * 2 = 18" the result counts.
 
     First choice is the first mark directly followed by a number, then the first mark with a number
-    anywhere after it, then the last number of the text. Dollar and typographic minus signs,
-    thousands commas and no-break spaces within a number are understood: "$1,234.50" is 1234.5.
+    anywhere after it, then a box, then the last number of the text.
+
+    Returns:
+        None if there is no number at all.
     """
-    text = _SPACE_IN_NUMBER.sub("", _MINUS.sub("-", text))
-    _, *marked = text.split(_MARK)
-    for part in marked:
-        if found := _MARKED.match(part):
-            return _decimal(found[1])
-    for part in marked:
-        if found := _NUMBERS.search(part):
-            return _decimal(found[0])
-    numbers = _NUMBERS.findall(text)
-    return _decimal(numbers[-1]) if numbers else None
+    plain = plain_numbers(text)
+    _, *marked = plain.split(_MARK)
+    parts = [(part, number_phrases(part)) for part in marked]
+    for part, phrases in parts:
+        if phrases and _is_direct(part, phrases[0]):
+            return phrases[0].reading
+    for _, phrases in parts:
+        if phrases:
+            return phrases[0].reading
+    for box in reversed(_boxes(text)):
+        if phrases := number_phrases(plain_numbers(box)):
+            return phrases[0].reading
+    phrases = number_phrases(plain)
+    return phrases[-1].reading if phrases else None
 
 
 def final_answer_score(prediction: str, references: Sequence[str]) -> float:
     """1.0 if the final number equals that of a reference, else 0.0.
 
+    What is not one number is right only if a reference says the same: 5-7 and "between 5 and 7".
+
     Source: Cobbe et al. 2021, arXiv 2110.14168 (gsm8k). The first mark is lm-eval's strict-match,
     the fallback to the last number its flexible-extract.
     """
-    answer = final_answer(prediction)
-    return float(answer is not None and answer in [final_answer(text) for text in references])
+    answer = read_answer(prediction)
+    return float(answer is not None and answer in [read_answer(text) for text in references])
 
 
-def _decimal(number: str) -> Decimal | None:
-    try:
-        return Decimal(number.replace(",", "").replace("$", ""))
-    except InvalidOperation:
-        return None
+def is_unreadable(prediction: str, references: Sequence[str]) -> bool:
+    """Whether an answer has no final number, or none that is clear, and so cannot be right."""
+    return final_answer(prediction) is None and not final_answer_score(prediction, references)
+
+
+def num_unreadable_references(references: Iterable[Sequence[str]]) -> int:
+    """How many rows have no reference whose final answer is one number."""
+    return sum(all(final_answer(text) is None for text in texts) for texts in references)
+
+
+def unreadable_note(
+    num_references: int, num_rows: int, num_answers: int, num_all_answers: int
+) -> str | None:
+    """A note for the reader; None if everything can be read.
+
+    Args:
+        num_references: rows from `num_unreadable_references`.
+        num_answers: answers for which `is_unreadable`.
+    """
+    notes = []
+    if num_answers:
+        notes.append(
+            f"{num_answers} of {num_all_answers} answers have no single final number (none at all, "
+            "a range, a list): they count as wrong"
+        )
+    if num_references:
+        notes.append(
+            f"{num_references} of {num_rows} rows have no reference with a single final number, so "
+            "no other number is right there"
+        )
+    return f"final_answer: {'; '.join(notes)}" if notes else None
+
+
+def _is_direct(part: str, phrase: Phrase) -> bool:
+    before = _BEFORE_ANSWER.fullmatch(part, 0, phrase.start)
+    return before is not None and not _HEADING.match(part, phrase.end)
+
+
+def _boxes(text: str) -> list[str]:
+    r"""The contents of each `\boxed{}`, to its closing brace, or for the last to the text's end."""
+    boxes: list[tuple[int, str]] = []
+    # Where each open brace's content begins, and whether it is a box's.
+    opened: list[tuple[int, bool]] = []
+    for found in _BOX_OR_BRACE.finditer(text):
+        if found[0] != "}":
+            opened.append((found.end(), len(found[0]) > 1))
+        elif opened:
+            start, is_box = opened.pop()
+            if is_box:
+                boxes.append((start, text[start : found.start()]))
+    cut_off = [start for start, is_box in opened if is_box]
+    boxes += [(start, text[start:]) for start in cut_off[-1:]]
+    return [content for _, content in sorted(boxes)]
