@@ -13,14 +13,16 @@ def summary(benchmark: Benchmark) -> str:
     """
     rows, examples = load_rows(benchmark), load_fewshot(benchmark)
     references = sum(len(row.references) for row in rows)
-    wordless = num_without_words(row.references for row in rows)
+    without = sum(not row.references for row in rows)
+    wordless = num_without_words(row.references for row in rows if row.references)
     conversations = sum(row.conversation is not None for row in rows)
     with_input = sum(bool(row.input) for row in rows)
     return (
         f"{benchmark.task}: {len(rows)} rows, {with_input} with an input, "
         + (f"{conversations} with messages, " if conversations else "")
         + (f"{len(examples)} for --num_fewshot, " if examples else "")
-        + f"{references} references, metrics {', '.join(benchmark.metrics)}, data "
+        + f"{references} references, metrics {', '.join(benchmark.metrics) or 'none'}, data "
         f"{data_digest(rows)}, from {benchmark.location()}"
+        + (f"; {without} rows have no reference" if without else "")
         + (f"; {wordless} rows have no reference with a word for ROUGE-L" if wordless else "")
     )
