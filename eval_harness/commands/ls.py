@@ -50,7 +50,8 @@ def _tasks(include_path: str | None) -> list[str]:
     lines = []
     for name, benchmark in sorted(find_benchmarks(include_path).items()):
         lines.append(f"{name:<12} {benchmark.description}")
-        lines.append(f"{'':<12} {benchmark.location()}; {', '.join(benchmark.metrics)}")
+        metrics = ", ".join(benchmark.metrics) or "no metrics"
+        lines.append(f"{'':<12} {benchmark.location()}; {metrics}")
     return lines
 
 
@@ -78,9 +79,12 @@ def _templates(_: str | None) -> list[str]:
 
 
 def _metrics(_: str | None) -> list[str]:
+    from eval_harness.scoring.checked_metrics import CHECKED_METRICS
     from eval_harness.scoring.metrics import METRICS
 
-    return [f"{name:<15} {metric.title}" for name, metric in METRICS.items()]
+    titles = {name: metric.title for name, metric in METRICS.items()}
+    titles |= {name: metric.title for name, metric in CHECKED_METRICS.items()}
+    return [f"{name:<23} {title}" for name, title in titles.items()]
 
 
 _LISTS: dict[str, tuple[str, Callable[[str | None], list[str]]]] = {
