@@ -1,16 +1,18 @@
 """The harness from Python, as a notebook or a script uses it: evaluate, score, compare."""
 
-import math
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from eval_harness.comparison.compare import Comparisons, compare_loaded
 from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import DistillensError
 from eval_harness.generation.evaluate import run_evaluation
-from eval_harness.generation.request import make_settings
+from eval_harness.generation.python_request import EvaluationArguments, evaluation_settings
+from eval_harness.generation.system_entries import system_entries
+from eval_harness.generation.systems import check_outcomes, run_systems
 from eval_harness.results.schema import Results
 from eval_harness.scoring.metrics import DEFAULT_METRICS
 from eval_harness.scoring.rouge import metric_of_tokenizer
@@ -19,11 +21,8 @@ from eval_harness.shared.argument_types import (
     check_lists,
     check_mappings,
     check_names,
-    check_seeds,
     check_switches,
-    check_texts,
     path_of,
-    tasks_of,
 )
 
 PathLike = str | os.PathLike[str]
@@ -68,8 +67,8 @@ def evaluate(
         model: a model folder, or a name on the Hugging Face Hub.
         tasks: names of benchmarks or paths of benchmark files: a list, or one text with commas.
         output_path: folder of the results; made if missing.
-        backend: "hf" (transformers, runs anywhere), "vllm" (the fastest), or a name registered
-            with `register_backend`.
+        backend: "hf" (transformers, runs anywhere), "vllm" (the fastest), "server" (an
+            OpenAI-compatible endpoint), or a name registered with `register_backend`.
         model_args: further arguments of the model and the backend: dtype, revision, tokenizer,
             peft, max_length, add_bos_token, tensor_parallel_size, ...
         data: task -> its local rows, a JSONL file or a folder with valid.jsonl.
@@ -101,35 +100,13 @@ def evaluate(
         DistillensError: bad input, refused before any weights are loaded; one line says what to do.
         RunFailure: the backend failed, or a file cannot be written.
     """
-    if limit is not None and not _is_limit(limit):
-        raise DistillensError(
-            f"limit = {limit!r}, expected a number of rows of at least 1, or a share between 0 "
-            "and 1"
-        )
-    check_names(backend=backend, protocol=protocol, rouge_tokenizer=rouge_tokenizer)
-    check_texts(
-        template=template,
-        truncation=truncation,
-        device=device,
-        system_instruction=system_instruction,
-    )
-    check_switches(
-        log_samples=log_samples,
-        predict_only=predict_only,
-        loglikelihood=loglikelihood,
-        trust_remote_code=trust_remote_code,
-    )
-    check_mappings(model_args=model_args, data=data, gen_kwargs=gen_kwargs)
-    check_seeds(seeds)
-    settings = make_settings(
+    settings = evaluation_settings(
+        {"pretrained": path_of(model, "model"), **_model_args(model_args)},
+        tasks,
+        Path(path_of(output_path, "output_path")),
         backend=backend,
-        model_args={"pretrained": path_of(model, "model"), **(model_args or {})},
-        tasks=tasks_of(tasks),
-        output_path=Path(path_of(output_path, "output_path")),
-        data=[f"{task}={path_of(path, f'data[{task!r}]')}" for task, path in (data or {}).items()],
-        include_path=(
-            None if include_path is None else Path(path_of(include_path, "include_path"))
-        ),
+        data=data,
+        include_path=include_path,
         protocol=protocol,
         gen_kwargs=gen_kwargs,
         seeds=seeds,
@@ -148,10 +125,61 @@ def evaluate(
         rouge_tokenizer=rouge_tokenizer,
         loglikelihood=loglikelihood,
         trust_remote_code=trust_remote_code,
-        config={"model_args": dict(model_args or {}), "batch_size": batch_size, "limit": limit},
     )
     results, _ = run_evaluation(settings)
     return results
+
+
+def evaluate_systems(
+    systems: Sequence[PathLike | Mapping[str, Any]],
+    tasks: PathLike | Sequence[PathLike],
+    *,
+    output_path: PathLike | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    **arguments: Unpack[EvaluationArguments],
+) -> list[Results]:
+    """Evaluates several systems as `evaluate` does each: `eval-harness run --systems`.
+
+    Systems that fit together share a loaded model's memory and, with vLLM, an engine.
+
+        evaluate_systems(["runs/a/best", "runs/b/best"], "self_inst", output_path="out")
+
+    Args:
+        systems: model folders, Hub names, adapter folders, or mappings of `model_args` with
+            `output_path` and `working_folder`, from which their paths then count.
+        output_path: of the systems that name none.
+        model_args: what the systems have in common.
+        arguments: the others of `evaluate`, the same for all.
+    Returns:
+        The results, in the order of `systems`.
+    Raises:
+        DistillensError: bad input of any system, refused before any weights are loaded.
+        RunFailure: some of them failed; the results of the others are written.
+    """
+    check_lists(systems=systems)
+    entries = system_entries(
+        [
+            system if isinstance(system, Mapping) else path_of(system, f"systems[{place}]")
+            for place, system in enumerate(systems)
+        ],
+        model_args=_model_args(model_args),
+        output_path=None if output_path is None else Path(path_of(output_path, "output_path")),
+    )
+    settings = [
+        dataclasses.replace(
+            evaluation_settings(entry.model_args, tasks, entry.output_path, **arguments),
+            working_folder=entry.working_folder,
+        )
+        for entry in entries
+    ]
+    outcomes = sorted(run_systems(settings), key=lambda outcome: outcome.place)
+    check_outcomes(outcomes)
+    return [outcome.results for outcome in outcomes if outcome.results is not None]
+
+
+def _model_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    check_mappings(model_args=given)
+    return dict(given or {})
 
 
 def score(
@@ -221,8 +249,3 @@ def compare(
     further = [metric_of_tokenizer(rouge_tokenizer)]
     loaded = load_systems(named, references=references, backend=scorer, metrics=further)
     return compare_loaded(loaded, all_pairs=all_pairs)
-
-
-def _is_limit(limit: float) -> bool:
-    whole = isinstance(limit, int | float) and not isinstance(limit, bool)
-    return whole and (0 < limit < 1 or (1 <= limit < math.inf and limit == int(limit)))

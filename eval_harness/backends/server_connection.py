@@ -86,6 +86,7 @@ class Connection:
         away_since: float | None = None
         may_be_another = False
         while True:
+            started = time.monotonic()
             try:
                 if may_be_another:
                     self._check_same()
@@ -95,10 +96,12 @@ class Connection:
                 return answer
             except EndpointFailure as failure:
                 now = time.monotonic()
-                away_since = now if away_since is None else away_since
+                if away_since is None:
+                    # A machine that starts again takes no connections, for as long as a try lasts.
+                    away_since = now if failure.connected else started
                 num_errors += failure.status == _INTERNAL_ERROR
                 is_error = failure.status == _INTERNAL_ERROR and num_errors < _MOST_INTERNAL_ERRORS
-                if not failure.may_pass and not is_error:
+                if not (failure.may_pass or is_error or not failure.connected):
                     raise
                 may_be_another |= failure.status is None
                 waits_s = max(pause_s, failure.pause_s)

@@ -78,7 +78,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="K=V",
         help="pretrained=DIR and, as needed, dtype, revision, tokenizer, peft, max_length, "
-        "add_bos_token; with vllm any engine argument (tensor_parallel_size, ...); some need "
+        "add_bos_token; with vllm any engine argument (tensor_parallel_size, ...), with server "
+        "base_url, model, num_concurrent, timeout_s, retry_s, api_key_env; some need "
         "--trust_remote_code. Separated by spaces or commas, or one JSON object",
     )
     parser.add_argument(
