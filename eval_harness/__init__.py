@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval_harness.api import compare, evaluate, score
+    from eval_harness.api import compare, evaluate, evaluate_systems, score
     from eval_harness.backends.base import (
         Answer,
         Backend,
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     )
     from eval_harness.scoring.metrics import METRICS
     from eval_harness.scoring.rouge import rouge_l
-    from eval_harness.scoring.rouge_words import num_without_words
+    from eval_harness.scoring.rouge_words import SIGHTS, num_without_words, word_notes
     from eval_harness.scoring.row_scores import row_scores, scored_by
     from eval_harness.scoring.score import score_files
     from eval_harness.shared.text.template_table import TEMPLATES, register_template
 
 _HOMES = {
-    "eval_harness.api": ("compare", "evaluate", "score"),
+    "eval_harness.api": ("compare", "evaluate", "evaluate_systems", "score"),
     "eval_harness.backends.base": (
         "Answer",
         "Backend",
@@ -93,7 +93,7 @@ _HOMES = {
     ),
     "eval_harness.scoring.metrics": ("METRICS",),
     "eval_harness.scoring.rouge": ("rouge_l",),
-    "eval_harness.scoring.rouge_words": ("num_without_words",),
+    "eval_harness.scoring.rouge_words": ("SIGHTS", "num_without_words", "word_notes"),
     "eval_harness.scoring.row_scores": ("row_scores", "scored_by"),
     "eval_harness.scoring.score": ("score_files",),
     "eval_harness.shared.text.template_table": ("TEMPLATES", "register_template"),
@@ -108,6 +108,7 @@ __all__ = [
     "NOT_AVAILABLE",
     "NO_DIFFERENCE",
     "PROTOCOLS",
+    "SIGHTS",
     "TEMPLATES",
     "Answer",
     "Backend",
@@ -129,6 +130,7 @@ __all__ = [
     "check_backend_arguments",
     "compare",
     "evaluate",
+    "evaluate_systems",
     "find_benchmarks",
     "load_benchmark",
     "load_results",
@@ -148,6 +150,7 @@ __all__ = [
     "scored_by",
     "select_benchmarks",
     "verdict",
+    "word_notes",
 ]
 
 

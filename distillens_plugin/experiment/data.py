@@ -9,7 +9,7 @@ from distillens_plugin.models.tokenizers import (
     check_vocabularies,
     load_tokenizer,
 )
-from distillens_plugin.preflight.rouge_check import check_rouge_words
+from distillens_plugin.preflight.rouge_check import check_best_by
 from distillens_plugin.recipe.schema.recipe import Recipe
 
 RunData = tuple[PreTrainedTokenizerBase, TrainingData, InstructionDataset | None]
@@ -50,8 +50,7 @@ def load_data(recipe: Recipe) -> RunData:
             where=recipe.where("datasets.validation"),
             default_split="validation",
         )
-        if recipe.train.best_by == "rougeL":
-            references = (row.references for row in validation.rows)
-            note = check_rouge_words(references, recipe.where("datasets.validation"))
-            validation.notes += (note,) if note is not None else ()
+        references = [row.references for row in validation.rows]
+        note = check_best_by(recipe.train.best_by, references, recipe.where("datasets.validation"))
+        validation.notes += (note,) if note is not None else ()
     return tokenizer, train, validation

@@ -1,15 +1,16 @@
 """Whether ROUGE-L can choose the best model by the validation rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from eval_harness import num_without_words
+from eval_harness import SIGHTS, num_without_words
 from eval_harness.errors import DistillensError
 
 
-def check_rouge_words(references: Iterable[Sequence[str]], where: str) -> str | None:
+def check_best_by(best_by: str, references: Sequence[Sequence[str]], where: str) -> str | None:
     """Refuses validation rows on which every answer scores 0.
 
     Args:
+        best_by: `train.best_by`.
         references: of each validation row.
         where: the data set's YAML path, for errors.
     Returns:
@@ -17,16 +18,19 @@ def check_rouge_words(references: Iterable[Sequence[str]], where: str) -> str | 
     Raises:
         DistillensError: all rows are.
     """
-    rows = list(references)
-    number = num_without_words(rows)
-    if rows and number == len(rows):
+    if best_by not in SIGHTS:
+        return None
+    number = num_without_words(references, best_by)
+    words = f"that ROUGE-L sees ({SIGHTS[best_by].words})"
+    if references and number == len(references):
+        others = [name for name in SIGHTS if num_without_words(references, name) < number]
         raise DistillensError(
-            f"{where}: found {number} rows without a word that ROUGE-L sees (a-z and 0-9 only) in "
-            "their references, so every model would score 0; set train.best_by: validation_loss"
+            f"{where}: found {number} rows without a word {words} in their references, so every "
+            f"model would score 0; set train.best_by: {' or '.join([*others, 'validation_loss'])}"
         )
     if number == 0:
         return None
     return (
-        f"{number} of {len(rows)} rows have no reference with a word that ROUGE-L sees (a-z and "
-        "0-9 only) and score 0 for any answer"
+        f"{number} of {len(references)} rows have no reference with a word {words} and score 0 for "
+        "any answer"
     )

@@ -4,6 +4,7 @@ Each check prints one line, `ok ...` or `skipped ... because ...`; the first mis
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +15,7 @@ from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.preflight.adapters import check_lora
 from distillens_plugin.preflight.models import check_layers, check_model, check_vocabularies
-from distillens_plugin.preflight.rouge_check import check_rouge_words
+from distillens_plugin.preflight.rouge_check import check_best_by
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.sharding import fitting_line
 from distillens_plugin.recipe.full_form import full_form, to_yaml
@@ -25,6 +26,7 @@ from distillens_plugin.storage.run_folder import check_free
 from eval_harness.errors import DistillensError
 
 _MAX_DATA_FILES = 10_000
+_VALIDATION = "datasets.validation"
 _DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
 
 
@@ -135,30 +137,21 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     if spec.generated:
         num_rows = check_generated(spec.path, where, supervise=spec.supervise)
         _check_length(recipe, key, min(num_rows, spec.num_rows or num_rows))
-        return f"ok {key}: {spec.path}, {num_rows} generated answers"
+        note = ""
+        if key == _VALIDATION:
+            note = _best_by_note(recipe, key, _read_references(recipe, spec, key))
+        return f"ok {key}: {spec.path}, {num_rows} generated answers{note}"
     if os.path.exists(spec.path):
-        split = key.rpartition(".")[2]
         if os.path.isdir(spec.path):
             _check_folder_size(spec.path, where)
-        # The `datasets` library cannot read a folder without writing a cache.
-        with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
-            rows = read_rows(
-                spec,
-                where=recipe.where(key),
-                default_split=split,
-                cache_dir=cache_dir,
-                first_rows=FIRST_ROWS if spec.streaming else None,
-            )
-            references = [row.references for row in rows]
+        references = _read_references(recipe, spec, key)
         if not references:
             raise DistillensError(f"{where}: {spec.path} holds no rows, expected at least one")
         if spec.streaming:
             return f"ok {key}: {spec.path}, its first {len(references)} rows; streamed"
         _check_length(recipe, key, len(references))
-        note = None
-        if split == "validation" and recipe.train.best_by == "rougeL":
-            note = check_rouge_words(references, recipe.where(key))
-        return f"ok {key}: {spec.path}, {len(references)} rows" + (f"; {note}" if note else "")
+        note = _best_by_note(recipe, key, references)
+        return f"ok {key}: {spec.path}, {len(references)} rows{note}"
     if is_path(spec.path) or os.path.splitext(spec.path)[1] in _DATA_FILES:
         raise DistillensError(
             f"{where}: there is no file {spec.path}; expected a JSON Lines file or a data set's "
@@ -169,6 +162,28 @@ def _check_source(recipe: Recipe, spec: DatasetSpec, key: str, hub: Hub) -> str:
     except UnreachableError as error:
         return f"skipped {key}, {spec.path}, because {error}"
     return f"ok {key}: {spec.path} is on the Hub"
+
+
+def _read_references(recipe: Recipe, spec: DatasetSpec, key: str) -> list[list[str]]:
+    """Of each row; of the first rows of a stream."""
+    # The `datasets` library cannot read a folder without writing a cache.
+    with TemporaryDirectory(prefix="distillens-validate-") as cache_dir:
+        rows = read_rows(
+            spec,
+            where=recipe.where(key),
+            default_split=key.rpartition(".")[2],
+            cache_dir=cache_dir,
+            first_rows=FIRST_ROWS if spec.streaming else None,
+        )
+        return [row.references for row in rows]
+
+
+def _best_by_note(recipe: Recipe, key: str, references: Sequence[Sequence[str]]) -> str:
+    """What to add about validation rows that cannot choose the best model; else nothing."""
+    if key != _VALIDATION:
+        return ""
+    note = check_best_by(recipe.train.best_by, references, recipe.where(key))
+    return f"; {note}" if note is not None else ""
 
 
 def _check_folder_size(folder: str, where: str) -> None:

@@ -13,7 +13,11 @@ from distillens_plugin.recipe.schema.recipe import Recipe
 
 _TAGS = ["distillens", "knowledge-distillation"]
 # The Hub's own names of metrics; a term keeps its name in the recipe.
-_METRICS = {"validation_loss": ("loss", "Validation loss"), "rougeL": ("rouge", "ROUGE-L")}
+_METRICS = {
+    "validation_loss": ("loss", "Validation loss"),
+    "rougeL": ("rouge", "ROUGE-L"),
+    "rougeL_unicode": ("rougeL_unicode", "ROUGE-L of Unicode words"),
+}
 _TERM = "val/"
 _LICENSE = ("license", "license_name", "license_link")
 

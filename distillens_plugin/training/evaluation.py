@@ -19,13 +19,14 @@ class Evaluation:
 
     Attributes:
         step: of the last evaluation; 0 before it, and `scores` what it found, by name.
+        score_name: the one that chooses `best`.
         loss_before: validation loss before training; None without validation data.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         self._terms = teacher_terms(experiment)
-        self.by_rouge = experiment.recipe.train.best_by == "rougeL"
+        self.score_name = experiment.recipe.train.best_by
         self.step = 0
         self.scores: dict[str, float] = {}
         self.loss_before: float | None = None
@@ -55,15 +56,21 @@ class Evaluation:
             share.after_validation(self.scores["validation_loss"])
             self.scores["on_policy_share"] = share.value
         if self.by_rouge:
-            self.scores["rougeL"] = validation_rouge(
+            self.scores[self.score_name] = validation_rouge(
                 trained_model(experiment.box),
                 experiment.validation,
                 experiment.tokenizer,
                 seed=experiment.recipe.seed,
                 max_new_tokens=experiment.recipe.samples.max_new_tokens,
                 accelerator=experiment.accelerator,
+                metric=self.score_name,
             )
         return self.scores
+
+    @property
+    def by_rouge(self) -> bool:
+        """Whether `best` is chosen by answers, so that the higher score is better."""
+        return self.score_name != "validation_loss"
 
     def restore(self, loss_before: float | None, validation: list[dict[str, float]]) -> None:
         """Stands where an interrupted run stood.

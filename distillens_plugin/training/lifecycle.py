@@ -107,7 +107,7 @@ class TrainingRun:
             save=self._save,
             stop_signal=(lambda: signals.agreed(experiment.accelerator) if resumable else 0),
             stop=signals.end,
-            score_name="rougeL" if evaluation.by_rouge else "validation_loss",
+            score_name=evaluation.score_name,
             higher_is_better=evaluation.by_rouge,
         )
 

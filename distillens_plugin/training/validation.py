@@ -18,7 +18,7 @@ from distillens_plugin.losses.final_logits import CrossEntropy
 from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import Decoding, answer, begin, generating, num_token_ids
 from distillens_plugin.training.validation_terms import PREFIX, TeacherTerms
-from eval_harness import rouge_l
+from eval_harness import METRICS
 from eval_harness.errors import RunFailure
 
 _NUM_NAMED = 8
@@ -123,6 +123,7 @@ def validation_rouge(
     seed: int,
     max_new_tokens: int,
     accelerator: Accelerator,
+    metric: str = "rougeL",
     batch_size: int = 32,
 ) -> float:
     """Mean ROUGE-L (x 100) of one sampled answer per row, temperature 1, as the paper picks `best`.
@@ -143,8 +144,10 @@ def validation_rouge(
             texts = [_text(ids, decoding, tokenizer) for ids in found]
             answers += zip(indices, texts, strict=True)
     gathered = gather_object(answers)
-    scores = rouge_l(
-        [text for _, text in gathered], [dataset.rows[index].references for index, _ in gathered]
+    scores = METRICS[metric].score(
+        [text for _, text in gathered],
+        [dataset.rows[index].references for index, _ in gathered],
+        None,
     )
     return 100.0 * sum(scores) / max(1, len(scores))
 

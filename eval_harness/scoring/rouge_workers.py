@@ -18,6 +18,7 @@ from eval_harness.scoring.unicode_words import UnicodeTokenizer
 # About a second of rouge-score, which is how long a worker takes to start. The cost is the size of
 # the table of the longest common subsequence, in characters squared.
 _COST_PER_WORKER = 100_000_000
+_CHARACTERS_PER_WORD = 5
 
 
 def score_in_processes(
@@ -32,7 +33,7 @@ def score_in_processes(
     Raises:
         RunFailure: a worker failed; gives its last line.
     """
-    cost = [(len(target) + 1) * (len(prediction) + 1) for target, prediction in pairs]
+    cost = [_size(target, tokenizer) * _size(prediction, tokenizer) for target, prediction in pairs]
     num_workers = min(num_workers, len(pairs), 1 + sum(cost) // _COST_PER_WORKER)
     if num_workers <= 1:
         return score_pairs(pairs, tokenizer)
@@ -63,6 +64,12 @@ def score_in_processes(
         for index, value in zip(share, json.loads(output), strict=True):
             values[index] = value
     return values
+
+
+def _size(text: str, tokenizer: str) -> int:
+    """Characters, as text in ASCII has for as many words."""
+    one_a_word = tokenizer == "unicode" and not text.isascii()
+    return 1 + len(text) * (_CHARACTERS_PER_WORD if one_a_word else 1)
 
 
 def score_pairs(pairs: Sequence[tuple[str, str]], tokenizer: str) -> list[float]:

@@ -181,10 +181,10 @@ class Recipe(Strict):
                     "tokenizer",
                     at=("models", self.trained_role, "tokenizer"),
                 )
-        if self.datasets.validation is None and self.train.best_by == "rougeL":
+        if self.datasets.validation is None and self.train.best_by != "validation_loss":
             complain(
-                "found rougeL without datasets.validation, which has the rows to answer; add it, "
-                "or use validation_loss",
+                f"found {self.train.best_by} without datasets.validation, which has the rows to "
+                "answer; add it, or use validation_loss",
                 at=("train", "best_by"),
             )
         for role in ("teacher", "student", "model"):

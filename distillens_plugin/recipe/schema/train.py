@@ -72,8 +72,10 @@ class Train(Strict):
     on_policy: OnPolicy | None = Field(
         default=None, description="let the student answer some of the prompts itself (GKD)"
     )
-    best_by: Literal["validation_loss", "rougeL"] = Field(
-        default="validation_loss", description="score that picks the best model, at each evaluation"
+    best_by: Literal["validation_loss", "rougeL", "rougeL_unicode"] = Field(
+        default="validation_loss",
+        description="score that picks the best model, at each evaluation; rougeL reads words of a-z "
+        "and 0-9, rougeL_unicode those of any script",
     )
     eval_every: Interval | None = Field(
         default=None,
