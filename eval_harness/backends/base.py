@@ -98,6 +98,7 @@ class Backend(ABC):
             bits: they are left out of the fingerprint.
         needs_transformers_model: refuse an architecture that transformers lacks.
         needs_weights: refuse a folder without weights, and download them from the Hub.
+        has_signature: its `signature` is compared even where no answer lacks.
         one_process: why it cannot run in each process of a launcher, and what to do instead; ""
             if it can (see `plan` and `take_device`).
     """
@@ -107,6 +108,7 @@ class Backend(ABC):
     layout_arguments: ClassVar[frozenset[str]] = frozenset()
     needs_transformers_model: ClassVar[bool] = True
     needs_weights: ClassVar[bool] = True
+    has_signature: ClassVar[bool] = False
     one_process: ClassVar[str] = "it runs in one process; start it without a launcher"
 
     def __init__(self, facts: ModelFiles, **arguments: Any) -> None:
@@ -224,6 +226,13 @@ class Backend(ABC):
         Raises:
             RunFailure: the backend fails.
         """
+
+    def signature(self) -> tuple[float, ...] | None:
+        """Log-probabilities by which a model is known again whose weights cannot be seen.
+
+        None: they are in the fingerprint, or cannot be had.
+        """
+        return None
 
     def check_log_likelihoods(self) -> None:
         """Refuses --loglikelihood before any answers are generated.

@@ -24,7 +24,13 @@ from eval_harness.backends.base import (
 )
 from eval_harness.backends.server_arguments import ARGUMENTS, address_of, checked_arguments
 from eval_harness.backends.server_connection import Connection
-from eval_harness.backends.server_probe import check_length, find_form, find_likelihood_form
+from eval_harness.backends.server_probe import (
+    ask_log_probs,
+    check_length,
+    find_form,
+    find_likelihood_form,
+    signature_text,
+)
 from eval_harness.backends.server_requests import (
     Generated,
     LikelihoodForm,
@@ -34,7 +40,8 @@ from eval_harness.backends.server_requests import (
     read_log_probs,
 )
 from eval_harness.backends.server_threads import in_parallel
-from eval_harness.errors import DistillensError
+from eval_harness.backends.signatures import LARGEST_DIFFERENCE, difference_of
+from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.model_folder.identity import ModelFiles
 
 _PROBE_TEXT = "What is the answer?"
@@ -63,6 +70,7 @@ class ServerBackend(Backend):
         "in --model_args"
     )
     needs_weights = False
+    has_signature = True
 
     def __init__(self, facts: ModelFiles, arguments: dict[str, Any], *, max_length: int) -> None:
         super().__init__(facts)
@@ -77,12 +85,20 @@ class ServerBackend(Backend):
         self._probe_ids: list[int] = (ids or [0, 0])[:_MOST_PROBE_TOKENS]
         check_length(self._connection, max_length, self._probe_ids[0])
         self._form = find_form(self._connection, self._probe_ids)
+        self._max_length = max_length
         self._likelihood_form: LikelihoodForm | None = None
+        self._signature = self._find_signature()
+        self._connection.check_weights = self._check_weights
         engine = " ".join(part for part in (served.engine, served.version) if part) or "a server"
         _say(
             f"{self._connection.address.base_url}: {engine} with {served.id}; answers come as "
             f"{self._form.value}"
         )
+        if self._signature is None:
+            _say(
+                "WARNING: the server gives no log-probabilities of a prompt, so that other weights "
+                "under the same name would not be noticed"
+            )
 
     @classmethod
     def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +181,32 @@ class ServerBackend(Backend):
                 assert generated.text is not None
                 ids = self.facts.tokenizer.encode(generated.text, add_special_tokens=False)
             yield Answer(index, ids, generated.finish_reason, text=generated.text)
+
+    def signature(self) -> tuple[float, ...] | None:
+        return self._signature
+
+    def _find_signature(self) -> tuple[float, ...] | None:
+        try:
+            self.check_log_likelihoods()
+        except DistillensError:
+            return None
+        return self._ask_signature()
+
+    def _ask_signature(self) -> tuple[float, ...]:
+        assert self._likelihood_form is not None
+        text = signature_text(len(self.facts.tokenizer), self._max_length - 1)
+        return ask_log_probs(self._connection, text, self._likelihood_form)
+
+    def _check_weights(self) -> None:
+        if self._signature is None:
+            return
+        difference = difference_of(self._signature, self._ask_signature())
+        if difference > LARGEST_DIFFERENCE:
+            raise RunFailure(
+                f"{self._connection.address.base_url}: it was restarted with other weights (its "
+                f"log-probabilities of a fixed text differ by {difference:.2g} nats); start it as "
+                "before, and repeat the command"
+            )
 
     def check_log_likelihoods(self) -> None:
         """Refuses a server that computes none.

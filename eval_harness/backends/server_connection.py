@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ class Connection:
         address: of the server.
         served: what it said when it was first asked.
         max_model_len: longest prompt and answer together; None: it does not say.
+        check_weights: called where the server may have been restarted; raises RunFailure if it has
+            other weights.
     """
 
     def __init__(self, address: Address) -> None:
@@ -63,6 +66,7 @@ class Connection:
         )
         root = address.base_url.removesuffix("/v1")
         self._root = JsonClient(root, timeout_s=timeout_s, headers=headers, retried=retried)
+        self.check_weights: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._is_away = False
         try:
@@ -168,6 +172,7 @@ class Connection:
                 f"{self.address.base_url}: it was restarted as {found.identity()}, but the run "
                 f"began with {self.served.identity()}; start it as before, and repeat the command"
             )
+        self.check_weights()
 
     def _say_away(self, failure: EndpointFailure) -> None:
         with self._lock:

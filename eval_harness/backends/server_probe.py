@@ -17,6 +17,7 @@ from eval_harness.backends.server_requests import (
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.endpoint.http_json import EndpointFailure
 
+_SIGNATURE_TOKENS = 48
 _ONE_TOKEN = Sampling(1, temperature=0.0, top_p=1.0, top_k=0, no_repeat_ngram_size=0)
 
 
@@ -82,20 +83,39 @@ def find_likelihood_form(connection: Connection, token_ids: Sequence[int]) -> Li
     Raises:
         DistillensError: it does not.
     """
-    item = Continuation(tuple(token_ids[:1]), tuple(token_ids[1:]))
     problem = ""
     for form in LikelihoodForm:
         try:
-            completion = connection.ask_once(
-                likelihood_body(item, served=connection.served, form=form)
-            )
-            read_log_probs(completion, token_ids, form, where=connection.where)
+            ask_log_probs(connection, token_ids, form)
             return form
         except RunFailure as error:
             problem = problem or str(error)
     raise DistillensError(
         f"{problem}; the server computes no log-likelihoods of a prompt: drop --loglikelihood"
     )
+
+
+def signature_text(num_ids: int, max_length: int) -> tuple[int, ...]:
+    """Token ids from all over the vocabulary: on unlikely ones other weights differ most.
+
+    Args:
+        max_length: a shorter text is a longer one's beginning.
+    """
+    all_ids = (place * num_ids // _SIGNATURE_TOKENS for place in range(_SIGNATURE_TOKENS))
+    return tuple(all_ids)[:max_length]
+
+
+def ask_log_probs(
+    connection: Connection, token_ids: Sequence[int], form: LikelihoodForm
+) -> tuple[float, ...]:
+    """Of each token after the first, in nats.
+
+    Raises:
+        RunFailure: the server does not give them.
+    """
+    item = Continuation(tuple(token_ids[:1]), tuple(token_ids[1:]))
+    completion = connection.ask_once(likelihood_body(item, served=connection.served, form=form))
+    return tuple(read_log_probs(completion, token_ids, form, where=connection.where))
 
 
 def _body(connection: Connection, prompt_ids: Sequence[int], form: AnswerForm) -> dict[str, Any]:

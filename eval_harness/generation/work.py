@@ -10,6 +10,7 @@ from eval_harness.errors import RunFailure
 from eval_harness.generation.checked_answers import checked_answers
 from eval_harness.generation.dealing import dealt
 from eval_harness.generation.engine import Engine
+from eval_harness.generation.known_model import check_known
 from eval_harness.generation.loglikelihood import LikelihoodTask
 from eval_harness.generation.processes import ALONE, Processes
 from eval_harness.generation.progress import Progress
@@ -76,13 +77,19 @@ def fill_stores(tasks: Sequence[Task], engine: Engine, processes: Processes = AL
         groups.setdefault(task.stop_token_ids, []).append(task)
     works = [Work.of(group) for group in groups.values()]
     likelihoods = [task.likelihood for task in tasks if task.likelihood is not None]
-    if all(work.is_done for work in works) and not any(item.missing() for item in likelihoods):
+    is_done = all(work.is_done for work in works)
+    is_done = is_done and not any(item.missing() for item in likelihoods)
+    if is_done and not engine.backend.has_signature:
         return
     size = tasks[0].protocol.no_repeat_ngram_size
     backend = processes.together(
         lambda: engine.load(max_length=longest(tasks), no_repeat_ngrams=size > 0)
     )
     try:
+        if (signature := backend.signature()) is not None:
+            for task in tasks:
+                assert task.store is not None
+                check_known(task.store.path, signature)
         if any(item.missing() for item in likelihoods):
             backend.check_log_likelihoods()
         for work in works:

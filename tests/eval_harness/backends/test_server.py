@@ -249,3 +249,25 @@ def test_loglikelihood_is_refused_before_anything_is_generated(
         )
     assert refused.value.exit_code == 2
     assert max(body["max_tokens"] for call, body in fake.calls if call in (SAMPLE, SCORE)) == 1
+
+
+def test_other_weights_under_the_same_name_are_noticed(fake, folder, small_benchmark, tmp_path):
+    shared = {"backend": "server", "protocol": "greedy", "output_path": tmp_path / "out"}
+    shared |= {"include_path": small_benchmark, "model_args": {"base_url": f"{fake.url}/v1"}}
+    fake.score = lambda ids: [-token / 100 for token in ids[1:]]
+    evaluate(folder, "small", limit=2, **shared)
+    # What other batches and devices do.
+    fake.score = lambda ids: [-token / 100 - 0.05 for token in ids[1:]]
+    evaluate(folder, "small", limit=3, **shared)
+    fake.score = lambda ids: [-token / 100 - 0.2 for token in ids[1:]]
+    for limit in (3, 4):  # nothing lacks, one answer lacks
+        with pytest.raises(DistillensError, match=r"differ by 0\.2 nats .* another output path"):
+            evaluate(folder, "small", limit=limit, **shared)
+
+
+def test_a_server_that_comes_back_with_other_weights_ends_the_run(fake, backend):
+    one = backend(num_concurrent=1)
+    fake.faults = {SAMPLE: [None, reset]}
+    fake.score = lambda ids: [-3.0] * (len(ids) - 1)
+    with pytest.raises(RunFailure, match=r"restarted with other weights .* differ by 1\.5 nats"):
+        list(one.generate(REQUESTS, GREEDY))
