@@ -9,10 +9,12 @@ from eval_harness.commands.flags.run_flags import add_run_flags
 from eval_harness.errors import RunFailure
 from eval_harness.scoring.rouge_words import word_notes
 from eval_harness.scoring.row_scores import some_scored_note
+from eval_harness.scoring.unreadable import unreadable_answers_note, unreadable_references_note
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from eval_harness.generation.systems import Outcome
     from eval_harness.generation.task import Settings
     from eval_harness.publishing.publications import Publications
     from eval_harness.results.schema import Results
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.commands.flags.run_settings import all_flags, publications_of, settings_of
     from eval_harness.generation.evaluate import run_evaluation
     from eval_harness.generation.launched import join_launched
-    from eval_harness.generation.systems import run_systems
+    from eval_harness.generation.systems import check_outcomes, run_systems
 
     processes = join_launched()
     flags = processes.together(lambda: all_flags(args))
@@ -56,28 +58,26 @@ def run(args: argparse.Namespace) -> int:
         results, path = run_evaluation(systems[0])
         _report(results, path, publications[0], show_config=flags.show_config)
         return 0
-    failed: dict[str, str] = {}
-    for outcome in run_systems(systems):
-        if outcome.results is None or outcome.path is None:
-            failed[outcome.name] = outcome.failure
-            continue
-        print(f"{outcome.name}:")
-        try:
-            _report(
-                outcome.results,
-                outcome.path,
-                publications[outcome.place],
-                show_config=flags.show_config,
-            )
-        except RunFailure as error:  # its results are kept, and the other systems go on
-            failed[outcome.name] = str(error)
-            print(f"eval-harness: {error}", file=sys.stderr)
-    if failed:
-        raise RunFailure(
-            f"{len(failed)} of {len(systems)} systems failed: "
-            + "; ".join(f"{name}: {failure}" for name, failure in failed.items())
-        )
+    check_outcomes(
+        [
+            _reported(outcome, publications[outcome.place], show_config=flags.show_config)
+            for outcome in run_systems(systems)
+        ]
+    )
     return 0
+
+
+def _reported(outcome: "Outcome", publications: "Publications", *, show_config: bool) -> "Outcome":
+    """One of several systems, without its samples; it fails if its results cannot be sent."""
+    if outcome.results is None or outcome.path is None:
+        return outcome
+    print(f"{outcome.name}:")
+    try:
+        _report(outcome.results, outcome.path, publications, show_config=show_config)
+    except RunFailure as error:  # its results are kept, and the other systems go on
+        print(f"eval-harness: {error}", file=sys.stderr)
+        return dataclasses.replace(outcome, results=None, failure=str(error))
+    return dataclasses.replace(outcome, results=None)
 
 
 def _work_along(systems: "list[Settings]", *, several: bool) -> int:
@@ -88,7 +88,8 @@ def _work_along(systems: "list[Settings]", *, several: bool) -> int:
     if not several:
         run_evaluation(systems[0])
         return 0
-    return int(any(outcome.results is None for outcome in run_systems(systems)))
+    failures = [outcome.failure for outcome in run_systems(systems)]
+    return int(any(failures))
 
 
 def _report(
@@ -137,8 +138,13 @@ def _notes(results: "Results") -> list[str]:
     for task in results.tasks.values():
         scored = task.metrics.get("num_scored,none", task.num_effective)
         some = some_scored_note(scored, task.num_effective)
-        found = [*([some] if some else []), *word_notes(task.metrics, scored)]
-        notes += [f"{task.task}: {note}" for note in found]
+        found = [
+            some,
+            *word_notes(task.metrics, scored),
+            unreadable_references_note(task.metrics, scored),
+            unreadable_answers_note(task.metrics),
+        ]
+        notes += [f"{task.task}: {note}" for note in found if note]
     return notes
 
 

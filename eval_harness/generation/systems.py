@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_harness.backends.base import Backend
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.generation.evaluate import (
     Evaluation,
     finish_evaluation,
@@ -70,7 +70,7 @@ def run_systems(systems: Sequence[Settings]) -> Iterator[Outcome]:
 def _prepared(systems: Sequence[Settings]) -> list[Evaluation]:
     first, evaluations = systems[0], list[Evaluation]()
     # All systems are asked the same rows, which are in memory once.
-    read = read_rows(first)
+    read = first.processes.together(lambda: read_rows(first))
     for settings in systems:
         same = _rows(settings) == _rows(first)
         try:
@@ -126,3 +126,17 @@ def _check_folders(evaluations: Sequence[Evaluation]) -> None:
                 "each system once, or give one of them an output_path of its own"
             )
         known[folder] = name
+
+
+def check_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Ends with 1 if some of the systems failed.
+
+    Raises:
+        RunFailure: names them.
+    """
+    failed = [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    if failed:
+        raise RunFailure(
+            f"{len(failed)} of {len(outcomes)} systems failed; the others have their results: "
+            + "; ".join(failed)
+        )
