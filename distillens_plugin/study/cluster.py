@@ -104,6 +104,8 @@ class RayExecutor:
     """
 
     poll_s = 0.5
+    # A lost worker would lose the work of all of them, and nodes would stand idle.
+    takes_groups = False
 
     def __init__(
         self,

@@ -1,22 +1,27 @@
 """eval-harness on the models of final runs, and what it found, row by row."""
 
-import os
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from distillens_plugin.storage import run_folder
 from distillens_plugin.study.digests import content_digest
+from distillens_plugin.study.evaluation_arguments import (
+    data_entries,
+    evaluation_arguments,
+    evaluation_of,
+    is_benchmark_file,
+    is_place,
+)
 from distillens_plugin.study.executor import Command
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import EXPECTED, DoneFile, read_json
-from distillens_plugin.study.spec import Evaluation, Study
+from distillens_plugin.study.spec import Study
 from distillens_plugin.study.state import DONE, LOG
 from eval_harness import (
     Sample,
@@ -29,13 +34,12 @@ from eval_harness import (
     row_scores,
     scored_by,
     select_benchmarks,
+    word_notes,
 )
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.files.typed_json import check
-from eval_harness.shared.model_folder.trust import MODEL_FLAG
-from eval_harness.shared.program.key_values import format_key_values
 from eval_harness.shared.statistics import Floats, row_means
 
 NLL = "nll"
@@ -78,7 +82,7 @@ def check_evaluation(study: Study) -> None:
     if choice is not None:
         checked("model_args", lambda: check_add_bos_token(choice, "add_bos_token"))
     checked("model_args", lambda: check_backend_arguments(spec.model, spec.model_args))
-    checked("tasks", lambda: select_benchmarks(spec.tasks, find_benchmarks(), _data_entries(spec)))
+    checked("tasks", lambda: select_benchmarks(spec.tasks, find_benchmarks(), data_entries(spec)))
     for name in spec.protocols:
         protocol = checked("protocols", partial(make_protocol, name))
         changed = partial(
@@ -143,39 +147,8 @@ def evaluation_command(run: Run, protocol: str) -> Command:
         before=before,
         after=after,
         writes=(folder,),
-        reads=(run.train_folder / _spec(run).checkpoint,),
+        reads=(run.train_folder / evaluation_of(run).checkpoint,),
     )
-
-
-def evaluation_arguments(run: Run, protocol: str) -> list[str]:
-    """eval-harness's command line, to be run in the run's folder."""
-    spec = _spec(run)
-    data = run.recipe.datasets.train
-    model_args: dict[str, Any] = {"pretrained": f"train/{spec.checkpoint}"}
-    if data.add_bos_token != "auto":
-        model_args["add_bos_token"] = data.add_bos_token
-    model_args |= _model_args(spec)
-    template = spec.template or data.template
-    arguments = [sys.executable, "-m", "eval_harness", "run", "--model", spec.model]
-    # With an equals sign, so that no text of the study is taken for a flag.
-    arguments += [f"--model_args={format_key_values(model_args)}"]
-    arguments += [f"--tasks={','.join(map(_task, spec.tasks))}", f"--protocol={protocol}"]
-    arguments += [f"--template={template}", f"--output_path=evaluation/{protocol}"]
-    arguments += [f"--data={entry}" for entry in _data_entries(spec)]
-    if spec.gen_kwargs:
-        arguments += [f"--gen_kwargs={format_key_values(spec.gen_kwargs)}"]
-    if run.study.is_trusted:
-        arguments.append(MODEL_FLAG)
-    if spec.seeds is not None and not _is_greedy(protocol):
-        arguments += ["--seed", ",".join(map(str, spec.seeds))]
-    if spec.limit is not None:
-        arguments += ["--limit", f"{spec.limit:.15g}"]
-    if spec.batch_size is not None:
-        arguments += ["--batch_size", str(spec.batch_size)]
-    if spec.max_prompt_tokens is not None:
-        arguments += ["--max_prompt_tokens", str(spec.max_prompt_tokens)]
-    # Once is enough: how answers are drawn does not change how likely the references are.
-    return [*arguments, "--loglikelihood"] if protocol == spec.protocols[0] else arguments
 
 
 def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
@@ -190,6 +163,20 @@ def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
             for metric, scores in _row_scores(result.samples).items():
                 found[task, protocol, metric] = scores
     return found
+
+
+def reference_notes(runs: Iterable[Run]) -> list[str]:
+    """What ROUGE-L cannot see of the tasks' references, which are the same for all runs."""
+    notes: dict[str, None] = {}
+    for run in runs:
+        spec = run.study.evaluation
+        for protocol in spec.protocols if spec is not None else []:
+            if is_evaluated(run, protocol, overwrite=True):
+                found = load_results(evaluation_folder(run, protocol), samples=False)
+                for task, result in found.tasks.items():
+                    for note in word_notes(result.metrics, result.num_effective):
+                        notes[f"{task}: {note}."] = None
+    return list(notes)
 
 
 def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
@@ -210,17 +197,15 @@ def _summary_digest(run: Run) -> str:
     return content_digest(str(run.train_folder / run_folder.SUMMARY))
 
 
-def _spec(run: Run) -> Evaluation:
-    assert run.study.evaluation is not None
-    return run.study.evaluation
-
-
 def _fingerprint(run: Run, protocol: str) -> str:
-    spec = _spec(run)
-    settings = spec.model_dump(exclude={"protocols", "batch_size", "data"})
+    spec = evaluation_of(run)
+    settings = spec.model_dump(exclude={"protocols", "batch_size", "data", "together"})
+    # A setting of later versions: at its default, runs that are evaluated already stay valid.
+    if spec.rouge_tokenizer == "default":
+        del settings["rouge_tokenizer"]
     settings["tasks"] = [_task_content(task) for task in spec.tasks]
     settings["model_args"] = {
-        key: content_digest(value) if _is_place(key, value) else value
+        key: content_digest(value) if is_place(key, value) else value
         for key, value in spec.model_args.items()
     }
     return digest(
@@ -236,35 +221,7 @@ def _fingerprint(run: Run, protocol: str) -> str:
 
 def _task_content(task: str) -> str | list[str]:
     """A benchmark file counts by its content and that of its rows, which may change alone."""
-    if not _is_benchmark_file(task):
+    if not is_benchmark_file(task):
         return task
     rows = load_benchmark(Path(task)).path
     return [content_digest(str(path)) for path in (Path(task), rows) if path and path.exists()]
-
-
-def _task(task: str) -> str:
-    # eval-harness runs in the run's folder.
-    return os.path.abspath(task) if _is_benchmark_file(task) else task
-
-
-def _model_args(spec: Evaluation) -> dict[str, Any]:
-    return {
-        key: os.path.abspath(value) if _is_place(key, value) else value
-        for key, value in spec.model_args.items()
-    }
-
-
-def _is_benchmark_file(task: str) -> bool:
-    return task.endswith((".yaml", ".yml"))
-
-
-def _is_place(key: str, value: object) -> bool:
-    return key in ("tokenizer", "peft") and isinstance(value, str) and os.path.exists(value)
-
-
-def _is_greedy(protocol: str) -> bool:
-    return make_protocol(protocol).greedy
-
-
-def _data_entries(spec: Evaluation) -> list[str]:
-    return [f"{task}={Path(path).resolve()}" for task, path in spec.data.items()]

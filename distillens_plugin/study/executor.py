@@ -47,10 +47,12 @@ class Executor(Protocol):
     Attributes:
         limit: jobs to start at a time; None: all of them, since a cluster has a queue of its own.
         poll_s: seconds between two looks at what runs.
+        takes_groups: whether one command may do the work of several runs, for one of its slots.
     """
 
     limit: int | None
     poll_s: float
+    takes_groups: bool
 
     def at_once(self) -> int:
         """How many commands can run at the same moment, for estimates; at least 1."""

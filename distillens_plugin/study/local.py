@@ -19,6 +19,7 @@ class LocalExecutor:
     """
 
     poll_s = 0.1
+    takes_groups = True
 
     def __init__(self, slots: Sequence[dict[str, str]], *, trusted: bool) -> None:
         isolation = import_paths(trusted=trusted)

@@ -5,6 +5,7 @@ from pathlib import Path
 from distillens_plugin.study import state
 from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
+from distillens_plugin.study.evaluation_group import group_jobs, in_groups
 from distillens_plugin.study.executor import Command, Executor
 from distillens_plugin.study.generated import are_generated, generated_file, generation_command
 from distillens_plugin.study.jobs import Job, run_jobs
@@ -101,24 +102,43 @@ class Runner:
             if method.generate is not None
             and not are_generated(self.study, name, overwrite=self.overwrite)
         ]
-        self._run_jobs("the teacher's answers", jobs)
+        self._run_jobs(jobs)
 
     def _train(self, phase: str, runs: list[Run]) -> None:
         """Trains (and evaluates, except in the search) what is not done."""
-        jobs = []
         unique = {run.name: run for run in runs}
-        for run in unique.values():
-            if run.name in self.failed or f"generate/{run.method}" in self.failed:
-                continue
-            commands = commands_of(run, overwrite=self.overwrite)
-            if commands:
-                jobs.append(Job(run.name, commands))
-        done = len(unique) - len(jobs)
+        todo = self._todo(unique)
         if unique:
-            say(f"{phase}: {len(unique)} runs, {done} of them done already")
-        self._run_jobs(phase, jobs)
+            say(f"{phase}: {len(unique)} runs, {len(unique) - len(todo)} of them done already")
+        if in_groups(self.study, self.executor) and any(run.kind != "tune" for run in runs):
+            self._train_and_group(unique, todo)
+            todo = self._todo(unique)
+        self._run_jobs([Job(name, commands) for name, commands in todo.items()])
 
-    def _run_jobs(self, phase: str, jobs: list[Job]) -> None:
+    def _todo(self, runs: dict[str, Run]) -> dict[str, list[Command]]:
+        """What is left of each, by its name."""
+        commands = {
+            name: commands_of(run, overwrite=self.overwrite)
+            for name, run in runs.items()
+            if name not in self.failed and f"generate/{run.method}" not in self.failed
+        }
+        return {name: left for name, left in commands.items() if left}
+
+    def _train_and_group(self, runs: dict[str, Run], todo: dict[str, list[Command]]) -> None:
+        """Trains all, and evaluates together those that can be."""
+        untrained = [
+            Job(name, commands[:1])
+            for name, commands in todo.items()
+            if not state.is_trained(runs[name], overwrite=self.overwrite)
+        ]
+        self._run_jobs(untrained)
+        left = [run for name, run in runs.items() if name not in self.failed]
+        groups = group_jobs(left, self.executor, overwrite=self.overwrite)
+        failed = run_jobs(groups, self.executor, say=say, lock=self.lock) if groups else {}
+        if failed:
+            say("what they left is evaluated run by run")
+
+    def _run_jobs(self, jobs: list[Job]) -> None:
         if jobs:
             self.failed |= run_jobs(jobs, self.executor, say=say, lock=self.lock)
 

@@ -165,6 +165,12 @@ class Evaluation(Strict):
     model: Literal["hf", "vllm"] = Field(default="hf", description="backend of eval_harness")
     model_args: dict[str, Any] = Field(default_factory=dict, description="for the backend")
     batch_size: Count | None = Field(default=None, description="rows in flight")
+    together: bool | None = Field(
+        default=None, description="several runs in one process; with vllm true if not given"
+    )
+    rouge_tokenizer: Literal["default", "unicode"] = Field(
+        default="default", description="unicode: also ROUGE-L of words in any script"
+    )
     checkpoint: Literal["best", "last"] = Field(
         default="best", description="which model of a run is evaluated and compared"
     )
