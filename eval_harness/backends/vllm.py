@@ -19,8 +19,14 @@ from eval_harness.backends.base import (
     plan_order,
     strip_stop,
 )
-from eval_harness.backends.vllm_arguments import check_usable, checked_arguments, cpu_settings
+from eval_harness.backends.vllm_arguments import (
+    check_usable,
+    checked_arguments,
+    cpu_settings,
+    engine_config,
+)
 from eval_harness.backends.vllm_clients import ParallelClient, StepClient
+from eval_harness.backends.vllm_layout import LAYOUT_ARGUMENTS, check_heads
 from eval_harness.backends.vllm_probe import WeightsProbe
 from eval_harness.backends.vllm_sharing import max_lora_rank, sharing_key
 from eval_harness.errors import RunFailure
@@ -43,21 +49,15 @@ class VllmBackend(Backend):
         "vLLM starts its own processes; start it without a launcher, and give "
         "data_parallel_size=N or tensor_parallel_size=N in --model_args"
     )
-    layout_arguments = frozenset(
-        {
-            "batch_size",
-            "data_parallel_size",
-            "disable_log_stats",
-            "distributed_executor_backend",
-            "enforce_eager",
-            "gpu_memory_utilization",
-            "kv_cache_memory_bytes",
-            "max_num_batched_tokens",
-            "max_num_seqs",
-            "pipeline_parallel_size",
-            "tensor_parallel_size",
-        }
-    )
+    layout_arguments = LAYOUT_ARGUMENTS | {
+        "batch_size",
+        "disable_log_stats",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+    }
 
     def __init__(
         self,
@@ -67,25 +67,14 @@ class VllmBackend(Backend):
         no_repeat_ngrams: bool = False,
         engine: dict[str, Any] | None = None,
     ) -> None:
-        from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
-
         self.stop_token_ids = facts.stop_token_ids
         self.no_repeat_ngrams = no_repeat_ngrams
-        # The protocol overrides generation_config.json, whose end tokens are in the facts.
-        settings: dict[str, Any] = {
-            "disable_log_stats": True,
-            "generation_config": "vllm",
-            **cpu_settings(),
-            **(engine or {}),
-        }
+        settings = {**cpu_settings(), **(engine or {})}
         if facts.adapter is not None:
             settings = {"max_lora_rank": max_lora_rank([facts]), **settings, "enable_lora": True}
         in_parallel = settings.get("data_parallel_size", 1) > 1
-        kind = AsyncEngineArgs if in_parallel else EngineArgs
         try:
-            config = kind(
-                model=str(facts.folder), max_model_len=max_length, seed=0, **settings
-            ).create_engine_config()
+            config = engine_config(facts.folder, settings, max_length=max_length)
             if no_repeat_ngrams:
                 config.model_config.logits_processors = [_processor_path(config)]
             self._client = ParallelClient(config) if in_parallel else StepClient(config)
@@ -149,6 +138,11 @@ class VllmBackend(Backend):
     @classmethod
     def arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
         return checked_arguments(given)
+
+    @classmethod
+    def described(cls, facts: ModelFiles, arguments: dict[str, Any]) -> ModelFiles:
+        check_heads(arguments, facts)
+        return facts
 
     @classmethod
     def versions(cls) -> dict[str, str]:

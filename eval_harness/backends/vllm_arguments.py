@@ -2,10 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from eval_harness.backends.base import check_arguments
+from eval_harness.backends.vllm_layout import check_devices, check_layout
 from eval_harness.errors import DistillensError
 
 INSTALL = 'pip install -e ".[vllm]" from a clone'
@@ -55,7 +58,8 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
     `batch_size` is the number of requests in flight (vLLM's max_num_seqs).
 
     Raises:
-        DistillensError: an unknown key, one that another flag sets, or a wrong number.
+        DistillensError: an unknown key, one that another flag sets, a wrong number, or a layout
+            that this machine cannot have.
     """
     from vllm.engine.arg_utils import EngineArgs
 
@@ -67,11 +71,43 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
     engine = {key: value for key, value in given.items() if key != "batch_size"}
     if "batch_size" in given:
         engine["max_num_seqs"] = given["batch_size"]
-    for key in ("max_num_seqs", "tensor_parallel_size", "data_parallel_size"):
-        value = engine.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DistillensError(f"{key} = {value!r}, expected an integer of at least 1")
+    value = engine.get("max_num_seqs", 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DistillensError(f"max_num_seqs = {value!r}, expected an integer of at least 1")
+    check_layout(engine)
+    _check_devices(engine)
     return engine
+
+
+def _check_devices(engine: dict[str, Any]) -> None:
+    from vllm.platforms import current_platform
+
+    num_devices = None if current_platform.is_cpu() else current_platform.device_count()
+    check_devices(engine, num_devices=num_devices, has_gpus=bool(current_platform.ray_device_key))
+
+
+def engine_config(folder: Path, settings: Mapping[str, Any], *, max_length: int) -> Any:
+    """vLLM's own configuration of an engine (VllmConfig); loads nothing.
+
+    Args:
+        folder: of the model.
+        settings: engine arguments.
+        max_length: prompt and answer together.
+    Raises:
+        ValueError and others of vLLM: the model and the settings do not go together.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+
+    # Data-parallel engines are balanced by vLLM's async client only.
+    kind = AsyncEngineArgs if settings.get("data_parallel_size", 1) > 1 else EngineArgs
+    given: dict[str, Any] = {
+        "disable_log_stats": True,
+        # The protocol overrides generation_config.json, whose end tokens are in the facts.
+        "generation_config": "vllm",
+        **settings,
+    }
+    arguments = kind(model=str(folder), max_model_len=max_length, seed=0, **given)
+    return arguments.create_engine_config()
 
 
 def cpu_settings() -> dict[str, Any]:

@@ -22,7 +22,8 @@ MODEL_FLAG = "--trust_remote_code"
 # classes, modules, files or addresses, or hold settings in which such names can hide.
 _PLAIN_ENGINE_ARGUMENTS = """
     pretrained revision tokenizer peft max_length add_bos_token trust_remote_code batch_size
-    async_scheduling attention_backend block_size cpu_offload_gb data_parallel_size
+    async_scheduling attention_backend block_size cpu_offload_gb
+    data_parallel_backend data_parallel_size data_parallel_size_local
     decode_context_parallel_size device disable_cascade_attn disable_custom_all_reduce
     disable_hybrid_kv_cache_manager disable_log_stats disable_sliding_window
     distributed_executor_backend dtype enable_chunked_prefill enable_expert_parallel
