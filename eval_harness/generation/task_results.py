@@ -6,6 +6,7 @@ from typing import Any
 
 from eval_harness.generation.engine import Engine
 from eval_harness.generation.loglikelihood import likelihood_metrics
+from eval_harness.generation.progress import said_to_last
 from eval_harness.generation.task import Settings, Task
 from eval_harness.generation.task_config import task_config
 from eval_harness.protocols.generation_kwargs import generation_kwargs
@@ -33,7 +34,8 @@ def results_of(
         samples = [_sample(task, row) for row in range(len(task.rows))]
         versions = dict(engine.versions)
         if not settings.predict_only:
-            versions["scorer"] = score_samples(samples, metrics=task.benchmark.metrics)
+            with said_to_last(f"scoring {task.benchmark.task}"):
+                versions["scorer"] = score_samples(samples, metrics=task.benchmark.metrics)
             versions |= tokenizer_version(task.benchmark.metrics)
         metrics: dict[str, Any] = dict(task_metrics(samples))
         if task.likelihood is not None:

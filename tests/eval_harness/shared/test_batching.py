@@ -140,7 +140,7 @@ def test_an_interrupted_run_of_such_a_model_goes_on_with_the_same_batches(tmp_pa
     assert rest == {index: ids for index, ids in whole.items() if index not in done}
     assert all(
         len({len(requests[index].prompt_ids) for index in batch}) == 1
-        for batch in backend._batches(requests)
+        for batch in backend.plan(requests)
     )
 
 
