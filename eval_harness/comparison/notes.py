@@ -7,6 +7,7 @@ from eval_harness.comparison.systems import System
 from eval_harness.results.schema import metric_names
 from eval_harness.scoring.rouge_words import word_notes
 from eval_harness.scoring.row_scores import some_scored_note
+from eval_harness.scoring.unreadable import unreadable_answers_note, unreadable_references_note
 from eval_harness.shared.differences import differences
 from eval_harness.shared.files.typed_json import shown
 
@@ -35,18 +36,21 @@ def version_notes(systems: Sequence[System]) -> list[str]:
 
 
 def reference_notes(tables: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What ROUGE-L cannot see of the references, which are the same for all systems.
+    """What metrics cannot see of the references, which are the same for all systems, and answers.
 
     Args:
         tables: by system, see `Comparisons.systems`; a metric may be in one of them only.
     """
     notes: dict[str, None] = {}
-    for table in tables.values():
+    for name, table in tables.items():
         for task, metrics in table["tasks"].items():
             scored = metrics.get("num_scored,none", metrics["num_rows"])
             some = some_scored_note(scored, metrics["num_rows"])
-            for note in [*([some] if some else []), *word_notes(metrics, scored)]:
-                notes[f"{task}: {note}"] = None
+            numbers = unreadable_references_note(metrics, scored)
+            for note in (some, *word_notes(metrics, scored), numbers):
+                notes |= {f"{task}: {note}": None} if note else {}
+            unreadable = unreadable_answers_note(metrics)
+            notes |= {f"{task}, {name}: {unreadable}": None} if unreadable else {}
     return list(notes)
 
 

@@ -12,6 +12,7 @@ from eval_harness.scoring.checked_metrics import CHECKED_METRICS, score_checked
 from eval_harness.scoring.metrics import DEFAULT_METRICS, METRICS, with_defaults
 from eval_harness.scoring.rouge import rouge_backend, rouge_version, tokenizer_version
 from eval_harness.scoring.rouge_words import word_counts
+from eval_harness.scoring.unreadable import unreadable_counts
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.near import near_names
@@ -169,6 +170,7 @@ def _summary(
         **{name: percent(values) for name, values in scores.items()},
         "num_rows": len(texts),
         **word_counts(scores, references, texts, "predictions"),
+        **unreadable_counts(scores, references, texts, "predictions"),
         "scorer": rouge_version(backend),
         **tokenizer_version(scores),
         "rows": [

@@ -9,6 +9,7 @@ from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.answer_length import answer_statistics
 from eval_harness.scoring.rouge_words import word_counts
 from eval_harness.scoring.row_scores import row_scores, scored_by
+from eval_harness.scoring.unreadable import unreadable_counts
 from eval_harness.shared.statistics import (
     bootstrap_interval,
     row_means,
@@ -28,7 +29,8 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
     "M_per_seed,none", and "M_seed_sd,none" (sampling noise: the spread of the per-seed scores).
     "num_scored,none" if only some samples have scores; the metrics are over these.
     With ROUGE-L also how many rows have no reference, and how many answers have no word that it
-    sees. Also length_words, length_tokens, empty, cut_off and distinct_4 (see answer_length).
+    sees; with final_answer, how many have no single number. Also length_words, length_tokens,
+    empty, cut_off and distinct_4 (see answer_length).
     A value that does not exist, such as the error of one row, is "N/A", lm-eval's word for it.
 
     Args:
@@ -49,12 +51,10 @@ def task_metrics(samples: Sequence[Sample]) -> dict[str, Metric]:
         metrics[f"{name}_ci_high,none"] = _rounded(interval[1] if interval else None)
         metrics[f"{name}_seed_sd,none"] = _rounded(seed_deviation(scores))
         metrics[f"{name}_per_seed,none"] = [round(mean, 4) for mean in seed_means(scores)]
-        counts = word_counts(
-            [name],
-            [sample.target for sample in scored],
-            [text for sample in scored for text in sample.filtered_resps],
-            "answers",
-        )
+        references = [sample.target for sample in scored]
+        answers = [text for sample in scored for text in sample.filtered_resps]
+        counts = word_counts([name], references, answers, "answers")
+        counts |= unreadable_counts([name], references, answers, "answers")
         metrics |= {f"{key},none": value for key, value in counts.items()}
     if any(sample.is_choice for sample in samples):
         return metrics

@@ -1,7 +1,7 @@
 """The final number of a worked answer, and whether it is the right one."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 from eval_harness.shared.text.number_phrases import Phrase, Reading, number_phrases
@@ -65,34 +65,6 @@ def final_answer_score(prediction: str, references: Sequence[str]) -> float:
 def is_unreadable(prediction: str, references: Sequence[str]) -> bool:
     """Whether an answer has no final number, or none that is clear, and so cannot be right."""
     return final_answer(prediction) is None and not final_answer_score(prediction, references)
-
-
-def num_unreadable_references(references: Iterable[Sequence[str]]) -> int:
-    """How many rows have no reference whose final answer is one number."""
-    return sum(all(final_answer(text) is None for text in texts) for texts in references)
-
-
-def unreadable_note(
-    num_references: int, num_rows: int, num_answers: int, num_all_answers: int
-) -> str | None:
-    """A note for the reader; None if everything can be read.
-
-    Args:
-        num_references: rows from `num_unreadable_references`.
-        num_answers: answers for which `is_unreadable`.
-    """
-    notes = []
-    if num_answers:
-        notes.append(
-            f"{num_answers} of {num_all_answers} answers have no single final number (none at all, "
-            "a range, a list): they count as wrong"
-        )
-    if num_references:
-        notes.append(
-            f"{num_references} of {num_rows} rows have no reference with a single final number, so "
-            "no other number is right there"
-        )
-    return f"final_answer: {'; '.join(notes)}" if notes else None
 
 
 def _is_direct(part: str, phrase: Phrase) -> bool:

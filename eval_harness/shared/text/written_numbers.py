@@ -83,20 +83,22 @@ def written_numbers(text: str) -> Iterator[Number]:
 def _is_mixed(found: re.Match[str]) -> bool:
     """Whether a whole number and a proper fraction follow each other, unlike "in 12 24/2"."""
     whole = _value(found["whole"])
-    is_whole = isinstance(whole, Fraction) and whole.denominator == 1
-    return is_whole and int(found["part"]) < int(found["of"])
+    if not isinstance(whole, Fraction) or whole.denominator != 1:
+        return False
+    return int(found["part"]) < int(found["of"])
 
 
 def _value_of(found: re.Match[str]) -> Fraction | str:
     """The number's value; its text if it has none, or two."""
+    value: Fraction | str = found[0]
     if found["whole"]:
-        parts = [_value(found[name]) for name in ("whole", "part", "of")]
-        exact = [part for part in parts if isinstance(part, Fraction)]
-        value = exact[0] + exact[1] / exact[2] if len(exact) == 3 and exact[2] else found[0]
+        whole, part, of = (_value(found[name]) for name in ("whole", "part", "of"))
+        if isinstance(whole, Fraction) and isinstance(part, Fraction) and isinstance(of, Fraction):
+            value = whole + part / of
     elif found["top"]:
         top, bottom = _value(found["top"]), _value(found["bottom"])
-        are_exact = isinstance(top, Fraction) and isinstance(bottom, Fraction) and bottom
-        value = top / bottom if are_exact else found[0]
+        if isinstance(top, Fraction) and isinstance(bottom, Fraction) and bottom:
+            value = top / bottom
     else:
         value = _value(found["hour"] or found["run"])
         power = found["e"] or found["power"]

@@ -10,9 +10,7 @@ from eval_harness.shared.text.final_answers import (
     final_answer,
     final_answer_score,
     is_unreadable,
-    num_unreadable_references,
     read_answer,
-    unreadable_note,
 )
 from eval_harness.shared.text.prompt_starts import prompt_starts
 
@@ -67,7 +65,8 @@ def test_what_is_not_one_number_is_not_guessed(text):
     assert read_answer(text) is not None
     for number in ("4", "5", "6", "7", "8", "34", "3.4"):
         assert final_answer_score(text, [f"#### {number}"]) == 0.0
-    assert is_unreadable(text, ["#### 5"])
+    assert is_unreadable(text, ["#### 99"])
+    assert not is_unreadable(text, ["#### 99", text])
 
 
 @pytest.mark.parametrize(
@@ -111,17 +110,3 @@ def test_every_gsm8k_reference_has_the_number_behind_its_mark_however_it_is_told
         ]
         # Each of them for a quarter of the rows.
         assert final_answer(told[row.doc_id % 4]) == number, row.row_id
-    assert num_unreadable_references(row.references for row in rows) == 0
-
-
-def test_what_cannot_be_read_is_counted_and_said():
-    rows = [["#### 5"], ["none"], ["none", "#### 5"], ["#### 5-7"]]
-    assert num_unreadable_references(rows) == 2
-    assert [is_unreadable("#### 5-7", references) for references in rows] == [True] * 3 + [False]
-    assert not is_unreadable("#### 6", ["#### 5"])
-    assert unreadable_note(0, 4, 0, 8) is None
-    assert unreadable_note(2, 4, 0, 8) == (
-        "final_answer: 2 of 4 rows have no reference with a single final number, so no other "
-        "number is right there"
-    )
-    assert "3 of 8 answers have no single final number" in (unreadable_note(0, 4, 3, 8) or "")
