@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from eval_harness.generation.engine import MODEL_KEYS, check_backend_arguments
     from eval_harness.generation.evaluate import run_evaluation
     from eval_harness.generation.task import Settings
+    from eval_harness.judging.judgement import Judgement
+    from eval_harness.judging.request import judge
     from eval_harness.protocols.protocol import PROTOCOLS, Protocol, make_protocol, request_seed
     from eval_harness.report.page import Plot
     from eval_harness.report.plots import require_matplotlib
@@ -79,6 +81,8 @@ _HOMES = {
     "eval_harness.generation.engine": ("MODEL_KEYS", "check_backend_arguments"),
     "eval_harness.generation.evaluate": ("run_evaluation",),
     "eval_harness.generation.task": ("Settings",),
+    "eval_harness.judging.judgement": ("Judgement",),
+    "eval_harness.judging.request": ("judge",),
     "eval_harness.protocols.protocol": ("PROTOCOLS", "Protocol", "make_protocol", "request_seed"),
     "eval_harness.report.page": ("Plot",),
     "eval_harness.report.plots": ("require_matplotlib",),
@@ -117,6 +121,7 @@ __all__ = [
     "Comparisons",
     "Continuation",
     "DistillensError",
+    "Judgement",
     "LogLikelihood",
     "Plot",
     "Protocol",
@@ -132,6 +137,7 @@ __all__ = [
     "evaluate",
     "evaluate_systems",
     "find_benchmarks",
+    "judge",
     "load_benchmark",
     "load_results",
     "make_protocol",

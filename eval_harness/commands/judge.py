@@ -99,58 +99,35 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Judges, and prints a table. Returns 0."""
-    from pathlib import Path
-
-    from eval_harness.comparison.systems import load_systems
-    from eval_harness.judging.judge import Judge, request_settings
-    from eval_harness.judging.pairs import chosen_tasks, make_pairs
-    from eval_harness.judging.prompt import read_prompt
-    from eval_harness.judging.run import judge_pairs
-    from eval_harness.judging.table import judgement_lines
-    from eval_harness.shared.endpoint.openai_compatible import checked_base_url, key_headers
+    from eval_harness.judging.request import judge
     from eval_harness.shared.files.atomic import encode_json
     from eval_harness.shared.program.flag_numbers import limit
     from eval_harness.shared.program.key_values import read_key_values
 
-    base_url = checked_base_url(args.base_url, flag="--base_url")
     gen_kwargs: dict[str, Any] = {}
     for parts in args.gen_kwargs:
         gen_kwargs |= read_key_values(parts, flag="--gen_kwargs")
-    judge = Judge(
-        args.judge_model,
-        base_url,
-        args.timeout_s,
-        key_headers(base_url, variable=args.api_key_env, flag="--api_key_env"),
-        request_settings(gen_kwargs),
-    )
-    prompt = read_prompt(args.prompt)
-    num_rows = limit(args.limit)
-    a, b = load_systems([args.a, args.b], metrics=None)
-    names = None if args.tasks is None else [n for n in ",".join(args.tasks).split(",") if n]
-    pairs = {
-        task: make_pairs(a, b, task=task, prompt=prompt, limit=num_rows, all_seeds=args.all_seeds)
-        for task in chosen_tasks(a, names)
-    }
-    judgement, path = judge_pairs(
-        (a, b),
-        pairs,
-        judge=judge,
-        prompt=prompt,
-        output_path=Path(args.output_path),
+    tasks = None if args.tasks is None else [n for n in ",".join(args.tasks).split(",") if n]
+    judgement = judge(
+        args.a,
+        args.b,
+        base_url=args.base_url,
+        judge_model=args.judge_model,
+        output_path=args.output_path,
+        api_key_env=args.api_key_env,
+        prompt=args.prompt,
+        gen_kwargs=gen_kwargs,
+        tasks=tasks,
+        limit=limit(args.limit),
+        all_seeds=args.all_seeds,
         max_concurrent=args.max_concurrent,
+        timeout_s=args.timeout_s,
         allow_missing=args.allow_missing,
-        config={
-            "tasks": list(pairs),
-            "limit": num_rows,
-            "all_seeds": args.all_seeds,
-            "prompt": args.prompt,
-            "allow_missing": args.allow_missing,
-        },
     )
     if args.json:
         sys.stdout.write(encode_json(judgement.to_json(), where="judgement"))
         sys.stdout.flush()
     else:
-        print_names("\n".join(judgement_lines(judgement)))
-    print(f"written to {path}", file=sys.stderr)
+        print_names(str(judgement))
+    print(f"written to {judgement.path}", file=sys.stderr)
     return 0

@@ -1,10 +1,12 @@
 """The judgement of two systems: what the verdicts show on each task, and what they depend on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eval_harness.comparison.compare import ALPHA, NO_DIFFERENCE
 from eval_harness.comparison.systems import System
+from eval_harness.judging.table import task_lines
 from eval_harness.judging.tally import Tally
 from eval_harness.shared.digest import digest
 
@@ -13,7 +15,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything about two systems on their tasks.
+    """Everything about two systems on their tasks; as text, what `eval-harness judge` prints.
 
     Attributes:
         judge: what the verdicts depend on besides the answers: model, request and prompt.
@@ -22,6 +24,7 @@ class Judgement:
         tallies: by task;  adjusted_p: Holm over them;  data: digest of what was asked.
         config: the settings of the command.
         date: when it started, in seconds since the epoch.
+        path: its file; None before it is written.
     """
 
     systems: tuple[System, System]
@@ -33,6 +36,23 @@ class Judgement:
     data: dict[str, str]
     config: dict[str, Any]
     date: float
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        a, b = (system.name for system in self.systems)
+        return "\n\n".join(
+            "\n".join(
+                task_lines(
+                    task,
+                    found,
+                    names=(a, b),
+                    judge=self.judge["judge_model"],
+                    adjusted_p=self.adjusted_p[task],
+                    verdict=self.verdict(task),
+                )
+            )
+            for task, found in self.tallies.items()
+        )
 
     def verdict(self, task: str) -> str:
         """ "<name> is preferred", or "no difference shown"."""

@@ -92,6 +92,11 @@ def make_pairs(
                 f"{task}: row {ours.row_id!r} has the seeds {ours.seeds} in {a.source} and "
                 f"{theirs.seeds} in {b.source}; drop --all_seeds"
             )
+        if prompt.shows_reference and not ours.target:
+            raise DistillensError(
+                f"{task}: row {ours.row_id!r} has no reference, which this prompt shows the judge; "
+                "use --prompt pair, or leave the task out of --tasks"
+            )
         question = _question(ours, a, task)
         for place in range(len(ours.seeds) if all_seeds else 1):
             answers = ours.filtered_resps[place], theirs.filtered_resps[place]

@@ -60,6 +60,11 @@ class PairPrompt:
 
     text: str
 
+    @property
+    def shows_reference(self) -> bool:
+        """Whether every row needs a reference."""
+        return "reference" in [field for _, field, _, _ in string.Formatter().parse(self.text)]
+
     def fill(self, *, question: str, answer_a: str, answer_b: str, reference: str) -> str:
         """The message for one pair. What is filled in stays as it is, braces and all."""
         values = {

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def judge_pairs(
     max_concurrent: int,
     allow_missing: bool = False,
     config: dict[str, Any] | None = None,
-) -> tuple[Judgement, Path]:
+) -> Judgement:
     """Judges all pairs, resuming from the verdicts that earlier calls have left.
 
     Args:
@@ -43,7 +44,7 @@ def judge_pairs(
         allow_missing: leave out pairs whose requests fail, instead of ending without a result.
         config: goes into the file as it is.
     Returns:
-        The judgement, and the path of its file.
+        The judgement, which has been written to its `path`.
     Raises:
         DistillensError: the folder is in use, or the endpoint does not have the judge.
         RunFailure: a verdict is missing after all; those that came are kept.
@@ -92,7 +93,7 @@ def judge_pairs(
                 config=config or {},
                 date=started,
             )
-            return judgement, write_judgement(judgement, judged, rows, output_path)
+            return replace(judgement, path=write_judgement(judgement, judged, rows, output_path))
         finally:
             store.close()
 

@@ -1,30 +1,29 @@
 """A judgement as text, for a terminal."""
 
-from eval_harness.judging.judgement import Judgement
 from eval_harness.judging.tally import Lengths, Position, Tally
 
 
-def judgement_lines(judgement: Judgement) -> list[str]:
-    """Each task with its outcome, and then what may have swayed the judge."""
-    a, b = (system.name for system in judgement.systems)
-    lines = []
-    for task, found in judgement.tallies.items():
-        lines += [
-            f"{task}, {found.num_rows} rows, {found.num_judged} pairs judged by "
-            f"{judgement.judge['judge_model']} in both orders",
-            f"  {_outcome(a, b, found)}, p {found.paired.p_value:.4f}, Holm "
-            f"{judgement.adjusted_p[task]:.4f}{_reach(found)}: {judgement.verdict(task)}",
-            f"  position: {_places(found.position)}; {a} first: {_places(found.a_first)}; "
-            f"{b} first: {_places(found.b_first)}",
-            f"  order: {found.num_flipped} pairs flip with it, {found.num_half} are a tie in one "
-            "order only; both count as ties",
-            f"  words: {_words(a, b, found.lengths)}",
-        ]
-        left_out = _left_out(found)
-        if left_out:
-            lines.append(f"  left out: {left_out}")
-        lines.append("")
-    return lines[:-1]
+def task_lines(
+    task: str, found: Tally, *, names: tuple[str, str], judge: str, adjusted_p: float, verdict: str
+) -> list[str]:
+    """A task's outcome, and then what may have swayed the judge.
+
+    Args:
+        names: of the two systems;  judge: its model.
+    """
+    a, b = names
+    lines = [
+        f"{task}, {found.num_rows} rows, {found.num_judged} pairs judged by {judge} in both orders",
+        f"  {_outcome(a, b, found)}, p {found.paired.p_value:.4f}, Holm {adjusted_p:.4f}"
+        f"{_reach(found)}: {verdict}",
+        f"  position: {_places(found.position)}; {a} first: {_places(found.a_first)}; "
+        f"{b} first: {_places(found.b_first)}",
+        f"  order: {found.num_flipped} pairs flip with it, {found.num_half} are a tie in one "
+        "order only; both count as ties",
+        f"  words: {_words(a, b, found.lengths)}",
+    ]
+    left_out = _left_out(found)
+    return [*lines, f"  left out: {left_out}"] if left_out else lines
 
 
 def _outcome(a: str, b: str, found: Tally) -> str:

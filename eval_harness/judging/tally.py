@@ -72,7 +72,9 @@ class Position:
     @classmethod
     def of(cls, verdicts: Sequence[Verdict | None]) -> "Position":
         found = [verdict for verdict in verdicts if verdict in READABLE]
-        shares = [100 * found.count(verdict) / len(found) if found else None for verdict in READABLE]
+        shares = [
+            100 * found.count(verdict) / len(found) if found else None for verdict in READABLE
+        ]
         return cls(len(found), *shares)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_judge import FakeJudge
+from fake_judge import MODEL, FakeJudge
 from fake_server import running
 from result_samples import make_results, make_samples, make_task
 
@@ -32,3 +32,15 @@ def fake() -> Iterator[FakeJudge]:
     with running(FakeJudge()) as server:
         assert isinstance(server, FakeJudge)
         yield server
+
+
+@pytest.fixture
+def arguments(systems: tuple[Path, Path], fake: FakeJudge, tmp_path: Path) -> list[str]:
+    """Of a run that works."""
+    return [
+        "judge",
+        *map(str, systems),
+        f"--base_url={fake.url}/v1",
+        f"--judge_model={MODEL}",
+        f"--output_path={tmp_path / 'judged'}",
+    ]

@@ -1,12 +1,6 @@
 """`eval-harness judge` on real results, with a judge over real loopback."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,18 +11,6 @@ from lm_eval_results import lm_eval_sample, save_lm_eval
 from eval_harness.cli import main
 
 KEY = "sk-very-secret-key"
-
-
-@pytest.fixture
-def arguments(systems, fake, tmp_path):
-    """Of a run that works."""
-    return [
-        "judge",
-        *map(str, systems),
-        f"--base_url={fake.url}/v1",
-        f"--judge_model={MODEL}",
-        f"--output_path={tmp_path / 'judged'}",
-    ]
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -238,49 +220,21 @@ def test_runs_of_lm_eval_are_judged_by_their_prompts(fake, capsys, tmp_path):
     assert found["fingerprints"]["arc"]["a"] is None
 
 
+def test_a_row_without_a_reference_cannot_be_judged_by_one(arguments, fake, capsys, systems):
+    for folder in systems:
+        samples = only(folder, "samples_*.jsonl")
+        rows = [json.loads(line) for line in samples.read_text().split("\n") if line]
+        for row in rows:
+            row["target"], row["targets"], row["doc"]["output"] = "", [], []
+        samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "row 'row-0' has no reference" in refused(arguments, capsys, "--prompt=reference")
+    assert results_of(arguments, capsys)["results"]["small"]["wins"] == 7
+    assert "<request>\nQuestion 2?\n</request>" in "".join(fake.messages)
+
+
 def test_a_run_in_use_is_left_alone(arguments, fake, capsys, tmp_path):
     from eval_harness.shared.files.lock import FolderLock
 
     with FolderLock(tmp_path / "judged"):
         assert "in use by process" in refused(arguments, capsys)
     assert fake.messages == []
-
-
-def start(arguments) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "eval_harness", *arguments, "--max_concurrent=2"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
-def test_a_run_that_is_stopped_goes_on_where_it_was(arguments, fake, capsys, tmp_path, number):
-    right, go_on = fake.answer, threading.Event()
-
-    def seven_and_no_more(handler, answer):
-        if len(fake.messages) > 7:
-            go_on.wait(timeout=60)
-        right(handler, answer)
-
-    fake.faults[CHAT] = seven_and_no_more
-    process = start(arguments)
-    deadline = time.monotonic() + 60
-    while num_kept(tmp_path) < 6 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
-    assert "Traceback" not in said
-    go_on.set()
-    kept, asked = num_kept(tmp_path), len(fake.messages)
-    assert 6 <= kept <= 9
-    found = results_of(arguments, capsys)["results"]["small"]
-    assert (found["wins"], found["losses"], found["ties"]) == (7, 2, 1)
-    assert len(fake.messages) == asked + 20 - kept
-
-
-def num_kept(tmp_path: Path) -> int:
-    files = list((tmp_path / "judged").glob("verdicts_*.jsonl"))
-    return max(0, files[0].read_bytes().count(b"\n") - 1) if files else 0

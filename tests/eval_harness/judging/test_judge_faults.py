@@ -62,9 +62,8 @@ ONE_ROW = {
     "400": (status(400), "HTTP 400: no luck with 400"),
     "501": (status(501), "HTTP 501: no luck with 501"),
     "429 for ever": (status(429, Retry_After="86400"), "asked to wait 86400 s"),
-    "silence": (silent, "no complete answer within 0.6 s"),
-    "dripping": (dripping(False), "no complete answer within 0.6 s"),
-    "dripping headers": (dripping(True), "no complete answer within 0.6 s"),
+    "silence": (silent, "no complete answer within 0.5 s"),
+    "dripping": (dripping(False), "no complete answer within 0.5 s"),
 }
 
 
@@ -73,7 +72,7 @@ def test_a_fault_on_one_row_costs_no_other_verdict(call, fake, tmp_path, monkeyp
     monkeypatch.setattr(judge_module, "_MAX_BYTES", 2**15)
     fault, expected = ONE_ROW[name]
     fake.only_for("Question 3?", fault)
-    code, out, line = call("--timeout_s=0.6")
+    code, out, line = call("--timeout_s=0.5")
     assert (code, out) == (1, "")
     assert line.startswith("eval-harness judge: 2 of 20 verdicts are missing (small row 'row-3'; ")
     assert expected in line
