@@ -141,12 +141,12 @@ def _ifeval(folder: Path, answers: Answers) -> str:
 
 
 def _ifeval_row(row: Row) -> dict[str, Any]:
-    found = {"key": row.row_id, "prompt": _question(row), "instruction_id_list": [], "kwargs": []}
-    found |= {name: row.doc[name] for name in FIELDS if name in row.doc}
+    found: dict[str, Any] = {"key": row.row_id, "prompt": _question(row)}
+    found |= {name: row.doc.get(name) for name in FIELDS if name in row.doc}
     # Google's checker takes a null for a value, where lm-eval's leaves it out.
     found["kwargs"] = [
         {name: value for name, value in given.items() if value is not None}
-        for given in found["kwargs"]
+        for given in found.get("kwargs", [])
     ]
     return found
 

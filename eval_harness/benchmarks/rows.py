@@ -88,7 +88,13 @@ def data_digest(rows: list[Row]) -> str:
 
 
 def _content(row: Row) -> list[Any]:
-    task = [row.row_id, row.instruction, row.input, row.prompt or "", list(row.references)]
+    task: list[Any] = [
+        row.row_id,
+        row.instruction,
+        row.input,
+        row.prompt or "",
+        list(row.references),
+    ]
     # Only where there is one, so that other rows keep the digests of earlier versions.
     if row.conversation is not None:
         task.append(asdict(row.conversation))
