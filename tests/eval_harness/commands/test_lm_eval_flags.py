@@ -23,7 +23,8 @@ def flags(*given: str) -> argparse.Namespace:
 
 
 def settings(*given: str):
-    return settings_of(flags("--output_path", "out", *given))
+    (only,) = settings_of(flags("--output_path", "out", *given))
+    return only
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
