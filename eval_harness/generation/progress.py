@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 from eval_harness.generation.processes import ALONE, Processes
 from eval_harness.shared.program.launcher import is_main_process
@@ -33,7 +33,7 @@ class Progress:
         self._is_main = processes.is_main
         self._counter = processes.counter()
         self._started = self._said_at = time.monotonic()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
 
     def __enter__(self) -> "Progress":
         if self._is_main and sys.stderr.isatty():
@@ -91,7 +91,7 @@ class Progress:
             f"about {in_words(left)} left"
         )
 
-    def _move_bar(self, bar: "tqdm[None]") -> None:
+    def _move_bar(self, bar: "tqdm[Never]") -> None:
         bar.update(self._done + self.totals()[0] - bar.n)
 
     def seconds(self) -> float:
