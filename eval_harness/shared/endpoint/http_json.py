@@ -92,7 +92,7 @@ class JsonClient:
     Args:
         base_url: http or https, with a port and a path prefix if the server has them.
         timeout_s: longest wait for one answer, all tries together, in seconds.
-        headers: sent with every request (an API key).
+        headers: sent with every request (an API key); errors do not show their values.
         retried: HTTP statuses that may pass.
         max_bytes: the longest answer that is read; None: MAX_BYTES.
 
@@ -111,6 +111,8 @@ class JsonClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Accept": "application/json", "Connection": "close", **(headers or {})}
+        # A server may repeat in an error what it was sent.
+        self._secrets = [value.split()[-1] for value in (headers or {}).values() if value.strip()]
         self.num_retries = 0
         self._timeout_s = timeout_s
         self._retried = frozenset(retried)
@@ -237,6 +239,8 @@ class JsonClient:
     def _failure(
         self, path: str, text: str, *, status: int | None = None, connected: bool = True
     ) -> EndpointFailure:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return EndpointFailure(f"{self.base_url}{path}: {text}", status=status, connected=connected)
 
 

@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import pytest
 from fake_judge import FakeJudge
-from fake_server import MODELS, reset, running, status
+from fake_server import MODELS, reset, running, send, status
 
 from eval_harness.shared.endpoint import http_json
 from eval_harness.shared.endpoint.http_json import EndpointFailure, JsonClient
@@ -87,3 +87,10 @@ def test_a_failure_says_how_far_the_request_came(fake):
     with pytest.raises(EndpointFailure) as caught:
         ask(fake, timeout_s=0.2)
     assert (caught.value.status, caught.value.connected) == (None, False)
+
+
+def test_a_server_that_repeats_the_key_does_not_get_it_printed(fake):
+    said = {"error": {"message": "no such key: sk-very-secret"}}
+    fake.faults[MODELS] = lambda handler, right: send(handler, said, status=401)
+    with pytest.raises(EndpointFailure, match=r"HTTP 401: no such key: \*\*\*$"):
+        ask(fake, headers={"Authorization": "Bearer sk-very-secret"})
