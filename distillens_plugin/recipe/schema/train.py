@@ -74,8 +74,8 @@ class Train(Strict):
     )
     best_by: Literal["validation_loss", "rougeL", "rougeL_unicode"] = Field(
         default="validation_loss",
-        description="score that picks the best model, at each evaluation; rougeL reads words of a-z "
-        "and 0-9, rougeL_unicode those of any script",
+        description="score that picks the best model, at each evaluation; rougeL reads words of "
+        "a-z and 0-9, rougeL_unicode those of any script",
     )
     eval_every: Interval | None = Field(
         default=None,
