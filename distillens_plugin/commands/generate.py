@@ -20,7 +20,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--output", required=True, metavar="FILE.jsonl", help="file for the answers"
     )
     add_overrides(parser)
-    parser.add_argument("--model", "-m", default="vllm", help="vllm (default) or hf")
+    parser.add_argument("--model", "-m", default="vllm", help="vllm (default), hf or server")
     parser.add_argument(
         "--model_args", "-a", default="", metavar="K=V,...", help="as for eval-harness run"
     )

@@ -30,7 +30,7 @@ class Generation:
     """How the teacher answers.
 
     Attributes:
-        backend: vllm or hf.
+        backend: vllm, hf or server.
         model_args: for the backend, besides what the recipe gives for the teacher.
         gen_kwargs: temperature, max_gen_toks, ...; greedy by default.
         seeds: one answer to each prompt for each; greedy has one.
@@ -150,7 +150,8 @@ def _model_args(recipe: Recipe, how: Generation) -> dict[str, Any]:
         "pretrained": teacher.name_or_path,
         "tokenizer": teacher.tokenizer,
         "revision": teacher.revision,
-        "dtype": teacher.dtype,
+        # A server was started with a type of its own.
+        "dtype": None if how.backend == "server" else teacher.dtype,
         "peft": teacher.adapter,
     }
     chosen = {name: value for name, value in given.items() if value is not None}

@@ -62,7 +62,9 @@ def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
 class Generate(Strict):
     """SeqKD: how the teacher answers the training prompts."""
 
-    model: Literal["vllm", "hf"] = Field(default="vllm", description="backend of eval_harness")
+    model: Literal["vllm", "hf", "server"] = Field(
+        default="vllm", description="backend of eval_harness"
+    )
     model_args: str = Field(default="", description="K=V,... as for distillens generate")
     gen_kwargs: str = Field(default="", description="K=V,... as for distillens generate")
 
@@ -162,6 +164,7 @@ class Evaluation(Strict):
     )
     gen_kwargs: dict[str, Any] = Field(default_factory=dict, description="max_new_tokens and so on")
     max_prompt_tokens: Count | None = Field(default=None, description="longest prompt, in tokens")
+    # Not a server, which has one model, while each run has its own.
     model: Literal["hf", "vllm"] = Field(default="hf", description="backend of eval_harness")
     model_args: dict[str, Any] = Field(default_factory=dict, description="for the backend")
     batch_size: Count | None = Field(default=None, description="rows in flight")

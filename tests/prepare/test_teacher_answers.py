@@ -1,10 +1,13 @@
 """SeqKD: the teacher's answers become training rows; what is no such file is refused."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+from fake_completions import FakeCompletions
+from fake_server import SAMPLE, running
 from tiny_run import ASSETS, REPO, tiny_recipe
 
 from distillens_plugin.data.examples import load_examples
@@ -13,6 +16,7 @@ from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.prepare.teacher_answers import Generation, generate
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.results.folder import load_results
 from eval_harness.shared.files.jsonl import read_jsonl
 from eval_harness.shared.files.lock import FolderLock
 
@@ -150,6 +154,35 @@ def test_an_answer_that_was_cut_at_the_next_prompt_is_finished(generated, capsys
     assert rows == [text.split(stop)[0] for text in texts if stop in text and text.split(stop)[0]]
 
 
+@pytest.mark.parametrize("newline", [None, "<n>"])
+def test_a_mark_for_a_newline_is_one_where_the_training_data_say_so(tmp_path, newline):
+    recipe, output = tiny_recipe(tmp_path), tmp_path / "answers.jsonl"
+    row = {"instruction": "Fill<n>Vec<n>", "input": "a<n>b", "output": "c<n>d"}
+    (tmp_path / "marks.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    sets = [f"datasets.train.path={tmp_path / 'marks.jsonl'}"]
+    sets += [f"datasets.train.newline={newline}"] if newline else []
+    settings = load_recipe(recipe, sets)
+    how = Generation(
+        backend="hf",
+        model_args={"device": "cpu"},
+        gen_kwargs={"max_gen_toks": 4},
+        keep_unfinished=True,
+    )
+    generate(settings, output, how)
+    (task,) = load_results(output.with_suffix(".answers")).tasks.values()
+    (sample,) = task.samples
+    (trained,) = load_examples(
+        settings.datasets.train, load_tokenizer(str(tmp_path / "teacher")), where="t"
+    ).rows
+    mark = "\n" if newline else "<n>"
+    assert (
+        f"Fill{mark}Vec{mark}\n\n### Input:\na{mark}b\n" in sample.arguments["gen_args_0"]["arg_0"]
+    )
+    assert sample.arguments["prompt_tokens"] == len(trained.prompt_ids)
+    assert trained.references == [f"c{mark}d"]
+    assert task.fingerprint.protocol["newline"] == newline
+
+
 def test_several_seeds_give_rows_with_ids_of_their_own(tmp_path):
     recipe = load_recipe(tiny_recipe(tmp_path), ROWS)
     sampled = {"max_gen_toks": 4, "temperature": 1.0}
@@ -171,3 +204,14 @@ def test_mistakes_are_refused_before_anything_is_loaded(tmp_path):
     )
     with pytest.raises(DistillensError, match="found no teacher_model to answer"):
         generate(sft, tmp_path / "a.jsonl", Generation())
+
+
+def test_a_served_teacher_answers(generated, tmp_path):
+    recipe = load_recipe(generated[0], ROWS)
+    with running(FakeCompletions()) as server:
+        arguments = {"base_url": f"{server.url}/v1", "num_concurrent": 2}
+        how = Generation("server", arguments, {"max_gen_toks": 5}, keep_unfinished=True)
+        assert "of 4 answers to 4 prompts" in generate(recipe, tmp_path / "answers.jsonl", how)
+    asked = [body for call, body in server.calls if call == SAMPLE]
+    (longest,) = {body["max_tokens"] for body in asked} - {1}
+    assert longest == 5
