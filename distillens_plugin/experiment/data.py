@@ -1,5 +1,7 @@
 """The data of a run, and the tokenizer that made it."""
 
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset, load_examples
@@ -11,6 +13,7 @@ from distillens_plugin.models.tokenizers import (
 )
 from distillens_plugin.preflight.rouge_check import check_best_by
 from distillens_plugin.recipe.schema.recipe import Recipe
+from eval_harness.shared.model_folder.trained_with import teacher_differences
 
 RunData = tuple[PreTrainedTokenizerBase, TrainingData, InstructionDataset | None]
 
@@ -41,6 +44,12 @@ def load_data(recipe: Recipe) -> RunData:
         train = StreamedDataset(data.train, tokenizer, where=where, seed=recipe.seed)
     else:
         train = load_examples(data.train, tokenizer, where=where)
+    if teacher is not None:
+        notes += teacher_differences(
+            Path(teacher.adapter or teacher.name_or_path),
+            data.train.template,
+            bool(train.prefix_ids),
+        )
     train.notes += tuple(notes)
     validation = None
     if data.validation is not None:

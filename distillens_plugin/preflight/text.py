@@ -1,10 +1,12 @@
 """`--validate`, part three: whether the tokenizer can do what templates and prompts ask of it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillens_plugin.models.tokenizers import beginnings_differ
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.trained_with import teacher_differences
 from eval_harness.shared.text.tokenisation import TextEncoder
 
 if TYPE_CHECKING:
@@ -39,6 +41,13 @@ def check_text(
         notes = encoder.describe()
         if teacher_tokenizer is not None and spec.add_bos_token == "auto":
             notes += beginnings_differ(teacher_tokenizer, tokenizer)
+        teacher = recipe.models.teacher_model
+        if split == "train" and teacher is not None:
+            notes += teacher_differences(
+                Path(teacher.adapter or teacher.name_or_path),
+                spec.template,
+                bool(encoder.prefix_ids),
+            )
         if notes:
             lines.append(f"ok datasets.{split}: {'; '.join(notes)}")
     return lines

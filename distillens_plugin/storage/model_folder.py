@@ -53,7 +53,9 @@ def save_model(
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         if note is not None:
-            (partial / trained_with.FILE).write_text(note, encoding="utf-8")
+            for saved in (partial, partial / "adapter"):
+                if saved.is_dir():
+                    (saved / trained_with.FILE).write_text(note, encoding="utf-8")
         if loss_state:
             (partial / "loss").mkdir()
             save_file(dict(loss_state), partial / "loss" / "parameters.safetensors")

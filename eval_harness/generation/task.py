@@ -166,7 +166,9 @@ def prepare_task(
     except DistillensError as error:
         raise DistillensError(f"{benchmark.task}: {error}") from error
     counts = prompts.counts
-    for warning in differences(facts.folder, template, bool(prompts.encoder.prefix_ids)):
+    for warning in differences(
+        facts.adapter or facts.folder, template, bool(prompts.encoder.prefix_ids)
+    ):
         say(f"{benchmark.task}: {warning}")
     say(
         f"{benchmark.task}: {counts.prompts} of {num_original} rows from {benchmark.location()}; "

@@ -10,6 +10,7 @@ from tiny_study import tiny_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distillens_plugin.data.examples import load_examples
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.prepare.teacher_answers import Generation, generate
 from distillens_plugin.recipe.loading import load_recipe
@@ -18,6 +19,7 @@ from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
 from eval_harness.errors import DistillensError
 from eval_harness.results.folder import load_results
+from eval_harness.shared.model_folder.trained_with import FILE, training_note
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,24 @@ def test_validate_tells_the_same_without_weights(recipe):
         "ok datasets.train: prompts begin with '<s>'; responses end with '<|im_end|>'; the chat "
         "template's date is always 26 Jul 2024"
     ) in lines
+
+
+def test_a_teacher_that_was_trained_with_other_prompts_is_noticed(recipe):
+    file = recipe.parent / "teacher" / FILE
+    file.write_text(training_note("alpaca", begins_with_token=False), encoding="utf-8")
+    try:
+        settings = load_recipe(recipe, [f"output_dir={recipe.parent / 'new'}"])
+        lines = validate_without_weights(settings)
+        _, train, _ = load_data(settings)
+    finally:
+        file.unlink()
+    for told in ("; ".join(lines), "; ".join(train.notes)):
+        assert (
+            "WARNING: the teacher was trained with prompts without a first token, but is asked "
+            "with prompts that begin with a first token; see add_bos_token"
+        ) in told
+        assert "trained with the template 'alpaca', but is asked with 'chat'; see template" in told
+    assert "WARNING" not in "; ".join(load_data(settings)[1].notes)
 
 
 def test_generated_answers_come_from_the_prompts_of_training(recipe):

@@ -20,22 +20,50 @@ def training_note(template: str, *, begins_with_token: bool) -> str:
 
 
 def differences(folder: Path, template: str, begins_with_token: bool) -> list[str]:
-    """What differs from training, one line each; none if the folder has no such file."""
+    """How an evaluation differs from training, one line each; none if the folder has no such file.
+
+    Args:
+        folder: of the model, or of its adapter: what was trained last.
+    """
     note = _read(folder / FILE)
-    lines = []
-    trained, now = note.get("add_bos_token"), begins_with_token
-    if isinstance(trained, bool) and trained != now:
-        lines.append(
-            f"the model was trained with prompts {_first(trained)}, but is evaluated with prompts "
-            f"{_first(now)}; see add_bos_token in --model_args"
+    return [
+        f"the model was trained with {trained}, but is evaluated with {now}; see {key}"
+        for trained, now, key in (
+            *_first_tokens(note, begins_with_token, "add_bos_token in --model_args"),
+            *_templates(note, template, "--template"),
         )
-    trained_template = note.get("template")
-    if isinstance(trained_template, str) and trained_template != template:
-        lines.append(
-            f"the model was trained with the template {trained_template[:80]!r}, but is evaluated "
-            f"with {template[:80]!r}; see --template"
+    ]
+
+
+def teacher_differences(folder: Path, template: str, begins_with_token: bool) -> list[str]:
+    """How the prompts of a distillation differ from those that its teacher was trained with.
+
+    Args:
+        folder: of the teacher.
+        template: of the data, as for `begins_with_token`.
+    """
+    note = _read(folder / FILE)
+    return [
+        f"WARNING: the teacher was trained with {trained}, but is asked with {now}; see {key}"
+        for trained, now, key in (
+            *_first_tokens(note, begins_with_token, "add_bos_token"),
+            *_templates(note, template, "template"),
         )
-    return lines
+    ]
+
+
+def _first_tokens(note: dict[str, Any], now: bool, key: str) -> list[tuple[str, str, str]]:
+    trained = note.get("add_bos_token")
+    if not isinstance(trained, bool) or trained == now:
+        return []
+    return [(f"prompts {_first(trained)}", f"prompts {_first(now)}", key)]
+
+
+def _templates(note: dict[str, Any], now: str, key: str) -> list[tuple[str, str, str]]:
+    trained = note.get("template")
+    if not isinstance(trained, str) or trained == now:
+        return []
+    return [(f"the template {trained[:80]!r}", f"{now[:80]!r}", key)]
 
 
 def _first(begins_with_token: bool) -> str:
