@@ -5,12 +5,19 @@ from typing import Any
 
 from distillens_plugin.study.spec import Study
 from eval_harness.errors import DistillensError
-from eval_harness.shared.model_folder.trust import RECIPE_FLAG, check_folder, check_model_args
+from eval_harness.shared.model_folder.trust import (
+    RECIPE_FLAG,
+    check_folder,
+    check_model_args,
+    refuse,
+)
 from eval_harness.shared.program.key_values import parse_key_values
 
 
 def refuse_study_code(study: Study) -> None:
-    """Refuses a study whose backend arguments can run code; its recipes are checked elsewhere.
+    """Refuses a study whose backend arguments can run code, or send a key to a stranger.
+
+    Its recipes are checked elsewhere.
 
     Raises:
         DistillensError: names the key.
@@ -27,6 +34,10 @@ def refuse_study_code(study: Study) -> None:
             except DistillensError as error:
                 raise DistillensError(f"{where}: {str(error).strip()}") from None
             _check_arguments(method.generate.model, given, where)
+            if method.generate.model == "server":
+                effect = "sends prompts, and a key of the environment, to the address in model_args"
+                where = study.where("methods", name, "generate", "model")
+                refuse(where, "server", effect, RECIPE_FLAG)
 
 
 def _check_arguments(model: str, given: dict[str, Any], where: str) -> None:

@@ -60,6 +60,16 @@ def test_a_study_gives_no_trust_to_its_teachers_answers(tmp_path, marker, model_
     assert "methods.seqkd.generate.model_args" in message
 
 
+def test_a_study_sends_no_key_to_a_server_that_it_names(tmp_path, marker):
+    method = {"fragments": [str(METHODS / "seqkd.yaml")]}
+    arguments = "base_url=https://elsewhere.example/v1,api_key_env=HF_TOKEN"
+    method["generate"] = {"model": "server", "model_args": arguments}
+    study = tiny_study(tmp_path, methods={"seqkd": method}, compare_to=[])
+    message = refused(cli.main, "study", study, "--validate")
+    assert RECIPE_FLAG in message
+    assert "methods.seqkd.generate.model: found server, which sends prompts, and a key" in message
+
+
 @pytest.mark.parametrize("where", ["study", "method", "tune"])
 def test_a_study_gives_no_trust_to_its_recipes(tmp_path, marker, where):
     keys = {"models.student_model.trust_remote_code": True}
