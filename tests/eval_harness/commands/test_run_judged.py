@@ -1,7 +1,9 @@
 """Benchmarks that are judged elsewhere, or whose rows lack references: scored where they can be."""
 
 import json
+import runpy
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +99,6 @@ def test_rows_with_a_reference_are_scored_and_counted(run, tmp_path, capsys):
 
 def copied(folder: Path) -> Path:
     """The same results under another name."""
-    import shutil
-
     return Path(shutil.copytree(folder, folder.with_name("other")))
 
 
@@ -237,3 +237,13 @@ def test_questions_alone_need_predict_only(small_gpt2, tmp_path, capsys):
 def test_what_is_compared_in_part_or_checked_is_not_exported(task, tmp_path, capsys):
     assert main(["export-lm-eval", str(tmp_path / "tasks"), "--tasks", task]) == 2
     assert f"{task}: a task of lm-eval compares every row" in capsys.readouterr().err
+
+
+def test_alpaca_eval_s_exported_task_asks_and_compares_as_we_do(tmp_path):
+    command = ["export-lm-eval", str(tmp_path / "tasks"), "--tasks", "alpaca_eval"]
+    assert main([*command, "--template", "question"]) == 0
+    functions = runpy.run_path(str(tmp_path / "tasks/distillens_functions.py"))
+    row = ALPACA_EVAL[0]
+    assert functions["prompt_alpaca_eval"](row) == "Question: Name a capital.\nAnswer:\n"
+    assert functions["target_alpaca_eval"](row) == "Paris is one."
+    assert functions["results_alpaca_eval"](row, [" Paris is one."])["exact_match"] == 100
