@@ -4,11 +4,10 @@ import json
 import sys
 
 import pytest
-from result_samples import make_results, make_samples, make_task
+from result_samples import save_answers
 from vllm_server import VllmServer
 
 from eval_harness.cli import main
-from eval_harness.results.folder import write_results
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("usable_vllm")]
 
@@ -29,9 +28,8 @@ def server(usable_vllm, chat_model, tmp_path):
 def test_a_served_model_judges_and_nothing_is_asked_twice(server, tmp_path, capsys):
     folders = []
     for name, words in (("a", "yes " * 5), ("b", "no " * 9)):
-        samples = make_samples([[f"{words}{n}", ""] for n in range(12)])
-        folder = write_results(make_results(name, make_task("small", samples)), tmp_path).parent
-        folders.append(str(folder))
+        answers = [[f"{words}{n}", ""] for n in range(12)]
+        folders.append(str(save_answers(tmp_path, name, answers)))
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(PROMPT, encoding="utf-8")
     command = ["judge", *folders, f"--base_url={server.root}/v1", "--json", f"--prompt={prompt}"]
