@@ -21,6 +21,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 # each time.
 _INTERNAL_ERROR, _MOST_INTERNAL_ERRORS = 500, 3
 _OVERLOADED = 529
+# What a server is, it can say while it is busy.
+_FACTS_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,16 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        headers, timeout_s = address.headers(), address.timeout_s
-        retried = (*PASSING, _OVERLOADED)
-        self._client = JsonClient(
-            address.base_url, timeout_s=timeout_s, headers=headers, retried=retried
-        )
-        root = address.base_url.removesuffix("/v1")
-        self._root = JsonClient(root, timeout_s=timeout_s, headers=headers, retried=retried)
+        headers = address.headers()
+
+        def client(url: str, timeout_s: float) -> JsonClient:
+            retried = (*PASSING, _OVERLOADED)
+            return JsonClient(url, timeout_s=timeout_s, headers=headers, retried=retried)
+
+        quick_s = min(address.timeout_s, _FACTS_TIMEOUT_S)
+        self._client = client(address.base_url, address.timeout_s)
+        self._facts = client(address.base_url, quick_s)
+        self._root = client(address.base_url.removesuffix("/v1"), quick_s)
         self.check_weights: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._is_away = False
@@ -135,7 +140,7 @@ class Connection:
 
     def _ask_served(self) -> tuple[Served, int | None]:
         where = self.address.base_url + MODELS
-        models = read(Models, self._client.ask("GET", MODELS, patient=False), where).data
+        models = read(Models, self._facts.ask("GET", MODELS, patient=False), where).data
         entry = self._choose(models)
         served = Served(entry.id, entry.owned_by, self._version(), entry.root, entry.parent)
         return served, entry.max_model_len

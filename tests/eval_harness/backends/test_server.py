@@ -271,3 +271,22 @@ def test_a_server_that_comes_back_with_other_weights_ends_the_run(fake, backend)
     fake.score = lambda ids: [-3.0] * (len(ids) - 1)
     with pytest.raises(RunFailure, match=r"restarted with other weights .* differ by 1\.5 nats"):
         list(one.generate(REQUESTS, GREEDY))
+
+
+def test_the_servers_name_on_the_hub_is_enough_and_no_weights_are_asked_for(
+    fake, folder, tmp_path, monkeypatch
+):
+    # As huggingface_hub keeps a download of these files; the test is offline.
+    commit = "0" * 40
+    kept = tmp_path / "models--somebody--little"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit, encoding="utf-8")
+    shutil.copytree(folder, kept / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    fake.entry["id"] = "somebody/little"
+    given = {"base_url": f"{fake.url}/v1", "model": "somebody/little"}
+    facts = choose_engine("server", given).facts
+    assert facts.name == "somebody/little"
+    assert facts.num_ids == 2048
+    with pytest.raises(DistillensError, match="no weights"):
+        choose_engine("hf", {"pretrained": "somebody/little"})
