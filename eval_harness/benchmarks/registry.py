@@ -1,5 +1,6 @@
 """Finds benchmarks: the built-in ones, and those of --include_path."""
 
+import fnmatch
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -56,8 +57,8 @@ def select_benchmarks(
     """The benchmarks in a list, with local data files filled in.
 
     Args:
-        tasks: names, or paths of benchmark files (ending in .yaml or .yml): a sequence, or a text
-            with commas.
+        tasks: names, patterns of names (`m*`), or paths of benchmark files (ending in .yaml or
+            .yml): a sequence, or a text with commas.
         known: from `find_benchmarks`.
         data: entries "task=PATH"; a folder stands for the valid.jsonl in it.
     Raises:
@@ -66,7 +67,8 @@ def select_benchmarks(
     """
     chosen: dict[str, Benchmark] = {}
     names = tasks.split(",") if isinstance(tasks, str) else tasks
-    for name in [part.strip() for part in names if part.strip()]:
+    parts = [part.strip() for part in names if part.strip()]
+    for name in [name for part in parts for name in _matching(part, known)]:
         is_file = name.endswith((".yaml", ".yml"))
         benchmark = load_benchmark(Path(name)) if is_file else known.get(name)
         if benchmark is None:
@@ -88,6 +90,11 @@ def select_benchmarks(
             )
         chosen[task] = replace(chosen[task], path=_data_file(task, Path(path)))
     return list(chosen.values())
+
+
+def _matching(part: str, known: Iterable[str]) -> list[str]:
+    """The names that a pattern stands for; what is no pattern, or matches none, as it is."""
+    return (sorted(fnmatch.filter(known, part)) if "*" in part else []) or [part]
 
 
 def _data_file(task: str, path: Path) -> Path:

@@ -94,6 +94,8 @@ class WandbLogger:
                 except BaseException:
                     run.finish(exit_code=1)
                     raise
+                # An offline run has no address yet.
+                where = run.dir if run.offline or not run.url else run.url
                 run.finish()
         except Exception as error:  # whatever it is, the results must be found
             raise RunFailure(
@@ -101,7 +103,7 @@ class WandbLogger:
                 f"{first_line(error)}); the results are in {path}, and the same command logs again "
                 "without generating (mode=offline needs no network)"
             ) from error
-        return f"logged to Weights & Biases: {run.url or run.dir}"
+        return f"logged to Weights & Biases: {where}"
 
     def _log(self, run: "wandb.Run", results: "Results") -> None:
         content = results.to_json()

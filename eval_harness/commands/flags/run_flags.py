@@ -107,7 +107,7 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="separated by spaces or commas; see eval-harness ls tasks",
+        help="separated by spaces or commas, also patterns ('m*'); see eval-harness ls tasks",
     )
     parser.add_argument(
         "--data",

@@ -68,6 +68,12 @@ def test_tasks_are_separated_by_spaces_or_commas(tasks):
     assert [item.task for item in settings("--tasks", *tasks).benchmarks] == ["gsm8k", "dolly"]
 
 
+def test_a_pattern_stands_for_the_tasks_that_match(capsys):
+    found = settings("--tasks", "*inst", "gsm*").benchmarks
+    assert [item.task for item in found] == ["self_inst", "sinst", "uinst", "gsm8k"]
+    assert "--tasks x*: no such benchmark" in one_line(capsys, *LEAST[:2], "--tasks", "x*")
+
+
 @pytest.mark.parametrize(
     "given",
     [

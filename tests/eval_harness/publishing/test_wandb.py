@@ -47,7 +47,7 @@ def test_what_is_logged_is_what_lm_evals_logger_logs(written, tmp_path):
     results = load_results(written)
     out = tmp_path / "out"
     line = logger(out, project="p", name="0010").log(results, written)
-    assert line.startswith("logged to Weights & Biases: ")
+    assert line.startswith(f"logged to Weights & Biases: {out}/wandb/offline-run-")
     theirs = TheirLogger({"project": "p", "mode": "offline", "dir": str(tmp_path)}, {"stage": 2})
     theirs.post_init(results.to_json())
     theirs.log_eval_result()
