@@ -1,7 +1,8 @@
 """Log-probabilities of one fixed text, by which a model is known again whose weights are not seen.
 
-Rounding to bfloat16 in other batches and on other devices changes them by a few hundredths; other
-weights change them by several tenths, on tokens that are unlikely.
+The text has tokens from all over the vocabulary: on unlikely ones weights differ most. Measured on
+the quickstart's teacher, in mean nats: bfloat16 instead of float32 0.02, which is more than other
+batches and devices change; 5 steps of AdamW at 5e-5 0.11, 20 steps 0.35.
 """
 
 from collections.abc import Sequence
