@@ -246,7 +246,10 @@ def test_variants_train_and_leave_a_plain_model(tmp_path, change):
     if "trackers" in change:
         assert list((tmp_path / "out" / "trackers").rglob("events.out.tfevents.*"))
     if "lora" in text:
-        assert (tmp_path / "out" / "best" / "adapter" / "adapter_config.json").exists()
+        adapter = tmp_path / "out" / "best" / "adapter"
+        assert (adapter / "adapter_config.json").exists()
+        # An evaluation of the adapter alone compares its prompts with those of training.
+        assert '"template": "alpaca"' in (adapter / "distillens.json").read_text(encoding="utf-8")
 
 
 class MeanOfBatch(torch.nn.Module):

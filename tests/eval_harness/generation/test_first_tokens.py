@@ -111,6 +111,25 @@ def test_the_choice_is_a_setting_that_compared_results_share(model, tmp_path, ca
         load_systems([tmp_path / "with", tmp_path / "without"])
 
 
+def test_an_adapter_s_own_training_is_compared(model, tmp_path, capsys):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    from transformers import AutoModelForCausalLM
+
+    (model / FILE).write_text(training_note("question", begins_with_token=True))
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(
+        tmp_path / "adapter"
+    )
+    (tmp_path / "adapter" / FILE).write_text(training_note("alpaca", begins_with_token=False))
+    try:
+        run(model, tmp_path / "out", model_args={"peft": str(tmp_path / "adapter")})
+    finally:
+        (model / FILE).unlink()
+    told = capsys.readouterr().err
+    assert "trained with prompts without a first token, but is evaluated with prompts that" in told
+    assert "trained with the template" not in told
+
+
 def test_a_wrong_choice_is_refused_before_weights_are_loaded(model, small_gpt2, tmp_path):
     with pytest.raises(DistillensError, match="add_bos_token = 'yes', expected auto, true or fal"):
         run(model, tmp_path / "a", model_args={"add_bos_token": "yes"})
