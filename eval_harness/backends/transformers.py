@@ -24,6 +24,7 @@ from eval_harness.backends.base import (
     strip_stop,
 )
 from eval_harness.backends.token_chooser import TokenChooser
+from eval_harness.backends.transformers_adapters import sharing_key, with_adapter
 from eval_harness.backends.transformers_arguments import (
     ARGUMENTS,
     DEFAULT_BATCH_SIZE,
@@ -101,7 +102,7 @@ class TransformersBackend(Backend):
                 )
                 check_loaded(model, report, facts.folder)
                 if facts.adapter is not None:
-                    model = _with_adapter(model, facts)
+                    model = with_adapter(model, facts)
         except DistillensError as error:
             raise RunFailure(str(error)) from error
         # The protocol replaces the folder's own generation settings (a temperature, a penalty).
@@ -114,6 +115,25 @@ class TransformersBackend(Backend):
         self.device = input_device(self.plain_model)
         if reads_later_tokens(self.plain_model):
             raise DistillensError(f"{facts.name}: {NOT_CAUSAL}")
+        self.model.generation_config = self.plain_model.generation_config = settings
+
+    @classmethod
+    def sharing_key(
+        cls, facts: ModelFiles, arguments: dict[str, Any], *, max_length: int
+    ) -> str | None:
+        return sharing_key(facts, arguments)
+
+    def switch(self, facts: ModelFiles) -> None:
+        """Takes the adapter off the base, and puts the next one on."""
+        settings = self.plain_model.generation_config
+        try:
+            with foreign_errors(f"{facts.name}: the adapter does not load"):
+                model = with_adapter(self.model.unload(), facts)
+        except DistillensError as error:
+            raise RunFailure(str(error)) from error
+        self.facts = facts
+        is_placed = hasattr(self.plain_model, "hf_device_map")
+        self.model = (model if is_placed else model.to(self.device)).eval()
         self.model.generation_config = self.plain_model.generation_config = settings
 
     @classmethod
@@ -250,14 +270,3 @@ def bars_on_terminals() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _with_adapter(model: Any, facts: ModelFiles) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise DistillensError(
-            'peft=... needs the package peft; run pip install -e ".[peft]" in a clone'
-        ) from error
-    # Not merged: rounding W + BA to bfloat16 would not evaluate the model that was trained.
-    return PeftModel.from_pretrained(model, str(facts.adapter))

@@ -10,6 +10,7 @@ from small_systems import adapter, student
 
 from eval_harness import evaluate_systems
 from eval_harness.api import evaluate
+from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.cli import main
 from eval_harness.comparison.systems import load_systems
 from eval_harness.errors import RunFailure
@@ -25,6 +26,7 @@ def models(small_llama, tmp_path_factory):
     student(small_llama, folder / "one", 1)
     student(small_llama, folder / "two", 2)
     adapter(small_llama, folder / "lora", seed=3, rank=4)
+    adapter(small_llama, folder / "other_lora", seed=4, rank=2)
     return folder
 
 
@@ -72,11 +74,20 @@ def written(out):
     return found
 
 
-def test_each_system_gets_the_files_of_a_call_of_its_own(run, models, tmp_path, capsys):
-    together = ["--systems", "one", "lora", "two", "--output_path", tmp_path / "together"]
+def test_each_system_gets_the_files_of_a_call_of_its_own(
+    run, models, tmp_path, capsys, monkeypatch
+):
+    loads, load = [], TransformersBackend.load.__func__
+    monkeypatch.setattr(
+        TransformersBackend,
+        "load",
+        classmethod(lambda *args, **kwargs: loads.append(args[1].name) or load(*args, **kwargs)),
+    )
+    together = ["--systems", "lora", "one", "other_lora", "--output_path", tmp_path / "together"]
     assert run(*together, folder=models) == 0
+    assert len(loads) == 2  # the two adapters take turns on one base
     base = json.loads((models / "lora/adapter_config.json").read_text())["base_model_name_or_path"]
-    alone = ["pretrained=one", f"pretrained={base},peft=lora", "pretrained=two"]
+    alone = ["pretrained=one", f"pretrained={base},peft=other_lora", f"pretrained={base},peft=lora"]
     for arguments in alone:
         out = ["--model_args", arguments, "--output_path", tmp_path / "alone"]
         assert run(*out, folder=models) == 0
@@ -84,7 +95,11 @@ def test_each_system_gets_the_files_of_a_call_of_its_own(run, models, tmp_path, 
     assert len(expected) == 3 * 4  # answers, likelihoods, samples, results
     assert written(tmp_path / "together") == expected
     printed = capsys.readouterr().out.split("\n")
-    assert [line for line in printed if line.endswith(":")] == ["one:", f"{base}+lora:", "two:"]
+    assert [line for line in printed if line.endswith(":")] == [
+        f"{base}+lora:",
+        f"{base}+other_lora:",
+        "one:",
+    ]
 
 
 def test_what_is_done_is_not_loaded_again(run, models, tmp_path, capsys):
