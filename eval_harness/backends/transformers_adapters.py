@@ -18,7 +18,7 @@ def with_adapter(model: Any, facts: ModelFiles) -> Any:
     """The model with the adapter of `facts`.
 
     Raises:
-        DistillensError: peft is not installed.
+        DistillensError: peft is not installed, or parts of the model are on disk.
     """
     try:
         from peft import PeftModel
@@ -26,6 +26,11 @@ def with_adapter(model: Any, facts: ModelFiles) -> Any:
         raise DistillensError(
             'peft=... needs the package peft; run pip install -e ".[peft]" in a clone'
         ) from error
+    if "disk" in (getattr(model, "hf_device_map", None) or {}).values():
+        raise DistillensError(
+            f"{facts.name}: peft cannot adapt a model of which parts are on disk; merge the adapter "
+            "into the weights, or give device_map and max_memory under which it fits"
+        )
     # Not merged: rounding W + BA to bfloat16 would not evaluate the model that was trained.
     return PeftModel.from_pretrained(model, str(facts.adapter))
 

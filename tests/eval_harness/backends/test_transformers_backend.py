@@ -191,6 +191,20 @@ def test_an_adapter_is_applied(small_llama, tmp_path):
     assert adapted == answers(plain, requests, GREEDY)
 
 
+def test_whole_batches_are_planned_the_same_again(llama):
+    """As another process, or a resumed run, is given some of them."""
+    asked = [
+        Continuation(request.prompt_ids, (5,) * (1 + 13 * index % 90))
+        for index, request in enumerate(make_requests(160))
+    ]
+    batches = llama.plan_log_likelihoods(asked)
+    assert len(batches) > 5
+    mine = [batch for number, batch in enumerate(batches) if number % 2 or number == 0]
+    order = [index for batch in mine for index in batch]
+    again = llama.plan_log_likelihoods([asked[index] for index in order])
+    assert [[order[place] for place in batch] for batch in again] == mine
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

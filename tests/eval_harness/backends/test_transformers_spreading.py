@@ -1,12 +1,13 @@
 """Models that are larger than a device: the same answers from parts in memory and on disk."""
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from eval_harness.backends.base import Continuation, Request, Sampling
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.backends.transformers_arguments import take_device
 from eval_harness.backends.transformers_spreading import spreading_of
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.model_folder.identity import read_model
 
 ON_DISK = {
@@ -44,6 +45,16 @@ def test_a_model_in_parts_gives_the_same_answers(small_llama, tmp_path):
     )
     assert "meta" in kinds
     assert parts == whole
+
+
+def test_an_adapter_needs_a_model_that_fits(small_llama, tmp_path):
+    peft = pytest.importorskip("peft", reason="the extra `peft` is not installed")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    model = AutoModelForCausalLM.from_pretrained(small_llama)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    facts = read_model(str(small_llama), adapter=str(tmp_path))
+    with pytest.raises(RunFailure, match="parts are on disk; merge the adapter"):
+        TransformersBackend(facts, device_map=ON_DISK, offload_folder=str(tmp_path / "parts"))
 
 
 def test_lm_eval_s_name_for_it():
