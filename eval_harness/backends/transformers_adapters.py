@@ -28,7 +28,7 @@ def with_adapter(model: Any, facts: ModelFiles) -> Any:
         ) from error
     if "disk" in (getattr(model, "hf_device_map", None) or {}).values():
         raise DistillensError(
-            f"{facts.name}: peft cannot adapt a model of which parts are on disk; merge the adapter "
+            f"{facts.name}: peft cannot adapt a model whose parts are on disk; merge the adapter "
             "into the weights, or give device_map and max_memory under which it fits"
         )
     # Not merged: rounding W + BA to bfloat16 would not evaluate the model that was trained.

@@ -53,7 +53,7 @@ def test_an_adapter_needs_a_model_that_fits(small_llama, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(small_llama)
     peft.get_peft_model(model, config).save_pretrained(tmp_path)
     facts = read_model(str(small_llama), adapter=str(tmp_path))
-    with pytest.raises(RunFailure, match="parts are on disk; merge the adapter"):
+    with pytest.raises(RunFailure, match="whose parts are on disk; merge the adapter"):
         TransformersBackend(facts, device_map=ON_DISK, offload_folder=str(tmp_path / "parts"))
 
 
