@@ -119,8 +119,14 @@ def publications_of(flags: argparse.Namespace, output_path: Path) -> "Publicatio
     from eval_harness.publishing import hub, wandb_logger
     from eval_harness.publishing.publications import Publications
 
+    wandb_args = _merged(flags.wandb_args, wandb_logger.FLAG, wandb_logger.TEXTS)
+    if len(flags.systems) > 1 and "id" in wandb_args:
+        raise DistillensError(
+            f"{wandb_logger.FLAG} id with --systems: each system is a run of its own, and one id "
+            "names one run; drop id, and give group=... to keep them together"
+        )
     return Publications.of(
-        wandb_args=_merged(flags.wandb_args, wandb_logger.FLAG, wandb_logger.TEXTS),
+        wandb_args=wandb_args,
         wandb_config_args=_merged(flags.wandb_config_args, "--wandb_config_args", frozenset()),
         hf_hub_log_args=_merged(flags.hf_hub_log_args, hub.FLAG, hub.TEXTS),
         output_path=output_path,

@@ -131,6 +131,13 @@ def test_without_wandb_the_line_that_installs_it_is_printed(tmp_path, monkeypatc
     assert "--wandb_config_args without --wandb_args" in capsys.readouterr().err
 
 
+def test_one_id_is_not_for_several_systems(tmp_path, capsys):
+    given = ["run", "--model", "hf", "--tasks", "gsm8k", "--output_path", str(tmp_path / "out")]
+    given += ["--systems", "a", "b", "--wandb_args", "mode=offline", "id=x"]
+    assert main(given) == 2
+    assert "id with --systems: each system is a run of its own" in capsys.readouterr().err
+
+
 def test_a_failure_keeps_the_results_and_says_how_to_log_them(written, tmp_path):
     # Names of wandb have at most 128 characters: it finds that out when the run begins.
     wrong = logger(tmp_path, project="p" * 200)
