@@ -39,8 +39,10 @@ def finished(tmp_path_factory):
         paper={"source": "a paper", "scores": {"sft": 12.5, "lens": 34.25}, "teacher": 40.0},
     )
     evaluation = yaml.safe_load(path.read_text(encoding="utf-8"))
-    evaluation["evaluation"]["protocols"] = ["default"]
+    evaluation["evaluation"] |= {"protocols": ["default"], "rouge_tokenizer": "unicode"}
     path.write_text(yaml.safe_dump(evaluation, sort_keys=False), encoding="utf-8")
+    with (folder / "rows.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write(json.dumps({"id": "zh", "instruction": "首都?", "output": "北京"}) + "\n")
     first = folder / "out" / "main" / "sft" / "seed_1" / "evaluation" / "default" / "done.json"
     second = folder / "out" / "main" / "sft" / "seed_2" / "train" / "metrics.jsonl"
     with subprocess.Popen(
@@ -94,6 +96,8 @@ def test_the_report_is_one_page_one_markdown_one_csv_and_its_figures(finished):
         for part in ("against SFT at equal steps", "against SFT at equal compute", "34.25"):
             assert part in text
         assert "Missing so far: main/broken/seed" in text
+        assert "gsm8k: rougeL: 1 of 7 rows have no reference with a word" in text
+        assert "gsm8k ROUGE-L of Unicode words (default), against SFT at equal steps" in text
 
 
 def test_the_csv_holds_the_evaluations_own_numbers(finished):
@@ -103,7 +107,7 @@ def test_the_csv_holds_the_evaluations_own_numbers(finished):
         rows = list(csv.DictReader(file))
     assert {row["budget"] for row in rows} == {"equal steps", "equal compute"}
     for method in ("sft", "lens"):
-        found: dict[str, list[float]] = {"rougeL": [], "nll": []}
+        found: dict[str, list[float]] = {"rougeL": [], "rougeL_unicode": [], "nll": []}
         for seed in (1, 2):
             folder = out / "main" / method / f"seed_{seed}" / "evaluation" / "default"
             (file,) = folder.glob("*/results_*.json")
@@ -119,7 +123,7 @@ def test_the_csv_holds_the_evaluations_own_numbers(finished):
             )
             assert float(row["mean"]) == pytest.approx(sum(values) / 2, abs=1e-4)
             assert row["num_seeds"] == "2"
-            assert row["num_rows"] == "6"
+            assert row["num_rows"] == "7"
     compared = [row for row in rows if row["reference"]]
     assert {(row["method"], row["reference"]) for row in compared} == {("lens", "sft")}
 

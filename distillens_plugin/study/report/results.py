@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distillens_plugin.study.compute import compute_runs_of, extended_methods, read_steps
-from distillens_plugin.study.evaluation import RowScores, read_scores
+from distillens_plugin.study.evaluation import RowScores, read_scores, reference_notes
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.report.table import MethodScores, Metric, Table, make_table
 from distillens_plugin.study.runner import main_runs
@@ -46,6 +46,7 @@ class Results:
         curves: by method, the final runs' at equal steps.
         choices: what the search found, by method.
         missing: names of the study's runs that do not exist yet or are not evaluated.
+        reference_notes: what ROUGE-L cannot see of the tasks' references.
     """
 
     study: Study
@@ -54,6 +55,7 @@ class Results:
     curves: dict[str, list[Curve]] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    reference_notes: list[str] = field(default_factory=list)
 
 
 def collect(study: Study) -> Results:
@@ -70,6 +72,7 @@ def collect(study: Study) -> Results:
         if name not in main
     ]
     scores = _scores(main, results)
+    results.reference_notes = reference_notes(run for runs in main.values() for run in runs)
     results.costs[STEPS] = _costs(main)
     references = {name: study.references(name) for name in study.methods}
     results.tables[STEPS] = make_table(scores, references)

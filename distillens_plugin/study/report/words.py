@@ -6,12 +6,12 @@ from distillens_plugin.study.report.results import COMPUTE, Results
 from distillens_plugin.study.report.table import BETTER, WORSE, Cell, Difference, Metric, Table
 from eval_harness import NO_DIFFERENCE, NOT_AVAILABLE
 
-PRIMARY = "rougeL"
+PRIMARY, UNICODE = "rougeL", "rougeL_unicode"
 
 
 def primary_metrics(table: Table) -> list[Metric]:
     """What the sentences are about: ROUGE-L, and the losses."""
-    return [m for m in table.metrics() if m.name == PRIMARY or m.is_loss]
+    return [m for m in table.metrics() if m.name in (PRIMARY, UNICODE) or m.is_loss]
 
 
 def sentences(results: Results, budget: str) -> list[str]:
@@ -70,6 +70,7 @@ def notes(results: Results) -> list[str]:
             "validation loss is measured on the split that chose their settings; the benchmarks' "
             "rows were not used to choose."
         )
+    said += results.reference_notes
     if results.missing:
         said.append(f"Missing so far: {', '.join(results.missing)}.")
     return said
