@@ -213,15 +213,18 @@ def _samples_table(samples: list["Sample"]) -> "wandb.Table":
     """A row of the benchmark in each line; of several seeds the first one's answer."""
     import wandb
 
-    metrics = list(samples[0].scores)
+    from eval_harness.results.schema import metric_names
+
+    metrics = metric_names(samples)
     columns = ["id", "data", "input_len", "labels", "output_type"]
     columns += ["raw_predictions", "filtered_predictions", *metrics]
     table = wandb.Table(columns=columns)
     for sample in samples:
-        row = [sample.doc_id, sample.prompt, len(sample.prompt), sample.target[0]]
+        written = sample.to_json()
+        row = [sample.doc_id, sample.prompt, len(sample.prompt), written["target"]]
         row += ["generate_until", sample.resps[0], sample.filtered_resps[0]]
-        means = sample.to_json()
-        table.add_data(*row, *(means[metric] for metric in metrics))
+        # A row without references has no scores.
+        table.add_data(*row, *(written.get(metric) for metric in metrics))
     return table
 
 

@@ -80,6 +80,17 @@ def test_what_is_logged_is_what_lm_evals_logger_logs(written, tmp_path):
     assert set(our["artifacts"]) == {"results", "dolly", "self_inst"}
 
 
+def test_rows_without_references_have_no_scores_in_the_table(tmp_path):
+    samples = make_samples([["a", "b"], ["b", "c"]], references=[[], ["c"]])
+    path = write_results(make_results("org/model", make_task("mine", samples)), tmp_path / "out")
+    logger(tmp_path / "out").log(load_results(path), path)
+    found = logged(tmp_path / "out")
+    rows = table(tmp_path / "out", found["history"]["mine_eval_results.path"])
+    assert rows["columns"][-2:] == ["rougeL", "exact_match"]
+    assert [row[3] for row in rows["data"]] == ["", "c"]
+    assert [row[-1] for row in rows["data"]] == [None, 50]
+
+
 def test_files_of_wandb_are_below_the_output_path(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     logger(tmp_path / "out").log(load_results(written, samples=False), written)
