@@ -62,9 +62,7 @@ def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
 class Generate(Strict):
     """SeqKD: how the teacher answers the training prompts."""
 
-    model: Literal["vllm", "hf", "server"] = Field(
-        default="vllm", description="backend of eval_harness"
-    )
+    model: Literal["vllm", "hf", "server"] = Field(default="vllm", description="its backend")
     model_args: str = Field(default="", description="K=V,... as for distillens generate")
     gen_kwargs: str = Field(default="", description="K=V,... as for distillens generate")
 
@@ -159,9 +157,7 @@ class Evaluation(Strict):
     template: str | None = Field(
         default=None, description="of the prompts; that of datasets.train if not given"
     )
-    data: dict[str, PathName] = Field(
-        default_factory=dict, description="task: file or folder of rows"
-    )
+    data: dict[str, PathName] = Field(default_factory=dict, description="task: path of its rows")
     gen_kwargs: dict[str, Any] = Field(default_factory=dict, description="max_new_tokens and so on")
     max_prompt_tokens: Count | None = Field(default=None, description="longest prompt, in tokens")
     # Not a server, which has one model, while each run has its own.
@@ -197,9 +193,7 @@ class Study(Strict):
     """A whole study, checked."""
 
     title: str = Field(description="of the report")
-    recipe: FileName = Field(
-        description="the recipe that all methods change, from the study's folder"
-    )
+    recipe: FileName = Field(description="what all methods change; a path from the study's folder")
     set: dict[str, Any] = Field(default_factory=dict, description="recipe keys of every run")
     methods: dict[str, Method] = Field(
         description="name: its fragments (a list), or fragments, set, tune and label"
