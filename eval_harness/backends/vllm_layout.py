@@ -96,7 +96,7 @@ def check_devices(engine: Mapping[str, Any], *, num_devices: int | None, has_gpu
         num_devices: GPUs of this machine; None: unknown, or no GPUs.
         has_gpus: whether vLLM runs on GPUs here.
     Raises:
-        DistillensError: too few GPUs, or no Ray.
+        DistillensError: too few GPUs, no Ray, or what vLLM cannot do on a CPU.
     """
     if engine.get("distributed_executor_backend") == "ray" or _data_by_ray(engine):
         if importlib.util.find_spec("ray") is None:
@@ -110,6 +110,12 @@ def check_devices(engine: Mapping[str, Any], *, num_devices: int | None, has_gpu
                 "drop it"
             )
         return
+    if not has_gpus and engine.get("pipeline_parallel_size", 1) > 1:
+        # Its second stage never gets the first one's states (vLLM 0.32).
+        raise DistillensError(
+            "--model_args pipeline_parallel_size: vLLM fails with it on a CPU; give "
+            "tensor_parallel_size instead"
+        )
     needed = _num_gpus(engine)
     if num_devices is not None and needed > num_devices:
         sizes = [f"{key}={engine[key]}" for key in _SIZES if engine.get(key, 1) > 1]

@@ -32,7 +32,7 @@ class Card:
         configs = _configs(files)
         if before is not None and _OURS not in before:
             card = DatasetCard(before, ignore_metadata_errors=True)
-            card.data.configs = configs
+            card.data["configs"] = configs
             return str(card)
         data = DatasetCardData(configs=configs, pretty_name=self.name)
         return f"---\n{data.to_yaml()}\n---\n\n{self._body(configs)}"

@@ -109,6 +109,13 @@ def test_ray_must_be_installed_and_needs_gpus(key):
         check_devices({key: "ray", "data_parallel_size": 2}, num_devices=None, has_gpus=False)
 
 
+def test_pipelines_need_gpus():
+    from eval_harness.backends.vllm_arguments import checked_arguments
+
+    with pytest.raises(DistillensError, match="vLLM fails with it on a CPU"):
+        checked_arguments({"pipeline_parallel_size": 2})
+
+
 def test_heads_that_cannot_be_divided_are_refused_before_anything_is_loaded(small_llama):
     from eval_harness.generation.engine import choose_engine
 
