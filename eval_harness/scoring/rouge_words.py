@@ -75,8 +75,10 @@ def word_notes(counts: Mapping[str, object], num_rows: int, *, suffix: str = ",n
     keys = {name: f"num_references_without_{sight.kind}{suffix}" for name, sight in SIGHTS.items()}
     notes = []
     for name, key in keys.items():
-        number = counts.get(key, 0)
-        if not isinstance(number, int) or number == 0:
+        found = counts.get(key, 0)
+        # Counts that were read from a results file are floats.
+        number = int(found) if isinstance(found, int | float) else 0
+        if number == 0:
             continue
         rest = "it says nothing here" if number == num_rows else "it says nothing about these"
         instead = "exact_match"

@@ -109,6 +109,10 @@ def test_a_run_tells_it_in_results_table_and_on_stderr(harness, small_gpt2, tmp_
     assert written["results"]["zh"]["num_references_without_words,none"] == 2
     assert written["results"]["zh"]["num_references_without_unicode_words,none"] == 1
     task = load_results(tmp_path / "out").tasks["zh"]
+    notes = word_notes(task.metrics, task.num_effective)
+    assert [note.partition(" have")[0] for note in notes] == [
+        *("rougeL: 2 of 3 rows", "rougeL_unicode: 1 of 3 rows")
+    ]
     assert task.fingerprint.versions["rouge_tokenizer"].startswith("unicode-1, regex ")
     assert set(task.samples[0].scores) == {"rougeL", "rougeL_unicode", "exact_match"}
 
