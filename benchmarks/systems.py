@@ -74,16 +74,14 @@ def measure(folder: Path, names: list[str], backend: str, num_rows: int) -> None
     shared = ["--model", backend, "--tasks", "gsm8k", "--limit", str(num_rows)]
     shared += ["--template", "question", "--protocol", "greedy", "--gen_kwargs", "max_gen_toks=32"]
     common, outs = ARGUMENTS[backend], [f"{backend}_alone", f"{backend}_together"]
-    alone = sum(
-        seconds(
-            folder,
-            *shared,
-            *("--model_args", f"pretrained={name},{common}", "--output_path", outs[0]),
-        )
-        for name in names
-    )
-    several = ["--model_args", common, "--systems", *names, "--output_path", outs[1]]
-    together = seconds(folder, *shared, *several)
+    alone = together = 0.0
+    for place, name in enumerate(names):
+        # In the middle, so that other work on the machine is on both sides of it.
+        if place == len(names) // 2:
+            several = ["--model_args", common, "--systems", *names, "--output_path", outs[1]]
+            together = seconds(folder, *shared, *several)
+        single = ["--model_args", f"pretrained={name},{common}", "--output_path", outs[0]]
+        alone += seconds(folder, *shared, *single)
     one, other = (answers(folder / out) for out in outs)
     same = "the same answers" if one == other else "OTHER ANSWERS"
     print(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_systems import student
 
 from eval_harness.results.folder import load_results
 
@@ -29,7 +30,12 @@ def run_args(model: str, arguments: str, benchmark: Path, out: Path, *more: str)
 
 
 def rows(out: Path) -> list[dict]:
-    (file,) = out.glob("*/answers_small_*.jsonl")
+    (folder,) = {file.parent for file in out.glob("*/answers_small_*.jsonl")}
+    return read_answers(folder)
+
+
+def read_answers(folder: Path) -> list[dict]:
+    (file,) = folder.glob("answers_small_*.jsonl")
     found = [json.loads(line) for line in file.read_bytes().split(b"\n")[1:] if line]
     return sorted(found, key=lambda row: row["key"])
 
@@ -143,12 +149,19 @@ def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(
 def test_data_parallel_engines_give_the_answers_of_one(
     harness, small_llama, small_benchmark, tmp_path
 ):
+    """Also after each of them has taken another model's weights."""
+    other = student(small_llama, tmp_path / "other", 1)
     more = ("--seed", "10,20", "--gen_kwargs", "max_gen_toks=24", "--limit", "16")
+    more += ("--systems", str(small_llama), str(other))
     for name, extra in [("one", ""), ("two", ",data_parallel_size=2")]:
-        arguments = f"pretrained={small_llama},{CPU}{extra}"
         done = harness(
-            *run_args("vllm", arguments, small_benchmark, tmp_path / name, *more),
+            *run_args("vllm", CPU + extra, small_benchmark, tmp_path / name, *more),
             VLLM_ENABLE_V1_MULTIPROCESSING="1",
         )
         assert done.returncode == 0, done.stderr
-    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+        assert "starting another one" not in done.stderr
+    folders = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        one, two = (read_answers(tmp_path / name / folder) for name in ("one", "two"))
+        assert one == two
