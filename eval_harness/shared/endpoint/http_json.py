@@ -26,6 +26,8 @@ _CHUNK = 2**16
 # Faults that may pass: too many requests, a gateway without its server, a server that is starting.
 PASSING = (429, 502, 503, 504)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+# No text has a real key by chance; it may well have one such as EMPTY, and must not be changed.
+_LEAST_KEY = 16
 # Clients that were refused together should not come back together.
 _JITTER = 1.25
 
@@ -92,7 +94,8 @@ class JsonClient:
     Args:
         base_url: http or https, with a port and a path prefix if the server has them.
         timeout_s: longest wait for one answer, all tries together, in seconds.
-        headers: sent with every request (an API key); errors do not show their values.
+        headers: sent with every request (an API key); errors do not show their values, and a real
+            key (of at least 16 characters) that a server repeats is not in what it answers.
         retried: HTTP statuses that may pass.
         max_bytes: the longest answer that is read; None: MAX_BYTES.
 
@@ -143,7 +146,7 @@ class JsonClient:
                     if fault.pause_s:
                         tries += f", asked to wait {fault.pause_s:.0f} s"
                     raise EndpointFailure(
-                        f"{self.base_url}{path}: {fault}{tries}",
+                        f"{self.base_url}{path}: {self._hidden(str(fault))}{tries}",
                         status=fault.status,
                         connected=fault.connected,
                         may_pass=True,
@@ -185,6 +188,9 @@ class JsonClient:
             raise self._failure(path, late)
         if response.length:
             raise _MayPassError(f"the last {response.length} bytes of the answer are missing")
+        for secret in self._secrets:
+            if len(secret) >= _LEAST_KEY:
+                body = body.replace(secret.encode("latin-1"), b"***")
         return _Answer(response.status, response.reason, response.headers, body)
 
     def _connection(self, path: str, deadline: float) -> HTTPConnection:
@@ -210,7 +216,7 @@ class JsonClient:
 
     def _decode(self, path: str, answer: _Answer) -> Any:
         if 300 <= answer.status < 400:
-            target = answer.headers.get("Location", "nowhere")
+            target = self._hidden(answer.headers.get("Location", "nowhere"))
             raise self._failure(
                 path,
                 f"HTTP {answer.status}, a redirect to {target[:200]}, which is not followed; name "
@@ -239,9 +245,13 @@ class JsonClient:
     def _failure(
         self, path: str, text: str, *, status: int | None = None, connected: bool = True
     ) -> EndpointFailure:
+        text = f"{self.base_url}{path}: {self._hidden(text)}"
+        return EndpointFailure(text, status=status, connected=connected)
+
+    def _hidden(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return EndpointFailure(f"{self.base_url}{path}: {text}", status=status, connected=connected)
+        return text
 
 
 @contextmanager

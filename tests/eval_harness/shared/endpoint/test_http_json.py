@@ -89,8 +89,22 @@ def test_a_failure_says_how_far_the_request_came(fake):
     assert (caught.value.status, caught.value.connected) == (None, False)
 
 
-def test_a_server_that_repeats_the_key_does_not_get_it_printed(fake):
+@pytest.mark.parametrize("code", [401, 429])
+def test_a_server_that_repeats_the_key_does_not_get_it_printed(fake, code):
     said = {"error": {"message": "no such key: sk-very-secret"}}
-    fake.faults[MODELS] = lambda handler, right: send(handler, said, status=401)
-    with pytest.raises(EndpointFailure, match=r"HTTP 401: no such key: \*\*\*$"):
-        ask(fake, headers={"Authorization": "Bearer sk-very-secret"})
+    fake.faults[MODELS] = lambda handler, right: send(handler, said, status=code)
+    with pytest.raises(EndpointFailure, match=rf"HTTP {code}: no such key: \*\*\*"):
+        ask(fake, headers={"Authorization": "Bearer sk-very-secret"}, timeout_s=0.2)
+
+
+@pytest.mark.parametrize(("key", "shown"), [("sk-0123456789abcdef", "***"), ("EMPTY", "EMPTY")])
+def test_a_real_key_is_not_in_an_answer_and_a_word_is_left_alone(fake, key, shown):
+    fake.faults[MODELS] = lambda handler, right: send(handler, {"text": [f"is {key}"]})
+    assert ask(fake, headers={"Authorization": f"Bearer {key}"}) == {"text": [f"is {shown}"]}
+
+
+def test_no_part_of_a_key_is_left_where_a_long_error_is_cut(fake):
+    said = {"error": {"message": "." * 290 + "sk-0123456789abcdef"}}
+    fake.faults[MODELS] = lambda handler, right: send(handler, said, status=400)
+    with pytest.raises(EndpointFailure, match=r"\.\*\*\*$"):
+        ask(fake, headers={"Authorization": "Bearer sk-0123456789abcdef"})
