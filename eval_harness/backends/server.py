@@ -9,7 +9,7 @@ folder that is named here.
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event
 from typing import Any
 
@@ -23,7 +23,8 @@ from eval_harness.backends.base import (
     plan_order,
 )
 from eval_harness.backends.server_arguments import ARGUMENTS, address_of, checked_arguments
-from eval_harness.backends.server_connection import Connection
+from eval_harness.backends.server_connection import Connection, ServerAwayFailure
+from eval_harness.backends.server_messages import Completion
 from eval_harness.backends.server_probe import (
     ask_log_probs,
     check_length,
@@ -188,19 +189,23 @@ class ServerBackend(Backend):
     def _find_signature(self) -> tuple[float, ...] | None:
         try:
             self.check_log_likelihoods()
+        except ServerAwayFailure:
+            raise
         except DistillensError:
             return None
-        return self._ask_signature()
+        return self._ask_signature(self._connection.ask)
 
-    def _ask_signature(self) -> tuple[float, ...]:
+    def _ask_signature(self, ask: Callable[[dict[str, Any]], Completion]) -> tuple[float, ...]:
         assert self._likelihood_form is not None
         text = signature_text(len(self.facts.tokenizer), self._max_length - 1)
-        return ask_log_probs(self._connection, text, self._likelihood_form)
+        return ask_log_probs(self._connection, text, self._likelihood_form, ask=ask)
 
     def _check_weights(self) -> None:
         if self._signature is None:
             return
-        difference = difference_of(self._signature, self._ask_signature())
+        # Called where `ask` waits, which asks again.
+        now = self._ask_signature(self._connection.ask_once)
+        difference = difference_of(self._signature, now)
         if difference > LARGEST_DIFFERENCE:
             raise RunFailure(
                 f"{self._connection.address.base_url}: it was restarted with other weights (its "

@@ -21,6 +21,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 # each time.
 _INTERNAL_ERROR, _MOST_INTERNAL_ERRORS = 500, 3
 _OVERLOADED = 529
+# A gateway says so while there is no server behind it; what it then finds may be another one.
+_GATEWAYS = (502, 503, 504)
 # What a server is, it can say while it is busy.
 _FACTS_TIMEOUT_S = 30.0
 
@@ -46,6 +48,10 @@ class Served:
     def identity(self) -> dict[str, str]:
         """For the fingerprint: what is known of these."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+class ServerAwayFailure(RunFailure):
+    """A server that was away or busy for too long; it says nothing about what the server can do."""
 
 
 class Connection:
@@ -88,7 +94,8 @@ class Connection:
         Args:
             stop: ends the waiting.
         Raises:
-            RunFailure: no answer in time, an error, or a server with another model.
+            RunFailure: no answer in time (ServerAwayFailure: also after many tries), an error, or
+                a server with another model.
         """
         stop = stop or threading.Event()
         pause_s, num_errors = _FIRST_PAUSE_S, 0
@@ -112,10 +119,10 @@ class Connection:
                 is_error = failure.status == _INTERNAL_ERROR and num_errors < _MOST_INTERNAL_ERRORS
                 if not (failure.may_pass or is_error or not failure.connected):
                     raise
-                may_be_another |= failure.status is None
+                may_be_another |= failure.status in (None, *_GATEWAYS)
                 waits_s = max(pause_s, failure.pause_s)
                 if now + waits_s - away_since > self.address.retry_s:
-                    raise RunFailure(
+                    raise ServerAwayFailure(
                         f"{failure}; gave up after {now - away_since:.0f} s (retry_s="
                         f"{self.address.retry_s:g}); answers are kept, repeat the command to go on"
                     ) from failure

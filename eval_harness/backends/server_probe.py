@@ -1,10 +1,13 @@
-"""What a server can do, asked before a run: a few requests of one token each."""
+"""What a server can do, asked before a run: a few requests of one token each.
 
-from collections.abc import Sequence
+A server that is busy is waited for: what it refuses at that moment says nothing about it.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eval_harness.backends.base import Continuation, Request, Sampling
-from eval_harness.backends.server_connection import Connection
+from eval_harness.backends.server_connection import Connection, ServerAwayFailure
 from eval_harness.backends.server_messages import Completion
 from eval_harness.backends.server_requests import (
     AnswerForm,
@@ -30,7 +33,7 @@ def find_form(connection: Connection, prompt_ids: Sequence[int]) -> AnswerForm:
         DistillensError: it does not take token ids, or reads them as something else.
     """
     try:
-        completion = connection.ask_once(_body(connection, prompt_ids, AnswerForm.IDS))
+        completion = connection.ask(_body(connection, prompt_ids, AnswerForm.IDS))
     except EndpointFailure as error:
         raise DistillensError(
             f"{error}; expected a server that takes a prompt of token ids and the sampling "
@@ -40,7 +43,7 @@ def find_form(connection: Connection, prompt_ids: Sequence[int]) -> AnswerForm:
     if token_ids_of(completion, AnswerForm.IDS) is not None:
         return AnswerForm.IDS
     try:
-        completion = connection.ask_once(_body(connection, prompt_ids, AnswerForm.LOGPROBS))
+        completion = connection.ask(_body(connection, prompt_ids, AnswerForm.LOGPROBS))
     except EndpointFailure:
         return AnswerForm.TEXT
     if token_ids_of(completion, AnswerForm.LOGPROBS):
@@ -70,7 +73,7 @@ def check_length(connection: Connection, max_length: int, token_id: int) -> None
         # It does not say, so it is shown the longest.
         body = _body(connection, [token_id] * (max_length - 1), AnswerForm.TEXT)
         try:
-            connection.ask_once(body)
+            connection.ask(body)
         except EndpointFailure as error:
             raise DistillensError(f"{error}; {needed}") from None
 
@@ -82,12 +85,15 @@ def find_likelihood_form(connection: Connection, token_ids: Sequence[int]) -> Li
         token_ids: at least two that the model has.
     Raises:
         DistillensError: it does not.
+        ServerAwayFailure: it was away or busy for too long.
     """
     problem = ""
     for form in LikelihoodForm:
         try:
-            ask_log_probs(connection, token_ids, form)
+            ask_log_probs(connection, token_ids, form, ask=connection.ask)
             return form
+        except ServerAwayFailure:
+            raise
         except RunFailure as error:
             problem = problem or str(error)
     raise DistillensError(
@@ -106,15 +112,21 @@ def signature_text(num_ids: int, max_length: int) -> tuple[int, ...]:
 
 
 def ask_log_probs(
-    connection: Connection, token_ids: Sequence[int], form: LikelihoodForm
+    connection: Connection,
+    token_ids: Sequence[int],
+    form: LikelihoodForm,
+    *,
+    ask: Callable[[dict[str, Any]], Completion],
 ) -> tuple[float, ...]:
     """Of each token after the first, in nats.
 
+    Args:
+        ask: the connection's `ask`, or its `ask_once`.
     Raises:
         RunFailure: the server does not give them.
     """
     item = Continuation(tuple(token_ids[:1]), tuple(token_ids[1:]))
-    completion = connection.ask_once(likelihood_body(item, served=connection.served, form=form))
+    completion = ask(likelihood_body(item, served=connection.served, form=form))
     return tuple(read_log_probs(completion, token_ids, form, where=connection.where))
 
 

@@ -265,9 +265,10 @@ def test_other_weights_under_the_same_name_are_noticed(fake, folder, small_bench
             evaluate(folder, "small", limit=limit, **shared)
 
 
-def test_a_server_that_comes_back_with_other_weights_ends_the_run(fake, backend):
+@pytest.mark.parametrize("fault", [reset, status(502)], ids=["away", "behind a gateway"])
+def test_a_server_that_comes_back_with_other_weights_ends_the_run(fake, backend, fault):
     one = backend(num_concurrent=1)
-    fake.faults = {SAMPLE: [None, reset]}
+    fake.faults = {SAMPLE: [None, fault]}
     fake.score = lambda ids: [-3.0] * (len(ids) - 1)
     with pytest.raises(RunFailure, match=r"restarted with other weights .* differ by 1\.5 nats"):
         list(one.generate(REQUESTS, GREEDY))

@@ -221,3 +221,21 @@ def test_an_adapter_and_ngrams_are_not_for_a_server(fake, folder):
         engine.load(max_length=128, no_repeat_ngrams=True)
     with pytest.raises(DistillensError, match=r"no pretrained=\.\.\."):
         choose_engine("server", {"base_url": fake.url})
+
+
+@pytest.mark.parametrize("scores", ["prompt_logprobs", "echo"])
+def test_a_server_that_is_busy_when_it_is_tried_out_is_not_taken_for_one_that_can_less(
+    fake, folder, scores
+):
+    fake.form, fake.scores = "logprobs", scores
+    del fake.entry["max_model_len"]
+    expected = load(fake, folder)
+    fake.faults = {SAMPLE: [status(429), None, status(503), None, status(429)]}
+    fake.faults[SCORE] = [status(429), None, status(429)]
+    found = load(fake, folder)
+    assert found.signature() == expected.signature() is not None
+    assert list(found.generate(REQUESTS, GREEDY)) == list(expected.generate(REQUESTS, GREEDY))
+    fake.faults = {SCORE: [status(503)] * 20}
+    with pytest.raises(RunFailure, match=r"HTTP 503.*gave up after") as away:
+        load(fake, folder, retry_s=0.3)
+    assert away.value.exit_code == 1
