@@ -101,7 +101,12 @@ def judge_pairs(
 def _judged(
     pairs: Mapping[str, Sequence[Pair]], rows: Mapping[Key, Mapping[str, Any]]
 ) -> dict[str, list[Judged]]:
-    verdicts = {key: read_verdict(row["text"], refused=row["refused"]) for key, row in rows.items()}
+    verdicts = {
+        key: read_verdict(
+            row["text"], refused=row["refused"], is_cut=row["finish_reason"] == "length"
+        )
+        for key, row in rows.items()
+    }
     return {task: judged_pairs(found, verdicts) for task, found in pairs.items()}
 
 

@@ -22,6 +22,7 @@ class FakeJudge(FakeServer):
 
     Attributes:
         decide: the judge's text, for (answer A, answer B).
+        finish_reason: of all its texts.
         headers: those of each chat request.
         most_at_once: requests that were being answered together.
         together: with a number, requests wait until so many are there.
@@ -30,6 +31,7 @@ class FakeJudge(FakeServer):
     def __init__(self, decide: Callable[[str, str], str] = longer) -> None:
         super().__init__()
         self.decide = decide
+        self.finish_reason = "stop"
         self.models: Any = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         self.headers: list[dict[str, str]] = []
         self.most_at_once = 0
@@ -52,7 +54,7 @@ class FakeJudge(FakeServer):
         found = _ANSWERS.search(message)
         text = self.decide(*found.groups()) if found else "[[C]]"
         choice = {"index": 0, "message": {"role": "assistant", "content": text}}
-        choice["finish_reason"] = "stop"
+        choice["finish_reason"] = self.finish_reason
         usage = {"prompt_tokens": len(message.split()), "completion_tokens": len(text.split())}
         # A client ignores what it does not know; tests choose rows by it.
         more = {"id": "1", "object": "chat.completion", "usage": usage, "asked": message}

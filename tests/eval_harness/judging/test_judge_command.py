@@ -146,6 +146,13 @@ def test_unreadable_and_refused_verdicts_are_counted_and_not_guessed(arguments, 
     assert len(fake.messages) == 20  # what a judge said is kept, readable or not
 
 
+def test_a_judge_that_is_cut_while_it_thinks_has_not_decided(arguments, fake, capsys):
+    fake.decide = lambda a, b: "perhaps [[A]], or" if "long 3" in a + b else longer(a, b)
+    fake.finish_reason = "length"
+    result = results_of(arguments, capsys)["results"]["small"]
+    assert (result["wins"], result["num_unreadable"]) == (6, 2)
+
+
 def test_no_readable_verdict_at_all_is_no_result(arguments, fake, capsys, tmp_path):
     fake.decide = lambda a, b: "hm"
     line = refused(arguments, capsys, code=1)

@@ -85,6 +85,15 @@ VERDICTS = {
     "[[A or B]]": "unreadable",
     "Not [[A]], but [[B]].": "unreadable",
     "<think>[[A]]</think>": "unreadable",
+    "<think>\nmaybe [[A]], since": "unreadable",
+}
+# Of texts that reached the limit of tokens.
+CUT = {
+    "maybe [[A]], since": "unreadable",
+    "[[A]] is what I would say, if": "unreadable",
+    "Brief.\n**[[B]]**\n\nAnd then": "B",
+    "[[C]]": "C",
+    "[[A]]\n\nor rather [[B]]": "unreadable",
 }
 
 
@@ -92,3 +101,8 @@ VERDICTS = {
 def test_a_verdict_is_read_and_not_guessed(text):
     assert read_verdict(text) == VERDICTS[text]
     assert read_verdict(text, refused=True) == "refused"
+
+
+@pytest.mark.parametrize("text", CUT)
+def test_a_verdict_within_unfinished_thoughts_is_none(text):
+    assert read_verdict(text, is_cut=True) == CUT[text]
