@@ -1,11 +1,11 @@
 """What the command line sends elsewhere: checked before a run, sent when its files are written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.publishing.hub import HubTarget
 from eval_harness.publishing.wandb_logger import WandbLogger
 
@@ -62,11 +62,18 @@ class Publications:
         Raises:
             RunFailure: one of them failed; the results are kept.
         """
-        lines: list[str] = []
-        try:
-            if self.hub is not None:
-                lines.append(self.hub.push(path))
-        finally:  # one that fails does not keep the results from the other
-            if self.wandb is not None:
-                lines.append(self.wandb.log(results, path))
+        hub, wandb = self.hub, self.wandb
+        sent: list[Callable[[], str]] = []
+        if hub is not None:
+            sent.append(lambda: hub.push(path))
+        if wandb is not None:
+            sent.append(lambda: wandb.log(results, path))
+        lines, failures = [], []
+        for send in sent:  # one that fails does not keep the results from the other
+            try:
+                lines.append(send())
+            except RunFailure as error:
+                failures.append(error)
+        if failures:
+            raise RunFailure("; ".join(map(str, [*failures, *lines]))) from failures[0]
         return lines

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.endpoint.hub_access import first_line
 from eval_harness.shared.near import near_names
@@ -28,6 +30,8 @@ MODES = ("online", "offline", "disabled", "shared")
 TEXTS = frozenset({"dir", "entity", "group", "id", "job_type", "mode", "name", "notes", "project"})
 _SWITCHES = frozenset({"allow_val_change", "force"})
 _KNOWN = sorted({*TEXTS, *_SWITCHES, "resume", "step", "tags"})
+# What wandb itself checks when a run begins, under its names for them.
+_CHECKED = {"project": "project", "id": "run_id", "tags": "run_tags", "resume": "resume"}
 _COLUMNS = ("Tasks", "Version", "Filter", "num_fewshot", "Metric", "Value", "Stderr")
 
 
@@ -71,6 +75,7 @@ class WandbLogger:
         if "dir" not in init and not os.environ.get("WANDB_DIR"):
             init["dir"] = str(output_path)
         _check_usable(str(init.get("mode") or os.environ.get("WANDB_MODE") or "online"))
+        _check_values(init)
         return cls(init, dict(config), given.get("step"), secret)
 
     def log(self, results: "Results", path: Path) -> str:
@@ -163,6 +168,23 @@ def _check_usable(mode: str) -> None:
             f"{FLAG}: nobody is logged in to Weights & Biases; run `wandb login`, set "
             "WANDB_API_KEY, or give mode=offline"
         )
+
+
+def _check_values(init: Mapping[str, Any]) -> None:
+    """What wandb would refuse when the work is done."""
+    import wandb
+
+    for key, name in _CHECKED.items():
+        if key not in init:
+            continue
+        try:
+            wandb.Settings(**{name: init[key]})
+        except (wandb.errors.UsageError, ValidationError) as error:
+            is_checked = isinstance(error, ValidationError)
+            reason = error.errors()[0]["msg"] if is_checked else first_line(error)
+            raise DistillensError(
+                f"{FLAG} {key} = {shortened(repr(init[key]))}: wandb refuses it ({reason})"
+            ) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """--wandb_args with wandb itself, offline: its files, and those of lm-eval's own logger."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from wandb_files import logged, records, table
 
 from eval_harness.cli import main
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.publishing.hub import HubTarget
 from eval_harness.publishing.publications import Publications
 from eval_harness.publishing.wandb_logger import WandbLogger
 from eval_harness.results.folder import load_results, write_results
@@ -122,6 +124,10 @@ def test_a_token_of_the_command_line_is_not_sent(written, tmp_path, monkeypatch)
         ({"step": -1}, "step = -1, expected an integer of at least 0"),
         ({"tags": "a"}, r"tags = 'a', expected a list of texts: tags=\[\"a\",\"b\"\]"),
         ({"force": 1}, "force = 1, expected true or false"),
+        ({"mode": "offline", "project": "a/b"}, r"project = 'a/b': wandb refuses it \(Invalid"),
+        ({"mode": "offline", "id": "a?"}, r"id = 'a\?': wandb refuses it \(Run ID cannot"),
+        ({"mode": "offline", "tags": [""]}, r"tags = \[''\]: wandb refuses it \(.*is empty"),
+        ({"mode": "offline", "resume": "now"}, r"resume = 'now': wandb refuses it .*'allow'"),
         ({"project": "a"}, "nobody is logged in.*wandb login.*mode=offline"),
     ],
 )
@@ -150,13 +156,29 @@ def test_one_id_is_not_for_several_systems(tmp_path, capsys):
 
 
 def test_a_failure_keeps_the_results_and_says_how_to_log_them(written, tmp_path):
-    # Names of wandb have at most 128 characters: it finds that out when the run begins.
-    wrong = logger(tmp_path, project="p" * 200)
+    # Names of wandb have at most 128 characters; of this one it hears when the run begins.
+    right = logger(tmp_path)
+    wrong = replace(right, init={**right.init, "project": "p" * 200})
     with pytest.raises(RunFailure, match="the same command logs again without gen") as error:
         wrong.log(load_results(written), written)
     assert str(written) in str(error.value)
     assert "\n" not in str(error.value)
     assert written.is_file()
+
+
+def test_two_failures_are_both_told_and_what_was_sent_too(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    hub = HubTarget(results_repo="lab/results", samples_repo=None)
+    right = logger(tmp_path)
+    wrong = replace(right, init={**right.init, "project": "p" * 200})
+    results = load_results(written)
+    with pytest.raises(
+        RunFailure, match=r"the upload to lab/results.* failed.*; --wandb_args: not"
+    ):
+        Publications(wrong, hub).send(results, written)
+    with pytest.raises(RunFailure, match=r"the upload to lab/.*; logged to Weights & Biases: "):
+        Publications(right, hub).send(results, written)
 
 
 def test_the_command_logs_a_run(small_gpt2, small_benchmark, tmp_path, capsys):
