@@ -117,7 +117,7 @@ def _from_results(
             "files give --references"
         )
     if is_lm_eval(path):
-        found = read_lm_eval(path)
+        found = read_lm_eval(path, needs_scores=metrics is not None)
         return System(
             name=found.model_name,
             source=os.fspath(path),

@@ -114,8 +114,10 @@ def _check(text: str, where: str) -> None:
         ) from error
     for _, field, format_spec, conversion in parsed:
         if field is not None and (field not in _FIELDS or format_spec or conversion):
+            shown = field + (f"!{conversion}" if conversion else "")
+            shown += f":{format_spec}" if format_spec else ""
             raise DistillensError(
-                f"{where}: found the field {{{shortened(field)}}}, expected only "
+                f"{where}: found the field {{{shortened(shown)}}}, expected only "
                 f"{', '.join(f'{{{name}}}' for name in _FIELDS)}; double every literal brace"
             )
     lacking = [name for name in _NEEDED if name not in [field for _, field, _, _ in parsed]]

@@ -60,9 +60,11 @@ def is_lm_eval(path: str | os.PathLike[str]) -> bool:
     return not ours and "lm_eval_version" in newest
 
 
-def read_lm_eval(path: str | os.PathLike[str]) -> LmEvalResults:
+def read_lm_eval(path: str | os.PathLike[str], *, needs_scores: bool = True) -> LmEvalResults:
     """Reads what lm-eval wrote: a results file, a model's folder, or an output path.
 
+    Args:
+        needs_scores: false takes answers alone too, such as those of its --predict_only.
     Raises:
         DistillensError: files of ours among them, samples that were not logged, a task without a
             metric that can be paired by row, or malformed files.
@@ -80,14 +82,16 @@ def read_lm_eval(path: str | os.PathLike[str]) -> LmEvalResults:
         for name in known.configs:
             # Groups have no rows of their own.
             if name in known.results and name.removeprefix(EXPORTED) not in found.tasks:
-                found.tasks[name.removeprefix(EXPORTED)] = _task(name, known, file)
+                found.tasks[name.removeprefix(EXPORTED)] = _task(
+                    name, known, file, needs_scores=needs_scores
+                )
     assert found is not None, "results_files gives at least one"
     if not found.tasks:
         raise DistillensError(f"{os.fspath(path)}: no task in it, expected at least one")
     return found
 
 
-def _task(name: str, known: LmEvalResultsFile, file: Path) -> LmEvalTask:
+def _task(name: str, known: LmEvalResultsFile, file: Path, *, needs_scores: bool) -> LmEvalTask:
     time = file.stem.rpartition("_")[2]
     path = file.parent / f"samples_{name}_{time}.jsonl"
     if not path.exists():
@@ -115,7 +119,7 @@ def _task(name: str, known: LmEvalResultsFile, file: Path) -> LmEvalTask:
             )
     samples = {doc_id: _sample(row, output_type) for doc_id, row in first.items()}
     left_out = _add_scores(samples, filters, known.results[name])
-    if not any(sample.scores for sample in samples.values()):
+    if needs_scores and not any(sample.scores for sample in samples.values()):
         raise DistillensError(
             f"{file}: {shown(name)} has no metric that is a mean over rows, so rows cannot be "
             "paired; name runs of another task"
@@ -134,16 +138,27 @@ def _task(name: str, known: LmEvalResultsFile, file: Path) -> LmEvalTask:
 def _sample(row: LmEvalSampleRow, output_type: str) -> Sample:
     is_text = output_type == "generate_until"
     target = row.target if isinstance(row.target, str) else json.dumps(row.target)
+    answer = _text(row.filtered_resps)
+    if is_text and row.filter != "none":
+        # Such filters take a number or a letter out of the answer, which is the model's text.
+        answer = _first(row.resps)
     return Sample(
         doc_id=row.doc_id,
         doc=row.doc,
         target=row.targets or [target],
         arguments=row.arguments,
         resps=[_text(row.resps)],
-        filtered_resps=[_text(row.filtered_resps)],
+        filtered_resps=[answer],
         seeds=[0],
         extra={} if is_text else {"output_type": output_type},
     )
+
+
+def _first(value: Any) -> str:
+    """Of a document's answers."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return _text(value)
 
 
 def _text(value: Any) -> str:

@@ -244,6 +244,21 @@ def test_runs_of_lm_eval_are_judged_by_their_prompts(fake, capsys, tmp_path):
     assert found["fingerprints"]["arc"]["a"] is None
 
 
+def test_runs_of_lm_eval_are_judged_by_their_answers_and_not_by_what_filters_took_out(
+    fake, capsys, tmp_path
+):
+    folders = []
+    for name, size in (("a", 3), ("b", 1)):
+        # As lm-eval's --predict_only, which has no scores, writes two filters of a task.
+        rows = [lm_eval_sample(n, "x", f) for f in ("strict", "flexible") for n in range(4)]
+        for row in rows:
+            row |= {"resps": [["y" * size]], "filtered_resps": ["[invalid]"]}
+        folders.append(str(save_lm_eval(tmp_path / name, rows)))
+    more = [f"--base_url={fake.url}/v1", f"--judge_model={MODEL}"]
+    found = results_of(["judge", *folders, *more, f"-o={tmp_path / 'judged'}"], capsys)
+    assert (found["results"]["arc"]["wins"], found["results"]["arc"]["num_same"]) == (4, 0)
+
+
 def test_a_row_without_a_reference_cannot_be_judged_by_one(arguments, fake, capsys, systems):
     for folder in systems:
         samples = only(folder, "samples_*.jsonl")

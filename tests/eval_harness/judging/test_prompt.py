@@ -39,8 +39,8 @@ WRONG = {
     "{question} {answer_a} {answer_b} [[A]] [[B]]": "does not name the verdict [[C]]",
     "{question} {answer_a} {answer_b} {answer_c}": "found the field {answer_c}",
     "{question.__class__} {answer_a} {answer_b}": "found the field {question.__class__}",
-    "{question!r} {answer_a} {answer_b}": "found the field {question}",
-    "{question:>99} {answer_a} {answer_b}": "found the field {question}",
+    "{question!r} {answer_a} {answer_b}": "found the field {question!r}",
+    "{question:>99} {answer_a} {answer_b}": "found the field {question:",
     "{question} {answer_a} {answer_b} {": "not a format string",
     "{} {question} {answer_a} {answer_b}": "found the field {}",
 }
