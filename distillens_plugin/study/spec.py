@@ -157,7 +157,7 @@ class Evaluation(Strict):
     template: str | None = Field(
         default=None, description="of the prompts; that of datasets.train if not given"
     )
-    data: dict[str, PathName] = Field(default_factory=dict, description="task: path of its rows")
+    data: dict[str, PathName] = Field(default_factory=dict, description="task: file or folder")
     gen_kwargs: dict[str, Any] = Field(default_factory=dict, description="max_new_tokens and so on")
     max_prompt_tokens: Count | None = Field(default=None, description="longest prompt, in tokens")
     # Not a server, which has one model, while each run has its own.
