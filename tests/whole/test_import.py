@@ -8,7 +8,10 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 COMMANDS = ("run", "recipes", "plan", "hooks", "generate", "tune-lens", "lens-report", "study")
-HARNESS_COMMANDS = ("run", "score", "compare", "judge", "report", "ls", "validate", "export-lm-eval")
+HARNESS_COMMANDS = (
+    *("run", "score", "compare", "judge"),
+    *("report", "ls", "validate", "export-lm-eval"),
+)
 HEAVY = ("torch", "transformers", "torchdistill", "pydantic", "numpy", "yaml", "datasets")
 
 
