@@ -126,7 +126,7 @@ def export_tasks(
                 f"{benchmark.task}: lm-eval does not know the template {template!r}, which was "
                 "registered in this process; give its format string instead"
             )
-        if benchmark.references != "all" or checked_fields(benchmark.metrics):
+        if not can_be_exported(benchmark):
             raise DistillensError(
                 f"{benchmark.task}: a task of lm-eval compares every row with a reference, which "
                 "this one does not; evaluate it with eval-harness run"
@@ -151,6 +151,11 @@ def export_tasks(
         write_text(file, _yaml(benchmark, names[benchmark.task], protocol))
         written.append(file)
     return written
+
+
+def can_be_exported(benchmark: Benchmark) -> bool:
+    """Whether all its rows are compared with references, as a task of lm-eval compares them."""
+    return benchmark.references == "all" and not checked_fields(benchmark.metrics)
 
 
 def lm_eval_command(

@@ -17,7 +17,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "standard output and the lm_eval command that runs them on standard error.",
     )
     parser.add_argument("folder", metavar="DIR", help="made if missing; must hold no other tasks")
-    parser.add_argument("--tasks", "-t", metavar="NAME,...", help="default: all")
+    parser.add_argument(
+        "--tasks",
+        "-t",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="separated by spaces or commas; default: all that compare rows with references",
+    )
     parser.add_argument(
         "--data", action="append", default=[], metavar="TASK=PATH", help="local rows of a task"
     )
@@ -42,15 +49,21 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from eval_harness.benchmarks import find_benchmarks, select_benchmarks
-    from eval_harness.benchmarks.lm_eval_export import export_tasks, lm_eval_command
+    from eval_harness.benchmarks.lm_eval_export import (
+        can_be_exported,
+        export_tasks,
+        lm_eval_command,
+    )
     from eval_harness.protocols.protocol import make_protocol
     from eval_harness.scoring.metrics import metrics_with
     from eval_harness.shared.text.template_table import check_template
 
     known = find_benchmarks(args.include_path)
+    exportable = [name for name, benchmark in known.items() if can_be_exported(benchmark)]
+    tasks = ",".join(args.tasks or exportable)
     benchmarks = [
         replace(benchmark, metrics=metrics_with(benchmark.metrics, args.rouge_tokenizer))
-        for benchmark in select_benchmarks(args.tasks or ",".join(known), known, args.data)
+        for benchmark in select_benchmarks(tasks, known, args.data)
     ]
     if args.template is not None:
         check_template(args.template)

@@ -10,6 +10,7 @@ from lm_eval_run import compare_samples
 
 from eval_harness.benchmarks import find_benchmarks, load_rows, select_benchmarks
 from eval_harness.benchmarks.lm_eval_export import export_tasks
+from eval_harness.cli import main
 from eval_harness.protocols.protocol import PROTOCOLS
 from eval_harness.scoring.score import score_rows
 from eval_harness.shared.text.answers import final_answer_score
@@ -119,6 +120,18 @@ def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
         assert scores == {"rougeL": 100.0, "exact_match": 100.0}
         # An empty reference beside another is none.
         assert functions.results_mine(doc, [""])["exact_match"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "exported"),
+    [
+        ([], {"alpaca_eval", "dolly", "gsm8k", "self_inst", "sinst", "uinst", "vicuna"}),
+        (["--tasks", "gsm8k", "dolly,vicuna"], {"gsm8k", "dolly", "vicuna"}),
+    ],
+)
+def test_all_that_have_references_are_exported_or_those_that_are_named(tmp_path, flags, exported):
+    assert main(["export-lm-eval", str(tmp_path), "--template", "question", *flags]) == 0
+    assert {file.stem for file in tmp_path.glob("*.yaml")} == {f"distillens_{n}" for n in exported}
 
 
 @pytest.mark.parametrize(
