@@ -151,12 +151,12 @@ def as_requests(row: dict) -> list[dict]:
     return [value for key, value in row["arguments"].items() if key.startswith("gen_args_")]
 
 
-def test_the_wandb_logger_logs_a_run_offline(runs, tmp_path, monkeypatch):
+def test_the_wandb_logger_logs_a_run_offline(runs, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     from lm_eval.loggers.wandb_logger import WandbLogger
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = WandbLogger({"project": "test", "dir": str(tmp_path)})
+    # Not by WANDB_MODE, which wandb reads once in a process.
+    logger = WandbLogger({"project": "test", "dir": str(tmp_path), "mode": "offline"})
     logger.post_init(results_of(runs / "ours"))
     logger.log_eval_result()
     logger.run.finish()
