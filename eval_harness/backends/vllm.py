@@ -127,8 +127,8 @@ class VllmBackend(Backend):
         """Of each engine, [T - 1]."""
         try:
             outputs = self._client.ask_each(list(probe.token_ids), _scoring_params())
-        except (RuntimeError, ValueError) as error:
-            raise RunFailure(f"vLLM failed while it was checked: {error}") from error
+        except _engine_errors() as error:
+            raise RunFailure(f"vLLM failed while it was checked: {_reason(error)}") from error
         return [_log_probabilities(output, probe.token_ids[1:], first=1) for output in outputs]
 
     @classmethod
@@ -219,8 +219,8 @@ class VllmBackend(Backend):
     def _run(self, prompts: list[list[int]], params: list[Any]) -> Iterator[tuple[int, Any]]:
         try:
             yield from self._client.run(prompts, params, self._lora_request)
-        except (RuntimeError, ValueError) as error:
-            raise RunFailure(f"vLLM failed while generating: {error}") from error
+        except _engine_errors() as error:
+            raise RunFailure(f"vLLM failed while generating: {_reason(error)}") from error
 
     def close(self) -> None:
         self._client.close()
@@ -251,6 +251,20 @@ def _lora_request(facts: ModelFiles, number: int) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(f"adapter {number}", number, str(facts.adapter))
+
+
+def _engine_errors() -> tuple[type[Exception], ...]:
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    return RuntimeError, ValueError, EngineDeadError, EngineGenerateError
+
+
+def _reason(error: Exception) -> str:
+    if "NaNs detected in logits" in str(error):
+        return "the model's logits are NaN; try another dtype (float16 overflows in many models)"
+    if type(error).__name__ == "EngineDeadError":
+        return "its engine has ended; the reason is printed above (logits that are NaN are one)"
+    return str(error)
 
 
 def _explain(facts: ModelFiles, error: Exception) -> str:

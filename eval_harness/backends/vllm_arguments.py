@@ -35,6 +35,8 @@ def check_usable() -> None:
         raise DistillensError(f"--model vllm: vLLM is not installed; {INSTALL}, or use --model hf")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Else a model whose logits are NaN gets empty answers, and a table of scores.
+    os.environ.setdefault("VLLM_RAISE_ON_LOGIT_NANS", "1")
     try:
         from vllm.platforms import current_platform
 

@@ -1,6 +1,7 @@
 """Many systems in one vLLM engine: the answers of an engine of their own, or a refusal."""
 
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -169,3 +170,31 @@ def test_systems_share_engines_and_get_the_results_of_calls_of_their_own(
         results, _ = run_evaluation(own)
         assert together[place] == found(results)
     assert len({str(rows) for rows, _, _ in together.values()}) == len(models)
+
+
+def test_a_model_whose_logits_are_nan_fails_alone_and_gets_no_scores(
+    students, small_benchmark, tmp_path, engine_arguments
+):
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(students[1], tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    outcomes = list(
+        run_systems(
+            [
+                replace(
+                    settings(
+                        small_benchmark, tmp_path / "out", engine_arguments, pretrained=str(model)
+                    ),
+                    loglikelihood=False,
+                )
+                for model in (students[0], broken, students[2])
+            ]
+        )
+    )
+    assert [outcome.results is None for outcome in outcomes] == [False, True, False]
+    assert "logits are NaN; try another dtype" in outcomes[1].failure
+    (stored,) = (tmp_path / "out").glob("*broken/answers_*.jsonl")
+    assert len(stored.read_text("utf-8").splitlines()) == 1  # its head
