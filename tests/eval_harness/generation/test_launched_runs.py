@@ -122,7 +122,7 @@ def test_from_one_process_to_two_of_which_one_is_killed_and_back(
         for line in file.read_bytes().splitlines(keepends=True)[1:]
         if line.endswith(b"\n")
     }
-    assert len(kept) > 14
+    assert len(kept) >= 14  # the 10, and the 4 of rank 1 that were waited for
     # One ends it: with all that was stored, and the rest as if nothing had happened.
     capfd.readouterr()
     results = alone(small_llama, small_benchmark, out, sampling)
