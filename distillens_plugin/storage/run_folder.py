@@ -13,11 +13,13 @@ from eval_harness.shared.files.exchange import recover, remove
 from eval_harness.shared.files.lock import LOCK_NAME
 
 # What a run writes; `--overwrite` removes these and nothing else.
-RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED = (
+RECIPE, FINGERPRINT, METRICS, SUMMARY = (
     "recipe.yaml",
     "fingerprint.json",
     "metrics.jsonl",
     "summary.json",
+)
+BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED = (
     "best",
     "last",
     "state",
@@ -25,7 +27,12 @@ RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS
     "trackers",
     "pushed.json",
 )
-OWN = (RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED)
+# Layer pairs that were measured, what the lens read as the run went on, answers, and the pages.
+PAIRS, LENS, ANSWERS, REPORT = "layer_pairs.json", "lens.jsonl", "answers.jsonl", "report"
+OWN = (
+    *(RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED),
+    *(PAIRS, LENS, ANSWERS, REPORT),
+)
 _REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
 # Present while an earlier run is removed: what lies beside it belongs to no run.
 _CLEARING = ".clearing"

@@ -1,0 +1,1 @@
+"""What the lens reads from the layers of one model or two, as arrays."""

@@ -1,0 +1,1 @@
+"""Pages and figures about models and runs: lens maps, reports of training."""
