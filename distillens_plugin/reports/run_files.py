@@ -42,9 +42,9 @@ class LayerReadings(Strict):
 
     layers: list[Count] = Field(min_length=1)
     entropy: list[Number]
-    kl_from_final: list[Number] = []
-    true_rank: list[Number] = []
-    top1: list[Share] = []
+    kl_from_final: list[Number] = Field(default_factory=list)
+    true_rank: list[Number] = Field(default_factory=list)
+    top1: list[Share] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_for_each_layer(self) -> "LayerReadings":
@@ -115,7 +115,7 @@ class SummaryFile(Strict):
     stopped_early: str | None = None
     report_seconds: Number | None = None
     report_share: Number | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class PairsFile(Strict):

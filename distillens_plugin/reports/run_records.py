@@ -78,7 +78,7 @@ class Run:
 
     @property
     def chosen_weights(self) -> dict[str, float]:
-        """Weights that the run chose by itself (`weight: auto`), by term; the last value of each."""
+        """Weights that the run chose (`weight: auto`), by term; the last value of each."""
         found: dict[str, float] = {}
         for record in self.training:
             for name, value in record.items():
@@ -160,6 +160,6 @@ def _check_is_run(folder: Path) -> None:
 def _recipe(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    return read_mapping(
-        str(path), what="run's recipe", keys="models, train", loader=RecipeLoader
-    )[0]
+    return read_mapping(str(path), what="run's recipe", keys="models, train", loader=RecipeLoader)[
+        0
+    ]
