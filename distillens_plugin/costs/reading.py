@@ -9,7 +9,7 @@ from distillens_plugin.costs.lengths import Lengths
 from distillens_plugin.costs.precision import Device, precision
 from distillens_plugin.costs.run import Cost, Run, adapter_parameters
 from distillens_plugin.costs.walk import WalkRows
-from distillens_plugin.lens.layers import resolve_pairs
+from distillens_plugin.lens.layers import check_measurable, resolve_pairs
 from distillens_plugin.recipe.schema.models import Lora
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
@@ -80,12 +80,13 @@ def _walk_rows(
     lens_names = {name for name, _ in recipe.lens_terms()}
     num_lens, streams = 0, set()
     for name, paired in recipe.layer_terms():
-        pairs = resolve_pairs(
-            paired.layers.model_dump(exclude_none=True),
-            student.num_layers,
-            depth,
-            where=recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers"),
-        )
+        layers = paired.layers.model_dump(exclude_none=True)
+        where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
+        if paired.layers.to_be_measured:
+            check_measurable(paired.layers.num_pairs, student.num_layers, depth, where)
+            # As many of each model, wherever they are: they cost the same.
+            layers = {"auto": paired.layers.num_pairs}
+        pairs = resolve_pairs(layers, student.num_layers, depth, where=where)
         streams |= {layer for _, layer in pairs}
         num_lens += len(pairs) if name in lens_names else 0
     final = int(labels or compared)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from distillens_plugin.costs.plan import Choice, Plan
 from distillens_plugin.costs.run import Cost
+from distillens_plugin.recipe.schema.layers import unmeasured
 
 _GB = 1e9
 _COLUMNS = ("weights", "gradients", "optimiser", "activations", "logits", "teacher", "peak")
@@ -114,6 +115,12 @@ def _notes(plan: Plan) -> list[str]:
     if plan.run.adapters is not None and plan.run.adapters.elsewhere:
         names = ", ".join(plan.run.adapters.elsewhere)
         lines.append(f"LoRA on {names}, outside the blocks: not counted either.")
+    measured = unmeasured(plan.recipe.layer_terms())
+    if measured:
+        lines.append(
+            f"layers of {', '.join(measured)}: measured before training, which takes both models "
+            "whole and some seconds; counted here as so many layers, wherever they are."
+        )
     if plan.cache is not None:
         lines += _teacher_notes(plan)
     lines.append(_time(plan))

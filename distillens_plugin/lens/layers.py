@@ -12,6 +12,9 @@ from eval_harness.errors import DistillensError
 
 Layer = int | str
 
+# What a choice of K pairs may say; only `auto` must be there.
+_CHOICE = {"auto", "by", "rows", "measured"}
+
 
 def resolve_pairs(
     layers: Mapping[str, Any], student_layers: int, teacher_layers: int, where: str = "layers"
@@ -20,20 +23,33 @@ def resolve_pairs(
 
     Args:
         layers: `{"student": [...], "teacher": [...]}`, lists of equal length of layer numbers or
-            module paths; or `{"auto": K}` for K pairs at equal relative depth (`auto_layers`).
+            module paths; or `{"auto": K}` for K pairs at equal relative depth (`auto_layers`); or
+            `{"auto": K, "by": "divergence", "measured": {"student": [...], "teacher": [...]}}`.
         student_layers, teacher_layers: numbers of blocks.
         where: what error lines start with, such as `recipes/gpt2.yaml: criterion.lens.layers`.
     Raises:
         DistillensError: lists of different length, an entry out of range or of another type, a pair
-            given twice, more automatic pairs than there are layers.
+            given twice, more automatic pairs than there are layers, or pairs by divergence that
+            nobody has measured.
     """
-    if not isinstance(layers, Mapping) or set(layers) not in ({"auto"}, {"student", "teacher"}):
+    chooses = isinstance(layers, Mapping) and "auto" in layers and set(layers) <= _CHOICE
+    if not chooses and (not isinstance(layers, Mapping) or set(layers) != {"student", "teacher"}):
         found = sorted(layers) if isinstance(layers, Mapping) else repr(layers)
         raise DistillensError(
             f"{where}: found {found}, expected either auto: K, or the two lists student and teacher"
         )
-    if "auto" in layers:
-        return _automatic(layers["auto"], student_layers, teacher_layers, where)
+    if chooses:
+        if layers.get("by") not in (None, "depth", "divergence"):
+            raise DistillensError(f"{where}.by = {layers['by']!r}, expected depth or divergence")
+        if layers.get("by") != "divergence":
+            return _automatic(layers["auto"], student_layers, teacher_layers, where)
+        if layers.get("measured") is None:
+            raise DistillensError(
+                f"{where}: pairs by divergence are measured on rows, and there are none here; give "
+                "what distillens_plugin.choose_layers(student, teacher, batches, "
+                f"{layers['auto']!r}) returns as layers"
+            )
+        layers, where = layers["measured"], f"{where}.measured"
     student = _checked(layers["student"], student_layers, "student", where)
     teacher = _checked(layers["teacher"], teacher_layers, "teacher", where)
     if len(student) != len(teacher):
@@ -60,6 +76,26 @@ def auto_layers(num_pairs: int, num_layers: int) -> list[int]:
         (2 * k * num_layers + num_pairs + 1) // (2 * (num_pairs + 1))
         for k in range(1, num_pairs + 1)
     ]
+
+
+def check_measurable(
+    num_pairs: int, student_layers: int, teacher_layers: int, where: str = "layers"
+) -> None:
+    """Refuses more pairs by divergence than the smaller model has layers for.
+
+    They are taken from 1 to L - 1 of L blocks, as the paper's rule does: layer 0 has seen no other
+    token, and the last layer is what the final logits are made of.
+
+    Raises:
+        DistillensError: see above.
+    """
+    for side, num_layers in (("student", student_layers), ("teacher", teacher_layers)):
+        if num_pairs > num_layers - 1:
+            raise DistillensError(
+                f"{where}.auto = {num_pairs} by divergence, but the {side} has {num_layers} "
+                f"blocks: expected at most {num_layers - 1} pairs, from its layers 1 to "
+                f"{num_layers - 1}"
+            )
 
 
 def pair_shares(weights: Sequence[float] | None, num_pairs: int, where: str) -> list[float]:

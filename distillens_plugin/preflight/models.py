@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from distillens_plugin.lens.config_facts import PEFT_PREFIX, ModelFacts, facts_from_config
 from distillens_plugin.lens.known_configs import known_facts
-from distillens_plugin.lens.layers import Layer, resolve_pairs
+from distillens_plugin.lens.layers import Layer, check_measurable, resolve_pairs
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.models.tokenizers import check_vocabularies as compare_vocabularies
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.preflight.adapters import check_adapter_folder
 from distillens_plugin.preflight.text import check_text
+from distillens_plugin.recipe.schema.layers import LayerPairs
 from distillens_plugin.recipe.schema.models import ModelSpec, StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import LensKwargs
@@ -170,6 +171,9 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         if not depths or (missing and paired.layers.auto is not None):
             lines.append(f"skipped the layers of {name} because {missing} config is not known")
             continue
+        if paired.layers.to_be_measured:
+            lines.append(_to_be_measured(name, paired.layers, depths, recipe.where(key)))
+            continue
         pairs = resolve_pairs(
             paired.layers.model_dump(exclude_none=True),
             depths.get("student", sys.maxsize),
@@ -188,6 +192,16 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
             path = paired.teacher_translators
             lines.append(_check_translators(recipe, path, layers, facts, where))
     return lines
+
+
+def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where: str) -> str:
+    """The line on pairs that are chosen by divergence; refuses more than there can be."""
+    student, teacher = depths["student"], depths["teacher"]
+    check_measurable(layers.num_pairs, student, teacher, where)
+    return (
+        f"ok the layers of {name}: {layers.num_pairs} pairs by divergence, measured before "
+        f"training on {layers.num_rows} rows, of layers 1-{student - 1} and 1-{teacher - 1}"
+    )
 
 
 def _check_translators(

@@ -20,6 +20,7 @@ from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.sharding import fitting_line
 from distillens_plugin.recipe.full_form import full_form, to_yaml
 from distillens_plugin.recipe.schema.data import DatasetSpec
+from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage.hub_upload import check_upload
 from distillens_plugin.storage.run_folder import check_free
@@ -96,6 +97,8 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
         print(
             "# scheduler.kwargs: the number of steps follows from the data; the runner fills it in"
         )
+    for name in unmeasured(recipe.layer_terms()):
+        print(f"# {name}: its layers are measured before training; the runner adds their hooks")
     if form["train"]["num_epochs"] is None:
         print("# train.num_epochs follows from num_steps and the data; the runner fills it in")
     if recipe.datasets.train.streaming:

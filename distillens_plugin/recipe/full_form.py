@@ -101,17 +101,15 @@ def _num_epochs(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
 def _hooks(
     recipe: Recipe, student: BlockFacts, teacher: BlockFacts | None
 ) -> dict[str, dict[str, list[str]]]:
-    """Module paths per model, from the layers of all terms that compare some."""
+    """Module paths per model, from all layers that are known; a run has measured the others."""
     layers: dict[str, list[Layer]] = {"student": [], "teacher": []}
     for name, paired in recipe.layer_terms():
         assert teacher is not None  # the schema: such a term compares with a teacher
+        if paired.layers.to_be_measured:
+            continue
         where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
-        pairs = resolve_pairs(
-            paired.layers.model_dump(exclude_none=True),
-            student.num_layers,
-            teacher.num_layers,
-            where=where,
-        )
+        given = paired.layers.model_dump(exclude_none=True)
+        pairs = resolve_pairs(given, student.num_layers, teacher.num_layers, where=where)
         layers["student"] += [pair[0] for pair in pairs]
         layers["teacher"] += [pair[1] for pair in pairs]
     return {

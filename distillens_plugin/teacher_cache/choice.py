@@ -10,6 +10,7 @@ from distillens_plugin.experiment.data import load_data
 from distillens_plugin.models.pretrained import checked_folder
 from distillens_plugin.models.states_only import not_reducible
 from distillens_plugin.recipe.loading import as_typed
+from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.teacher_cache.fingerprint import (
     TRAINING,
@@ -143,6 +144,11 @@ def _needs_body(recipe: Recipe) -> str | None:
         return (
             "the student is cut from the teacher's blocks; set init.teacher, which is loaded, cut "
             "and forgotten, or teacher_cache.teacher: whole"
+        )
+    if measured := unmeasured(recipe.layer_terms()):
+        return (
+            f"the layers of {measured[0]} are to be measured on the whole teacher; give them as "
+            "layers.measured, which a run writes into its recipe.yaml and --dry-run prints"
         )
     given = recipe.train.teacher
     hooks = given.forward_hook if given is not None else None

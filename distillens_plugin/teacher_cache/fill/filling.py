@@ -9,6 +9,8 @@ from typing import Any
 
 from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.experiment.data import load_data
+from distillens_plugin.recipe.loading import as_typed
+from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.teacher_cache.choice import holds_other_states, missing_rows
 from distillens_plugin.teacher_cache.fill.engines import Order, make_engine
@@ -70,6 +72,12 @@ def fill_cache(recipe: Recipe, settings: FillSettings) -> str:
             stored before is intact.
     """
     started_at = time.perf_counter()
+    if measured := unmeasured(recipe.layer_terms()):
+        raise DistillensError(
+            f"{recipe.path}: the layers of {measured[0]} are chosen by divergence and not yet "
+            "measured, so it is unknown which states to keep; measure them with distillens run "
+            f"{as_typed(recipe)} --dry-run, and give what it prints with --set here and in the run"
+        )
     _, examples, _ = load_data(recipe)
     assert isinstance(examples, InstructionDataset)  # the schema refuses a stream beside a cache
     facts = facts_of(recipe)
