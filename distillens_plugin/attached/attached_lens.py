@@ -36,9 +36,9 @@ class AttachedLens:
     Args:
         student, teacher: causal LMs; the teacher is put into eval mode, and may be None where no
             term reads it. They must be two objects.
-        layers, norm, divergence, beta, temperature, scale_by_temperature_squared, pair_weights,
-            detach_unembedding, teacher_translators, chunk_rows, divergence_options: as for
-            `DistillLensLoss`. With `layers` None there is no lens term.
+        layers: as for `DistillLensLoss`, and so are norm, divergence, beta, temperature,
+            scale_by_temperature_squared, pair_weights, detach_unembedding, teacher_translators,
+            chunk_rows and divergence_options. With None there is no lens term.
         lens_weight: factor of the lens term.
         kd: a divergence of the final distributions, by its name or as `LogitsKD`'s parameters.
         kd_weight: its factor.

@@ -12,7 +12,7 @@ def scored_by(samples: Sequence[Sample], metric: str) -> list[Sample]:
 
 
 def row_scores(samples: Sequence[Sample], metric: str) -> list[list[float]]:
-    """[N][S] scores of the samples, so that their mean is the task's score.
+    """[N, S] scores of the samples, so that their mean is the task's score.
 
     Rows of several items (IFEval's instructions) weigh as many times, since the task's score is a
     mean over items. Their scores become those of the linearised ratio, R + (w / mean w) (x - R)

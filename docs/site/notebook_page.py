@@ -1,0 +1,60 @@
+"""A Jupyter notebook as a page of the site: its text, its code and what that put out."""
+
+import json
+import re
+from pathlib import Path
+from typing import TypedDict
+
+
+class Output(TypedDict, total=False):
+    """What a cell put out: a stream's `text`, or `data` by kind."""
+
+    output_type: str
+    text: str | list[str]
+    data: dict[str, str | list[str]]
+
+
+def notebook_page(path: Path) -> str:
+    """The Markdown of a notebook's page. Pictures become data URIs, output stays plain text.
+
+    HTML and scripts in outputs are left out: a page of the site shows what the notebook drew, and
+    runs nothing of it.
+    """
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        source = _joined(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif cell["cell_type"] == "code":
+            parts.append(_fenced(source, "python"))
+            parts += [shown for output in cell["outputs"] if (shown := _output(output))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: Output) -> str | None:
+    if output["output_type"] == "stream":
+        return _fenced(_joined(output["text"]), "text")
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture = "".join(_joined(data["image/png"]).split())
+        return f"![{_alt(data)}](data:image/png;base64,{picture})"
+    if "text/markdown" in data:
+        return _joined(data["text/markdown"])
+    if "text/plain" in data:
+        return _fenced(_joined(data["text/plain"]), "text")
+    return None
+
+
+def _alt(data: dict[str, str | list[str]]) -> str:
+    """What a picture's text form says, as the text that stands for it."""
+    return re.sub(r"[\[\]\n]", " ", _joined(data.get("text/plain", "A figure"))).strip()
+
+
+def _fenced(text: str, kind: str) -> str:
+    fence = "`" * (3 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{kind}\n{text.rstrip()}\n{fence}"
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)
