@@ -21,7 +21,12 @@ from distillens_plugin.recipe.schema.by_steps import check_by_steps
 from distillens_plugin.recipe.schema.data import DataSets
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.models import Models
-from distillens_plugin.recipe.schema.reporting import check_upload_keys, check_validation_terms
+from distillens_plugin.recipe.schema.reporting import (
+    Report,
+    Samples,
+    check_upload_keys,
+    check_validation_terms,
+)
 from distillens_plugin.recipe.schema.sharding import Sharding, check_sharding
 from distillens_plugin.recipe.schema.streaming import check_streaming
 from distillens_plugin.recipe.schema.terms import LensKwargs
@@ -43,15 +48,6 @@ def dependency_entries(value: Any) -> Any:
     if not isinstance(entries, list):
         return entries
     return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-
-
-class Samples(Strict):
-    """Answers generated at the end of a run, beside their references."""
-
-    num_rows: NonNegativeInt = Field(
-        default=3, description="number of validation rows to answer and show"
-    )
-    max_new_tokens: Count = Field(default=128, description="longest answer, in tokens")
 
 
 class TeacherCache(Strict):
@@ -112,6 +108,10 @@ class Recipe(Strict):
         "by vocabulary and device",
     )
     samples: Samples = Field(default_factory=Samples, description="sample answers of the student")
+    report: Report = Field(
+        default_factory=Report,
+        description="what the run measures of itself, for `distillens report`; false: nothing",
+    )
     threads: Few | None = Field(default=None, description="CPU threads; null keeps torch's choice")
     teacher_cache: TeacherCache | None = Field(
         default=None, description="keep the teacher's states on disk"
