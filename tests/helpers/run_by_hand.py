@@ -39,7 +39,7 @@ def run_by_hand(
     answers: Sequence[str] = ("#### 1", "#### 7, I think", "#### 8"),
     **changes: Any,
 ) -> Path:
-    """A run of 60 steps with three validations; what the lens reads goes from vague to the teacher's.
+    """A run of 60 steps with three validations, whose lens readings approach the teacher's.
 
     Args:
         answers: one for each of the steps 0, 20, 40, ... at which answers were kept.

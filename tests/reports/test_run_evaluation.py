@@ -1,0 +1,84 @@
+"""Evaluations of a run's models are found by the models' files, not by what folders are called."""
+
+import json
+import shutil
+
+import pytest
+from run_by_hand import run_by_hand
+from tiny_run import save_tiny_model
+
+from distillens_plugin.reports.run_evaluation import find_evaluations
+from distillens_plugin.reports.run_records import read_run
+from eval_harness import evaluate
+from eval_harness.errors import DistillensError
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run whose best model was evaluated elsewhere on two rows; and the results' folder."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    run = run_by_hand(folder / "run")
+    save_tiny_model(run / "best", layers=1)
+    rows = [{"instruction": f"What is {n} + {n}?", "output": str(2 * n)} for n in (1, 2)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sums.yaml").write_text("task: sums\ndescription: Sums\npath: sums.jsonl\n")
+    evaluate(
+        str(run / "best"),
+        str(folder / "sums.yaml"),
+        output_path=folder / "out",
+        protocol="greedy",
+        gen_kwargs={"max_new_tokens": 4},
+        max_prompt_tokens=64,
+    )
+    return run, folder / "out"
+
+
+def test_named_results_are_of_the_best_model(evaluated):
+    run, out = evaluated
+    (found,), notes = find_evaluations([read_run(run)], [out])
+    assert (found.run, found.model, found.changed) == ("run", "best", False)
+    assert (found.task, found.protocol, found.num_rows) == ("sums", "greedy", 2)
+    value, error = found.scores["rougeL"]
+    assert 0 <= value <= 100
+    assert error is not None
+    assert notes == []
+
+
+def test_results_beside_a_run_are_found_alone(evaluated, tmp_path):
+    run, out = evaluated
+    # A study keeps an evaluation beside the folder that it trained in.
+    shutil.copytree(run, tmp_path / "train")
+    shutil.copytree(out, tmp_path / "evaluation")
+    (found,), _ = find_evaluations([read_run(tmp_path / "train")])
+    assert (found.model, found.changed) == ("best", False)
+    assert tmp_path / "evaluation" in found.source.resolve().parents
+
+
+def test_results_of_files_that_have_changed_say_so(evaluated):
+    run, out = evaluated
+    config = run / "best" / "config.json"
+    before = config.read_text()
+    config.write_text(before + "\n")
+    try:
+        (found,), _ = find_evaluations([read_run(run)], [out])
+        assert found.changed
+    finally:
+        config.write_text(before)
+
+
+def test_results_of_another_model_are_refused(evaluated, tmp_path):
+    _, out = evaluated
+    other = run_by_hand(tmp_path / "other")
+    with pytest.raises(DistillensError, match="no results of these runs' models .no saved model"):
+        find_evaluations([read_run(other)], [out])
+    with pytest.raises(DistillensError, match=r"holds no results_\*\.json"):
+        find_evaluations([read_run(other)], [tmp_path])
+
+
+def test_a_foreign_file_beside_a_run_is_a_note(evaluated, tmp_path):
+    other = run_by_hand(tmp_path / "other")
+    (other / "evaluation").mkdir()
+    (other / "evaluation" / "results_1.json").write_text("{}")
+    found, (note,) = find_evaluations([read_run(other)])
+    assert found == []
+    assert "results_1.json" in note
