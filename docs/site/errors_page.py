@@ -20,9 +20,9 @@ What does this message mean, and what do I do?
 
 Made from the code by `python docs/site/errors_page.py`; do not edit by hand.
 
-A mistake in what you give is reported in one line, before anything expensive starts: where it is, what was found,
-what was expected, what to do. `--debug` adds the traceback. From Python the same line is the text of a
-`DistillensError`.
+A mistake in what you give is reported in one line, before anything expensive starts: where it is,
+what was found, what was expected, what to do. `--debug` adds the traceback. From Python the same
+line is the text of a `DistillensError`.
 
 ## Exit codes
 
@@ -31,17 +31,18 @@ All commands of both packages have the same ones:
 | code | meaning | what to do |
 | --- | --- | --- |
 | 0 | done | |
-| 1 | something failed while running: a `RunFailure`, or an error that nobody expected | read the line; `--resume` continues most runs; `--debug` for a report |
-| 2 | bad input, a `DistillensError`: nothing was started | correct what the line names |
+| 1 | something failed while running, or an error that nobody expected | read the line, `--resume` |
+| 2 | bad input: nothing was started | correct what the line names |
 | 128 + n | ended by signal n: 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM | `--resume` |
-| 141 | nobody reads the output any more, as in `... \\| head -1` | |
+| 141 | nobody reads the output any more, such as `head -1` | |
 """
 _CLASSES = """\
 
 ## Every error class
 
-To catch from your own code, import `DistillensError` or `RunFailure` from `eval_harness`. The others stay within
-the packages: what catches them turns them into one of these two, or ends the program by the signal.
+To catch from your own code, import `DistillensError` or `RunFailure` from `eval_harness`. The
+others stay within the packages: what catches them turns them into one of these two, or ends the
+program by the signal.
 
 | class | is a | exit code | meaning |
 | --- | --- | --- | --- |
@@ -50,13 +51,14 @@ _MESSAGES = """\
 
 ## Messages met most
 
-In angle brackets is what differs. What is in front of a message says where: a file and line, a recipe's key, a flag.
+In angle brackets is what differs. What is in front of a message says where: a file and line, a
+recipe's key, a flag.
 """
 
 
 @dataclass(frozen=True)
 class ErrorClass:
-    """A class that is raised: its name, its module, its bases and what its docstring begins with."""
+    """A class that is raised: its name, module, bases, and the first lines of its docstring."""
 
     name: str
     module: str

@@ -15,7 +15,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notebook_page import notebook_page  # noqa: E402 (mkdocs loads this file without its folder)
+from notebook_page import fenced, notebook_page
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
@@ -115,6 +115,5 @@ def _shown(target: Path) -> str:
     if not path.suffix and path.name != "LICENSE":
         raise ValueError(f"docs link to {target}: only files of text and folders can be shown")
     text = path.read_text("utf-8")
-    fence = "`" * (3 + max(map(len, re.findall("`+", text)), default=0))
     kind = {".py": "python", ".yaml": "yaml", ".md": "markdown"}.get(path.suffix, "text")
-    return f"{head}{fence}{kind}\n{text.rstrip()}\n{fence}\n"
+    return f"{head}{fenced(text, kind)}\n"

@@ -27,14 +27,14 @@ def notebook_page(path: Path) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(source)
         elif cell["cell_type"] == "code":
-            parts.append(_fenced(source, "python"))
+            parts.append(fenced(source, "python"))
             parts += [shown for output in cell["outputs"] if (shown := _output(output))]
     return "\n\n".join(parts) + "\n"
 
 
 def _output(output: Output) -> str | None:
     if output["output_type"] == "stream":
-        return _fenced(_joined(output["text"]), "text")
+        return fenced(_joined(output["text"]), "text")
     data = output.get("data", {})
     if "image/png" in data:
         picture = "".join(_joined(data["image/png"]).split())
@@ -42,7 +42,7 @@ def _output(output: Output) -> str | None:
     if "text/markdown" in data:
         return _joined(data["text/markdown"])
     if "text/plain" in data:
-        return _fenced(_joined(data["text/plain"]), "text")
+        return fenced(_joined(data["text/plain"]), "text")
     return None
 
 
@@ -51,8 +51,10 @@ def _alt(data: dict[str, str | list[str]]) -> str:
     return re.sub(r"[\[\]\n]", " ", _joined(data.get("text/plain", "A figure"))).strip()
 
 
-def _fenced(text: str, kind: str) -> str:
-    fence = "`" * (3 + max(map(len, re.findall("`+", text)), default=0))
+def fenced(text: str, kind: str) -> str:
+    """A block of code, whatever backticks are in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{fence}{kind}\n{text.rstrip()}\n{fence}"
 
 
