@@ -16,6 +16,7 @@ from distillens_plugin.experiment.checks import (
 )
 from distillens_plugin.experiment.data import RunData
 from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.experiment.layer_choice import measured
 from distillens_plugin.experiment.packing import check_models, packed
 from distillens_plugin.experiment.placement import placement_of
 from distillens_plugin.experiment.readers import anatomy_on_all
@@ -93,6 +94,9 @@ def build_experiment(
         check_positions(role, model, train, validation, recipe)
     epoch_steps = _epoch_steps(recipe, rows, len(train), accelerator)
     check_intervals(recipe, epoch_steps)
+    recipe, layer_records = measured(
+        recipe, student, teacher, train, accelerator, in_place=placement.moves_after_box
+    )
     form = full_form(recipe, student_anatomy, teacher_anatomy, steps_per_epoch=epoch_steps)
     check_hooks(form["train"], student, teacher, recipe)
     import_dependencies(form["dependencies"])
@@ -138,6 +142,7 @@ def build_experiment(
         num_steps=num_steps,
         steps_per_epoch=epoch_steps,
         readout=readout,
+        layer_records=layer_records,
     )
 
 

@@ -1,6 +1,6 @@
 """What a built experiment is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 from torch import nn
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset
 from distillens_plugin.data.streaming import StreamedDataset
+from distillens_plugin.experiment.layer_choice import Record
 from distillens_plugin.lens.discovery import Anatomy
 from distillens_plugin.losses.box import Box
 from distillens_plugin.models.states_only import Readout
@@ -27,6 +28,8 @@ class Experiment:
         num_steps: optimiser steps of the whole run.
         steps_per_epoch: optimiser steps of one epoch.
         readout: what was loaded of the teacher, if not all of it.
+        layer_records: how the layers of the terms were chosen that measure theirs, by term; the
+            recipe has the pairs.
     """
 
     recipe: Recipe
@@ -43,3 +46,4 @@ class Experiment:
     num_steps: int
     steps_per_epoch: int
     readout: Readout | None = None
+    layer_records: dict[str, Record] = field(default_factory=dict)

@@ -39,6 +39,12 @@ class Placement:
     teacher_device: torch.device | None = None
     one_rank_reads: bool = False
 
+    @property
+    def moves_after_box(self) -> bool:
+        """Whether a model is taken to pieces, or goes elsewhere, once the box is built."""
+        apart = self.teacher_device is not None
+        return self.student_sharded or self.teacher_sharded or apart
+
     @contextmanager
     def loading_teacher(self) -> Iterator[None]:
         """transformers reads a teacher that stays whole on every process."""

@@ -1,6 +1,7 @@
 """One whole run: data, models, box, training. Every mistake is found before training starts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import RunData, load_data
 from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.experiment.layer_choice import with_pairs
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.full_form import to_yaml
@@ -28,6 +30,7 @@ from distillens_plugin.storage.main_process import on_main_process, say, say_all
 from distillens_plugin.storage.run_lock import locked_output
 from distillens_plugin.storage.seen_by_all import check_seen_by_all
 from distillens_plugin.training.describe import describe_models
+from distillens_plugin.training.kept_pairs import encode_pairs, kept_text, pairs_to_reuse
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.other_processes import told
 from distillens_plugin.training.progress import no_bars_in_logs
@@ -73,7 +76,9 @@ def _train_locked(
         if kept.finished:
             _push(recipe, folder, accelerator)
             return 0
+        recipe, kept = _with_known_pairs(recipe, folder, accelerator, kept, fingerprint)
     experiment = build_and_describe(recipe, accelerator, data)
+    recipe = experiment.recipe
     if recipe.resumable:
         check_can_be_kept(accelerator, experiment.box)
     before_keeping: Callable[[], None] = _nothing
@@ -87,7 +92,7 @@ def _train_locked(
     standing = _put_back(experiment, folder, kept)
     # An earlier run is replaced only now, when nothing else can fail.
     if standing is None:
-        on_main_process(accelerator, lambda: _prepare(folder, recipe_yaml, fingerprint))
+        on_main_process(accelerator, lambda: _prepare(folder, experiment, fingerprint))
         say_all(accelerator, _nothing_kept(experiment))
     start_trackers(recipe, folder / run_folder.TRACKERS, accelerator)
     run = TrainingRun(experiment, folder, fingerprint, before_keeping)
@@ -161,10 +166,30 @@ def _put_back(experiment: Experiment, folder: Path, kept: Kept | None) -> Standi
     return standing
 
 
-def _prepare(folder: Path, recipe_yaml: str, fingerprint: Fingerprint) -> None:
+def _with_known_pairs(
+    recipe: Recipe, folder: Path, accelerator: Accelerator, kept: Kept, fingerprint: Fingerprint
+) -> tuple[Recipe, Kept]:
+    """The recipe with the layer pairs that the interrupted run measured, and what it left."""
+    of_state = None if kept.standing is None else kept.measured
+    pairs, lines = on_main_process(
+        accelerator, lambda: pairs_to_reuse(recipe, folder, of_state, fingerprint)
+    )
+    say_all(accelerator, lines)
+    recipe = with_pairs(recipe, pairs) if pairs else recipe
+    if kept.standing is not None and kept.other_processes:
+        # Compared as it was given, and kept with its pairs.
+        kept.standing = replace(kept.standing, recipe=to_yaml(recipe.to_plain()))
+    return recipe, kept
+
+
+def _prepare(folder: Path, experiment: Experiment, fingerprint: Fingerprint) -> None:
+    recipe, records = experiment.recipe, experiment.layer_records
+    pairs = encode_pairs(recipe, records, fingerprint) if records else kept_text(recipe, folder)
     with run_folder.cleared(folder):
-        write_text(folder / run_folder.RECIPE, recipe_yaml)
+        write_text(folder / run_folder.RECIPE, to_yaml(recipe.to_plain()))
         write_text(folder / run_folder.FINGERPRINT, encode_fingerprint(fingerprint))
+        if pairs is not None:
+            write_text(folder / run_folder.PAIRS, pairs)
 
 
 def _nothing_kept(experiment: Experiment) -> list[str]:
