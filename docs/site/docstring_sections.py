@@ -1,4 +1,4 @@
-"""The sections of docstrings, as they are written here, for griffe, which wants an empty line above."""
+"""Docstrings as they are written here, for griffe, which wants an empty line above each section."""
 
 import re
 
