@@ -2,7 +2,7 @@
 
 <output_dir>/state/            the newest; a finished run has none
     standing.json              step, epoch, scores, sums of the log, recipe and fingerprint
-    metrics.jsonl              as of that step
+    metrics.jsonl              as of that step, and so lens.jsonl and answers.jsonl
     model, optimizer, scheduler, scaler, loss, random, order   each as `state_format` writes it
     manifest.json              sizes and SHA-256 of all these, checked before any is loaded
 <output_dir>/state_before/     the one before, for a newest that is damaged
@@ -63,6 +63,7 @@ class Standing:
         recipe: text of recipe.yaml.
         fingerprint: of `storage.fingerprint`.
         stream: where each process stood in a stream (`StreamLoader.state`); None without.
+        report_seconds: spent on measuring itself, so far.
     """
 
     step: int
@@ -78,6 +79,7 @@ class Standing:
     fingerprint: dict[str, Any]
     stream: list[dict[str, Any]] | None = None
     batches_taken: int = 0
+    report_seconds: float = 0.0
 
 
 def save_state(
@@ -113,7 +115,10 @@ def save_state(
             partial.mkdir(parents=True)
             text = json.dumps(asdict(standing), allow_nan=False)
             (partial / _STANDING).write_text(text, encoding="utf-8")
-            shutil.copyfile(folder / run_folder.METRICS, partial / run_folder.METRICS)
+            for name in run_folder.GROWING:
+                # Not every run measures itself.
+                if name == run_folder.METRICS or (folder / name).exists():
+                    shutil.copyfile(folder / name, partial / name)
             for name, value in parts.items():
                 write_value(partial, name, value)
             write_manifest(partial, FORM)

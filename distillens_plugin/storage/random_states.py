@@ -2,7 +2,8 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,16 @@ def restore_random_states(states: dict[str, Any]) -> None:
     if "xpu" in states and hasattr(torch, "xpu") and torch.xpu.is_available():
         for device, state in enumerate(states["xpu"][: torch.xpu.device_count()]):
             torch.xpu.set_rng_state(state, device)
+
+
+@contextmanager
+def undisturbed_random_states() -> Iterator[None]:
+    """Whatever the block draws, what comes after it draws the numbers that it would have drawn."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(states)
 
 
 def restore_or_seed(states: Sequence[dict[str, Any]], *, process: int, seed: int) -> None:

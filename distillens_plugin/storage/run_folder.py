@@ -29,6 +29,8 @@ BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED = (
 )
 # Layer pairs that were measured, what the lens read as the run went on, answers, and the pages.
 PAIRS, LENS, ANSWERS, REPORT = "layer_pairs.json", "lens.jsonl", "answers.jsonl", "report"
+# Files that grow line by line; a resumed run cuts them back to what its state has of them.
+GROWING = (METRICS, LENS, ANSWERS)
 OWN = (
     *(RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED),
     *(PAIRS, LENS, ANSWERS, REPORT),

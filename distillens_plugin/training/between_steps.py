@@ -36,6 +36,7 @@ class BetweenSteps:
         schedule: when to evaluate and save; both happen after the last step too.
         evaluate: returns scores by name; None without validation data, and then every save is
             `best` as well.
+        measure: called after an evaluation in the middle of the run, whose record is written.
         early_stopping: whether the scores end the run.
         keep: called before saving, so that an interrupted save is repeated from the kept state;
             None means that the run cannot be resumed.
@@ -52,5 +53,6 @@ class BetweenSteps:
     save: Callable[[str], None]
     stop_signal: Callable[[], int]
     stop: Callable[[int], None]
+    measure: Callable[[], None] = lambda: None
     score_name: str = "validation_loss"
     higher_is_better: bool = False

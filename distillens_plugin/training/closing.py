@@ -10,6 +10,7 @@ from distillens_plugin.storage.main_process import on_main_process
 from distillens_plugin.storage.model_card import versions
 from distillens_plugin.training.history import History
 from distillens_plugin.training.memory import peak_memory_bytes
+from distillens_plugin.training.readings import Readings
 from distillens_plugin.training.validation import SampleAnswer, sample_answers
 
 
@@ -17,6 +18,7 @@ def close_run(
     folder: Path,
     experiment: Experiment,
     history: History,
+    readings: Readings,
     *,
     loss_before: float | None,
     num_steps: int,
@@ -43,6 +45,7 @@ def close_run(
         "train_seconds": round(history.train_seconds, 1),
         "tokens_per_s": round(history.tokens_per_s, 1),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+        **readings.summary(),
         "seed": experiment.recipe.seed,
         "num_processes": accelerator.num_processes,
         "versions": versions(),
@@ -53,6 +56,7 @@ def close_run(
     answers = _samples(experiment)
     if not accelerator.is_main_process:
         return
+    readings.keep_last_answers(answers, num_steps)
     for answer in answers:
         print(_show_answer(answer))
     if history.num_all_masked:
@@ -70,6 +74,9 @@ def close_run(
     print(f"best model ({best}): {folder / run_folder.BEST}")
     print(f"last model: {folder / run_folder.LAST}")
     print(f"metrics: {folder / run_folder.METRICS}, {folder / run_folder.SUMMARY}")
+    if (line := readings.line()) is not None:
+        print(line)
+    readings.finish(num_steps)
 
 
 def _samples(experiment: Experiment) -> list[SampleAnswer]:

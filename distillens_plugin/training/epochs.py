@@ -153,6 +153,8 @@ class Epochs:
             is_last or tasks.schedule.evaluates(step, ends_epoch=ends_epoch)
         ):
             improved = self._evaluate(tasks.evaluate(), progress)
+            if not self._is_over():
+                tasks.measure()
         # An early end is an end: the state says so, and `last` is the model that it left.
         saves = self._is_over() or tasks.schedule.saves(step, ends_epoch=ends_epoch)
         if saves and tasks.evaluate is None:

@@ -16,8 +16,9 @@ from distillens_plugin.training.between_steps import BetweenSteps, Position
 from distillens_plugin.training.closing import close_run
 from distillens_plugin.training.epochs import Epochs
 from distillens_plugin.training.evaluation import Evaluation, on_policy_share
+from distillens_plugin.training.readings import Readings
+from distillens_plugin.training.record_file import kept_bytes
 from distillens_plugin.training.records import Metrics
-from distillens_plugin.training.resume import metrics_bytes
 from distillens_plugin.training.saving import save_student
 from distillens_plugin.training.schedule import Schedule
 from distillens_plugin.training.stop_signals import StopSignals
@@ -63,14 +64,14 @@ class TrainingRun:
         experiment, accelerator = self.experiment, self.experiment.accelerator
         order = None
         if standing is None or state is None:
-            metrics = self._begin()
+            metrics, readings = self._begin()
         else:
-            metrics = self._resume(standing, state)
+            metrics, readings = self._resume(standing, state)
             order = read_order(state, accelerator.process_index)
         signals = StopSignals()
         epochs = Epochs(
             self.trainer,
-            self._between_steps(metrics, signals),
+            self._between_steps(metrics, readings, signals),
             metrics,
             num_steps=experiment.num_steps,
             log_every=experiment.recipe.log_every,
@@ -81,18 +82,23 @@ class TrainingRun:
                 history = epochs.run(standing, order)
             if self.trainer.step_number == 0:
                 raise RunFailure("no step was taken, so there is no result")
+            readings.after(self.trainer.step_number)
             close_run(
                 self.folder,
                 experiment,
                 history,
+                readings,
                 loss_before=self.evaluation.loss_before,
                 num_steps=self.trainer.step_number,
-                seconds=time.perf_counter() - self.started_at,
+                seconds=self._elapsed(),
             )
         finally:
+            readings.close()
             metrics.close()
 
-    def _between_steps(self, metrics: Metrics, signals: StopSignals) -> BetweenSteps:
+    def _between_steps(
+        self, metrics: Metrics, readings: Readings, signals: StopSignals
+    ) -> BetweenSteps:
         experiment, evaluation = self.experiment, self.evaluation
         train, resumable = experiment.recipe.train, experiment.recipe.resumable
         return BetweenSteps(
@@ -103,7 +109,8 @@ class TrainingRun:
                 else None
             ),
             early_stopping=train.early_stopping,
-            keep=(lambda position: self._keep(position, metrics)) if resumable else None,
+            measure=lambda: readings.at_validation(self.trainer.step_number),
+            keep=(lambda position: self._keep(position, metrics, readings)) if resumable else None,
             save=self._save,
             stop_signal=(lambda: signals.agreed(experiment.accelerator) if resumable else 0),
             stop=signals.end,
@@ -111,16 +118,18 @@ class TrainingRun:
             higher_is_better=evaluation.by_rouge,
         )
 
-    def _begin(self) -> Metrics:
+    def _begin(self) -> tuple[Metrics, Readings]:
         accelerator = self.experiment.accelerator
         scores = self.evaluation.before_training()
         metrics = Metrics(self.folder / run_folder.METRICS, accelerator)
         if scores is not None:
             say(accelerator, f"validation loss before training: {scores['validation_loss']:.4f}")
             metrics.write({"step": 0, "epoch": 0, **scores})
-        return metrics
+        readings = Readings(self.experiment, self.folder, self._elapsed)
+        readings.before()
+        return metrics, readings
 
-    def _resume(self, standing: Standing, state: Path) -> Metrics:
+    def _resume(self, standing: Standing, state: Path) -> tuple[Metrics, Readings]:
         self.started_at -= standing.seconds
         # Its scores are on the model card, which is written again.
         self.evaluation.restore(standing.loss_before, standing.history["validation"])
@@ -128,10 +137,17 @@ class TrainingRun:
         if share is not None and standing.share is not None:
             share.restore(standing.share)
         path, accelerator = self.folder / run_folder.METRICS, self.experiment.accelerator
-        return Metrics(path, accelerator, keep_bytes=metrics_bytes(state))
+        keep, spent = kept_bytes(state), standing.report_seconds
+        readings = Readings(self.experiment, self.folder, self._elapsed, keep=keep, seconds=spent)
+        return Metrics(path, accelerator, keep_bytes=keep[run_folder.METRICS]), readings
 
-    def _keep(self, position: Position, metrics: Metrics) -> None:
+    def _elapsed(self) -> float:
+        """Seconds of work, without interruptions."""
+        return time.perf_counter() - self.started_at
+
+    def _keep(self, position: Position, metrics: Metrics, readings: Readings) -> None:
         metrics.sync()
+        readings.sync()
         self.before_keeping()
         accelerator, share = self.experiment.accelerator, on_policy_share(self.experiment)
         standing = Standing(
@@ -141,13 +157,14 @@ class TrainingRun:
             history=asdict(position.history),
             averages=position.averages,
             progress=position.progress,
-            seconds=time.perf_counter() - self.started_at,
+            seconds=self._elapsed(),
             loss_before=self.evaluation.loss_before,
             share=share.state() if share is not None else None,
             num_processes=accelerator.num_processes,
             recipe=to_yaml(self.experiment.recipe.to_plain()),
             fingerprint=self.fingerprint,
             stream=stream_states(self.experiment),
+            report_seconds=readings.seconds(),
         )
         save_state(
             self.folder,

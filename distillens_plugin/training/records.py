@@ -1,15 +1,13 @@
 """metrics.jsonl and experiment trackers: the numbers that a run reports as it runs."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from accelerate import Accelerator
 
+from distillens_plugin.training.record_file import RecordFile
 from distillens_plugin.training.validation_terms import PREFIX
-from eval_harness.errors import RunFailure
 
 VALIDATION_LOSS = "validation_loss"
 _TRACKER_NAMES = {
@@ -30,10 +28,10 @@ class Metrics:
 
     def __init__(self, path: Path, accelerator: Accelerator, keep_bytes: int = 0) -> None:
         self.accelerator = accelerator
-        self._file: TextIO | None = None
-        if accelerator.is_main_process:
-            self._file = path.open("a", encoding="utf-8")
-            self._file.truncate(keep_bytes)
+        self._file = RecordFile(path, keep_bytes) if accelerator.is_main_process else None
+        if self._file is not None:
+            # A state copies it, even one that is kept before the first record.
+            path.touch()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record; trackers get its numbers under the names of `tracker_numbers`.
@@ -43,11 +41,7 @@ class Metrics:
         """
         if self._file is None:
             return
-        try:
-            self._file.write(json.dumps(record, allow_nan=False) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise RunFailure(f"{self._file.name}: cannot write metrics ({error})") from error
+        self._file.write(record)
         self.accelerator.log(tracker_numbers(record), step=record.get("step"))
 
     def sync(self) -> None:
@@ -56,12 +50,8 @@ class Metrics:
         Raises:
             RunFailure: the disk is full or broken.
         """
-        if self._file is None:
-            return
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise RunFailure(f"{self._file.name}: cannot write metrics ({error})") from error
+        if self._file is not None:
+            self._file.sync()
 
     def close(self) -> None:
         if self._file is not None:

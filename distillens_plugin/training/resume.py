@@ -1,7 +1,7 @@
 """Which run `--resume` would continue, whether it is the same one, and from which state."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import Fingerprint
 from distillens_plugin.storage.kept_state import Standing, damage_of, read_standing
+from distillens_plugin.training.kept_pairs import Pairs, measured_pairs, without_new_pairs
 from distillens_plugin.training.other_processes import for_processes, without_accumulation
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
@@ -21,6 +22,7 @@ _MAY_DIFFER = (
     "resumable",
     "push_to_hub",
     "hub_private",
+    "report",
     "sharding",
     "train.save_every",
     "train.keep_last",
@@ -38,6 +40,7 @@ class Kept:
         fingerprint: what it started with; None where that is unknown.
         lines: what to print for the user.
         other_processes: it had another number of them; `standing` is for that of now.
+        measured: the layer pairs that the state's recipe has, of terms that measured theirs.
     """
 
     standing: Standing | None
@@ -46,6 +49,7 @@ class Kept:
     fingerprint: Fingerprint | None
     lines: list[str]
     other_processes: bool = False
+    measured: Pairs = field(default_factory=dict)
 
 
 def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
@@ -75,6 +79,7 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
     if state is None:
         return _without_state(folder, recipe_yaml, lines)
     standing = read_standing(state)
+    measured = measured_pairs(_parse(standing.recipe))
     others = standing.num_processes != num_processes
     _check_same_recipe(standing.recipe, recipe_yaml, folder, with_accumulation=not others)
     if others:
@@ -82,11 +87,11 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
         standing = for_processes(standing, before, now, num_processes=num_processes, folder=folder)
         standing = replace(standing, recipe=recipe_yaml)
     _check_best(folder, standing)
-    return Kept(standing, state, False, standing.fingerprint, lines, other_processes=others)
+    return Kept(standing, state, False, standing.fingerprint, lines, others, measured)
 
 
 def put_records_back(folder: Path, kept: Kept) -> list[str]:
-    """Makes recipe.yaml, fingerprint.json and metrics.jsonl what they were when the state was kept.
+    """Makes recipe, fingerprint and growing files begin as they were when the state was kept.
 
     Returns:
         A line for each file that was truncated, changed or lost.
@@ -105,18 +110,12 @@ def put_records_back(folder: Path, kept: Kept) -> list[str]:
             if name == run_folder.RECIPE and kept.other_processes:
                 continue  # it has another grad_accum_step now
             lines.append(f"{folder / name}: was damaged or missing; restored from the state")
-    metrics = _read(state / run_folder.METRICS)
-    if metrics is not None and not (_read(folder / run_folder.METRICS) or b"").startswith(metrics):
-        write_bytes(folder / run_folder.METRICS, metrics)
-        path = folder / run_folder.METRICS
-        lines.append(f"{path}: was damaged or missing; restored from the state")
+    for name in run_folder.GROWING:
+        path, records = folder / name, _read(state / name)
+        if records is not None and not (_read(path) or b"").startswith(records):
+            write_bytes(path, records)
+            lines.append(f"{path}: was damaged or missing; restored from the state")
     return lines
-
-
-def metrics_bytes(state: Path) -> int:
-    """Length of metrics.jsonl when the state was kept; later lines are written again."""
-    path = state / run_folder.METRICS
-    return path.stat().st_size if path.is_file() else 0
 
 
 def encode_fingerprint(fingerprint: Fingerprint) -> str:
@@ -241,7 +240,8 @@ def _check_same_recipe(
     Raises:
         DistillensError: naming the first key that differs.
     """
-    recipes = _parse(before), _parse(now)
+    given = _parse(now)
+    recipes = without_new_pairs(_parse(before), given), given
     if not with_accumulation:
         recipes = without_accumulation(recipes[0]), without_accumulation(recipes[1])
     difference = _difference(*recipes, "")

@@ -1,0 +1,121 @@
+"""What the lens reads of a run's student as it trains, and once of its teacher.
+
+A record of lens.jsonl holds, for each layer, means over one fixed sample of supervised positions,
+and for each layer pair how often the student is surer, or less sure, than the teacher.
+"""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from distillens_plugin.experiment.experiment import Experiment
+from distillens_plugin.integrations.torchdistill.processes import trained_model
+from distillens_plugin.lens.probe import unwrap
+from distillens_plugin.lens_maps.batches import lens_batches
+from distillens_plugin.lens_maps.measurement import measure
+from distillens_plugin.lens_maps.statistics import LayerStatistics
+from distillens_plugin.losses.term import terms_of
+from distillens_plugin.sharding.pieces import put_away
+
+# Two measurements then read no more than 1 % of what training reads.
+_TRAINED_ROWS_EACH = 200
+
+
+class LensReadings:
+    """Reads the models of an experiment through its lens.
+
+    Attributes:
+        norm: of the recipe's lens term; identity without one.
+        teacher: None if there is none that could run.
+        pairs: of the recipe's lens terms; without one, each student layer with the teacher's at
+            the same relative depth.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        recipe, accelerator = experiment.recipe, experiment.accelerator
+        lens_terms = recipe.lens_terms()
+        self.norm = lens_terms[0][1].norm if lens_terms else "identity"
+        self.teacher: nn.Module | None = None
+        if experiment.readout is None and recipe.is_distillation:
+            self.teacher = unwrap(experiment.box.teacher_model)
+        self.pairs = _pairs(experiment) if self.teacher is not None else []
+        self._student = unwrap(trained_model(experiment.box))
+        self._accelerator = accelerator
+        self._puts_away = recipe.sharding.reshard_teacher
+        rows = experiment.validation or experiment.train
+        self._batches = lens_batches(
+            rows,
+            min(len(rows), most_rows(experiment)),
+            accelerator.device,
+            max_positions=recipe.report.positions,
+        )
+
+    def read(self, *, with_teacher: bool) -> dict[str, Any] | None:
+        """The numbers of a record but for step and seconds; None if one of them is not finite.
+
+        Args:
+            with_teacher: the record has the teacher's own numbers, too.
+        """
+        with self._accelerator.autocast():
+            found = measure(self._student, self.teacher, self._batches, self.pairs, norm=self.norm)
+        if self.teacher is not None and self._puts_away:
+            put_away(self.teacher)
+        record: dict[str, Any] = {
+            "norm": self.norm,
+            "num_positions": found.student.num_positions,
+            "student": _layers(found.student),
+        }
+        if found.teacher is not None and with_teacher:
+            record["teacher"] = _layers(found.teacher)
+        if found.confidence is not None:
+            record["confidence"] = {
+                "pairs": [list(pair) for pair in found.confidence.pairs],
+                "surer_share": found.confidence.surer_share.tolist(),
+                "surer_by": found.confidence.surer_by.tolist(),
+                "less_sure_share": found.confidence.less_sure_share.tolist(),
+                "less_sure_by": found.confidence.less_sure_by.tolist(),
+            }
+        return record if _is_finite(record) else None
+
+
+def most_rows(experiment: Experiment) -> int:
+    """Rows that a measurement of this run may read, so that short runs measure little."""
+    box = experiment.box
+    batch_size = experiment.recipe.train.train_data_loader.kwargs.batch_size or 1
+    a_step = batch_size * box.grad_accum_step * experiment.accelerator.num_processes
+    return max(1, experiment.num_steps * a_step // _TRAINED_ROWS_EACH)
+
+
+def _pairs(experiment: Experiment) -> list[tuple[int, int]]:
+    """Pairs of layers with numbers; module paths may lie anywhere, so the lens cannot read them."""
+    assert experiment.teacher_anatomy is not None  # there is a teacher
+    depths = experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers
+    terms = terms_of(experiment.box.criterion)
+    named = [terms[name].term for name, _ in experiment.recipe.lens_terms() if name in terms]
+    found = {
+        (a, b): None
+        for term in named
+        for a, b in term.pairs(*depths)
+        if isinstance(a, int) and isinstance(b, int)
+    }
+    ours, theirs = depths
+    return list(found) or [(k, round(k * theirs / ours)) for k in range(1, ours + 1)]
+
+
+def _layers(statistics: LayerStatistics) -> dict[str, list[float]]:
+    return {
+        "layers": list(statistics.layers),
+        "entropy": statistics.entropy.tolist(),
+        "kl_from_final": statistics.divergence_to_final.tolist(),
+        "true_rank": statistics.true_rank.tolist(),
+        "top1": statistics.top1.tolist(),
+    }
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_finite(each) for each in value.values())
+    if isinstance(value, list):
+        return all(_is_finite(each) for each in value)
+    return not isinstance(value, float) or math.isfinite(value)
