@@ -6,8 +6,7 @@ takes them to pieces. One process measures; all of them train with its answer.
 
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +68,11 @@ def measured(
 
     def measure() -> dict[str, Record]:
         device = torch.device("cpu") if in_place else accelerator.device
-        with _undisturbed(device), accelerator.autocast():
-            return _measure(recipe, names, student.to(device), teacher.to(device), train, device)
+        # A run that measures draws the same random numbers as one that is told the pairs.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            models = student.to(device), teacher.to(device)
+            with accelerator.autocast():
+                return _measure(recipe, names, *models, train, device)
 
     records = on_main_process(accelerator, measure)
     say_all(accelerator, [_line(name, record) for name, record in records.items()])
@@ -115,11 +117,11 @@ def _measure(
 
     records: dict[str, Record] = {}
     # Terms that read alike share a matrix.
-    known: dict[tuple[Lens, LayerPairs], Record] = {}
+    known: list[tuple[Lens, LayerPairs, Record]] = []
     for name in names:
         layers, lens = dict(recipe.layer_terms())[name].layers, lens_of_term(recipe, name)
         where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
-        same = next((record for key, record in known.items() if key == (lens, layers)), None)
+        same = next((found for *alike, found in known if alike == [lens, layers]), None)
         if same is None:
             started_at = time.perf_counter()
             indices = _rows(recipe, layers, train)
@@ -139,7 +141,7 @@ def _measure(
             )
             row_ids = [str(train.rows[index].id) for index in indices]
             same = _record(chosen, lens, row_ids, time.perf_counter() - started_at)
-            known[lens, layers] = same
+            known.append((lens, layers, same))
         records[name] = same
     return records
 
@@ -201,10 +203,3 @@ def _line(name: str, record: Record) -> str:
 def _shown(lists: Mapping[str, list[int]]) -> str:
     pairs = zip(lists["student"], lists["teacher"], strict=True)
     return ", ".join(f"{a}-{b}" for a, b in pairs)
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """A run that measures draws the same random numbers as one that is told the pairs."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
