@@ -71,8 +71,9 @@ def test_every_page_is_reached_from_the_readme():
     assert linked == {page.name for page in PAGES[1:]}
 
 
-def test_the_picture_loads_nothing():
-    picture = (REPO / "docs" / "lens.svg").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["lens.svg", "how_it_works.svg"])
+def test_the_pictures_load_nothing(name):
+    picture = (REPO / "docs" / name).read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in picture
     assert not re.search(r"href|@import|@font-face|url\((?!#)|<script|<image", picture)
 
