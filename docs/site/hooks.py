@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 from notebook_page import fenced, notebook_page
@@ -50,9 +51,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: object, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turns links that leave docs/ into links to the pages made above."""
-    source = page.file.src_uri  # type: ignore[attr-defined]
+    source = page.file.src_uri
     return markdown if source in PAGES.values() else _rewritten(markdown, Path("docs") / source)
 
 
