@@ -59,6 +59,14 @@ def _obstacle(recipe: Recipe, kind: Kind) -> tuple[str, str, str] | None:
             "true",
             "which shards one trained model; launch with recipes/accelerate/ddp.yaml",
         )
+    balanced = recipe.train.criterion.kwargs.balanced()
+    if zero and balanced:
+        return (
+            f"train.criterion.kwargs.sub_terms.{balanced[0]}.weight",
+            "auto",
+            "which shows no gradients to be measured; give a number, or launch with "
+            "recipes/accelerate/fsdp2.yaml",
+        )
     if zero and recipe.resumable:
         return (
             "resumable",

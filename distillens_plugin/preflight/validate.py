@@ -45,7 +45,7 @@ def validate_without_weights(
         DistillensError: the first mistake found.
     """
     lines = [f"ok {recipe.path}: keys, types and ranges"]
-    lines.append(f"ok train.criterion: {', '.join(recipe.train.criterion.kwargs.sub_terms)}")
+    lines.append(_criterion_line(recipe))
     lines.append(_check_output(recipe, overwrite))
     hub = Hub()
     lines += _check_data(recipe, hub)
@@ -92,6 +92,12 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
                 f"{recipe.where(f'models.{role}')}: the full form needs the model's config: "
                 f"{lines[0]}"
             )
+    for name in recipe.train.criterion.kwargs.balanced():
+        raise DistillensError(
+            f"{recipe.where(f'train.criterion.kwargs.sub_terms.{name}.weight')}: found auto, which "
+            "only the runner measures, with --print; give it a number, as a finished run's "
+            "summary.json has it"
+        )
     form = full_form(recipe, facts[recipe.trained_role], facts.get("teacher_model"))
     if form["train"]["scheduler"]["kwargs"].get("num_steps", 0) is None:
         print(
@@ -108,6 +114,14 @@ def print_full_form(recipe: Recipe, facts: dict[str, ModelFacts] | None = None) 
     if recipe.train.on_policy is not None:
         print("# train.on_policy is the runner's own; a box by itself trains on the references")
     print(to_yaml(form), end="")
+
+
+def _criterion_line(recipe: Recipe) -> str:
+    criterion = recipe.train.criterion.kwargs
+    line = f"ok train.criterion: {', '.join(criterion.sub_terms)}"
+    if balanced := criterion.balanced():
+        line += f"; the weight of {', '.join(balanced)} is balanced against {criterion.reference()}"
+    return line
 
 
 def _check_output(recipe: Recipe, overwrite: bool) -> str:

@@ -253,7 +253,7 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
         if term.criterion_wrapper is not None:
             entry["criterion_wrapper"] = term.criterion_wrapper
-        terms[name] = {**entry, "weight": term.weight}
+        terms[name] = {**entry, "weight": term.fixed_weight}
     kwargs = {"sub_terms": terms}
     if criterion.kwargs.model_term is not None:
         kwargs["model_term"] = criterion.kwargs.model_term.model_dump()

@@ -60,6 +60,7 @@ class Standing:
         seconds: of work since the start, without interruptions.
         loss_before: validation loss before training.
         share: of on-policy rows (`on_policy.Share`); None without.
+        balance: of weights that are measured (`TermBalance`); None without.
         recipe: text of recipe.yaml.
         fingerprint: of `storage.fingerprint`.
         stream: where each process stood in a stream (`StreamLoader.state`); None without.
@@ -80,6 +81,7 @@ class Standing:
     stream: list[dict[str, Any]] | None = None
     batches_taken: int = 0
     report_seconds: float = 0.0
+    balance: dict[str, Any] | None = None
 
 
 def save_state(

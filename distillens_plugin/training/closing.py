@@ -21,12 +21,14 @@ def close_run(
     readings: Readings,
     *,
     loss_before: float | None,
+    weights: dict[str, float],
     num_steps: int,
     seconds: float,
 ) -> None:
     """Makes a run finished, and shows what it reached; every process calls it.
 
     Args:
+        weights: of the terms whose weight was measured.
         num_steps: optimiser steps taken.
         seconds: of work, without interruptions.
     """
@@ -45,6 +47,7 @@ def close_run(
         "train_seconds": round(history.train_seconds, 1),
         "tokens_per_s": round(history.tokens_per_s, 1),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+        **({"weights": weights} if weights else {}),
         **readings.summary(),
         "seed": experiment.recipe.seed,
         "num_processes": accelerator.num_processes,

@@ -3,10 +3,15 @@
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.models.loading import num_parameters
+from distillens_plugin.training.balance_place import places
 
 
 def describe_models(experiment: Experiment) -> str:
-    """Sizes of student and teacher, the layer pairs and the length of the run."""
+    """Sizes of student and teacher, the layer pairs and the length of the run.
+
+    Raises:
+        DistillensError: a weight is `auto`, and no block's gradients can be compared.
+    """
     recipe, accelerator = experiment.recipe, experiment.accelerator
     student = experiment.student
     lines = [
@@ -21,7 +26,7 @@ def describe_models(experiment: Experiment) -> str:
             f"teacher: {num_parameters(experiment.teacher):,} parameters, "
             f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
         )
-    lines += _describe_pairs(experiment)
+    lines += [*_describe_pairs(experiment), *_describe_balance(experiment)]
     if recipe.train.on_policy is not None:
         settings = recipe.train.on_policy
         lines.append(
@@ -43,8 +48,20 @@ def _describe_pairs(experiment: Experiment) -> list[str]:
         return []
     depths = (experiment.student_anatomy.num_layers, experiment.teacher_anatomy.num_layers)
     lines = []
+    balanced = experiment.recipe.train.criterion.kwargs.balanced()
     for name, weighted in terms_of(experiment.box.criterion).items():
         shown = " ".join(f"{a}-{b}" for a, b in weighted.term.pairs(*depths))
         if shown:
-            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weighted.factor}")
+            weight = "auto" if name in balanced else weighted.factor
+            lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
     return lines
+
+
+def _describe_balance(experiment: Experiment) -> list[str]:
+    """A line for each weight that is measured."""
+    criterion = experiment.recipe.train.criterion.kwargs
+    return [
+        f"{name}: its weight is balanced against {criterion.reference()} by their gradients at "
+        f"layer {place.layer}, over the first steps"
+        for name, place in places(experiment).items()
+    ]

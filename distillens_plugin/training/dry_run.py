@@ -8,6 +8,7 @@ from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage.main_process import on_main_process, say
 from distillens_plugin.training.memory import peak_memory_bytes
+from distillens_plugin.training.term_balance import TermBalance
 from distillens_plugin.training.train import build_and_describe, load_and_describe_data
 from distillens_plugin.training.trainer import StepResult, Trainer
 from distillens_plugin.training.window import Window, windows
@@ -38,7 +39,8 @@ def dry_run(recipe: Recipe) -> int:
         windows(experiment.box.train_data_loader, experiment.box.grad_accum_step, accelerator)
     )
     reshard_teacher = recipe.sharding.reshard_teacher
-    trainer = Trainer(experiment.box, accelerator, reshard_teacher=reshard_teacher)
+    balance = TermBalance(experiment)
+    trainer = Trainer(experiment.box, accelerator, reshard_teacher=reshard_teacher, balance=balance)
     result = trainer.step(window)
     seconds = time.perf_counter() - started_at
     for line in _report(experiment, window, result, seconds):

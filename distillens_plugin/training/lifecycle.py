@@ -23,6 +23,7 @@ from distillens_plugin.training.saving import save_student
 from distillens_plugin.training.schedule import Schedule
 from distillens_plugin.training.stop_signals import StopSignals
 from distillens_plugin.training.stream_position import stream_states
+from distillens_plugin.training.term_balance import TermBalance
 from distillens_plugin.training.trainer import Trainer
 from eval_harness.errors import RunFailure
 
@@ -48,10 +49,12 @@ class TrainingRun:
         self.fingerprint = fingerprint
         self.before_keeping = before_keeping
         self.started_at = time.perf_counter()
+        self.balance = TermBalance(experiment)
         self.trainer = Trainer(
             experiment.box,
             experiment.accelerator,
             reshard_teacher=experiment.recipe.sharding.reshard_teacher,
+            balance=self.balance,
         )
         self.evaluation = Evaluation(experiment)
 
@@ -89,6 +92,7 @@ class TrainingRun:
                 history,
                 readings,
                 loss_before=self.evaluation.loss_before,
+                weights=self.balance.weights(),
                 num_steps=self.trainer.step_number,
                 seconds=self._elapsed(),
             )
@@ -136,6 +140,7 @@ class TrainingRun:
         share = on_policy_share(self.experiment)
         if share is not None and standing.share is not None:
             share.restore(standing.share)
+        self.balance.restore(standing.balance)
         path, accelerator = self.folder / run_folder.METRICS, self.experiment.accelerator
         keep, spent = kept_bytes(state), standing.report_seconds
         readings = Readings(self.experiment, self.folder, self._elapsed, keep=keep, seconds=spent)
@@ -160,6 +165,7 @@ class TrainingRun:
             seconds=self._elapsed(),
             loss_before=self.evaluation.loss_before,
             share=share.state() if share is not None else None,
+            balance=self.balance.state(),
             num_processes=accelerator.num_processes,
             recipe=to_yaml(self.experiment.recipe.to_plain()),
             fingerprint=self.fingerprint,

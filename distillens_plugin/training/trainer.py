@@ -19,6 +19,7 @@ from distillens_plugin.losses.box import Box
 from distillens_plugin.losses.trained_parameters import average_gradients
 from distillens_plugin.losses.weighted_sum import named_values
 from distillens_plugin.sharding.pieces import put_away
+from distillens_plugin.training.term_balance import TermBalance
 from distillens_plugin.training.window import Window
 from eval_harness.errors import RunFailure
 
@@ -29,7 +30,8 @@ class StepResult:
 
     Attributes:
         loss: total loss, normalised by the window's supervised tokens.
-        values: every loss term by name, and `term/a-b` for each layer pair.
+        values: every loss term by name, `term/a-b` for each layer pair, and `weight/term` for each
+            weight that is measured.
         num_tokens: tokens without padding.
         grad_norm: before clipping; None where it overflowed in fp16, which skips the step.
     """
@@ -49,22 +51,32 @@ class Trainer:
         box: built from the full form of a recipe, with an accelerator.
         accelerator: of the box.
         reshard_teacher: put the head of a teacher in pieces away after each batch.
+        balance: measures weights that are `auto` before the first steps.
     """
 
     def __init__(
-        self, box: Box, accelerator: Accelerator, *, reshard_teacher: bool = False
+        self,
+        box: Box,
+        accelerator: Accelerator,
+        *,
+        reshard_teacher: bool = False,
+        balance: TermBalance | None = None,
     ) -> None:
         self.box = box
         self.accelerator = accelerator
         self.reshard_teacher = reshard_teacher
+        self.balance = balance
         self.step_number = 0
 
     def step(self, window: Window) -> StepResult:
         """One optimiser step over a window.
 
         Raises:
-            RunFailure: a loss or gradient is NaN or infinite; the optimiser has not stepped.
+            RunFailure: a loss or gradient is NaN or infinite, or a weight cannot be measured; the
+                optimiser has not stepped.
         """
+        if self.balance is not None:
+            self.balance.before_step(window)
         model = trained_model(self.box)
         losses: list[dict[str, Tensor]] = []
         for index, (batch, targets) in enumerate(window.batches):
@@ -80,6 +92,8 @@ class Trainer:
                 put_away(self.box.teacher_model)
             losses.append(self._values(loss, batch, targets))
         result = self._sum(losses, window)
+        if self.balance is not None:
+            result.values |= self.balance.named_weights()
         average_gradients(self.box)
         result.grad_norm = self._clip()
         apply_gradients(self.box)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from distillens_plugin.recipe.schema.base import NonNegative, Strict, complain, problem
 from distillens_plugin.recipe.schema.layers import PairedKwargs
@@ -55,6 +55,21 @@ class TermCriterion(Strict):
         return self.key in TERMS and TERMS[self.key].needs_teacher
 
 
+AUTO = "auto"
+# What a term can be balanced against: the first of these that the sum has.
+_REFERENCES = ("distillens.logits_kd", "distillens.cross_entropy")
+
+
+def _weight(value: Any) -> float | str:
+    """A number, or `auto`; one validator, as a union would complain about each of its parts."""
+    if value == AUTO:
+        return AUTO
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < float("inf"):
+        problem(value, f"a number of at least 0, or {AUTO}")
+    return float(value)
+
+
 class SubTerm(Strict):
     """One term of the weighted sum."""
 
@@ -62,7 +77,22 @@ class SubTerm(Strict):
     criterion_wrapper: dict[str, Any] | None = Field(
         default=None, description="torchdistill's wrapper for its low-level losses"
     )
-    weight: NonNegative = Field(default=1.0, description="factor of this term in the sum")
+    weight: Annotated[float | str, PlainValidator(_weight)] = Field(
+        default=1.0,
+        description="factor of this term in the sum, of at least 0; or auto: measured over the "
+        "first 10 steps, so that the term's gradient is as long as that of logits_kd (or of "
+        "cross_entropy, without one) where both reach the same block",
+    )
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the weight is measured: `auto`."""
+        return self.weight == AUTO
+
+    @property
+    def fixed_weight(self) -> float:
+        """The weight as a number; 0 where it is yet to be measured."""
+        return 0.0 if isinstance(self.weight, str) else self.weight
 
     @field_validator("criterion_wrapper")
     @classmethod
@@ -111,6 +141,38 @@ class CriterionKwargs(Strict):
                     at=(name,),
                 )
         return terms
+
+    @model_validator(mode="after")
+    def _has_reference(self) -> "CriterionKwargs":
+        for name in self.balanced():
+            if len(found := self._references()) != 1:
+                complain(
+                    f"found {AUTO}, but {_listed(found)} to balance it against; give one "
+                    f"{_REFERENCES[0]} (or else {_REFERENCES[1]}) a weight above 0, or this term "
+                    "a number",
+                    at=("sub_terms", name, "weight"),
+                )
+        return self
+
+    def balanced(self) -> list[str]:
+        """Names of the terms whose weight is `auto`."""
+        return [name for name, term in self.sub_terms.items() if term.is_balanced]
+
+    def reference(self) -> str:
+        """Name of the term that the balanced ones are balanced against."""
+        return self._references()[0]
+
+    def _references(self) -> list[str]:
+        for key in _REFERENCES:
+            terms = self.sub_terms.items()
+            found = [n for n, t in terms if t.criterion.key == key and t.fixed_weight > 0]
+            if found:
+                return found
+        return []
+
+
+def _listed(names: list[str]) -> str:
+    return f"the terms {' and '.join(names)}" if names else "no term"
 
 
 class Criterion(Strict):
