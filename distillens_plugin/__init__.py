@@ -14,6 +14,7 @@ from distillens_plugin.integrations.when_loaded import when_loaded
 if TYPE_CHECKING:
     from distillens_plugin.attached.attached_lens import AttachedLens
     from distillens_plugin.fused import lens_divergence
+    from distillens_plugin.lens_maps.choice import choose_layers
     from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
     from distillens_plugin.losses.lens import DistillLensLoss
     from distillens_plugin.losses.weighted_sum import WeightedSum
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AttachedLens": "distillens_plugin.attached.attached_lens",
+    "choose_layers": "distillens_plugin.lens_maps.choice",
     "lens_divergence": "distillens_plugin.fused",
     "DistillLensLoss": "distillens_plugin.losses.lens",
     "LogitsKD": "distillens_plugin.losses.final_logits",
@@ -34,6 +36,7 @@ __all__ = [
     "DistillLensLoss",
     "LogitsKD",
     "WeightedSum",
+    "choose_layers",
     "lens_divergence",
 ]
 

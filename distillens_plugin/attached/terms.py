@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distillens_plugin.lens.layers import not_measured
 from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
 from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.router import RouterLoss
@@ -38,7 +39,9 @@ def lens_term(layers: LayerSpec | None, parameters: Mapping[str, Any]) -> Distil
         return None
     given = {key: _plain(value) for key, value in parameters.items() if value is not None}
     given["layers"] = _plain(layers)
-    checked(LensKwargs, given, _at("AttachedLens"))
+    pairs = checked(LensKwargs, given, _at("AttachedLens")).layers
+    if pairs.to_be_measured:
+        raise not_measured(pairs.auto, "AttachedLens: layers")
     return DistillLensLoss(**given)
 
 

@@ -44,11 +44,7 @@ def resolve_pairs(
         if layers.get("by") != "divergence":
             return _automatic(layers["auto"], student_layers, teacher_layers, where)
         if layers.get("measured") is None:
-            raise DistillensError(
-                f"{where}: pairs by divergence are measured on rows, and there are none here; give "
-                "what distillens_plugin.choose_layers(student, teacher, batches, "
-                f"{layers['auto']!r}) returns as layers"
-            )
+            raise not_measured(layers["auto"], where)
         layers, where = layers["measured"], f"{where}.measured"
     student = _checked(layers["student"], student_layers, "student", where)
     teacher = _checked(layers["teacher"], teacher_layers, "teacher", where)
@@ -76,6 +72,14 @@ def auto_layers(num_pairs: int, num_layers: int) -> list[int]:
         (2 * k * num_layers + num_pairs + 1) // (2 * (num_pairs + 1))
         for k in range(1, num_pairs + 1)
     ]
+
+
+def not_measured(num_pairs: object, where: str) -> DistillensError:
+    """The refusal of `by: divergence` where there are no rows to measure on."""
+    return DistillensError(
+        f"{where}: by: divergence is measured on rows, and there are none here; give what "
+        f"distillens_plugin.choose_layers(student, teacher, batches, {num_pairs!r}) returns"
+    )
 
 
 def check_measurable(
