@@ -22,7 +22,9 @@ COMMANDS = (
     "hooks",
     "generate",
     "tune_lens",
+    "lens",
     "lens_report",
+    "report",
     "study",
 )
 

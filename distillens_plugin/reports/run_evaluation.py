@@ -54,7 +54,7 @@ def find_evaluations(
     """
     models = [_Model.of(run, name) for run in runs for name in (run_folder.BEST, run_folder.LAST)]
     models = [model for model in models if model.path.is_dir()]
-    beside = [run.folder / place for run in runs for place in _BESIDE]
+    beside = [(run.folder / place).resolve() for run in runs for place in _BESIDE]
     found: dict[tuple[str, ...], Evaluation] = {}
     notes = []
     for path in named:

@@ -1,8 +1,7 @@
 """The files of a run's folder, as a report reads them: checked, and taken as far as they go."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -118,15 +117,48 @@ class SummaryFile(Strict):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-class PairsFile(Strict):
-    """layer_pairs.json: layer pairs that were chosen by measurement, and why.
+class PairLists(Strict):
+    """Layer pairs as a recipe writes them."""
 
-    What is in it beyond an object is read where it is shown.
-    """
+    student: list[Count]
+    teacher: list[Count]
+    mean: Number | None = None
 
     @property
-    def content(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
+    def shown(self) -> str:
+        return ", ".join(f"{a}-{b}" for a, b in zip(self.student, self.teacher, strict=False))
+
+
+class ChosenLayers(Strict):
+    """The layer pairs of one loss term, and the matrix that they were chosen from.
+
+    Attributes:
+        values: [student layer, teacher layer], in nats.
+        by_depth: what equal relative depth would have given.
+    """
+
+    measured: PairLists
+    mean: Number
+    by_depth: PairLists | None = None
+    student_layers: list[Count]
+    teacher_layers: list[Count]
+    values: list[list[Number]]
+    divergence: str
+    num_positions: Count
+    seconds: Number
+
+    @model_validator(mode="after")
+    def _is_rectangular(self) -> "ChosenLayers":
+        sizes = {len(row) for row in self.values} - {len(self.teacher_layers)}
+        if sizes or len(self.values) != len(self.student_layers):
+            raise ValueError("values have other sizes than the lists of layers")
+        return self
+
+
+class PairsFile(Strict):
+    """layer_pairs.json: layer pairs that were chosen by measurement, by loss term."""
+
+    terms: dict[str, ChosenLayers]
 
 
 def read_growing(path: Path, model: type[Checked]) -> list[Checked]:

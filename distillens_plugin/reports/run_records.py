@@ -21,8 +21,10 @@ from distillens_plugin.reports.run_files import (
     read_whole,
 )
 from distillens_plugin.storage import run_folder
+from eval_harness import printable
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.strict_yaml import read_mapping
+from eval_harness.shared.shortened import shortened
 
 VALIDATION_LOSS = "validation_loss"
 _PAIR = re.compile(r"(.+)/(\d+)-(\d+)")
@@ -106,7 +108,7 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
     numbers = [record.numbers for record in records]
     return Run(
         folder=folder,
-        name=name or folder.absolute().name,
+        name=printable(shortened(name or folder.absolute().name)),
         recipe=_recipe(folder / run_folder.RECIPE),
         training=tuple(record for record in numbers if VALIDATION_LOSS not in record),
         validation=tuple(record for record in numbers if VALIDATION_LOSS in record),

@@ -21,26 +21,26 @@ def results_grid(runs: Sequence[Run]) -> Grid:
     """What each run reached and took; a column for each run."""
     rows = {
         "teacher": [words.teacher_of(run) or "none" for run in runs],
-        "seed": [_whole(words.seed_of(run)) for run in runs],
+        "seed": [whole(words.seed_of(run)) for run in runs],
         "steps": [_steps(run) for run in runs],
-        "best at step": [_whole(_best(run, "step")) for run in runs],
+        "best at step": [whole(_best(run, "step")) for run in runs],
         f"validation loss of the best ({words.LOSS_UNIT})": [
-            _decimal(_best(run, VALIDATION_LOSS), 4) for run in runs
+            decimal(_best(run, VALIDATION_LOSS), 4) for run in runs
         ],
     }
     for name in _scores(runs):
-        rows[f"{name} of the best"] = [_decimal(_best(run, name), 4) for run in runs]
+        rows[f"{name} of the best"] = [decimal(_best(run, name), 4) for run in runs]
     for term in {term: None for run in runs for term in run.terms}:
-        rows[f"{term}, last (training)"] = [_decimal(_last(run, term), 4) for run in runs]
+        rows[f"{term}, last (training)"] = [decimal(_last(run, term), 4) for run in runs]
     summaries = [run.summary for run in runs]
-    rows["training time (s)"] = [_decimal(s and s.train_seconds, 1) for s in summaries]
-    rows["whole run (s)"] = [_decimal(s and s.seconds, 1) for s in summaries]
-    rows["tokens a second"] = [_decimal(_last(run, "tokens_per_s"), 0) for run in runs]
+    rows["training time (s)"] = [decimal(s and s.train_seconds, 1) for s in summaries]
+    rows["whole run (s)"] = [decimal(s and s.seconds, 1) for s in summaries]
+    rows["tokens a second"] = [decimal(_last(run, "tokens_per_s"), 0) for run in runs]
     rows["peak memory (MiB)"] = [
-        _decimal(None if peak is None else peak / 2**20, 0)
+        decimal(None if peak is None else peak / 2**20, 0)
         for peak in (_last(run, "peak_memory_bytes") for run in runs)
     ]
-    rows["processes"] = [_whole(s and s.num_processes) for s in summaries]
+    rows["processes"] = [whole(s and s.num_processes) for s in summaries]
     rows["measuring for this report (s)"] = [_measuring(run) for run in runs]
     shown = {name: cells for name, cells in rows.items() if any(cell != _NONE for cell in cells)}
     return Grid(
@@ -59,7 +59,7 @@ def settings_grid(runs: Sequence[Run]) -> Grid | None:
     keys = {key: None for found in settings for key in found if key not in _NO_SETTING}
     differing = [key for key in keys if len({_json(found.get(key)) for found in settings}) > 1]
     rows = [
-        [_text(key), *(_text(_json(found[key])) if key in found else _NONE for found in settings)]
+        [text(key), *(text(_json(found[key])) if key in found else _NONE for found in settings)]
         for key in differing[:_MOST_SETTINGS]
     ]
     left = len(differing) - len(rows)
@@ -86,10 +86,10 @@ def evaluation_grid(found: Sequence[Evaluation]) -> Grid | None:
         for metric, (value, error) in entry.scores.items():
             rows.append(
                 [
-                    *(_text(part) for part in (entry.run, model, entry.task, entry.protocol)),
-                    _text(metric),
-                    _decimal(value, 2),
-                    _decimal(error, 2),
+                    *(text(part) for part in (entry.run, model, entry.task, entry.protocol)),
+                    text(metric),
+                    decimal(value, 2),
+                    decimal(error, 2),
                     f"{entry.num_rows:,}",
                 ]
             )
@@ -99,30 +99,6 @@ def evaluation_grid(found: Sequence[Evaluation]) -> Grid | None:
         rows=rows,
         caption="Scores are x 100, losses in nats per token; eval-harness compare says whether "
         "two of them differ by more than chance.",
-    )
-
-
-def weights_grid(run: Run) -> Grid | None:
-    """The weight of each loss term; None where the recipe names no terms."""
-    terms = words.sub_terms(run)
-    chosen = run.chosen_weights
-    rows = []
-    for name, spec in terms.items():
-        given = spec.get("weight", spec.get("factor")) if isinstance(spec, Mapping) else None
-        reason = "from the recipe"
-        weight: object = given
-        if name in chosen:
-            weight = chosen[name]
-            reason = "measured: balanced by gradient norm over the first steps (weight: auto)"
-        shown = _decimal(weight, 4) if _is_number(weight) else _text(str(weight))
-        rows.append([_text(name), shown, reason])
-    if not rows:
-        return None
-    return Grid(
-        title="Weights of the loss terms",
-        header=["term", "weight", "where it comes from"],
-        rows=rows,
-        caption="The loss is the sum of the terms, each times its weight.",
     )
 
 
@@ -170,17 +146,14 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _text(text: str) -> str:
-    return printable(shortened(text, 120))
+def text(content: str) -> str:
+    """Text of any length and kind as a cell of a table."""
+    return printable(shortened(content, 120))
 
 
-def _whole(number: float | None) -> str:
+def whole(number: float | None) -> str:
     return _NONE if number is None else f"{int(number):,}"
 
 
-def _decimal(number: Any, decimals: int) -> str:
+def decimal(number: Any, decimals: int) -> str:
     return _NONE if number is None else f"{number:,.{decimals}f}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
