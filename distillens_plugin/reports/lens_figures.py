@@ -82,3 +82,10 @@ def plot_layer_matrix(
     panel.set_xlabel("layer of the columns' model")
     panel.set_ylabel("layer of the rows' model")
     return figure
+
+
+def _whole_numbers(panel: "Axes") -> None:
+    """There is no layer 1.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))

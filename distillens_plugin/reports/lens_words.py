@@ -1,4 +1,4 @@
-"""A lens map in words: the tables that the commands print, and sentences that its numbers support."""
+"""A lens map in words: the tables that commands print, and sentences that its numbers support."""
 
 import math
 from collections.abc import Iterable, Sequence

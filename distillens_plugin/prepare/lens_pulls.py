@@ -1,62 +1,27 @@
-"""What the logit lens reads from layers, and how its gradient compares with that of plain KD.
+"""How the gradient of the lens at a layer pair compares with that of plain distillation.
 
 Legend: B rows of a batch, T tokens, N supervised positions, V vocabulary, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.divergences import Divergence, ForwardKL
 from distillens_plugin.fused import Group, Head, walk
-from distillens_plugin.fused.naive import head_logits
 from distillens_plugin.lens.forward import forward
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.streams import recorded_streams
-
-NORMS = ("identity", "final")
-# Whole logits of this many rows at a time.
-_CHUNK_ROWS = 256
-
-
-@dataclass(frozen=True)
-class LensReading:
-    """What one lens reads from one layer, means over positions.
-
-    Attributes:
-        logits_std: over the vocabulary.
-        entropy, kl_from_final: in nats.
-    """
-
-    logits_std: float
-    entropy: float
-    kl_from_final: float
-
-
-@dataclass(frozen=True)
-class Pull:
-    """A lens's gradient compared with that of forward KL on the final logits.
-
-    Attributes:
-        loss: of the lens, in nats per position.
-        radial: share of the squared gradient at the stream along the stream, 0 to 1.
-        unembedding, others: (ratio of norms, cosine) over these parameters; None where none train.
-    """
-
-    loss: float
-    radial: float
-    unembedding: tuple[float, float] | None
-    others: tuple[float, float] | None
+from distillens_plugin.lens_maps.batches import Batch
+from distillens_plugin.reports.lens_record import PairGradient
 
 
 class Streams:
-    """The rows of one model's supervised positions.
+    """The rows of one model's supervised positions at some layers.
 
     Attributes:
         layers: [N, D] by layer, before any norm.
@@ -66,14 +31,14 @@ class Streams:
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[tuple[dict[str, Tensor], Supervised]],
-        extra_layers: Sequence[Layer] = (),
+        batches: Sequence[Batch],
+        layers: Sequence[Layer],
     ) -> None:
         self.model = model
         rows: dict[Layer, list[Tensor]] = {}
         final = []
         for batch, supervised in batches:
-            output, streams = _run(model, batch, extra_layers)
+            output, streams = _run(model, batch, layers)
             self.lens = output.lens
             final.append(output.final_rows(supervised))
             for layer, stream in streams.items():
@@ -87,28 +52,10 @@ class Streams:
 
 
 def _run(
-    model: nn.Module, batch: dict[str, Tensor], extra: Sequence[Layer]
+    model: nn.Module, batch: dict[str, Tensor], layers: Sequence[Layer]
 ) -> tuple[LensOutput, dict[Layer, Tensor]]:
-    lens = lens_of(model)
-    layers = [*range(lens.num_layers + 1), *(layer for layer in extra if isinstance(layer, str))]
-    with recorded_streams(model, layers, lens.blocks_path) as seen:
+    with recorded_streams(model, layers, lens_of(model).blocks_path) as seen:
         return forward(model, batch), {layer: seen[layer] for layer in layers}
-
-
-@torch.no_grad()
-def read_layer(streams: Streams, layer: Layer, norm: str) -> LensReading:
-    """One layer through one lens."""
-    head, rows = streams.lens.head(), streams.read(layer, norm)
-    sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        logits = head_logits(rows[chunk], head)
-        read = logits.log_softmax(-1)
-        final = head_logits(streams.final[chunk], head).log_softmax(-1)
-        sums[0] += logits.std(-1).double().sum()
-        sums[1] -= (read.exp() * read).double().sum()
-        sums[2] += (final.exp() * (final - read)).double().sum()
-    return LensReading(*(sums / len(rows)).tolist())
 
 
 class Pulls:
@@ -127,7 +74,7 @@ class Pulls:
         loss = self._loss(student.final, teacher.final, ForwardKL())
         self._reference = self._gradients(loss)
 
-    def of(self, pair: tuple[Layer, Layer], norm: str) -> Pull:
+    def of(self, pair: tuple[Layer, Layer], norm: str) -> PairGradient:
         """What the lens does at one pair."""
         a, b = pair
         loss = self._loss(
@@ -142,7 +89,8 @@ class Pulls:
             _compare(own, reference)
             for own, reference in zip(self._gradients(loss), self._reference, strict=True)
         )
-        return Pull(loss.item(), radial_share(pull, rows.detach()), unembedding, others)
+        share = radial_share(pull, rows.detach())
+        return PairGradient(pair, norm, loss.item(), share, unembedding, others)
 
     def _loss(
         self,

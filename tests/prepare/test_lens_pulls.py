@@ -1,16 +1,15 @@
-"""`distillens lens-report`: every number against a formula written out in float64."""
+"""Gradients of the lens beside plain distillation's, against formulas written out in float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import save_tiny_model, tiny_recipe
+from tiny_run import save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.cli import main
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.divergences import make_divergence
-from distillens_plugin.prepare.lens_readings import Pulls, Streams, radial_share, read_layer
+from distillens_plugin.prepare.lens_pulls import Pulls, Streams, radial_share
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +55,6 @@ def log_probs(model, rows, norm):
     return torch.log_softmax(rows @ model.lm_head.weight.T, -1)
 
 
-@pytest.mark.parametrize("norm", ["identity", "final"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
-def test_readings_of_a_layer(models, layer, norm):
-    teacher, _ = models
-    with torch.no_grad():
-        read = read_layer(Streams(teacher, batches()), layer, norm)
-        rows = hidden(teacher, layer)
-        expected = log_probs(teacher, rows, norm)
-        final = torch.log_softmax(hidden(teacher, 4) @ teacher.lm_head.weight.T, -1)
-    assert read.entropy == pytest.approx(-(expected.exp() * expected).sum(-1).mean().item())
-    divergence = (final.exp() * (final - expected)).sum(-1).mean().item()
-    assert read.kl_from_final == pytest.approx(divergence)
-    assert read.logits_std == pytest.approx(expected.std(-1).mean().item())
-
-
-def test_the_last_layer_through_the_final_norm_is_the_models_own_distribution(models):
-    streams = Streams(models[0], batches())
-    assert read_layer(streams, 4, "final").kl_from_final == pytest.approx(0, abs=1e-12)
-    assert read_layer(streams, 4, "identity").kl_from_final > 0.01
-
-
 def named_gradients(model, loss):
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -91,7 +69,10 @@ def named_gradients(model, loss):
 def test_the_lenss_gradient_beside_that_of_plain_distillation(models, norm):
     teacher, student = models
     pulls = Pulls(
-        Streams(student, batches()), Streams(teacher, batches()), make_divergence("jsd"), 2.0
+        Streams(student, batches(), [1]),
+        Streams(teacher, batches(), [2]),
+        make_divergence("jsd"),
+        2.0,
     )
     pull = pulls.of((1, 2), norm)
     with torch.no_grad():
@@ -135,53 +116,12 @@ def test_frozen_parameters_are_not_compared(models):
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.dim() == 1)
     pulls = Pulls(
-        Streams(student, batches()), Streams(teacher, batches()), make_divergence("jsd"), 1.0
+        Streams(student, batches(), [1]),
+        Streams(teacher, batches(), [2]),
+        make_divergence("jsd"),
+        1.0,
     )
     student.requires_grad_(True)
     pull = pulls.of((1, 2), "final")
     assert pull.unembedding is None
     assert pull.others is not None
-
-
-def test_the_command_reports_every_layer_and_pair(tmp_path, capsys):
-    recipe = tiny_recipe(tmp_path)
-    assert main(["lens-report", str(recipe), "--rows", "5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("5 rows, ")
-    numbers = [line.split()[0] for line in lines if line[:8].strip().isdigit()]
-    assert numbers == ["0", "1", "2", "3", "4", "0", "1", "2"]
-    pairs = [line.split()[:2] for line in lines if "-" in line[:8]]
-    assert pairs == [["1-2", "identity"], ["1-2", "final"], ["2-4", "identity"], ["2-4", "final"]]
-    student = save_tiny_model(tmp_path / "trained", layers=3)
-    assert main(["lens-report", str(recipe), "--rows", "2", "--student", str(student)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "2-4"
-
-
-LENS = "train.criterion.kwargs.sub_terms.lens"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--rows", "0"], "--rows 0: expected at least 1"),
-        (["--set", f"{LENS}=null"], "found no DistillLensLoss"),
-        (["--student", "missing"], "--student.name_or_path: cannot load 'missing'"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, capsys, arguments, expected):
-    assert main(["lens-report", str(tiny_recipe(tmp_path)), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert expected in error
-    assert error.count("\n") == 1
-
-
-def test_a_pair_may_be_given_by_module_paths(tmp_path, capsys):
-    layers = "{student: [transformer.h.0], teacher: [transformer.h.1]}"
-    change = f"{LENS}.criterion.kwargs.layers={layers}"
-    recipe = tiny_recipe(tmp_path)
-    assert main(["lens-report", str(recipe), "--rows", "2", "--set", change]) == 0
-    by_path = capsys.readouterr().out.splitlines()[-1]
-    numbers = change.replace("transformer.h.0", "1").replace("transformer.h.1", "2")
-    assert main(["lens-report", str(recipe), "--rows", "2", "--set", numbers]) == 0
-    by_number = capsys.readouterr().out.splitlines()[-1]
-    assert by_path.split()[1:] == by_number.split()[1:]
