@@ -15,11 +15,10 @@ from distillens_plugin.divergences import Divergence
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import auto_layers, check_measurable
 from distillens_plugin.lens.translators import Translators, read_info
+from distillens_plugin.lens_maps.batches import Batch, num_positions
 from distillens_plugin.lens_maps.matrix import LayerMatrix, layer_matrix
 from distillens_plugin.lens_maps.pairs import monotone_pairs
 from eval_harness.errors import DistillensError
-
-Batch = tuple[dict[str, Tensor], Supervised]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def least_divergence(
     """
     depths = lens_of(student).num_layers, lens_of(teacher).num_layers
     check_measurable(num_pairs, *depths, where)
-    if not sum(supervised.positions.numel() for _, supervised in batches):
+    if num_positions(batches) == 0:
         raise DistillensError(
             f"{where}: the rows that were to be measured have no supervised position; give more "
             "rows, or rows with labels"

@@ -1,0 +1,122 @@
+"""One batch through one model: for each layer, the rows that its unembedding takes.
+
+Legend: N supervised positions, D width, D_head what the unembedding reads, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distillens_plugin.data.supervision import Supervised
+from distillens_plugin.fused import Head
+from distillens_plugin.fused.naive import head_logits
+from distillens_plugin.lens.forward import forward
+from distillens_plugin.lens.known_lenses import lens_of
+from distillens_plugin.lens.output import rows_at
+from distillens_plugin.lens.probe import in_eval_mode
+from distillens_plugin.lens.streams import recorded_streams
+from distillens_plugin.lens.translators import Translators
+from eval_harness.errors import DistillensError
+
+NORMS = ("identity", "final")
+# Logits of all layers of a chunk, in numbers: 64 MB of float32. Their logarithms and probabilities
+# take as much again, so that a measurement holds at most about 256 MB.
+_CHUNK_NUMBERS = 2**24
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """What the lens reads in one batch.
+
+    Attributes:
+        streams: [N, D] by layer, the residual stream before any norm.
+        read: [N, D_head] by layer, through the readout.
+        final: [N, D_head], what the head itself reads.
+        labels: [N], the token that follows each position.
+    """
+
+    streams: dict[int, Tensor]
+    read: dict[int, Tensor]
+    final: Tensor
+    labels: Tensor
+    head: Head
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def logits(
+        self, layers: Sequence[int], chunk: slice, num_columns: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of some layers at some positions, and the model's own, in one product.
+
+        Returns:
+            [len(layers), r, V] and [r, V], float32 (float64 for a float64 head).
+        """
+        parts = [*(self.read[layer][chunk] for layer in layers), self.final[chunk]]
+        logits = head_logits(torch.cat(parts), self.head, num_columns)
+        stacked = logits.unflatten(0, (len(parts), -1))
+        return stacked[:-1], stacked[-1]
+
+
+def chunks(num_rows: int, num_layers: int, vocab_size: int) -> Iterator[slice]:
+    """Slices of rows whose logits of all layers fit a chunk of memory (64 MB of float32)."""
+    size = max(1, _CHUNK_NUMBERS // (num_layers * vocab_size))
+    return (slice(start, start + size) for start in range(0, num_rows, size))
+
+
+@contextmanager
+def reading(*models: nn.Module | None) -> Iterator[None]:
+    """Models in eval mode, without gradients; their own modes come back."""
+    given = [model for model in models if model is not None]
+    if not given:
+        yield
+        return
+    with in_eval_mode(given[0]), reading(*given[1:]):
+        yield
+
+
+def read_rows(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    supervised: Supervised,
+    layers: Sequence[int],
+    *,
+    norm: str = "identity",
+    translators: Translators | None = None,
+) -> LayerRows:
+    """Runs a model on a batch; inside `reading`.
+
+    Args:
+        layers: k is the residual stream after k blocks, 0 the embeddings.
+        translators: read the layers through the tuned lens; needs norm `final`.
+    Raises:
+        DistillensError: no such layer or norm.
+    """
+    lens = lens_of(model)
+    _check(layers, lens.num_layers, norm, translators)
+    with recorded_streams(model, layers, lens.blocks_path) as seen:
+        output = forward(model, batch)
+        streams = {layer: rows_at(seen[layer], supervised) for layer in layers}
+    read = {}
+    for layer, rows in streams.items():
+        turned = rows if translators is None else translators.apply(layer, rows)
+        read[layer] = output.lens.apply_readout(turned, norm=norm)
+    final = output.final_rows(supervised)
+    return LayerRows(streams, read, final, supervised.labels.to(final.device), output.lens.head())
+
+
+def _check(
+    layers: Sequence[int], num_layers: int, norm: str, translators: Translators | None
+) -> None:
+    if norm not in NORMS:
+        raise DistillensError(f"norm = {norm!r}, expected identity or final")
+    if translators is not None and norm != "final":
+        raise DistillensError(
+            "translators are trained through the final norm; read them with norm = 'final'"
+        )
+    for layer in layers:
+        if not 0 <= layer <= num_layers:
+            raise DistillensError(f"layer {layer}: the model has layers 0 to {num_layers}")

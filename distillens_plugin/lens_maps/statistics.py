@@ -1,0 +1,140 @@
+"""What a lens reads from each layer of one model, as means over positions.
+
+Legend: N supervised positions, L blocks, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distillens_plugin.lens.known_lenses import lens_of
+from distillens_plugin.lens.translators import Translators
+from distillens_plugin.lens_maps.batches import Batch, num_positions
+from distillens_plugin.lens_maps.rows import LayerRows, chunks, read_rows, reading
+from eval_harness.errors import DistillensError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Numbers of each layer; arrays of [L + 1].
+
+    Attributes:
+        layers: 0 (the embeddings) to L.
+        entropy: of the next-token distribution that the lens reads, mean, nats.
+        divergence_to_final: KL(the model's own distribution || the lens's), mean, nats.
+        true_rank: median rank of the token that follows, 1 the most probable; tokens with equal
+            logits have the same rank, the best.
+        top1: share of positions where that rank is 1.
+        true_probability: mean probability of the token that follows.
+        logits_std: standard deviation of the logits over the vocabulary, mean.
+        stream_rms: root mean square of the residual stream.
+        num_positions: N.
+        norm: `identity`, `final` or `tuned`.
+    """
+
+    layers: list[int]
+    entropy: Floats
+    divergence_to_final: Floats
+    true_rank: Floats
+    top1: Floats
+    true_probability: Floats
+    logits_std: Floats
+    stream_rms: Floats
+    num_positions: int
+    norm: str
+
+
+def layer_statistics(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    norm: str = "identity",
+    translators: Translators | None = None,
+) -> LayerStatistics:
+    """Reads every layer of a model on some batches.
+
+    One forward pass of each batch, and (L + 2) N products with the unembedding, a chunk at a time:
+    about 256 MB are held at most.
+
+    Args:
+        model: a causal LM, bare or wrapped; it is read in eval mode, without gradients.
+        batches: from `lens_batches`.
+        norm: before the unembedding: `identity` (none) or `final` (the model's own).
+        translators: the tuned lens's; needs norm `final`.
+    Raises:
+        DistillensError: no supervised position, another norm, or translators without `final`.
+    """
+    sums = LayerSums(model, norm="tuned" if translators is not None else norm)
+    with reading(model):
+        for batch, supervised in batches:
+            rows = read_rows(
+                model, batch, supervised, sums.layers, norm=norm, translators=translators
+            )
+            sums.add(rows)
+    if num_positions(batches) == 0:
+        raise DistillensError("the rows to be read have no supervised position; give others")
+    return sums.means()
+
+
+class LayerSums:
+    """Adds batches up to `LayerStatistics`."""
+
+    def __init__(self, model: nn.Module, *, norm: str) -> None:
+        self.layers = list(range(lens_of(model).num_layers + 1))
+        self._norm = norm
+        # entropy, KL, probability, logits' deviation, and the stream's square, by layer.
+        self._sums = torch.zeros(5, len(self.layers), dtype=torch.float64)
+        self._ranks: list[Tensor] = []
+        self._count = 0
+
+    def add(self, rows: LayerRows) -> Tensor:
+        """Takes a batch in.
+
+        Returns:
+            [L + 1, N], the entropy at each position, nats.
+        """
+        entropies = []
+        for chunk in chunks(len(rows), len(self.layers) + 1, rows.head.vocab_size):
+            logits, own = rows.logits(self.layers, chunk)
+            labels = rows.labels[chunk].expand(len(self.layers), -1).unsqueeze(-1)
+            log_final = own.log_softmax(-1)
+            true_logits = logits.gather(-1, labels)
+            self._ranks.append(((logits > true_logits).sum(-1) + 1).cpu())
+            deviation = logits.std(-1)
+            log_read = logits.log_softmax(-1)
+            entropy = -(log_read.exp() * log_read).sum(-1)
+            # By layer: the difference of all layers at once would be another chunk.
+            kl = torch.stack([(log_final.exp() * (log_final - each)).sum(-1) for each in log_read])
+            probability = log_read.gather(-1, labels).squeeze(-1).exp()
+            found = torch.stack([entropy, kl, probability, deviation])
+            self._sums[:4] += found.double().sum(-1).cpu()
+            entropies.append(entropy)
+        for index, layer in enumerate(self.layers):
+            stream = rows.streams[layer].double()
+            self._sums[4, index] += stream.square().mean(-1).sum().cpu()
+        self._count += len(rows)
+        empty = rows.final.new_zeros(len(self.layers), 0)
+        return torch.cat([empty, *entropies], dim=1)
+
+    def means(self) -> LayerStatistics:
+        """Over all positions so far; there must be one."""
+        entropy, kl, probability, deviation, square = (self._sums / self._count).numpy()
+        ranks = torch.cat(self._ranks, dim=1).double()
+        return LayerStatistics(
+            layers=self.layers,
+            entropy=entropy,
+            divergence_to_final=kl,
+            true_rank=ranks.quantile(0.5, dim=1).numpy(),
+            top1=(ranks == 1).double().mean(1).numpy(),
+            true_probability=probability,
+            logits_std=deviation,
+            stream_rms=np.sqrt(square),
+            num_positions=self._count,
+            norm=self._norm,
+        )
