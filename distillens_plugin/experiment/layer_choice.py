@@ -4,11 +4,12 @@ Models are measured while they are whole: before torchdistill's box prepares the
 takes them to pieces. One process measures; all of them train with its answer.
 """
 
+import math
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,17 +17,17 @@ from torch import nn
 from torch.utils.data import Subset
 
 from distillens_plugin.data.examples import InstructionDataset
+from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.divergences import Divergence
+from distillens_plugin.lens_maps.batches import Batch, lens_batches, num_positions
+from distillens_plugin.lens_maps.choice import ChosenPairs, least_divergence
 from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.recipe.schema.layers import LayerPairs, unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import LensKwargs
 from distillens_plugin.storage.main_process import on_main_process, say, say_all
 
-if TYPE_CHECKING:
-    from distillens_plugin.lens_maps.choice import ChosenPairs
-
-# Rows of any length: more positions move the means by less than rows do (docs/choosing.md).
+# Supervised positions of these rows that are compared, spread evenly.
 MAX_POSITIONS = 2048
 
 # What a term's choice was made from and came to, as layer_pairs.json keeps it.
@@ -111,10 +112,6 @@ def _measure(
     train: InstructionDataset,
     device: torch.device,
 ) -> dict[str, Record]:
-    # Not needed by most runs.
-    from distillens_plugin.lens_maps.batches import lens_batches
-    from distillens_plugin.lens_maps.choice import least_divergence
-
     records: dict[str, Record] = {}
     # Terms that read alike share a matrix.
     known: list[tuple[Lens, LayerPairs, Record]] = []
@@ -125,9 +122,7 @@ def _measure(
         if same is None:
             started_at = time.perf_counter()
             indices = _rows(recipe, layers, train)
-            batches = lens_batches(
-                Subset(train, indices), len(indices), device, max_positions=MAX_POSITIONS
-            )
+            batches = _thinned(lens_batches(Subset(train, indices), len(indices), device))
             chosen = least_divergence(
                 student,
                 teacher,
@@ -161,7 +156,15 @@ def _rows(recipe: Recipe, layers: LayerPairs, train: InstructionDataset) -> list
     return sorted(random.Random(f"layers:{recipe.seed}").sample(range(len(train)), count))
 
 
-def _record(chosen: "ChosenPairs", lens: Lens, row_ids: list[str], seconds: float) -> Record:
+def _thinned(batches: list[Batch]) -> list[Batch]:
+    """Every k-th supervised position, so that each row counts, however long the rows are."""
+    step = max(1, math.ceil(num_positions(batches) / MAX_POSITIONS))
+    return [
+        (batch, Supervised(each.positions[::step], each.labels[::step])) for batch, each in batches
+    ]
+
+
+def _record(chosen: ChosenPairs, lens: Lens, row_ids: list[str], seconds: float) -> Record:
     matrix = chosen.matrix
     divergence = lens.divergence
     return {

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.data.collate import collate
+from distillens_plugin.experiment import layer_choice
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
@@ -46,10 +47,10 @@ def built(recipe, capsys=None):
     return build_experiment(recipe, accelerator, load_data(recipe))
 
 
-def means(experiment, rows, norm):
+def means(experiment, rows, norm, step=1):
     """[2, 3] JSD of layers 1-2 of the student and 1-3 of the teacher, in float64, one by one."""
     batch, targets = collate(rows)
-    wanted = targets["positions"]
+    wanted = targets["positions"][::step]
     read = {}
     for role in ("student", "teacher"):
         model = getattr(experiment, role).eval().double()
@@ -92,6 +93,22 @@ def test_the_pairs_of_least_divergence_on_a_sample_of_rows(path, capsys, norm):
     assert "of 6 rows" in line
     pairs = experiment.box.criterion.term_dict["lens"][0].pairs(3, 4)
     assert pairs == list(zip(*best, strict=True))
+
+
+def test_long_rows_are_thinned_evenly(path, monkeypatch):
+    monkeypatch.setattr(layer_choice, "MAX_POSITIONS", 100)
+    experiment = built(recipe_of(path, f"{LENS}.layers={{auto: 2, by: divergence, rows: 3}}"))
+    record = experiment.layer_records["lens"]
+    ids = {row.id: index for index, row in enumerate(experiment.train.rows)}
+    rows = [experiment.train[ids[row]] for row in record["rows"]]
+    supervised = sum(sum(label != -100 for label in row["labels"][1:]) for row in rows)
+    step = -(-supervised // 100)
+    assert 1 < step
+    assert record["num_positions"] == -(-supervised // step)
+    for found, expected in zip(
+        record["values"], means(experiment, rows, "final", step), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_measuring_changes_nothing_else(path):

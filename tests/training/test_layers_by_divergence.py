@@ -1,4 +1,4 @@
-"""Runs whose layers are measured: the pairs are kept with the run, and --resume goes on with them."""
+"""Runs whose layers are measured: the pairs are kept with a run, and --resume goes on with them."""
 
 import json
 import shutil
