@@ -33,6 +33,7 @@ def close_run(
         seconds: of work, without interruptions.
     """
     accelerator = experiment.accelerator
+    measured = readings.summary()
     summary = {
         "validation_loss_before": loss_before,
         "validation_loss_after": history.last_loss,
@@ -48,7 +49,7 @@ def close_run(
         "tokens_per_s": round(history.tokens_per_s, 1),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
         **({"weights": weights} if weights else {}),
-        **readings.summary(),
+        **measured,
         "seed": experiment.recipe.seed,
         "num_processes": accelerator.num_processes,
         "versions": versions(),
@@ -77,7 +78,7 @@ def close_run(
     print(f"best model ({best}): {folder / run_folder.BEST}")
     print(f"last model: {folder / run_folder.LAST}")
     print(f"metrics: {folder / run_folder.METRICS}, {folder / run_folder.SUMMARY}")
-    if (line := readings.line()) is not None:
+    if (line := readings.line(measured)) is not None:
         print(line)
     readings.finish(num_steps)
 

@@ -7,8 +7,10 @@ and for each layer pair how often the student is surer, or less sure, than the t
 import math
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from distillens_plugin.data.supervision import IGNORED
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
@@ -43,12 +45,9 @@ class LensReadings:
         self._student = unwrap(trained_model(experiment.box))
         self._accelerator = accelerator
         self._puts_away = recipe.sharding.reshard_teacher
-        rows = experiment.validation or experiment.train
+        rows = _rows(experiment)
         self._batches = lens_batches(
-            rows,
-            min(len(rows), most_rows(experiment)),
-            accelerator.device,
-            max_positions=recipe.report.positions,
+            rows, len(rows), accelerator.device, max_positions=recipe.report.positions
         )
 
     def read(self, *, with_teacher: bool) -> dict[str, Any] | None:
@@ -71,20 +70,31 @@ class LensReadings:
         if found.confidence is not None:
             record["confidence"] = {
                 "pairs": [list(pair) for pair in found.confidence.pairs],
-                "surer_share": found.confidence.surer_share.tolist(),
-                "surer_by": found.confidence.surer_by.tolist(),
-                "less_sure_share": found.confidence.less_sure_share.tolist(),
-                "less_sure_by": found.confidence.less_sure_by.tolist(),
+                "surer_share": _short(found.confidence.surer_share),
+                "surer_by": _short(found.confidence.surer_by),
+                "less_sure_share": _short(found.confidence.less_sure_share),
+                "less_sure_by": _short(found.confidence.less_sure_by),
             }
         return record if _is_finite(record) else None
 
 
-def most_rows(experiment: Experiment) -> int:
-    """Rows that a measurement of this run may read, so that short runs measure little."""
-    box = experiment.box
+def _rows(experiment: Experiment) -> list[dict[str, Any]]:
+    """The first rows with supervised positions, as many as are needed; few in a short run."""
+    data = experiment.validation or experiment.train
     batch_size = experiment.recipe.train.train_data_loader.kwargs.batch_size or 1
-    a_step = batch_size * box.grad_accum_step * experiment.accelerator.num_processes
-    return max(1, experiment.num_steps * a_step // _TRAINED_ROWS_EACH)
+    each_step = batch_size * experiment.box.grad_accum_step * experiment.accelerator.num_processes
+    most = max(1, experiment.num_steps * each_step // _TRAINED_ROWS_EACH)
+    wanted = experiment.recipe.report.positions
+    found: list[dict[str, Any]] = []
+    for index in range(len(data)):
+        if len(found) >= most or wanted <= 0:
+            break
+        row = data[index]
+        supervised = sum(label != IGNORED for label in row["labels"][1:])
+        if supervised:
+            found.append(row)
+            wanted -= supervised
+    return found
 
 
 def _pairs(experiment: Experiment) -> list[tuple[int, int]]:
@@ -106,11 +116,16 @@ def _pairs(experiment: Experiment) -> list[tuple[int, int]]:
 def _layers(statistics: LayerStatistics) -> dict[str, list[float]]:
     return {
         "layers": list(statistics.layers),
-        "entropy": statistics.entropy.tolist(),
-        "kl_from_final": statistics.divergence_to_final.tolist(),
-        "true_rank": statistics.true_rank.tolist(),
-        "top1": statistics.top1.tolist(),
+        "entropy": _short(statistics.entropy),
+        "kl_from_final": _short(statistics.divergence_to_final),
+        "true_rank": _short(statistics.true_rank),
+        "top1": _short(statistics.top1),
     }
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Six digits: the sample holds no more, and a long run has many lines."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 def _is_finite(value: object) -> bool:

@@ -101,15 +101,19 @@ class Readings:
             "report_share": round(self._budget.share, 5),
         }
 
-    def line(self) -> str | None:
-        """The same for people."""
-        budget = self._budget
-        if not budget.seconds:
+    def line(self, summary: Mapping[str, float]) -> str | None:
+        """The same for people.
+
+        Args:
+            summary: what it was when the run ended.
+        """
+        if not summary.get("report_seconds"):
             return None
+        share = summary["report_share"]
         above = " (a short run: it is read before and after, whatever that takes)"
         return (
-            f"measured itself for {budget.seconds:.1f} s, {100 * budget.share:.1f} % of the run"
-            f"{above if budget.share > budget.max_share else ''}: {self._folder / run_folder.LENS}"
+            f"measured itself for {summary['report_seconds']:.1f} s, {100 * share:.1f} % of the run"
+            f"{above if share > self._report.max_share else ''}: {self._folder / run_folder.LENS}"
         )
 
     def keep_last_answers(self, answers: list[SampleAnswer], step: int) -> None:
@@ -154,10 +158,6 @@ class Readings:
         return on_main_process(self._accelerator, lambda: self._budget.allows(expected()))
 
     def _read_lens(self, step: int) -> None:
-        import importlib.util  # TEMPORARY until lens_maps exists
-
-        if importlib.util.find_spec("distillens_plugin.lens_maps.measurement") is None:
-            return
         with self._budget.spending() as spent, undisturbed_random_states():
             if self._lens is None:
                 self._lens = self._make_lens()

@@ -11,7 +11,7 @@ class Budget:
     """Adds up what measuring takes, and says whether more of it fits.
 
     Args:
-        max_share: of the run's time so far, 0 to 1.
+        max_share: of the run's time so far, 0 to 1; 1 is no limit.
         elapsed: seconds of work since the run began, without interruptions.
         device: of the student; what it still computes is no part of a measurement.
 
@@ -34,7 +34,7 @@ class Budget:
 
     def allows(self, seconds: float) -> bool:
         """Whether a measurement that is expected to take so long fits."""
-        return self.seconds + seconds <= self.max_share * self._elapsed()
+        return self.max_share >= 1 or self.seconds + seconds <= self.max_share * self._elapsed()
 
     @contextmanager
     def spending(self) -> Iterator[Callable[[], float]]:

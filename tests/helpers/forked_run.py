@@ -155,6 +155,8 @@ def quick_recipe(folder, *, num_epochs=3, **changes):
     change(path, "train.train_data_loader.kwargs.batch_size", 3)
     change(path, "train.scheduler.kwargs.warmup_steps", 2)
     change(path, "samples.num_rows", 0)
+    # What is measured does not depend on the pace.
+    change(path, "report.max_share", 1)
     for key, value in changes.items():
         change(path, key.replace("__", "."), value)
     return path
@@ -191,7 +193,11 @@ def what_it_left(folder):
             for pace in ("tokens_per_s", "peak_memory_bytes"):
                 record.pop(pace, None)
             found.setdefault("records", []).append(record)
+    for line in found.pop("lens.jsonl", b"").split(b"\n"):
+        if line:
+            found.setdefault("readings", []).append({**json.loads(line), "seconds": None})
     summary = json.loads(found.pop("summary.json"))
     paces = ("seconds", "train_seconds", "tokens_per_s", "peak_memory_bytes")
+    paces += ("report_seconds", "report_share")
     found["summary"] = {key: value for key, value in summary.items() if key not in paces}
     return found

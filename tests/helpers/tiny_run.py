@@ -100,6 +100,8 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
         },
         "log_every": 1,
         "samples": {"num_rows": 1, "max_new_tokens": 8},
+        # Drawing takes longer than all the rest; tests/reports has the pages.
+        "report": {"page": False},
         "output_dir": str(folder / "out"),
     }
     path = folder / "recipe.yaml"

@@ -44,7 +44,7 @@ class Report(Strict):
     max_share: Fraction = Field(
         default=0.02,
         description="share of the run's time that measuring may take; before and after training "
-        "the lens always reads, in between only within this share",
+        "the lens always reads, in between only within this share; 1 measures at every validation",
     )
 
     @model_validator(mode="before")
