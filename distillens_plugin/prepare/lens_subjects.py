@@ -112,16 +112,16 @@ def models_subjects(
         DistillensError: a model, its tokenizer, the rows or the translators cannot be read or do
             not fit one another.
     """
+    specs = [("MODEL", main)] + ([("--other", other)] if other is not None else [])
+    configs = [checked_folder(spec, where=where)[1].config for where, spec in specs]
+    if translators is not None:
+        _check_translators(translators, configs[0], main)
     tokenizer = _tokenizer(main)
     if other is not None:
         check_vocabularies(_tokenizer(other), tokenizer)
     rows = load_examples(data, tokenizer, where="--data")
-    specs = [("MODEL", main)] + ([("--other", other)] if other is not None else [])
-    for where, spec in specs:
-        _, checked = checked_folder(spec, where=where)
-        _check_positions(checked.config, rows, where, "--max_length")
-        if spec is main and translators is not None:
-            _check_translators(translators, checked.config, spec)
+    for (where, _), config in zip(specs, configs, strict=True):
+        _check_positions(config, rows, where, "--max_length")
     subjects = [
         Subject(role, _shown(spec), load_teacher(spec, where=where))
         for role, (where, spec) in zip(("model", "other"), specs, strict=False)
@@ -149,17 +149,18 @@ def recipe_subjects(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     lens = _lens(recipe)
+    specs = [(recipe.where("models.teacher_model"), teacher)]
+    specs += [("--student", student)] if student is not None else []
+    folders = [checked_folder(spec, where=where) for where, spec in specs]
+    if translators is not None:
+        _check_translators(translators, folders[0][1].config, teacher)
     tokenizer, train, validation = load_data(recipe)
-    if student is not None:
+    # Weights alone are read with the recipe's tokenizer.
+    if student is not None and (folders[1][0] / "tokenizer_config.json").is_file():
         check_vocabularies(_tokenizer(student), tokenizer)
     rows = validation if validation is not None else first_examples(train)
-    specs: list[tuple[str, TeacherSpec]] = [(recipe.where("models.teacher_model"), teacher)]
-    specs += [("--student", student)] if student is not None else []
-    for where, spec in specs:
-        _, checked = checked_folder(spec, where=where)
+    for (where, _), (_, checked) in zip(specs, folders, strict=True):
         _check_positions(checked.config, rows, where, "datasets.*.max_length")
-        if spec is teacher and translators is not None:
-            _check_translators(translators, checked.config, spec)
     torch.manual_seed(recipe.seed)
     main = load_teacher(teacher)
     if student is not None:
