@@ -31,8 +31,6 @@ _STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
-    # A name such as $x$ is a name.
-    "text.parse_math": False,
     "svg.fonttype": "none",
     **dict.fromkeys(
         (
@@ -110,12 +108,32 @@ def finish(figure: "Drawing", *, name: str, title: str, caption: str, alt: str) 
     """
     import matplotlib
 
+    tidy(figure)
     picture, drawing = io.BytesIO(), io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(picture, format="png", dpi=_PNG_DPI, facecolor="white")
         figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None})
     svg = _for_pages(drawing.getvalue(), name, alt)
     return Figure(name, title, caption, alt, svg, picture.getvalue())
+
+
+def tidy(figure: "Drawing") -> "Drawing":
+    """Gives what was drawn by matplotlib's own defaults the style of `axes`; returns the figure."""
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
+
+    for panel in figure.axes:
+        if title := panel.get_title():
+            panel.set_title("")
+            panel.set_title(title, loc="left", fontsize=_STYLE["axes.titlesize"], color=INK)
+    for legend in figure.findobj(Legend):
+        legend.set_frame_on(False)
+    for text in figure.findobj(Text):
+        # A name such as $x$ is a name.
+        text.set_parse_math(False)
+        if text.get_color() in ("black", "#000000", "k"):
+            text.set_color(INK)
+    return figure
 
 
 def _for_pages(svg: str, name: str, alt: str) -> str:
