@@ -2,8 +2,8 @@
 
 A plan is a JSON list of runs, each with `arguments`; `sharded` (FSDP2, or plain data parallelism);
 `stop_after`, a number of kept states after which all ranks end as if killed; `cwd`, a folder for
-each rank. Writes the exit codes, and what stderr got, to OUT as JSON; a run that takes four minutes
-ends everything.
+each rank; `one_rank_reads`, that the others get no weights from files. Writes the exit codes, and
+what stderr got, to OUT as JSON; a run that takes four minutes ends everything.
 
 Usage: torchrun --standalone --nproc_per_node=2 sharded_runs.py PLAN OUT
 """
@@ -33,13 +33,15 @@ class Stopped(BaseException):
     """Ends a run without any of its last acts."""
 
 
-def start(arguments, *, sharded=True, stop_after=None, cwd=None):
+def start(arguments, *, sharded=True, stop_after=None, cwd=None, one_rank_reads=False):
     """The exit code (None: stopped), and the lines of stderr."""
     for name, value in fsdp_on_cpu.FSDP2.items():
         if name == "ACCELERATE_USE_CPU" or sharded:
             os.environ[name] = value
         else:
             os.environ.pop(name, None)
+    if sharded:
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(one_rank_reads).lower()
     AcceleratorState._reset_state(reset_partial_state=True)
     states = []
 

@@ -49,6 +49,16 @@ def cached(path):
     return path
 
 
+def measuring(path):
+    """Its layers are chosen by divergence, of a student with one layer more."""
+    change(path, "models.student_model.init.config.n_layer", 3)
+    layers = {"auto": 2, "by": "divergence", "rows": 4}
+    change(path, "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.layers", layers)
+    change(path, "train.num_epochs", 1)
+    change(path, "samples.num_rows", 0)
+    return path
+
+
 def run_all(folder, plan, processes):
     """Exit code and stderr of each run, by name; and stdout of all."""
     (folder / "plan.json").write_text(json.dumps(list(plan.values())), encoding="utf-8")
@@ -69,6 +79,7 @@ def place(tmp_path_factory):
     plain = recipe_of(place / "plain")
     own = sampling(recipe_of(place / "own"))
     caches = [cached(recipe_of(place / name)) for name in ("cache", "cache_ddp")]
+    measured = measuring(recipe_of(place / "measured"))
     half = shutil.copy(plain, place / "plain" / "half.yaml")
     change(half, "train.optimizer.grad_accum_step", 1)
     disks = [place / "disk_0", place / "disk_1"]
@@ -87,6 +98,8 @@ def place(tmp_path_factory):
         "cache": entry(caches[0], place / "cached"),
         "cache ddp": entry(caches[1], place / "cached_ddp", sharded=False),
         "dry": entry(own, place / "dry", "--dry-run"),
+        "measured ddp": entry(measured, place / "measured_ddp", sharded=False),
+        "measured fsdp": entry(measured, place / "measured_fsdp", one_rank_reads=True),
         "own disks": entry(plain, "out", cwd=[*map(str, disks)]),
     }
     codes, told = run_all(place, plan, 2)
@@ -177,6 +190,18 @@ def test_folders_on_disks_of_their_own_are_refused_before_training(place):
     assert "output_dir: processes 1 of 2 cannot see out, where the main process writes" in error
     assert error.count("\n") == 1
     assert not any((place / "disk_0").iterdir())
+
+
+def test_one_process_measures_the_layers_and_all_train_with_them(place):
+    """The others have no weights of the teacher, where one process reads them."""
+    assert_same_run(place / "measured_fsdp", place / "measured_ddp")
+    ours, theirs = (
+        json.loads((place / name / "layer_pairs.json").read_text(encoding="utf-8"))["terms"]["lens"]
+        for name in ("measured_fsdp", "measured_ddp")
+    )
+    assert ours["measured"] == theirs["measured"]
+    assert ours["values"] == theirs["values"]
+    assert outputs(place, "two")[0].count("by divergence: jsd") == 2
 
 
 def test_a_teacher_cache_is_filled_and_read_as_with_ddp(place):
