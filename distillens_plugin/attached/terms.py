@@ -144,5 +144,6 @@ def _plain(value: Any) -> Any:
 
 def _weight(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
-        raise DistillensError(f"AttachedLens: {name} = {value!r}, expected a number >= 0")
+        todo = "; only distillens run measures it, from a recipe" if value == "auto" else ""
+        raise DistillensError(f"AttachedLens: {name} = {value!r}, expected a number >= 0{todo}")
     return float(value)

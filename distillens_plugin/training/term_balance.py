@@ -1,9 +1,12 @@
 """`weight: auto`: a term's weight from the gradients that it and the reference give one block.
 
 Over the first steps, before the step's own passes, the window goes through the models once with
-the reference alone and once with the term alone. The weight is the mean over those steps of
-|gradient of the reference, as it counts in the sum| / |gradient of the term|, at the last block
-that both reach. A measured step has the mean so far; afterwards the weight stays as it is.
+the reference alone and once with the term alone. The weight is the mean length of the reference's
+gradient, as it counts in the sum, over the mean length of the term's, at the last block that both
+reach. A measured step has the weight of the steps so far; afterwards it stays as it is.
+
+The ratio of means, and not the mean of ratios: a student with random weights gives a lens hardly
+any gradient in its first steps, and a single ratio of thousands would outweigh all the others.
 
 The step sees nothing of it but the weight: random states are put back, gradients are cleared.
 """
@@ -32,8 +35,7 @@ from distillens_plugin.training.balance_place import Place, places
 from distillens_plugin.training.window import Window
 from eval_harness.errors import RunFailure
 
-# Ratios of single steps differ by a few tens of percent (docs/choosing.md); a mean of ten of them
-# costs as much as twenty steps.
+# Few enough to cost nothing beside a run, and enough that one batch does not decide.
 NUM_STEPS = 10
 PREFIX = "weight/"
 
@@ -57,8 +59,8 @@ class TermBalance:
         self.reference = criterion.reference() if self.places else ""
         self.num_steps = min(NUM_STEPS, experiment.num_steps)
         self.num_measured = 0
-        self._sums = dict.fromkeys(self.places, 0.0)
-        self._counts = dict.fromkeys(self.places, 0)
+        # Of the lengths of the gradients: the reference's, and the term's.
+        self._sums = dict.fromkeys(self.places, (0.0, 0.0))
         self._seconds = 0.0
 
     def before_step(self, window: Window) -> None:
@@ -86,8 +88,7 @@ class TermBalance:
     def weights(self) -> dict[str, float]:
         """The weight of each balanced term; 0 before the first gradient of it."""
         return {
-            name: self._sums[name] / self._counts[name] if self._counts[name] else 0.0
-            for name in self.places
+            name: above / below if below else 0.0 for name, (above, below) in self._sums.items()
         }
 
     def named_weights(self) -> dict[str, float]:
@@ -98,31 +99,30 @@ class TermBalance:
         """What `restore` takes; None where nothing is balanced."""
         if not self.places:
             return None
-        return {"num_measured": self.num_measured, "sums": self._sums, "counts": self._counts}
+        return {"num_measured": self.num_measured, "sums": self._sums}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Puts back what `state` gave, and sets the weights."""
         if state is None:
             return
         self.num_measured = state["num_measured"]
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._sums = {name: (above, below) for name, (above, below) in state["sums"].items()}
         self._set()
 
     def _add(self, name: str, above: float, below: float) -> None:
-        ratio = above / below if below > 0 else math.inf
-        if math.isfinite(ratio) and ratio > 0:
-            self._sums[name] += ratio
-            self._counts[name] += 1
+        if all(0 < norm < math.inf for norm in (above, below)):
+            sums = self._sums[name]
+            self._sums[name] = (sums[0] + above, sums[1] + below)
             return
         found = (
             f"gradients at layer {self.places[name].layer}: {self.reference} {above:.3g}, {name} "
             f"{below:.3g}"
         )
-        if self.num_measured == self.num_steps and not self._counts[name]:
+        if self.num_measured == self.num_steps and not self._sums[name][1]:
             raise RunFailure(
                 f"step {self.num_measured}: the weight of {name} is auto, but none of the "
-                f"{self.num_steps} measured steps gave a ratio ({found}); give the weight as a "
-                "number"
+                f"{self.num_steps} measured steps gave both gradients ({found}); give the weight "
+                "as a number"
             )
         say(self.accelerator, f"step {self.num_measured}: weight of {name} not measured ({found})")
 

@@ -183,6 +183,7 @@ def test_a_teacher_left_in_train_mode_drops_nothing_out():
         ({"kd": "kl"}, r"AttachedLens: kd: divergence: found 'kl', expected one of jsd, fkl, rkl"),
         ({"kd": {"divergence": "fkl", "temp": 2}}, r"AttachedLens: kd: temp: unknown key"),
         ({"kd": "fkl", "kd_weight": -1.0}, r"kd_weight = -1.0, expected a number >= 0"),
+        ({"kd": "fkl", "kd_weight": "auto"}, r"'auto', .*; only distillens run measures it"),
         ({"cross_entropy": True}, r"cross_entropy = True, expected a number >= 0"),
         ({"router_loss": 0.01}, r"the student LlamaForCausalLM computes no router loss"),
     ],

@@ -1,7 +1,7 @@
 """The recipe's criterion: torchdistill's weighted sum and its terms."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
@@ -55,12 +55,12 @@ class TermCriterion(Strict):
         return self.key in TERMS and TERMS[self.key].needs_teacher
 
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 # What a term can be balanced against: the first of these that the sum has.
 _REFERENCES = ("distillens.logits_kd", "distillens.cross_entropy")
 
 
-def _weight(value: Any) -> float | str:
+def _weight(value: Any) -> float | Literal["auto"]:
     """A number, or `auto`; one validator, as a union would complain about each of its parts."""
     if value == AUTO:
         return AUTO
@@ -77,7 +77,7 @@ class SubTerm(Strict):
     criterion_wrapper: dict[str, Any] | None = Field(
         default=None, description="torchdistill's wrapper for its low-level losses"
     )
-    weight: Annotated[float | str, PlainValidator(_weight)] = Field(
+    weight: Annotated[float | Literal["auto"], PlainValidator(_weight)] = Field(
         default=1.0,
         description="factor of this term in the sum, of at least 0; or auto: measured over the "
         "first 10 steps, so that the term's gradient is as long as that of logits_kd (or of "
