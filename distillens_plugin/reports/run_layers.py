@@ -63,7 +63,7 @@ def entropy_figure(*runs: Run) -> Figure | None:
     if not shown:
         return None
     figure, panels = axes(1, 1, size=(6.4, 3.4))
-    _by_layer(panels[0][0], shown, "entropy")
+    _by_layer(panels[0][0], runs, "entropy")
     panels[0][0].set_ylabel("entropy (nats)")
     legend(figure, panels[0])
     return finish(
@@ -89,7 +89,7 @@ def readout_figure(*runs: Run) -> Figure | None:
         return None
     figure, panels = axes(1, len(found), size=(3.6 * len(found), 3.2))
     for panel, name in zip(panels[0], found, strict=True):
-        _by_layer(panel, [run for run in shown if getattr(run.lens[0].student, name)], name)
+        _by_layer(panel, runs, name)
         panel.set_ylabel(names[name])
     legend(figure, panels[0])
     return finish(
@@ -134,7 +134,10 @@ def confidence_figure(*runs: Run) -> Figure | None:
 
 
 def _by_layer(panel: "Axes", runs: Sequence[Run], name: str) -> None:
-    """One number over layers. Models of different depths share the axis as parts of the whole."""
+    """One number over layers. Models of different depths share the axis as parts of the whole.
+
+    A run keeps its colour where others have no readings.
+    """
     depths = {max(model.layers) for run in runs for model in _models(run)}
     whole = len(depths) == 1
 
@@ -149,12 +152,14 @@ def _by_layer(panel: "Axes", runs: Sequence[Run], name: str) -> None:
 
     teachers = []
     for run in runs:
-        teacher = run.lens[0].teacher
+        teacher = run.lens[0].teacher if run.lens else None
         if teacher is not None and teacher not in teachers:
             teachers.append(teacher)
             label = "teacher" if len(teachers) == 1 else f"teacher of {run.name}"
             draw(teacher, label, "-", SERIES[(len(runs) + len(teachers) - 1) % len(SERIES)], 2.2)
     for number, run in enumerate(runs):
+        if not run.lens:
+            continue
         colour, whose = SERIES[number % len(SERIES)], run.name if len(runs) > 1 else "student"
         first, last = run.lens[0], run.lens[-1]
         if len(run.lens) > 1:
@@ -166,6 +171,8 @@ def _by_layer(panel: "Axes", runs: Sequence[Run], name: str) -> None:
 
 
 def _models(run: Run) -> list[LayerReadings]:
+    if not run.lens:
+        return []
     teacher = run.lens[0].teacher
     return [run.lens[0].student, *([teacher] if teacher is not None else [])]
 

@@ -67,6 +67,7 @@ def write_report(
         answered=answered_rows(runs),
         sources=_sources(found, output),
         notes=[printable(note) for note in notes],
+        files=", ".join([run_folder.METRICS, run_folder.LENS, run_folder.ANSWERS]),
     )
     write_text(page, html)
     return page

@@ -11,7 +11,7 @@ from eval_harness import printable
 from eval_harness.shared.pages.tables import Grid
 from eval_harness.shared.shortened import shortened
 
-_NONE = "–"
+_NONE = "-"
 # Where a run keeps what it writes says nothing about what it trains.
 _NO_SETTING = ("output_dir",)
 _MOST_SETTINGS = 40
@@ -20,9 +20,10 @@ _MOST_SETTINGS = 40
 def results_grid(runs: Sequence[Run]) -> Grid:
     """What each run reached and took; a column for each run."""
     rows = {
-        "teacher": [words.teacher_of(run) or "none" for run in runs],
         "seed": [whole(words.seed_of(run)) for run in runs],
-        "steps": [_steps(run) for run in runs],
+        "optimiser steps": [
+            whole(run.summary.num_steps if run.summary else run.last_step) for run in runs
+        ],
         "best at step": [whole(_best(run, "step")) for run in runs],
         f"validation loss of the best ({words.LOSS_UNIT})": [
             decimal(_best(run, VALIDATION_LOSS), 4) for run in runs
@@ -47,7 +48,7 @@ def results_grid(runs: Sequence[Run]) -> Grid:
         title="Numbers",
         header=["", *([run.name for run in runs] if len(runs) > 1 else ["this run"])],
         rows=[[name, *cells] for name, cells in shown.items()],
-        caption="What was reached, and what it took.",
+        caption="What was reached, and what it took; a dash is what a run has not recorded.",
     )
 
 
@@ -108,13 +109,6 @@ def _measuring(run: Run) -> str:
     share = run.summary.report_share
     of = "" if share is None else f" ({share * 100:.1f} %)"
     return f"{run.summary.report_seconds:.1f}{of}"
-
-
-def _steps(run: Run) -> str:
-    if run.summary is not None:
-        return f"{run.summary.num_steps:,}"
-    planned = words.planned_steps(run)
-    return f"{run.last_step:,}" + (f" of {planned:,}" if planned else " so far")
 
 
 def _scores(runs: Sequence[Run]) -> list[str]:

@@ -69,7 +69,7 @@ def test_results_of_files_that_have_changed_say_so(evaluated):
 def test_results_of_another_model_are_refused(evaluated, tmp_path):
     _, out = evaluated
     other = run_by_hand(tmp_path / "other")
-    with pytest.raises(DistillensError, match="no results of these runs' models .no saved model"):
+    with pytest.raises(DistillensError, match=r"these runs' models \(no saved model"):
         find_evaluations([read_run(other)], [out])
     with pytest.raises(DistillensError, match=r"holds no results_\*\.json"):
         find_evaluations([read_run(other)], [tmp_path])

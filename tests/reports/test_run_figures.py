@@ -77,6 +77,11 @@ def test_many_records_are_averaged_into_few_columns(tmp_path):
     assert run_figures.loss_figure(read_run(folder)) is not None
 
 
+def test_the_same_numbers_give_the_same_figure(runs):
+    first, second = (run_figures.entropy_figure(runs[0]) for _ in range(2))
+    assert first == second
+
+
 def test_names_with_signs_of_mathematics_are_text(tmp_path):
     folder = run_by_hand(tmp_path / "a$_{b$}")
     other = run_by_hand(tmp_path / "<b> & 'c'")
