@@ -25,7 +25,7 @@ TUNED = "tuned"
 # As many pairs as the paper takes for most of its models.
 _USUAL_PAIRS = 5
 # A table wider than this is no longer looked at.
-MOST_POSITIONS = 48
+MOST_POSITIONS = 32
 
 
 def lens_map(
