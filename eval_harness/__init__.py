@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from eval_harness.judging.judgement import Judgement
     from eval_harness.judging.request import judge
     from eval_harness.protocols.protocol import PROTOCOLS, Protocol, make_protocol, request_seed
-    from eval_harness.report.page import Plot
-    from eval_harness.report.plots import require_matplotlib
     from eval_harness.report.rows import printable
     from eval_harness.results.folder import load_results
     from eval_harness.results.schema import (
@@ -84,8 +82,6 @@ _HOMES = {
     "eval_harness.judging.judgement": ("Judgement",),
     "eval_harness.judging.request": ("judge",),
     "eval_harness.protocols.protocol": ("PROTOCOLS", "Protocol", "make_protocol", "request_seed"),
-    "eval_harness.report.page": ("Plot",),
-    "eval_harness.report.plots": ("require_matplotlib",),
     "eval_harness.report.rows": ("printable",),
     "eval_harness.results.folder": ("load_results",),
     "eval_harness.results.schema": (
@@ -123,7 +119,6 @@ __all__ = [
     "DistillensError",
     "Judgement",
     "LogLikelihood",
-    "Plot",
     "Protocol",
     "Request",
     "Results",
@@ -147,7 +142,6 @@ __all__ = [
     "register_backend",
     "register_template",
     "request_seed",
-    "require_matplotlib",
     "rouge_l",
     "row_scores",
     "run_evaluation",

@@ -24,9 +24,9 @@ def run(args: argparse.Namespace) -> int:
     """Writes the report and prints its paths. Returns 0."""
     from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
-    from eval_harness.report.plots import require_matplotlib
     from eval_harness.scoring.rouge import metric_of_tokenizer
     from eval_harness.shared.files.atomic import check_can_be_made
+    from eval_harness.shared.pages.figures import require_matplotlib
 
     # Before the systems are read and scored, which may take a while.
     require_matplotlib()

@@ -1,7 +1,5 @@
 """One self-contained HTML page and one Markdown file about a set of systems."""
 
-import base64
-import importlib.resources
 import os
 import re
 from collections.abc import Sequence
@@ -13,11 +11,15 @@ import numpy as np
 
 from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, decimals, scored_metrics
 from eval_harness.comparison.systems import System
-from eval_harness.report.plots import plot_length, plot_scores, require_matplotlib
+from eval_harness.report.plots import plot_length, plot_scores
 from eval_harness.report.rows import ShownRow, primary_metric, printable, rows_that_differ
 from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.scoring.row_scores import scored_by
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
+from eval_harness.shared.pages.figures import Figure, require_matplotlib
+from eval_harness.shared.pages.markdown import cell, lines_of
+from eval_harness.shared.pages.render import render
+from eval_harness.shared.pages.tables import Grid
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
 # Metric -> column title and decimals; a column is shown if any system has the metric.
@@ -30,20 +32,17 @@ _COLUMNS = {
     "nll": ("nats per reference token", 3),
     "perplexity": ("perplexity", 2),
 }
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A PNG with its file name (for Markdown) and description."""
-
-    name: str
-    alt: str
-    png: bytes
-
-    @property
-    def data_uri(self) -> str:
-        """The picture as a data URI, so that the page needs no other file."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
+# What is told of a difference -> column title.
+_COMPARED = {
+    "metric": "metric",
+    "pair": "a - b",
+    "difference": "difference",
+    "interval": "95 %",
+    "p": "p",
+    "adjusted": "Holm",
+    "reach": "detectable",
+    "verdict": "verdict",
+}
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,18 @@ class TaskSection:
     header: list[str]
     table: list[list[str]]
     comparisons: list[dict[str, Any]]
-    plots: list[Plot]
+    plots: list[Figure]
     rows: list[ShownRow]
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The scores, and where there are several systems their differences."""
+        grids = [Grid("Scores", self.header, self.table)]
+        if self.comparisons:
+            lines = [[line[key] for key in _COMPARED] for line in self.comparisons]
+            shown = tuple(i for i, line in enumerate(self.comparisons) if line["shown"])
+            grids.append(Grid("Differences", list(_COMPARED.values()), lines, shown))
+        return grids
 
 
 def write_report(
@@ -86,7 +95,7 @@ def write_report(
     sections = [_section(systems, task, result, num_rows) for task in systems[0].samples]
     notes = [printable(note) for note in result["notes"]]
     for plot in (plot for section in sections for plot in section.plots):
-        write_bytes(folder / "plots" / plot.name, plot.png)
+        write_bytes(folder / "plots" / f"{plot.name}.png", plot.png)
     page, markdown = folder / "report.html", folder / "report.md"
     write_text(markdown, _markdown(sections, notes))
     write_text(page, _html(systems, sections, notes))
@@ -150,7 +159,7 @@ def _plots(
     metrics: dict[str, dict[str, Any]],
     scores: list[Any],
     lengths: list[Any],
-) -> list[Plot]:
+) -> list[Figure]:
     names = [printable(name) for name in metrics]
     title = f"{printable(task)}: {printable(primary)}"
     intervals = [
@@ -162,16 +171,8 @@ def _plots(
     means = [m[f"{primary},none"] for m in metrics.values()]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", task)
     return [
-        Plot(
-            f"{stem}_scores.png",
-            f"{title}, scores with intervals",
-            plot_scores(title, names, means, intervals),
-        ),
-        Plot(
-            f"{stem}_length.png",
-            f"{title} of each row against the length of its answer",
-            plot_length(f"{title} against length", names, lengths, scores),
-        ),
+        plot_scores(stem, title, names, means, intervals),
+        plot_length(stem, title, names, lengths, scores),
     ]
 
 
@@ -236,14 +237,9 @@ def _number(value: object, decimals: int) -> str:
 
 
 def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[str]) -> str:
-    import jinja2
-
-    source = importlib.resources.files("eval_harness").joinpath("report/page.html.j2")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "eval_harness",
+        "report/page.html.j2",
         names=[printable(system.name) for system in systems],
         sections=sections,
         notes=notes,
@@ -251,19 +247,23 @@ def _html(systems: Sequence[System], sections: list[TaskSection], notes: list[st
     )
 
 
-def _fingerprints(systems: Sequence[System]) -> list[dict[str, str]]:
-    return [
-        {
-            "system": printable(system.name),
-            "task": printable(task),
-            "digest": fingerprint.digest(),
-            "protocol": printable(_settings(fingerprint.protocol)),
-            "model": printable(_settings(fingerprint.model)),
-            "versions": printable(_settings(fingerprint.versions)),
-        }
+def _fingerprints(systems: Sequence[System]) -> Grid | None:
+    rows = [
+        [
+            printable(system.name),
+            printable(task),
+            fingerprint.digest(),
+            *(
+                printable(_settings(part))
+                for part in (fingerprint.protocol, fingerprint.model, fingerprint.versions)
+            ),
+        ]
         for system in systems
         for task, fingerprint in system.fingerprints.items()
     ]
+    header = ["system", "task", "fingerprint", "protocol", "model", "versions"]
+    caption = "What was run; two results with one fingerprint were made in the same way."
+    return Grid("Fingerprints", header, rows, caption=caption) if rows else None
 
 
 def _settings(values: dict[str, Any]) -> str:
@@ -273,26 +273,10 @@ def _settings(values: dict[str, Any]) -> str:
 def _markdown(sections: list[TaskSection], notes: list[str]) -> str:
     lines = ["# Evaluation", ""]
     for section in sections:
-        lines += [f"## {_cell(section.name)}", "", f"{section.num_rows} rows.", ""]
-        lines += _markdown_table(section.header, section.table)
-        if section.comparisons:
-            columns = ("metric", "pair", "difference", "interval", "p", "adjusted", "reach")
-            header = ["metric", "a - b", "difference", "95 %", "p", "Holm", "detectable", "verdict"]
-            rows = [[line[key] for key in (*columns, "verdict")] for line in section.comparisons]
-            lines += ["", *_markdown_table(header, rows)]
-        lines += [""]
+        lines += [f"## {cell(section.name)}", "", f"{section.num_rows} rows.", ""]
+        for grid in section.grids:
+            lines += [*lines_of(grid.header, grid.rows), ""]
         for plot in section.plots:
-            lines += [f"![{_cell(plot.alt)}](plots/{plot.name})", ""]
-    lines += [f"- {_cell(note)}" for note in notes]
+            lines += [f"![{cell(plot.title)}](plots/{plot.name}.png)", ""]
+    lines += [f"- {cell(note)}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    escaped = re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", " ".join(text.split()))
-    return "---" if text == "---" else escaped

@@ -1,117 +1,109 @@
-"""The report's plots, as PNG bytes. Needs matplotlib (the `report` extra)."""
+"""The report's figures: scores with their intervals, and scores against the length of answers."""
 
-import io
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from eval_harness.errors import DistillensError
+from eval_harness.shared.pages.figures import Figure, axes, finish
+from eval_harness.shared.pages.palette import SERIES
 from eval_harness.shared.statistics import Floats
 
-# Okabe and Ito's colours are distinguishable with every kind of colour blindness.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vP*X"
-
-
-def require_matplotlib() -> None:
-    """Raises DistillensError with the install line if matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise DistillensError(
-            "report draws its plots with matplotlib, which is not installed; run pip install -e "
-            "'.[report]' in a clone"
-        ) from error
+# More points are drawn as one picture: each by itself would make the page large.
+_MOST_POINTS = 1000
 
 
 def plot_scores(
+    stem: str,
     title: str,
     names: Sequence[str],
     scores: Sequence[float],
     intervals: Sequence[tuple[float, float] | None],
-) -> bytes:
+) -> Figure:
     """Each system's score with its interval, one below the other.
 
     Args:
-        title: above the plot.
+        stem: of the figure's files.
+        title: what is scored.
         names: of K systems.
         scores: K, x 100.
         intervals: K pairs (low, high); None for a score without one.
-    Returns:
-        A PNG.
     """
-    figure, axes = _new_figure(height=1.1 + 0.45 * len(names))
+    figure, panels = axes(1, 1, size=(6.6, 0.9 + 0.42 * len(names)))
+    panel = panels[0][0]
     for row, (score, interval) in enumerate(zip(scores, intervals, strict=True)):
-        style: dict[str, Any] = {"color": _COLOURS[row % len(_COLOURS)], "capsize": 4}
+        style: dict[str, Any] = {"color": SERIES[row % len(SERIES)], "capsize": 4}
         reach = [[score - interval[0]], [interval[1] - score]] if interval else None
-        axes.errorbar([score], [row], xerr=reach, fmt=_MARKERS[row % len(_MARKERS)], **style)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("score, with 95 % interval over rows")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_title(_plain(title), fontsize=10, loc="left")
-    return _png(figure)
+        panel.errorbar([score], [row], xerr=reach, fmt=_MARKERS[row % len(_MARKERS)], **style)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xlabel("score, with 95 % interval over rows")
+    panel.grid(False, axis="y")
+    told = ", ".join(f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True))
+    return _finish(
+        figure,
+        name=f"{stem}_scores",
+        title=f"{title}, scores with intervals",
+        caption="Each mark is the mean over rows, its bar the 95 % interval over rows; whether two "
+        "systems differ is told by their paired difference, not by bars that overlap.",
+        alt=f"{title}: {told}",
+    )
 
 
 def plot_length(
-    title: str, names: Sequence[str], lengths: Sequence[Floats], scores: Sequence[Floats]
-) -> bytes:
+    stem: str,
+    title: str,
+    names: Sequence[str],
+    lengths: Sequence[Floats],
+    scores: Sequence[Floats],
+) -> Figure:
     """Each row's score against the length of its answer, one colour for each system.
 
     Args:
-        title: above the plot.
+        stem: of the figure's files.
+        title: what is scored.
         names: of K systems.
         lengths: K arrays [N], words of the row's answers, mean over seeds.
         scores: K arrays [N], x 100.
-    Returns:
-        A PNG.
     """
-    figure, axes = _new_figure(height=3.6)
+    figure, panels = axes(1, 1, size=(6.6, 3.5))
+    panel = panels[0][0]
     # Points of many rows hide each other; paler ones still show where they crowd.
-    alpha = 0.7 if max(len(length) for length in lengths) <= 300 else 0.2
+    alpha = 0.7 if max(len(length) for length in lengths) <= 300 else 0.25
     for row, (name, length, score) in enumerate(zip(names, lengths, scores, strict=True)):
-        axes.scatter(
+        panel.scatter(
             length,
             score,
             s=12,
             alpha=alpha,
-            color=_COLOURS[row % len(_COLOURS)],
+            color=SERIES[row % len(SERIES)],
             marker=_MARKERS[row % len(_MARKERS)],
             linewidths=0,
-            label=_plain(name),
+            label=name,
+            rasterized=sum(map(len, lengths)) > _MOST_POINTS,
         )
     # Lengths spread over orders of magnitude and may be 0, which a plain log axis cannot show.
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set_xlim(left=-1)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("words of the answer (linear up to 10, logarithmic above)")
-    axes.set_ylabel("score")
-    axes.grid(alpha=0.3)
-    axes.set_title(_plain(title), fontsize=10, loc="left")
-    legend = axes.legend(fontsize=8, markerscale=1.5)
+    panel.set_xscale("symlog", linthresh=10)
+    panel.set_xlim(left=-1)
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.set_xlabel("words of the answer (linear up to 10, logarithmic above)")
+    panel.set_ylabel("score")
+    legend = panel.legend(fontsize=8, markerscale=1.5)
     for handle in legend.legend_handles:
-        handle.set_alpha(1)
-    return _png(figure)
+        if handle is not None:
+            handle.set_alpha(1)
+    return _finish(
+        figure,
+        name=f"{stem}_length",
+        title=f"{title} of each row against the length of its answer",
+        caption="Each point is a row. A cloud that rises to the right scores long answers higher; "
+        "one at the left edge is a system that says too little.",
+        alt=f"{title} against the length of answers, {len(scores[0])} rows of {len(names)} systems",
+    )
 
 
-def _new_figure(*, height: float) -> tuple[Any, Any]:
-    # Figure itself, not pyplot: no global state, no display, nothing to close.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), dpi=130, layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
+def _finish(figure: Any, **texts: str) -> Figure:
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the tables still show it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        # Without the software's version the same numbers give the same bytes.
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Keeps matplotlib from reading dollar signs in a name as mathematics."""
-    return text.replace("$", r"\$")
+        return finish(figure, **texts)

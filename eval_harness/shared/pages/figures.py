@@ -62,6 +62,11 @@ class Figure:
     png: bytes
 
     @property
+    def inline(self) -> str:
+        """The SVG inside HTML, which knows its namespaces."""
+        return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", self.svg)
+
+    @property
     def data_uri(self) -> str:
         """The PNG as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
@@ -150,6 +155,6 @@ def _for_pages(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 var(--sans, sans-serif)", svg)
     # The page scales it; its own size is the largest.
     width = re.search(r'\bwidth="([\d.]+)pt"', svg)
-    size = f"max-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
+    size = f"--width: {float(width[1]) * 4 / 3:.0f}px; max-width: var(--width)" if width else ""
     svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
     return svg.replace("<svg", f'<svg role="img" aria-label={quoteattr(alt)} style="{size}"', 1)

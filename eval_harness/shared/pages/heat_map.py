@@ -72,7 +72,7 @@ class HeatMap:
         cells = []
         for row, line in enumerate(self.numbers()):
             cells.append([self._cell(row, column, v, written) for column, v in enumerate(line)])
-        ends = (f"{end:.{self.decimals}f} {self.unit}".strip() for end in (low, high))
+        first, last = (f"{end:.{self.decimals}f} {self.unit}".strip() for end in (low, high))
         return CellGrid(
             self.name,
             self.title,
@@ -82,7 +82,7 @@ class HeatMap:
             self.row_label,
             self.column_label,
             cells,
-            (gradient(self.colours), *ends),
+            (gradient(self.colours), first, last),
         )
 
     def _cell(self, row: int, column: int, value: float, written: bool) -> Cell:

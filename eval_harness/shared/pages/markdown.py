@@ -5,10 +5,13 @@ from collections.abc import Sequence
 
 from eval_harness.shared.pages.tables import Grid
 
+# A no-break space stays: it holds a number and its interval together.
+_SPACES = re.compile(r"[^\S\u00a0]+")
+
 
 def cell(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    escaped = re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", _SPACES.sub(" ", text).strip())
     return "---" if text == "---" else escaped
 
 

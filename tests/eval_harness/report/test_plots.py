@@ -6,8 +6,6 @@ import struct
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib", reason="the report extra (matplotlib) is not installed")
-
 from eval_harness.report.plots import plot_length, plot_scores
 
 NAMES = [r"$\frac$ unbalanced", "a_b^c $", "模型", "\\", "", "e", "f", "g", "h"]
@@ -21,23 +19,29 @@ def pixels(png: bytes) -> np.ndarray:
 
 def test_names_are_text_not_mathematics():
     count = len(NAMES)
-    png = plot_scores(r"$\bad", NAMES, [float(i) for i in range(count)], [(0.0, 9.0)] * count)
-    width, height = struct.unpack(">II", png[16:24])
-    assert width == 910
-    assert height == pytest.approx(130 * (1.1 + 0.45 * count), abs=1)
-    assert plot_length(r"$\bad", NAMES, [np.ones(2)] * count, [np.ones(2)] * count)
+    intervals = [(0.0, 9.0)] * count
+    figure = plot_scores("s", r"$\bad", NAMES, [float(i) for i in range(count)], intervals)
+    width, height = struct.unpack(">II", figure.png[16:24])
+    assert width == 160 * 6.6
+    assert height == pytest.approx(160 * (0.9 + 0.42 * count), abs=1)
+    assert r"$\frac$ unbalanced" in figure.svg
+    assert "模型" in figure.svg
+    assert plot_length("l", r"$\bad", NAMES, [np.ones(2)] * count, [np.ones(2)] * count).png
 
 
 def test_intervals_are_drawn_where_there_are_any():
-    with_interval = pixels(plot_scores("t", ["a", "b"], [1.0, 5.0], [(0.5, 2.0), (4.0, 6.0)]))
-    without = pixels(plot_scores("t", ["a", "b"], [1.0, 5.0], [None, None]))
+    reaches = [(0.5, 2.0), (4.0, 6.0)]
+    with_interval = pixels(plot_scores("s", "t", ["a", "b"], [1.0, 5.0], reaches).png)
+    without = pixels(plot_scores("s", "t", ["a", "b"], [1.0, 5.0], [None, None]).png)
     assert with_interval.shape == without.shape
     assert (with_interval != without).any()
 
 
 def test_empty_answers_have_a_place_on_the_length_axis():
-    drawn = pixels(plot_length("t", ["a"], [np.array([0.0, 100.0])], [np.array([50.0, 50.0])]))
-    without = pixels(plot_length("t", ["a"], [np.array([100.0])], [np.array([50.0])]))
+    drawn = pixels(
+        plot_length("l", "t", ["a"], [np.array([0.0, 100.0])], [np.array([50.0, 50.0])]).png
+    )
+    without = pixels(plot_length("l", "t", ["a"], [np.array([100.0])], [np.array([50.0])]).png)
     # The first system's blue, in the left part of the axes.
     blue = np.array([0x00, 0x72, 0xB2]) / 255
 
