@@ -1,6 +1,5 @@
 """The study's report: one HTML page, one Markdown file, one CSV, figures as PNG."""
 
-import importlib.resources
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,17 @@ from distillens_plugin.study.report.results import COMPUTE, Results, collect
 from distillens_plugin.study.report.table import Metric, Table
 from distillens_plugin.study.runner import describe
 from distillens_plugin.study.spec import Study
-from eval_harness import NO_DIFFERENCE, Plot, printable, require_matplotlib
+from eval_harness import NO_DIFFERENCE, printable
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
+from eval_harness.shared.pages import markdown
+from eval_harness.shared.pages.figures import Figure, require_matplotlib
+from eval_harness.shared.pages.render import render
+from eval_harness.shared.pages.tables import Grid
 
 __all__ = ["require_matplotlib", "write_report"]
 
 _FIGURES = "figures"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts; `marked` are the rows that show a difference."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    marked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Section:
     title: str
     sentences: list[str]
     grids: list[Grid]
-    figures: list[Plot]
+    figures: list[Figure]
 
 
 def write_report(study: Study, folder: Path) -> list[Path]:
@@ -62,12 +55,12 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     notes = words.notes(results)
     for section in sections:
         for figure in section.figures:
-            write_bytes(folder / _FIGURES / figure.name, figure.png)
-    page, markdown, table = (folder / n for n in ("report.html", "report.md", "table.csv"))
-    write_text(markdown, _markdown(study, sections, extra, notes))
+            write_bytes(folder / _FIGURES / f"{figure.name}.png", figure.png)
+    page, text, table = (folder / n for n in ("report.html", "report.md", "table.csv"))
+    write_text(text, _markdown(study, sections, extra, notes))
     write_text(table, csv_table(results))
     write_text(page, _html(study, sections, extra, notes))
-    return [page, markdown, table]
+    return [page, text, table]
 
 
 def _section(results: Results, budget: str) -> Section:
@@ -189,7 +182,7 @@ def _mean_rouge(study: Study, table: Table, name: str) -> str:
     return f"{np.mean(found):.2f}" if len(found) == len(spec.tasks) else ""
 
 
-def _figures(results: Results, budget: str) -> list[Plot]:
+def _figures(results: Results, budget: str) -> list[Figure]:
     from distillens_plugin.study.report import figures
 
     study, table = results.study, results.tables[budget]
@@ -202,27 +195,20 @@ def _figures(results: Results, budget: str) -> list[Plot]:
         unit = "nats per token" if metric.is_loss else "score x 100"
         axis = f"{unit}; line: 95 % interval, rings: training seeds"
         name = re.sub(r"[^A-Za-z0-9]+", "_", metric.title).strip("_")
-        png = figures.plot_seeds(f"{metric.title}, {budget}", axis, cells)
-        made.append(Plot(f"{stem}_{name}.png", f"{metric.title} of each method, {budget}", png))
+        title = f"{metric.title} of each method, {budget}"
+        made.append(figures.plot_seeds(f"{stem}_{name}", title, axis, cells))
     if budget != COMPUTE and results.curves:
         curves = {printable(study.label(name)): c for name, c in results.curves.items()}
-        made.append(
-            Plot("curves.png", "Validation loss over training", figures.plot_curves(curves))
-        )
+        made.append(figures.plot_curves("curves", curves))
     costs = {printable(study.label(name)): cost for name, cost in results.costs[budget].items()}
-    made.append(Plot(f"{stem}_costs.png", f"Time and memory, {budget}", figures.plot_costs(costs)))
+    made.append(figures.plot_costs(f"{stem}_costs", f"Time and memory, {budget}", costs))
     return made
 
 
 def _html(study: Study, sections: list[Section], extra: list[Grid], notes: list[str]) -> str:
-    import jinja2
-
-    source = importlib.resources.files("distillens_plugin").joinpath("study/report/page.html.j2")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "distillens_plugin",
+        "study/report/page.html.j2",
         title=printable(study.title),
         about=_about(study),
         sections=sections,
@@ -239,31 +225,15 @@ def _about(study: Study) -> str:
 
 
 def _markdown(study: Study, sections: list[Section], extra: list[Grid], notes: list[str]) -> str:
-    lines = [f"# {_cell(printable(study.title))}", "", _cell(_about(study)), ""]
+    lines = [f"# {markdown.cell(printable(study.title))}", "", markdown.cell(_about(study)), ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
-        lines += [f"- {_cell(text)}" for text in section.sentences] + [""]
+        lines += [f"- {markdown.cell(text)}" for text in section.sentences] + [""]
         for grid in section.grids:
-            lines += _markdown_grid(grid)
+            lines += markdown.table(grid)
         for figure in section.figures:
-            lines += [f"![{_cell(figure.alt)}]({_FIGURES}/{figure.name})", ""]
+            lines += [f"![{markdown.cell(figure.title)}]({_FIGURES}/{figure.name}.png)", ""]
     for grid in extra:
-        lines += _markdown_grid(grid)
-    lines += [f"- {_cell(printable(note))}" for note in notes]
+        lines += markdown.table(grid)
+    lines += [f"- {markdown.cell(printable(note))}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_grid(grid: Grid) -> list[str]:
-    lines = [f"### {_cell(grid.title)}", "", f"| {' | '.join(map(_cell, grid.header))} |"]
-    lines.append(f"|{' --- |' * len(grid.header)}")
-    for index, row in enumerate(grid.rows):
-        cells = [_cell(cell) for cell in row]
-        if index in grid.marked:
-            cells[-1] = f"**{cells[-1]}**"
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_|<>\[\]#$~])", r"\\\1", " ".join(text.split(" ")).replace("\n", " "))
