@@ -1,6 +1,8 @@
 """`weight: auto` in a recipe: what it is balanced against, and where it is refused."""
 
 import pytest
+import yaml
+from code_blocks import REPO, blocks_of
 from recipe_text import FINE_TUNING, write_recipe
 
 from distillens_plugin.lens.config_facts import ModelFacts
@@ -78,7 +80,13 @@ def test_what_shows_no_gradients_and_what_torchdistill_would_take_are_refused(tm
     with pytest.raises(DistillensError, match=r"lens\.weight: found auto under zero2, which shows"):
         check_fits(recipe, "zero2")
     facts = ModelFacts.__new__(ModelFacts)
-    with pytest.raises(
-        DistillensError, match=r"weight: found auto, .* with --print; give it"
-    ):
+    with pytest.raises(DistillensError, match=r"weight: found auto, .* with --print; give it"):
         print_full_form(recipe, {"teacher_model": facts, "student_model": facts})
+
+
+def test_the_page_on_choosing_shows_a_fragment_that_a_recipe_takes(tmp_path):
+    (block,) = [b for b in blocks_of(REPO / "docs/choosing.md") if "weight: auto" in b.text]
+    fragment = tmp_path / "fragment.yaml"
+    fragment.write_text(yaml.safe_dump(yaml.safe_load(block.text)), encoding="utf-8")
+    recipe = load_recipe(write_recipe(tmp_path), [], fragments=[str(fragment)])
+    assert recipe.train.criterion.kwargs.balanced() == ["lens"]
