@@ -94,6 +94,20 @@ def test_other_entries_are_refused(entry):
     assert message.startswith(f"layers.student[1] = {entry!r}, expected a layer number")
 
 
+def test_pairs_by_divergence_are_those_that_were_measured():
+    given = {"auto": 2, "by": "divergence", "rows": 8}
+    measured = {"student": [1, 3], "teacher": [2, 7]}
+    assert resolve_pairs({**given, "measured": measured}, 4, 8) == [(1, 2), (3, 7)]
+    assert resolve_pairs({"auto": 5, "by": "depth"}, 12, 48)[0] == (2, 8)
+    assert "choose_layers(student, teacher, batches, 2)" in refusal(given)
+    assert "layers.by = 'width', expected depth or divergence" in refusal(
+        {"auto": 2, "by": "width"}
+    )
+    assert "measured.student[1] = 5, but the student has layers 0 to 4" in refusal(
+        {**given, "measured": {"student": [1, 5], "teacher": [2, 7]}}, 4, 8
+    )
+
+
 @pytest.mark.parametrize("count", [0, -1, True, 2.0, "3", None])
 def test_other_numbers_of_automatic_pairs_are_refused(count):
     assert f"layers.auto = {count!r}" in refusal({"auto": count})

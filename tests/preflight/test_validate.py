@@ -72,6 +72,7 @@ def test_fine_tuning_is_checked_without_a_teacher(tmp_path):
         ),
         ("{student: [1, 12], teacher: [2, 49]}", "the teacher has layers 0 to 48"),
         ("{auto: 13}", "the student has 12 blocks"),
+        ("{auto: 12, by: divergence}", "the student has 12 blocks: expected at most 11 pairs"),
     ],
 )
 def test_a_layer_out_of_range_says_the_range(tmp_path, layers, expected):

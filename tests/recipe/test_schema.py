@@ -97,6 +97,19 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         (f"{LENS}.layers.teacher=null", "expected teacher: [...] with the other list"),
         (f"{LENS}.layers={{student: [], teacher: []}}", "expected at least one layer pair"),
         (f"{LENS}.layers={{auto: 0}}", "a whole number of at least 1"),
+        (f"{LENS}.layers.by=divergence", "found divergence without auto"),
+        (f"{LENS}.layers={{auto: 2, by: distance}}", "expected one of depth, divergence"),
+        (f"{LENS}.layers={{auto: 2, rows: 9}}", "is read with by: divergence only"),
+        (f"{LENS}.layers={{auto: 2, by: depth, rows: 9}}", "is read with by: divergence only"),
+        (
+            f"{LENS}.layers={{auto: 2, by: divergence, measured: {{student: [1], teacher: [2]}}}}",
+            "found 1 pairs with auto: 2; delete the key to measure again",
+        ),
+        (
+            f"{LENS}.layers={{auto: 2, by: divergence, "
+            "measured: {student: [1, 2], teacher: [3, 2]}}",
+            "found [3, 2], expected ascending layer numbers",
+        ),
         (f"{LENS}.layers=null", "missing; expected the layer pairs"),
         (f"{LENS}.norm=layer", "expected one of identity, final"),
         (f"{LENS}.beta=-0.1", "found -0.1, expected a number from 0 to 1"),

@@ -15,6 +15,7 @@ SHIPPED = (
     "quickstart",
     "quickstart_ablations",
     "quickstart_ablations_1.2e-2",
+    "quickstart_layers",
     "quickstart_longer",
     "paper_gpt2",
     "paper_gpt2_medium",
