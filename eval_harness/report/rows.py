@@ -19,6 +19,8 @@ from eval_harness.shared.text.questions import read_question
 
 _MOST_CHARACTERS = 6000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# They turn the letters after them around, those of the page too.
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,13 @@ def _turn(message: Message) -> str:
 def printable(text: str) -> str:
     """The text with invisible characters, and those that a page cannot hold, made visible.
 
-    Control characters become \\x.. escapes, lone surrogates U+FFFD; line feeds and tabs stay. Texts
-    of more than a few thousand characters are truncated, and say so.
+    Control characters become \\x.. escapes, those that turn the direction of writing \\u.... ones,
+    lone surrogates U+FFFD; line feeds and tabs stay. Texts of more than a few thousand characters
+    are truncated, and say so.
     """
     cut = text[:_MOST_CHARACTERS].replace("\r\n", "\n")
     shown = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", cut)
+    shown = _DIRECTIONS.sub(lambda match: f"\\u{ord(match.group()):04x}", shown)
     rest = len(text) - _MOST_CHARACTERS
     more = f" [... {rest} more characters]" if rest > 0 else ""
     return replace_lone_surrogates(shown) + more
