@@ -57,7 +57,7 @@ def plot_layer_statistics(statistics: Mapping[str, LayerStatistics]) -> "Figure"
         panel.set_xlabel("layer (0: embeddings)")
         _whole_numbers(panel)
         if name == "true_rank":
-            panel.set_yscale("log")
+            _ranks(panel)
         else:
             panel.set_ylim(bottom=0)
     handles, labels = panels[0][0].get_legend_handles_labels()
@@ -96,7 +96,7 @@ def plot_layer_matrix(
         inks = [_ink(values[place], values) for place in zip(rows, columns, strict=True)]
         sign = signs[min(number, 1)] if len(marked or {}) > 1 else signs[1]
         panel.scatter(columns, rows, facecolors="none", edgecolors=inks, label=name, **sign)
-    figure.colorbar(image, ax=panel, label=f"{matrix.divergence} (nats)")
+    figure.colorbar(image, ax=panel, label=f"{matrix.divergence.upper()} (nats)")
     return figure
 
 
@@ -142,6 +142,17 @@ def _ink(value: float, values: NDArray[np.float64]) -> str:
     """What can be seen on the colour of a value."""
     highest = float(np.nanmax(values))
     return shade(value / highest if highest > 0 else 0.0, SEQUENTIAL)[1]
+
+
+def _ranks(panel: "Axes") -> None:
+    """A logarithmic scale from the best rank, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    panel.set_yscale("log")
+    panel.set_ylim(bottom=0.9)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _whole_numbers(panel: "Axes") -> None:

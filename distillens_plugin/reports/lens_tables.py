@@ -47,13 +47,13 @@ def gradient_grid(found: LensMap) -> Grid | None:
     return Grid(
         f"The gradient of {found.term} beside that of forward KL on the final logits",
         (
-            *("pair (student-teacher)", "read", "loss (nats)", "radial share"),
+            *("pair (student-teacher)", "norm", "loss (nats)", "radial share"),
             *("unembedding: ratio", "cosine", "other parameters: ratio", "cosine"),
         ),
         [
             (
                 shown_pair(each.pair),
-                READINGS[each.norm],
+                each.norm,
                 f"{each.loss:.4f}",
                 f"{each.radial:.2f}",
                 *_numbers(each.unembedding),

@@ -29,16 +29,15 @@ def token_grid(table: TokenTable, *, name: str, title: str) -> CellGrid:
     return CellGrid(
         name,
         title,
-        "Read a column from the bottom to the top: what each layer takes to come next, and, above "
-        "the column, what does come next (· is a space, ↵ a new line). The lighter, the surer the "
-        "layer is; a ring: it is right. Point at a cell, or walk with the arrow keys, for its five "
-        "most probable tokens.",
+        "Read a column from the bottom to the top: what each layer takes to come next and, above "
+        "it, what does come next (· is a space, ↵ a new line). Lighter is surer; a ring: it is "
+        "right.",
         [str(layer) for layer in reversed(table.layers)],
         [shown_token(token) for token in table.next_tokens],
         "layer",
         "what comes next in the text",
         cells,
-        (gradient(SEQUENTIAL), "probability of the shown token 0", "1"),
+        (gradient(SEQUENTIAL), "probability 0", "1"),
         is_text=True,
     )
 

@@ -99,7 +99,9 @@ def _findings(statistics: LayerStatistics) -> Iterable[str]:
     top = int(entropy.argmax())
     half = next((i for i in range(top, len(layers)) if entropy[i] < entropy[top] / 2), None)
     highest = f"the entropy is highest at layer {layers[top]} ({entropy[top]:.2f} nats)"
-    if half is None:
+    if top == len(layers) - 1:
+        yield f"{highest}, the last"
+    elif half is None:
         yield f"{highest} and stays above half of that in all later layers"
     else:
         yield f"{highest} and first falls below half of that at layer {layers[half]}"
@@ -110,7 +112,8 @@ def _findings(statistics: LayerStatistics) -> Iterable[str]:
     )
     shares = np.asarray(statistics.top1)
     best = int(shares.argmax())
-    yield f"it is first most often at layer {layers[best]}, at {shares[best]:.0%} of positions"
+    share = 100 * shares[best]
+    yield f"it is first most often at layer {layers[best]}, at {share:.0f} % of positions"
 
 
 def _rank(value: float) -> str:
@@ -126,7 +129,11 @@ def matrix_sentence(found: LensMap, way: str) -> str:
     row, column = np.unravel_index(int(values.argmin()), values.shape)
     pair = (matrix.student_layers[int(row)], matrix.teacher_layers[int(column)])
     text = f"Of all pairs, {shown_pair(pair)} differs least ({values.min():.3f} nats)."
-    for each in found.pairs[way]:
+    sets = found.pairs[way]
+    for number, each in enumerate(sets):
+        if number and set(each.pairs) == set(sets[0].pairs):
+            text += f" These are also the {each.name} ones, of as many that ascend in both models."
+            continue
         sentence = pair_sentence(each, found, way)
         text += f" {sentence[0].upper()}{sentence[1:]}."
     return text
