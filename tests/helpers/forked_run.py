@@ -17,6 +17,7 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 from run_process import ENVIRONMENT, change
 from tiny_run import ASSETS, tiny_recipe
 
+import distillens_plugin.training.lens_readings
 import distillens_plugin.training.train  # noqa: F401
 from distillens_plugin import run
 
@@ -195,7 +196,9 @@ def what_it_left(folder):
             found.setdefault("records", []).append(record)
     for line in found.pop("lens.jsonl", b"").split(b"\n"):
         if line:
-            found.setdefault("readings", []).append({**json.loads(line), "seconds": None})
+            # Of a teacher with a cache nothing is read once its states alone are loaded.
+            reading = {key: json.loads(line)[key] for key in ("step", "norm", "student")}
+            found.setdefault("readings", []).append(reading)
     summary = json.loads(found.pop("summary.json"))
     paces = ("seconds", "train_seconds", "tokens_per_s", "peak_memory_bytes")
     paces += ("report_seconds", "report_share")

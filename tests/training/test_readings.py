@@ -150,6 +150,10 @@ def test_a_resumed_run_writes_later_lines_again_and_keeps_the_others(tmp_path):
     done = forked(path, "--resume", **place)
     assert done.returncode == 0, done.stderr[-3000:]
     assert what_it_left(tmp_path / "out") == whole
+    for mine, theirs in zip(
+        *(lines(tmp_path / n, "lens.jsonl") for n in ("out", "whole")), strict=True
+    ):
+        assert mine | {"seconds": 0} == theirs | {"seconds": 0}
 
 
 def test_a_state_of_an_earlier_version_is_resumed(tmp_path):
