@@ -185,8 +185,12 @@ def read_growing(path: Path, model: type[Checked]) -> list[Checked]:
         except (UnicodeDecodeError, NotJsonError) as error:
             if number == len(lines):
                 break
-            reason = error.message if isinstance(error, NotJsonError) else "not UTF-8"
-            raise DistillensError(f"{path}:{number}: {reason}; {_EXPECTED}") from error
+            place = f"{path}:{number}"
+            if isinstance(error, NotJsonError):
+                place, reason = f"{place}:{error.position + 1}", error.message
+            else:
+                reason = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+            raise DistillensError(f"{place}: {reason}; {_EXPECTED}") from error
         if not isinstance(content, dict):
             if number == len(lines):
                 break

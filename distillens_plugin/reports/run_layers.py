@@ -82,7 +82,11 @@ def readout_figure(*runs: Run) -> Figure | None:
     shown = [run for run in runs if run.lens]
     names = {
         "kl_from_final": "KL from the final layer (nats)",
-        "top1": "next token is first (share)",
+        "top1": "true next token is first (share)",
+    }
+    reads = {
+        "kl_from_final": "how far a layer's distribution still is from the final one",
+        "top1": "the share of positions where its first token is the true next one",
     }
     found = [n for n in names if any(getattr(run.lens[0].student, n) for run in shown)]
     if not found:
@@ -91,14 +95,15 @@ def readout_figure(*runs: Run) -> Figure | None:
     for panel, name in zip(panels[0], found, strict=True):
         _by_layer(panel, runs, name)
         panel.set_ylabel(names[name])
+        if name == "top1":
+            panel.yaxis.set_major_formatter(_percent)
     legend(figure, panels[0])
     return finish(
         figure,
         name="readout",
         title="How early each model knows the answer",
-        caption="Left: how far a layer's distribution still is from the final one; right: at which "
-        "share of positions the true next token is already its first. Where a line bends, the "
-        "model decides.",
+        caption=f"From left to right: {'; '.join(reads[name] for name in found)}. Where a line "
+        "bends, the model decides.",
         alt=_alt("Divergence from the final layer", shown, found[0], ""),
     )
 
@@ -184,7 +189,8 @@ def _confidences(runs: Sequence[Run]) -> list[tuple[str, str, ConfidenceReadings
         lines = [line for line in run.lens if line.confidence is not None and line.confidence.pairs]
         first_too = len(runs) == 1 and len(lines) > 1
         for line in [lines[0], lines[-1]] if first_too else lines[-1:]:
-            colour = SERIES[(number + (first_too and line is lines[0])) % len(SERIES)]
+            is_before = first_too and line is lines[0]
+            colour = SERIES[-1] if is_before else SERIES[number % len(SERIES)]
             if line.confidence is not None:
                 series.append((_label(run, line, runs), colour, line.confidence))
     return series
@@ -210,10 +216,17 @@ def _bars(
     panel.axvline(0, color="0.5", linewidth=0.8)
     panel.set_yticks(range(len(pairs)), [f"{a}-{b}" for a, b in pairs])
     panel.invert_yaxis()
-    panel.xaxis.set_major_formatter(
-        (lambda value, _: f"{abs(value):.0%}") if kind == "share" else (lambda v, _: f"{abs(v):g}")
-    )
+    panel.xaxis.set_major_formatter(_percent if kind == "share" else _size)
     panel.set_title("less sure  ←   → surer")
+
+
+def _percent(value: float, _place: int) -> str:
+    return f"{abs(value) * 100:.3g} %"
+
+
+def _size(value: float, _place: int) -> str:
+    """Both directions are counted upwards."""
+    return f"{abs(value):.3g}"
 
 
 def _unit(run: Run, terms: set[str]) -> str:

@@ -53,7 +53,7 @@ def sections_of(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> list[
             figures=_there([figures.confidence_figure(*runs)]),
         ),
         Section(
-            "What the run chose",
+            "Layers and weights",
             sentences=[_of(run, runs, text) for run in runs for text in layer_sentences(run)],
             grids=_weights(runs),
             maps=_layer_maps(runs),

@@ -45,7 +45,7 @@ def results_grid(runs: Sequence[Run]) -> Grid:
     rows["measuring for this report (s)"] = [_measuring(run) for run in runs]
     shown = {name: cells for name, cells in rows.items() if any(cell != _NONE for cell in cells)}
     return Grid(
-        title="Numbers",
+        title="Results and cost",
         header=["", *([run.name for run in runs] if len(runs) > 1 else ["this run"])],
         rows=[[name, *cells] for name, cells in shown.items()],
         caption="What was reached, and what it took; a dash is what a run has not recorded.",

@@ -1,10 +1,14 @@
 """Evaluations of a run's models are found by the models' files, not by what folders are called."""
 
 import json
+import re
 import shutil
+from urllib.parse import unquote
 
 import pytest
+from code_blocks import blocks_of
 from run_by_hand import run_by_hand
+from shell import shell
 from tiny_run import save_tiny_model
 
 from distillens_plugin.reports.run_evaluation import find_evaluations
@@ -82,3 +86,18 @@ def test_a_foreign_file_beside_a_run_is_a_note(evaluated, tmp_path):
     found, (note,) = find_evaluations([read_run(other)])
     assert found == []
     assert "results_1.json" in note
+
+
+def test_the_command_of_the_documentation(evaluated, tmp_path, repo):
+    """docs/reports.md: an evaluation that lies elsewhere is named."""
+    (block,) = [
+        b for b in blocks_of(repo / "docs" / "reports.md") if __file__.endswith(b.run_by or "-")
+    ]
+    run, out = evaluated
+    shutil.copytree(run, tmp_path / "runs" / "quickstart")
+    shutil.copytree(out, tmp_path / "out" / "student")
+    shell(block.text, tmp_path)
+    page = (tmp_path / "runs/quickstart/report/report.html").read_text(encoding="utf-8")
+    assert "rougeL" in page
+    source = re.search(r'href="(\.\./\.\./\.\./out/student/[^"]+\.json)"', page)
+    assert (tmp_path / "runs/quickstart/report" / unquote(source[1])).is_file()

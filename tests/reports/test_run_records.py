@@ -45,8 +45,8 @@ def test_a_whole_line_without_its_line_feed_counts(folder):
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("metrics.jsonl", '{"step": 1', r"metrics\.jsonl:2: not JSON"),
-        ("metrics.jsonl", '{"step": 1, "loss": NaN}', r"metrics\.jsonl:2: .*NaN"),
+        ("metrics.jsonl", '{"step": 1', r"metrics\.jsonl:2:11: not JSON"),
+        ("metrics.jsonl", '{"step": 1, "loss": NaN}', r"metrics\.jsonl:2:\d+: .*NaN"),
         ("metrics.jsonl", '{"loss": 1.0}', r"metrics\.jsonl:2: no key step"),
         ("metrics.jsonl", "[1]", r"metrics\.jsonl:2: found no JSON object"),
         ("metrics.jsonl", '{"step": -1}', r"metrics\.jsonl:2: step = -1"),

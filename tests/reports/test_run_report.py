@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from code_blocks import blocks_of
 from run_by_hand import run_by_hand, write_lines
+from shell import shell
 
 from distillens_plugin.reports.run_report import write_report, write_run_report
 from eval_harness.errors import DistillensError
@@ -18,7 +20,7 @@ HEADINGS = [
     "Layer pairs",
     "What the lens reads",
     "Over- and under-confidence",
-    "What the run chose",
+    "Layers and weights",
     "Schedule, speed and memory",
     "Answers through training",
 ]
@@ -138,7 +140,7 @@ def test_what_a_run_chose(tmp_path):
         (["quick"], {"output_dir": "file"}, "file is a file; name a folder"),
         (["quick"], {"output_dir": "file/in"}, "file is a file; name a folder"),
         (["quick"], {"evaluations": "other"}, "other: holds no results_*.json"),
-        (["broken"], {}, "broken/metrics.jsonl:2:5: not JSON"),
+        (["broken"], {}, "broken/metrics.jsonl:2:2: not JSON"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_written(tmp_path, names, options, message):
@@ -168,6 +170,23 @@ def test_the_command_prints_where_the_page_is_or_one_line(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("distillens report: nowhere: does not exist; expected the output folder")
+
+
+def test_the_page_of_the_documentation(tmp_path, repo, monkeypatch):
+    """docs/reports.md: what it types, typed; what it writes in Python, run."""
+    blocks = [
+        b
+        for b in blocks_of(repo / "docs" / "reports.md")
+        if b.run_by and __file__.endswith(b.run_by)
+    ]
+    assert [block.language for block in blocks] == ["bash", "python"]
+    for name in ("quickstart", "no_lens"):
+        run_by_hand(tmp_path / "runs" / name)
+    printed = shell(blocks[0].text, tmp_path).stdout.splitlines()
+    assert printed == ["runs/quickstart/report/report.html", "runs/compared/report.html"]
+    monkeypatch.chdir(tmp_path)
+    exec(blocks[1].text, {})
+    assert (tmp_path / "entropy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def distillens(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
