@@ -142,7 +142,7 @@ def tidy(figure: "Drawing") -> "Drawing":
 
 
 def _for_pages(svg: str, name: str, alt: str) -> str:
-    """Without a header, with ids of its own, and with the page's font and ink."""
+    """Without a header, with ids of its own, and with the page's font, ink and colours."""
     from xml.sax.saxutils import quoteattr
 
     svg = svg[svg.index("<svg") :]
@@ -152,6 +152,9 @@ def _for_pages(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
     svg = svg.replace(INK, "currentColor")
+    for number, colour in enumerate(SERIES, start=1):
+        # Lighter ones on a dark page (style.css).
+        svg = svg.replace(colour, f"var(--series-{number}, {colour})")
     svg = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 var(--sans, sans-serif)", svg)
     # The page scales it; its own size is the largest.
     width = re.search(r'\bwidth="([\d.]+)pt"', svg)

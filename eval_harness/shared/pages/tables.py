@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NUMBER = re.compile(
-    r"^[+\-−]?[\d.,\u00a0]*\d[\d.,\u00a0]*(?:e[+-]?\d+)?(?:\s?(?:%|\[.*\]|\(.*\)))?$"
+    r"^(?:[+\-−]?[\d.,\u00a0]*\d[\d.,\u00a0]*(?:e[+-]?\d+)?(?:\s?(?:%|\[.*\]|\(.*\)))?"
+    r"|\[[+\-−\d.,\s]+\])$"
 )
 _NOTHING = ("", "-", "N/A", "---")
 
