@@ -83,7 +83,7 @@ def plot_layer_matrix(
     size = min(9.5, 2.4 + 0.42 * num_columns), min(9.5, 1.5 + 0.36 * num_rows)
     figure, panels = axes(1, 1, size=size)
     panel = panels[0][0]
-    image = panel.imshow(values, cmap=SEQUENTIAL, origin="lower", aspect="auto", vmin=0)
+    image = panel.imshow(values, cmap=SEQUENTIAL, origin="lower", aspect="auto")
     panel.grid(False)
     ours, theirs = list(matrix.student_layers), list(matrix.teacher_layers)
     _every(panel.set_xticks, theirs)
@@ -140,8 +140,8 @@ def _every(set_ticks: Callable[[Sequence[int], Sequence[str]], object], layers: 
 
 def _ink(value: float, values: NDArray[np.float64]) -> str:
     """What can be seen on the colour of a value."""
-    highest = float(np.nanmax(values))
-    return shade(value / highest if highest > 0 else 0.0, SEQUENTIAL)[1]
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return shade((value - low) / (high - low) if high > low else 0.5, SEQUENTIAL)[1]
 
 
 def _ranks(panel: "Axes") -> None:

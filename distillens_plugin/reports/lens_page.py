@@ -18,7 +18,7 @@ from distillens_plugin.reports.lens_folder import FIGURES, NUMBERS, PAGE, clear
 from distillens_plugin.reports.lens_record import LensMap, ModelReadings, PairSet
 from distillens_plugin.reports.lens_tables import gradient_grid, layer_grids
 from distillens_plugin.reports.lens_tokens import token_grid
-from distillens_plugin.reports.lens_words import READINGS, matrix_sentence, model_sentences
+from distillens_plugin.reports.lens_words import READINGS, matrix_sentence, model_sentences, noun
 from eval_harness import printable
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_json, write_text
 from eval_harness.shared.pages.cells import CellGrid
@@ -30,8 +30,8 @@ from eval_harness.shared.pages.tables import Grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-# Of a map's pairs, the sets that get a ring and a star.
-RING, STAR = "◯", "★"
+# Beside the numbers of the pairs of least divergence.
+STAR = "★"
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def write_lens_page(found: LensMap, folder: Path) -> Path:
 
 
 def _title(found: LensMap) -> str:
-    names = [Path(model.name).name for model in found.models]
+    names = [Path(model.name).name for model in reversed(found.models)]
     return f"Lens map of {' and '.join(names)}"
 
 
 def _about(found: LensMap) -> str:
-    models = " and ".join(f"the {model.role} {model.name}" for model in found.models)
+    models = " and ".join(f"the {noun(each.role)} {each.name}" for each in reversed(found.models))
     return printable(
         f"What the logit lens reads from each layer of {models}: {found.num_positions:,} "
         f"supervised positions of the first {found.num_rows} rows of {found.data}, read in "
@@ -115,14 +115,14 @@ def _model_section(model: ModelReadings) -> ModelSection:
     figure = _finished(
         plot_layer_statistics(model.statistics),
         name=f"layers_{model.role}",
-        title=f"The layers of the {model.role}",
+        title=f"The layers of the {noun(model.role)}",
         caption="Read each line from left to right: how open the next token still is, how far the "
         "layer is from the model's own distribution, and how early the token that does come next "
         "is found.",
         alt=f"Entropy, KL from the final layer, rank and share of the true token over the layers 0 "
         f"to {first.layers[-1]} of {printable(model.name)}",
     )
-    title = f"The {model.role}, layer by layer"
+    title = f"The {noun(model.role)}, layer by layer"
     sentences = model_sentences(model)
     return ModelSection(title, printable(model.name), sentences, figure, layer_grids(model))
 
@@ -136,7 +136,7 @@ def _finished(drawing: "Drawing", **texts: str) -> Figure:
 
 def _matrix_map(found: LensMap, way: str) -> HeatMap:
     matrix = found.matrices[way]
-    rows, columns = (model.role for model in found.models)
+    rows, columns = (noun(model.role) for model in found.models)
     return HeatMap(
         name=f"matrix_{way}",
         title=f"Every layer of the {rows} against every layer of the {columns}, {READINGS[way]}",
@@ -151,7 +151,6 @@ def _matrix_map(found: LensMap, way: str) -> HeatMap:
         unit="nats",
         decimals=3,
         marked=[_place(matrix, pair) for pair in _ringed(found.pairs[way])],
-        low=0.0,
     )
 
 
@@ -210,7 +209,7 @@ def _examples(found: LensMap) -> list[ExampleSection]:
             best = _best_reading(model)
             for way, tables in model.examples.items():
                 name = f"tokens_{model.role}_{way}_{number + 1}"
-                title = f"What the {model.role} takes to come next, {READINGS[way]}"
+                title = f"What the {noun(model.role)} takes to come next, {READINGS[way]}"
                 (grids if way == best else others).append(
                     token_grid(tables[number], name=name, title=title)
                 )
@@ -224,7 +223,9 @@ def _token_figures(found: LensMap) -> list[Figure]:
     for model in found.models:
         way = _best_reading(model)
         for number, table in enumerate(model.examples[way], start=1):
-            title = f"Example {number}: what the {model.role} takes to come next, {READINGS[way]}"
+            title = (
+                f"Example {number}: what the {noun(model.role)} takes to come next, {READINGS[way]}"
+            )
             figures.append(
                 _finished(
                     plot_tokens(table),

@@ -1,7 +1,7 @@
 """The numbers of a lens map as tables of its page."""
 
 from distillens_plugin.reports.lens_record import LensMap, ModelReadings
-from distillens_plugin.reports.lens_words import READINGS, shown_pair
+from distillens_plugin.reports.lens_words import READINGS, noun, shown_pair
 from eval_harness.shared.pages.tables import Grid
 
 _HEADER = (
@@ -20,7 +20,7 @@ def layer_grids(model: ModelReadings) -> list[Grid]:
     """A table for each reading, a row for each layer."""
     return [
         Grid(
-            f"The numbers of the {model.role}, {READINGS[way]}",
+            f"The numbers of the {noun(model.role)}, {READINGS[way]}",
             _HEADER,
             [
                 (

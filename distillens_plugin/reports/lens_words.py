@@ -68,6 +68,11 @@ def _gradient_lines(found: LensMap) -> list[str]:
     return lines
 
 
+def noun(role: str) -> str:
+    """What a model is called in a sentence."""
+    return "other model" if role == "other" else role
+
+
 def shown_pair(pair: Sequence[object]) -> str:
     """`2-4`: the row's layer and the column's."""
     return f"{pair[0]}-{pair[1]}"
@@ -112,8 +117,11 @@ def _findings(statistics: LayerStatistics) -> Iterable[str]:
     )
     shares = np.asarray(statistics.top1)
     best = int(shares.argmax())
-    share = 100 * shares[best]
-    yield f"it is first most often at layer {layers[best]}, at {share:.0f} % of positions"
+    if shares[best] == 0:
+        yield "it is nowhere the most probable one"
+    else:
+        share = f"{100 * shares[best]:.0f} % of positions"
+        yield f"it is the most probable one most often at layer {layers[best]}, at {share}"
 
 
 def _rank(value: float) -> str:
