@@ -63,13 +63,15 @@ def loss_figure(*runs: Run) -> Figure | None:
     terms = list({term: None for run in runs for term in run.terms})[: _MOST_PANELS - 1]
     curves = [_Curve("loss: the weighted sum", "loss", "loss")]
     curves += [_Curve(f"{term}, unweighted", "value", term, f"val/{term}") for term in terms]
+    validated = any(run.series(f"val/{term}", validation=True)[0] for run in runs for term in terms)
     return _figure(
         runs,
         curves,
         name="losses",
         title="Loss terms",
-        caption="Solid: means over the training steps since the last record; dashed with dots: the "
-        "same term on all validation rows. Lower is better.",
+        caption="Solid: means over the training steps since the last record"
+        + ("; dashed with dots: the same term on all validation rows" if validated else "")
+        + ". Lower is better.",
     )
 
 
@@ -100,8 +102,8 @@ def schedule_figure(*runs: Run) -> Figure | None:
         curves,
         name="schedule",
         title="Learning rate and gradient norm",
-        caption="A gradient norm that grows while the learning rate is at its height says that the "
-        "rate is too high.",
+        caption="A gradient norm that keeps growing while the learning rate is at its height is a "
+        "sign that the rate is too high.",
     )
 
 

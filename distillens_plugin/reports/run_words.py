@@ -169,7 +169,9 @@ def _verdict(value: float, other: float, whose: str) -> str:
     share = f"{value / other:.0%} of that of {whose}".replace("%", " %")
     if abs(value / other - 1) <= _KEPT:
         return f"{share}: they have kept it, to within {_KEPT * 100:.0f} %"
-    return f"{share}: they are {'below' if value < other else 'above'} it, so it was not kept"
+    if value < other:
+        return f"{share}: part of it was lost"
+    return f"{share}: none of it was lost, and they are still less sure"
 
 
 def confidence_sentence(run: Run) -> str | None:

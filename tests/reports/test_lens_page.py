@@ -1,6 +1,7 @@
 """What a lens map's folder holds, and what its page says of the numbers."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -83,16 +84,17 @@ def test_numbers_that_overflow_are_said_and_are_null(tmp_path):
     assert numbers["models"][0]["statistics"]["final"]["entropy"] == [8, None, 1]
 
 
-def test_only_an_older_map_is_replaced(tmp_path):
-    folder = tmp_path / "map"
+def test_only_an_older_map_is_replaced(folder, tmp_path):
+    older, folder = folder, tmp_path / "map"
     check_free(folder, overwrite=False)
     assert not folder.exists()
-    write_lens_page(lens_map_sample(), folder)
+    shutil.copytree(older, folder)
     with pytest.raises(DistillensError, match="holds a lens map; replace it with --overwrite"):
         check_free(folder, overwrite=False)
     check_free(folder, overwrite=True)
-    smaller = lens_map_sample()
-    write_lens_page(replace(smaller, matrices={}, pairs={}, gradients=[]), folder)
+    found = lens_map_sample()
+    smaller = replace(found, models=found.models[:1], matrices={}, pairs={}, gradients=[])
+    write_lens_page(smaller, folder)
     assert not list((folder / "figures").glob("matrix_*"))
     (folder / "figures" / "mine.png").write_bytes(b"")
     with pytest.raises(DistillensError, match="holds figures, which is no part of a lens map"):

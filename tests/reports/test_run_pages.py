@@ -1,4 +1,4 @@
-"""The page about a run in a real browser: nothing of what models wrote runs, and nothing is ugly."""
+"""The page about runs in a real browser: nothing that models wrote runs, and all can be read."""
 
 import json
 
@@ -24,7 +24,10 @@ def page(tmp_path_factory):
     evil = "<img src=x onerror=window.canary=1>"
     runs = []
     for number in range(2):
-        run = run_by_hand(folder / f"{evil}{number}", answers=HOSTILE, seed=number)
+        run = run_by_hand(folder / f"{evil}{number}", seed=number)
+        # Of several runs the last answers are shown.
+        answer = {"step": 60, "row": evil, "prompt": HOSTILE[0], "reference": HOSTILE[1]}
+        write_lines(run / "answers.jsonl", [{**answer, "answer": HOSTILE[2 + number]}])
         recipe = (run / "recipe.yaml").read_text()
         text = recipe + f"notes: {json.dumps(HOSTILE[number])}\n"
         (run / "recipe.yaml").write_text(text)
