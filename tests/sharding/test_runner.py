@@ -29,6 +29,7 @@ def recipe_of(folder, **changes):
         "train.optimizer.grad_accum_step": 2,
         "datasets.validation.num_rows": 5,
         "samples": {"num_rows": 2, "max_new_tokens": 8},
+        "report": {"page": False, "max_share": 1},
     }
     for key, value in {**defaults, **changes}.items():
         change(path, key, value)
@@ -142,6 +143,22 @@ def test_the_runner_gives_what_ddp_gives(place):
     assert_same_run(place / "fsdp", place / "ddp")
     found, expected = (json.loads((place / n / "summary.json").read_text()) for n in NAMES)
     assert found["best_step"] == expected["best_step"]
+
+
+def test_all_processes_read_the_lens_of_models_in_pieces(place):
+    """With plain data parallelism the main process reads alone, and gets the same numbers."""
+    found, expected = (
+        [json.loads(line) for line in (place / name / "lens.jsonl").read_text().split("\n")[:-1]]
+        for name in NAMES
+    )
+    assert [line["step"] for line in found] == [line["step"] for line in expected] == [0, 3, 6]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for part in {"student", "teacher"} & ours.keys():
+            assert ours[part]["entropy"] == pytest.approx(theirs[part]["entropy"], abs=1e-4)
+    answers = [(place / name / "answers.jsonl").read_text(encoding="utf-8") for name in NAMES]
+    assert answers[0] == answers[1]
+    assert answers[0].count("\n") == 2 * 2
 
 
 def test_a_saved_student_is_read_by_transformers(place):
