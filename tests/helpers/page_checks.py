@@ -41,6 +41,8 @@ const page = getComputedStyle(document.body).color;
 return Array.from(document.querySelectorAll('.drawn svg text')).filter((it) =>
   getComputedStyle(it).fill !== page).map((it) => it.textContent)"""
 _BACK = "return getComputedStyle(document.body).backgroundColor"
+# What is folded away is checked, too.
+_UNFOLD = "for (const it of document.querySelectorAll('details')) it.open = true"
 _STOPS = "return document.querySelectorAll('.cells td[tabindex], .cells th[tabindex]').length"
 _LINE = """
 const box = arguments[0];
@@ -58,6 +60,7 @@ def check_page(page: Path, server: HostileServer | None = None) -> None:
         title = browser.title
         assert title.strip()
         assert title != "owned"
+        browser.execute_script(_UNFOLD)
         _is_sound(browser)
         backs = set()
         for width in WIDTHS:
