@@ -14,7 +14,12 @@ from distillens_plugin.integrations.when_loaded import when_loaded
 if TYPE_CHECKING:
     from distillens_plugin.attached.attached_lens import AttachedLens
     from distillens_plugin.fused import lens_divergence
+    from distillens_plugin.lens_maps.batches import lens_batches
     from distillens_plugin.lens_maps.choice import choose_layers
+    from distillens_plugin.lens_maps.matrix import layer_matrix
+    from distillens_plugin.lens_maps.pairs import monotone_pairs
+    from distillens_plugin.lens_maps.statistics import layer_statistics
+    from distillens_plugin.lens_maps.tokens import token_table
     from distillens_plugin.losses.final_logits import CrossEntropy, LogitsKD
     from distillens_plugin.losses.lens import DistillLensLoss
     from distillens_plugin.losses.weighted_sum import WeightedSum
@@ -24,6 +29,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttachedLens": "distillens_plugin.attached.attached_lens",
     "choose_layers": "distillens_plugin.lens_maps.choice",
+    "layer_matrix": "distillens_plugin.lens_maps.matrix",
+    "layer_statistics": "distillens_plugin.lens_maps.statistics",
+    "lens_batches": "distillens_plugin.lens_maps.batches",
+    "monotone_pairs": "distillens_plugin.lens_maps.pairs",
+    "token_table": "distillens_plugin.lens_maps.tokens",
     "lens_divergence": "distillens_plugin.fused",
     "DistillLensLoss": "distillens_plugin.losses.lens",
     "LogitsKD": "distillens_plugin.losses.final_logits",
@@ -37,7 +47,12 @@ __all__ = [
     "LogitsKD",
     "WeightedSum",
     "choose_layers",
+    "layer_matrix",
+    "layer_statistics",
+    "lens_batches",
     "lens_divergence",
+    "monotone_pairs",
+    "token_table",
 ]
 
 
