@@ -104,13 +104,15 @@ def _said(runs: Sequence[Run], sentence: Callable[[Run], str | None]) -> list[st
 
 
 def _measured_on(runs: Sequence[Run]) -> list[str]:
-    texts = [
-        f"Measured on {run.lens[-1].num_positions:,} positions at {len(run.lens)} steps, through "
-        f"the {printable(run.lens[-1].norm)} norm."
+    texts = {
+        run.name: f"Measured on {run.lens[-1].num_positions:,} positions at {len(run.lens)} steps, "
+        f"through the {printable(run.lens[-1].norm)} norm."
         for run in runs
         if run.lens
-    ]
-    return list(dict.fromkeys(texts))
+    }
+    if len(set(texts.values())) == 1:
+        return [next(iter(texts.values()))]
+    return [f"{name}: {text}" for name, text in texts.items()]
 
 
 def _of(run: Run, runs: Sequence[Run], text: str) -> str:
