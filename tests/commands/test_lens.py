@@ -141,10 +141,30 @@ def test_a_layer_is_read_through_its_translator(tmp_path, model, rows, capsys):
     assert "other weights" in capsys.readouterr().err
 
 
+def test_the_page_is_written_beside_its_numbers_and_not_over_other_files(tmp_path, capsys):
+    folder = tmp_path / "map"
+    given = ["lens", str(tiny_recipe(tmp_path)), "--rows", "2", "--norm", "final"]
+    assert main([*given, "--examples", "1", "--output_dir", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"written to {folder / 'lens.html'}"
+    found = json.loads((folder / "lens.json").read_text(encoding="utf-8"))
+    assert [model["role"] for model in found["models"]] == ["student", "teacher"]
+    (example,) = found["models"][1]["examples"]["final"]
+    assert len(example["tokens"]) == len(example["true_rank"][4]) <= 32
+    assert found["settings"]["norm"] == "final"
+    assert main([*given, "--output_dir", str(folder)]) == 2
+    assert "holds a lens map; replace it with --overwrite" in capsys.readouterr().err
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    assert main([*given, "--output_dir", str(folder), "--overwrite"]) == 2
+    assert "holds notes.txt, which is no part of a lens map" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["RECIPE", "--with", "methods/sft"], "found no teacher"),
+        (
+            ["RECIPE", "--with", "methods/sft", "--set", "models.student_model.tokenizer=MODEL"],
+            "found no teacher",
+        ),
         (["RECIPE", "--student", "missing"], "--student.name_or_path: cannot load 'missing'"),
         (["RECIPE", "--data", "rows.jsonl"], "--data: found with a recipe"),
         (["RECIPE", "--examples", "2"], "--examples: found without --output_dir"),
@@ -166,7 +186,11 @@ def test_mistakes_are_one_line(tmp_path, model, rows, capsys, arguments, expecte
     if "900" in arguments:
         rows = str(tmp_path / "rows.jsonl")
     known = {"RECIPE": str(tiny_recipe(tmp_path)), "MODEL": model, "ROWS": rows}
-    assert main(["lens", *(known.get(each, each) for each in arguments)]) == 2
+
+    def fill(text):
+        return known.get(text, text.replace("=MODEL", f"={model}"))
+
+    assert main(["lens", *(fill(each) for each in arguments)]) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "recipes", "plan", "hooks", "generate", "tune-lens", "lens-report", "study")
+COMMANDS = (
+    "run",
+    "recipes",
+    "plan",
+    "hooks",
+    "generate",
+    "tune-lens",
+    "lens",
+    "lens-report",
+    "study",
+)
 HARNESS_COMMANDS = (
     *("run", "score", "compare", "judge"),
     *("report", "ls", "validate", "export-lm-eval"),
