@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _PNG_DPI = 160
+_WIDE = 700  # CSS pixels, 96 an inch
 _STYLE: dict[str, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -65,6 +66,12 @@ class Figure:
     def inline(self) -> str:
         """The SVG inside HTML, which knows its namespaces."""
         return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", self.svg)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether half a page is too little for its letters."""
+        width = re.search(r"--width: (\d+)px", self.svg)
+        return width is not None and int(width[1]) > _WIDE
 
     @property
     def data_uri(self) -> str:
