@@ -19,7 +19,11 @@ _TIMEOUT_S = 600
 
 
 def run(path: Path) -> nbformat.NotebookNode:
-    """The notebook with the outputs of this run, without the times at which its cells ran."""
+    """The notebook with the outputs of this run.
+
+    Left out is what belongs to one machine: the times at which cells ran, and what libraries write
+    to standard error.
+    """
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(path.parent)}}
     NotebookClient(
@@ -27,6 +31,8 @@ def run(path: Path) -> nbformat.NotebookNode:
     ).execute()
     for cell in notebook.cells:
         cell.metadata.clear()
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     # Else each machine and each Python would leave its own version there.
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
