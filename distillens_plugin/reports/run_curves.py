@@ -10,7 +10,9 @@ from eval_harness.shared.pages.figures import Figure, axes, finish
 from eval_harness.shared.pages.palette import SERIES
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 STEPS = "optimiser steps"
 # More points than a picture of this width can show only make the page large.
@@ -43,7 +45,7 @@ class _Curve:
                 dashes = "--" if self.training else "-"
                 panel.plot(x, y, dashes, color=colour, marker="o", markersize=3.5, label=run.name)
             best = best_validation(run) if self.marks_best else None
-            if best is not None and self.validation in best:
+            if best is not None and self.validation is not None and self.validation in best:
                 at = (best["step"], best[self.validation] * self.scale)
                 panel.plot(*at, "o", markersize=9, markerfacecolor="none", color=colour)
         panel.set_title(self.title)
@@ -145,9 +147,9 @@ def _figure(
     return finish(figure, name=name, title=title, caption=caption, alt=alt)
 
 
-def legend(figure, panels) -> None:
+def legend(figure: "Drawing", panels: Sequence["Axes"]) -> None:
     """One legend above all panels, with each label once."""
-    found = {}
+    found: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)

@@ -220,11 +220,11 @@ def _bars(
     panel.set_title("less sure  ←   → surer")
 
 
-def _percent(value: float, _place: int) -> str:
+def _percent(value: float, _place: float) -> str:
     return f"{abs(value) * 100:.3g} %"
 
 
-def _size(value: float, _place: int) -> str:
+def _size(value: float, _place: float) -> str:
     """Both directions are counted upwards."""
     return f"{abs(value):.3g}"
 

@@ -110,7 +110,7 @@ def _measured_on(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if run.lens
     }
-    if len(set(texts.values())) == 1:
+    if len(set(texts.values())) == 1 and len(texts) == len(runs):
         return [next(iter(texts.values()))]
     return [f"{name}: {text}" for name, text in texts.items()]
 

@@ -22,7 +22,7 @@ def results_grid(runs: Sequence[Run]) -> Grid:
     rows = {
         "seed": [whole(words.seed_of(run)) for run in runs],
         "optimiser steps": [
-            whole(run.summary.num_steps if run.summary else run.last_step) for run in runs
+            whole(run.last_step if run.summary is None else run.summary.num_steps) for run in runs
         ],
         "best at step": [whole(_best(run, "step")) for run in runs],
         f"validation loss of the best ({words.LOSS_UNIT})": [
@@ -41,7 +41,7 @@ def results_grid(runs: Sequence[Run]) -> Grid:
         decimal(None if peak is None else peak / 2**20, 0)
         for peak in (_last(run, "peak_memory_bytes") for run in runs)
     ]
-    rows["processes"] = [whole(s and s.num_processes) for s in summaries]
+    rows["processes"] = [whole(None if s is None else s.num_processes) for s in summaries]
     rows["measuring for this report (s)"] = [_measuring(run) for run in runs]
     shown = {name: cells for name, cells in rows.items() if any(cell != _NONE for cell in cells)}
     return Grid(
