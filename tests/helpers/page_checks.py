@@ -60,6 +60,7 @@ def check_page(page: Path, server: HostileServer | None = None) -> None:
         title = browser.title
         assert title.strip()
         assert title != "owned"
+        assert browser.execute_script(_RAN) == [title, True, "file:"], "the page was left"
         browser.execute_script(_UNFOLD)
         _is_sound(browser)
         backs = set()

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import yaml
+from page_checks import check_page
 from tiny_study import ENVIRONMENT, METHODS, REPO, fake_run, run_study, study_command, tiny_study
 
 from distillens_plugin.study.compute import equal_compute_steps
@@ -87,8 +88,8 @@ def test_the_report_is_one_page_one_markdown_one_csv_and_its_figures(finished):
     path, _, _ = finished
     out = path.parent / "out"
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == len(list((out / "figures").glob("*.png")))
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert page.count("<svg ") == len(list((out / "figures").glob("*.png"))) > 0
+    assert not re.search(r'(?:src|href)="(?!#)', page)
     markdown = (out / "report.md").read_text(encoding="utf-8")
     for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -98,6 +99,11 @@ def test_the_report_is_one_page_one_markdown_one_csv_and_its_figures(finished):
         assert "Missing so far: main/broken/seed" in text
         assert "gsm8k: rougeL: 1 of 7 rows have no reference with a word" in text
         assert "gsm8k ROUGE-L of Unicode words (default), against SFT at equal steps" in text
+
+
+def test_the_page_is_safe_and_usable_in_a_browser(finished):
+    path, _, _ = finished
+    check_page(path.parent / "out" / "report.html")
 
 
 def test_the_csv_holds_the_evaluations_own_numbers(finished):
