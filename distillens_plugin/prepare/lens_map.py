@@ -73,7 +73,7 @@ def lens_map(
         pairs=pairs,
         term=None if lens is None else lens.name,
         gradients=gradients,
-        settings=settings,
+        settings={**settings, "max_length": subjects.rows.spec.max_length},
         seconds=time.perf_counter() - started_at,
     )
 

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset, load_examples
-from distillens_plugin.data.spec import DatasetSpec
 from distillens_plugin.data.streaming import first_examples
 from distillens_plugin.experiment.data import load_data
 from distillens_plugin.lens.positions import num_positions
@@ -22,6 +21,7 @@ from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.models.loading import load_student, load_teacher
 from distillens_plugin.models.pretrained import checked_folder
 from distillens_plugin.models.tokenizers import check_vocabularies, load_tokenizer
+from distillens_plugin.recipe.schema.data import DatasetSpec
 from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -104,10 +104,17 @@ def model_spec(name: str, *, dtype: str = "float32", trusted: bool = False) -> T
 
 
 def models_subjects(
-    main: TeacherSpec, other: TeacherSpec | None, data: DatasetSpec, translators: str | None
+    main: TeacherSpec,
+    other: TeacherSpec | None,
+    data: DatasetSpec,
+    translators: str | None,
+    *,
+    shorten: bool = False,
 ) -> Subjects:
     """Subjects named on the command line.
 
+    Args:
+        shorten: rows to the models' positions, prompts to half of them, rather than refuse them.
     Raises:
         DistillensError: a model, its tokenizer, the rows or the translators cannot be read or do
             not fit one another.
@@ -119,6 +126,10 @@ def models_subjects(
     tokenizer = _tokenizer(main)
     if other is not None:
         check_vocabularies(_tokenizer(other), tokenizer)
+    limits = [limit for config in configs if (limit := num_positions(config)) is not None]
+    if shorten and limits and min(limits) < data.max_length:
+        shorter = {"max_length": min(limits), "max_prompt_length": min(limits) // 2}
+        data = data.model_copy(update=shorter)
     rows = load_examples(data, tokenizer, where="--data")
     for (where, _), config in zip(specs, configs, strict=True):
         _check_positions(config, rows, where, "--max_length")

@@ -98,6 +98,9 @@ def test_a_pair_may_be_given_by_module_paths(tmp_path, capsys):
 
 def test_models_are_read_on_rows_of_their_own(tmp_path, model, rows, capsys):
     other = str(save_tiny_model(tmp_path / "other", layers=2, seed=3))
+    long = {"instruction": "say it", "output": "word " * 400}
+    with open(rows, "a", encoding="utf-8") as file:
+        file.write(json.dumps(long) + "\n")
     assert main(["lens", model, "--other", other, "--data", rows, "--rows", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("2 rows, ") for line in lines)
