@@ -229,7 +229,7 @@ def _scheduler(recipe: Recipe, num_steps: int | None) -> dict[str, Any]:
     ratio = kwargs.pop("warmup_ratio", None)
     kwargs.setdefault("warmup_steps", 0)
     if ratio is not None:
-        kwargs["warmup_steps"] = None if num_steps is None else round(ratio * num_steps)
+        kwargs["warmup_steps"] = None if num_steps is None else scheduler.warmup_steps(num_steps)
     return {
         "key": scheduler.own_key,
         "kwargs": {"num_steps": num_steps, **kwargs},
@@ -253,7 +253,7 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
         if term.criterion_wrapper is not None:
             entry["criterion_wrapper"] = term.criterion_wrapper
-        terms[name] = {**entry, "weight": term.fixed_weight}
+        terms[name] = {**entry, "weight": term.initial_weight}
     kwargs = {"sub_terms": terms}
     if criterion.kwargs.model_term is not None:
         kwargs["model_term"] = criterion.kwargs.model_term.model_dump()

@@ -4,6 +4,7 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.models.loading import num_parameters
 from distillens_plugin.training.balance_place import places
+from distillens_plugin.training.balance_steps import measured_steps
 
 
 def describe_models(experiment: Experiment) -> str:
@@ -60,8 +61,10 @@ def _describe_pairs(experiment: Experiment) -> list[str]:
 def _describe_balance(experiment: Experiment) -> list[str]:
     """A line for each weight that is measured."""
     criterion = experiment.recipe.train.criterion.kwargs
+    steps = measured_steps(experiment)
+    when = f"up to step {steps[-1]}; 1 until then"
     return [
         f"{name}: its weight is balanced against {criterion.reference()} by their gradients at "
-        f"layer {place.layer}, over the first steps"
+        f"layer {place.layer}, {when}"
         for name, place in places(experiment).items()
     ]

@@ -1,17 +1,18 @@
 """`weight: auto`: a term's weight from the gradients that it and the reference give one block.
 
-Over the first steps, before the step's own passes, the window goes through the models once with
-the reference alone and once with the term alone. The weight is the mean length of the reference's
-gradient, as it counts in the sum, over the mean length of the term's, at the last block that both
-reach. A measured step has the weight of the steps so far; afterwards it stays as it is.
+Before a measured step's own passes, its window goes through the models once with the reference
+alone and once with the term alone. Their ratio is the length of the reference's gradient, as it
+counts in the sum, over that of the term's, at the last block that both reach. The weight is 1, as
+in the paper, up to the last measured step, and from there on the median of the ratios.
 
-The ratio of means, and not the mean of ratios: a student with random weights gives a lens hardly
-any gradient in its first steps, and a single ratio of thousands would outweigh all the others.
+Steps of the late warm-up are measured (`balance_steps`), as a student with random weights gives a
+lens hardly any gradient at first. So the ratios of thousands there neither count nor train it.
 
-The step sees nothing of it but the weight: random states are put back, gradients are cleared.
+A step sees nothing of it but the weight: random states are put back, gradients are cleared.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -28,15 +29,15 @@ from distillens_plugin.losses.box import Box
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import WeightedTerm, evaluate, terms_of
 from distillens_plugin.losses.trained_parameters import loss_parameters
+from distillens_plugin.recipe.schema.criterion import UNMEASURED
 from distillens_plugin.sharding.pieces import is_in_pieces, put_away
 from distillens_plugin.storage.main_process import say
 from distillens_plugin.storage.random_states import undisturbed_random_states
 from distillens_plugin.training.balance_place import Place, places
+from distillens_plugin.training.balance_steps import measured_steps
 from distillens_plugin.training.window import Window
 from eval_harness.errors import RunFailure
 
-# Few enough to cost nothing beside a run, and enough that one batch does not decide.
-NUM_STEPS = 10
 PREFIX = "weight/"
 
 
@@ -44,10 +45,11 @@ class TermBalance:
     """Measures the weights that a recipe leaves to `auto`, and sets them.
 
     Args:
-        experiment: built; its criterion holds 0 for these weights.
+        experiment: built; its criterion holds 1 for these weights.
 
     Attributes:
-        num_measured: steps that have been measured.
+        steps: those that are measured, ascending, from 1; empty where no weight is `auto`.
+        num_measured: how many of them have been.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -57,39 +59,41 @@ class TermBalance:
         self.places = places(experiment)
         criterion = experiment.recipe.train.criterion.kwargs
         self.reference = criterion.reference() if self.places else ""
-        self.num_steps = min(NUM_STEPS, experiment.num_steps)
+        self.steps = measured_steps(experiment) if self.places else []
         self.num_measured = 0
-        # Of the lengths of the gradients: the reference's, and the term's.
-        self._sums = dict.fromkeys(self.places, (0.0, 0.0))
+        # |gradient of the reference| / |gradient of the term|, of each measured step that has both.
+        self._ratios: dict[str, list[float]] = {name: [] for name in self.places}
         self._seconds = 0.0
 
-    def before_step(self, window: Window) -> None:
-        """Measures on a window, if it is one of the first, and sets the weights for its step.
+    def before_step(self, window: Window, step: int) -> None:
+        """Measures on the window of a step, if that is one to measure; the last sets the weights.
 
         Every process calls it.
 
+        Args:
+            step: from 1.
         Raises:
             RunFailure: no step of all that are measured gave a term a gradient.
         """
-        if not self.places or self.num_measured >= self.num_steps:
+        if step not in self.steps:
             return
         started_at = time.perf_counter()
         of_reference = self._norms(self.reference, list(self.places.values()), window)
         self.num_measured += 1
         for (name, place), above in zip(self.places.items(), of_reference, strict=True):
             below = self._norms(name, [place], window)[0]
-            self._add(name, above, below)
-        self._set()
+            self._add(name, above, below, step)
         self._seconds += time.perf_counter() - started_at
-        if self.num_measured == self.num_steps:
+        if self._is_done():
+            self._set()
             for line in self._lines():
                 say(self.accelerator, line)
 
     def weights(self) -> dict[str, float]:
-        """The weight of each balanced term; 0 before the first gradient of it."""
-        return {
-            name: above / below if below else 0.0 for name, (above, below) in self._sums.items()
-        }
+        """The weight that each balanced term has now."""
+        if not self._is_done():
+            return dict.fromkeys(self.places, UNMEASURED)
+        return {name: statistics.median(ratios) for name, ratios in self._ratios.items()}
 
     def named_weights(self) -> dict[str, float]:
         """The same for the log: `weight/lens`."""
@@ -99,32 +103,33 @@ class TermBalance:
         """What `restore` takes; None where nothing is balanced."""
         if not self.places:
             return None
-        return {"num_measured": self.num_measured, "sums": self._sums}
+        return {"num_measured": self.num_measured, "ratios": self._ratios}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Puts back what `state` gave, and sets the weights."""
         if state is None:
             return
         self.num_measured = state["num_measured"]
-        self._sums = {name: (above, below) for name, (above, below) in state["sums"].items()}
+        self._ratios = {name: list(ratios) for name, ratios in state["ratios"].items()}
         self._set()
 
-    def _add(self, name: str, above: float, below: float) -> None:
+    def _is_done(self) -> bool:
+        return self.num_measured == len(self.steps)
+
+    def _add(self, name: str, above: float, below: float, step: int) -> None:
         if all(0 < norm < math.inf for norm in (above, below)):
-            sums = self._sums[name]
-            self._sums[name] = (sums[0] + above, sums[1] + below)
+            self._ratios[name].append(above / below)
             return
         found = (
             f"gradients at layer {self.places[name].layer}: {self.reference} {above:.3g}, {name} "
             f"{below:.3g}"
         )
-        if self.num_measured == self.num_steps and not self._sums[name][1]:
+        if self._is_done() and not self._ratios[name]:
             raise RunFailure(
-                f"step {self.num_measured}: the weight of {name} is auto, but none of the "
-                f"{self.num_steps} measured steps gave both gradients ({found}); give the weight "
-                "as a number"
+                f"step {step}: the weight of {name} is auto, but none of the {len(self.steps)} "
+                f"measured steps gave both gradients ({found}); give the weight as a number"
             )
-        say(self.accelerator, f"step {self.num_measured}: weight of {name} not measured ({found})")
+        say(self.accelerator, f"step {step}: weight of {name} not measured ({found})")
 
     def _set(self) -> None:
         terms: dict[str, tuple[nn.Module, float]] = self.box.criterion.term_dict  # type: ignore[assignment]
@@ -132,12 +137,16 @@ class TermBalance:
             terms[name] = (terms[name][0], weight)
 
     def _lines(self) -> list[str]:
-        return [
-            f"{name}: weight {weight:.4g}, balanced against {self.reference} by their gradients "
-            f"at layer {self.places[name].layer} in steps 1 to {self.num_steps} "
-            f"({self._seconds:.1f} s for all weights)"
-            for name, weight in self.weights().items()
-        ]
+        lines = []
+        for name, weight in self.weights().items():
+            ratios = self._ratios[name]
+            lines.append(
+                f"weight of {name}: {UNMEASURED:g} until step {self.steps[-1]}, then {weight:.4g} "
+                f"(median of {len(ratios)} ratio{'s' if len(ratios) > 1 else ''}, "
+                f"{min(ratios):.3g} to {max(ratios):.3g}, of the gradients of {self.reference} and "
+                f"{name} at layer {self.places[name].layer}; {self._seconds:.1f} s for all weights)"
+            )
+        return lines
 
     def _norms(self, name: str, at: Sequence[Place], window: Window) -> list[float]:
         """The norm of one term's gradient over a window and all ranks, at each place."""

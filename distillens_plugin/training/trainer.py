@@ -51,7 +51,7 @@ class Trainer:
         box: built from the full form of a recipe, with an accelerator.
         accelerator: of the box.
         reshard_teacher: put the head of a teacher in pieces away after each batch.
-        balance: measures weights that are `auto` before the first steps.
+        balance: measures weights that are `auto`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Trainer:
                 optimiser has not stepped.
         """
         if self.balance is not None:
-            self.balance.before_step(window)
+            self.balance.before_step(window, self.step_number + 1)
         model = trained_model(self.box)
         losses: list[dict[str, Tensor]] = []
         for index, (batch, targets) in enumerate(window.batches):

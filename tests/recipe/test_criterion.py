@@ -47,7 +47,7 @@ def test_a_weight_that_is_measured_stays_so_in_the_resolved_recipe(tmp_path):
     assert terms["lens"]["weight"] == "auto"
     facts = type("Facts", (), {"num_layers": 4, "blocks": "h"})()
     form = full_form(recipe, facts, facts)["train"]["criterion"]["kwargs"]["sub_terms"]
-    assert form["lens"]["weight"] == 0.0  # torchdistill computes with it until it is measured
+    assert form["lens"]["weight"] == 1.0  # torchdistill computes with it until it is measured
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from distillens_plugin.losses.needs import Needs
 from distillens_plugin.losses.term import Term
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.training.balance_place import places
+from distillens_plugin.training.balance_steps import spread
 from distillens_plugin.training.term_balance import TermBalance
 from distillens_plugin.training.trainer import Trainer
 from distillens_plugin.training.window import windows
@@ -26,6 +27,22 @@ from eval_harness.errors import DistillensError, RunFailure
 
 LENS = f"{TERMS}.lens"
 LAYERS = f"{LENS}.criterion.kwargs.layers"
+# A quarter of the run is 6 steps, and its second half is measured: steps 4, 5 and 6.
+SIX_STEPS = {"train.num_epochs": None, "train.num_steps": 24}
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup_steps", "steps"),
+    [
+        (560, 100, [55, 60, 65, 70, 75, 80, 85, 90, 95, 100]),
+        (560, 0, [6, 7, 8, 9, 10]),
+        (560, 300, [77, 84, 91, 98, 105, 112, 119, 126, 133, 140]),
+        (24, 12, [4, 5, 6]),
+        (2, 0, [1]),
+    ],
+)
+def test_the_second_half_of_the_warm_up_is_measured(num_steps, warmup_steps, steps):
+    assert spread(num_steps, warmup_steps) == steps
 
 
 def pairs(student, teacher):
@@ -92,9 +109,14 @@ def gradients_by_hand(student, teacher, window):
 
 
 @pytest.mark.parametrize("criterion", ["distillens.weighted_sum", "WeightedSumLoss"])
-def test_the_weight_is_the_mean_ratio_of_the_gradients_norms(tmp_path, criterion):
-    changes = {"train.criterion.key": criterion, f"{TERMS}.kd.weight": 2.0, LAYERS: pairs(1, 2)}
-    path = without_dropout(tmp_path, batch_size=4, accumulate=2, changes=changes)
+def test_the_weight_is_the_median_ratio_of_the_gradients_norms(tmp_path, criterion):
+    changes = {
+        **SIX_STEPS,
+        "train.criterion.key": criterion,
+        f"{TERMS}.kd.weight": 2.0,
+        LAYERS: pairs(1, 2),
+    }
+    path = without_dropout(tmp_path, batch_size=2, accumulate=2, changes=changes)
     experiment = build(path)
     experiment.student.double()
     experiment.teacher.double()
@@ -103,24 +125,28 @@ def test_the_weight_is_the_mean_ratio_of_the_gradients_norms(tmp_path, criterion
     }
     balance = TermBalance(experiment)
     trainer = Trainer(experiment.box, experiment.accelerator, balance=balance)
-    lengths = []
-    for window in first_windows(experiment):
-        expected = gradients_by_hand(experiment.student, experiment.teacher, window)
-        lengths.append((2.0 * expected["kd"], expected["lens"]))
+    ratios = []
+    for step, window in enumerate(first_windows(experiment), start=1):
+        if step >= 4:
+            expected = gradients_by_hand(experiment.student, experiment.teacher, window)
+            ratios.append(2.0 * expected["kd"] / expected["lens"])
         result = trainer.step(window)
-        weight = sum(kd for kd, _ in lengths) / sum(lens for _, lens in lengths)
+        weight = sorted(ratios)[1] if step == 6 else 1.0
         assert result.values["weight/lens"] == pytest.approx(weight, rel=1e-9)
         # torchdistill's sum keeps no value of a whole term; here it is that of its one pair.
         total = 2.0 * result.values["kd"] + weight * result.values["lens/1-2"]
         assert result.loss == pytest.approx(total, rel=1e-5)
-    assert len(lengths) == balance.num_measured == 3
-    ratios = [kd / lens for kd, lens in lengths]
+    assert len(ratios) == balance.num_measured == 3
+    assert balance.weights() == {"lens": pytest.approx(weight, rel=1e-12)}
     assert max(ratios) / min(ratios) > 1.001
 
 
 def with_projection(folder):
-    """Dropout, a trained projection whose weight is measured too, windows of two batches."""
-    path = quick_recipe(folder, num_epochs=2)
+    """Dropout, a trained projection whose weight is measured too, windows of two batches.
+
+    12 steps, of which the second and the third are measured.
+    """
+    path = quick_recipe(folder, num_epochs=4)
     change(path, "train.train_data_loader.kwargs.batch_size", 1)
     change(path, "train.optimizer.grad_accum_step", 2)
     change(path, f"{TERMS}.mse", {**MSE, "weight": "auto"})
@@ -137,9 +163,9 @@ def test_a_step_sees_nothing_of_the_measuring_but_the_weight(tmp_path):
     again = build(path)
     terms = again.box.criterion.term_dict
     trainer = Trainer(again.box, again.accelerator)
-    for window, values in zip(first_windows(again), used, strict=True):
+    for step, (window, values) in enumerate(zip(first_windows(again), used, strict=True), 1):
         for name in ("lens", "mse"):
-            assert values[f"weight/{name}"] > 0
+            assert (values[f"weight/{name}"] == 1) == (step < 3)
             terms[name] = (terms[name][0], values[f"weight/{name}"])
         trainer.step(window)
     for (name, ours), theirs in zip(
@@ -154,7 +180,8 @@ def test_a_run_killed_while_it_measures_ends_as_one_that_was_not(tmp_path):
     place = {"output": tmp_path / "out", "log": tmp_path / "log"}
     done = forked(path, **place)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "lens: weight " in done.stdout
+    assert "weight of lens: 1 until step 3, then " in done.stdout
+    assert "by their gradients at layer 2, up to step 3; 1 until then" in done.stdout
     assert "lens: layer pairs 1-2 2-4 (student-teacher), weight auto" in done.stdout
     whole = what_it_left(tmp_path / "out")
     last = whole["records"][-2]
@@ -186,10 +213,9 @@ def test_ranks_measure_what_one_process_does(tmp_path):
         found[name] = [record["weight/lens"] for record in records(out)]
         assert len(found[name]) == 2
         assert json.loads((out / "summary.json").read_text())["weights"]["lens"] > 0
-    # The first step alone: later ones begin from weights that rounding has moved.
     for name in ("ddp", "fsdp"):
-        assert found[name][0] == pytest.approx(found["one"][0], rel=1e-4)
-        assert found[name] == pytest.approx(found["one"], rel=1e-2)
+        assert found[name] == pytest.approx(found["one"], rel=1e-4)
+    assert found["one"][0] == found["one"][1] != 1
 
 
 class Sometimes(Term):
@@ -208,30 +234,29 @@ class Sometimes(Term):
 
 
 def test_a_gradient_that_is_none_is_left_out_and_told_and_fails_if_none_comes(tmp_path, capsys):
-    path = without_dropout(tmp_path, batch_size=8)
-    experiment = build(path)
-    all_windows = first_windows(experiment)
+    experiment = build(without_dropout(tmp_path, batch_size=8, changes=SIX_STEPS))
+    window = first_windows(experiment)[0]
     terms = experiment.box.criterion.term_dict
-    terms["lens"] = (Sometimes(float("inf"), 1.0, 0.0), 0.0)
+    terms["lens"] = (Sometimes(float("inf"), 1.0, 0.0), 1.0)
     balance = TermBalance(experiment)
-    balance.before_step(all_windows[0])
+    for step in (1, 2, 3, 4, 5):
+        balance.before_step(window, step)
+        assert terms["lens"][1] == 1
     assert (
-        "step 1: weight of lens not measured (gradients at layer 2: kd " in capsys.readouterr().out
+        "step 4: weight of lens not measured (gradients at layer 2: kd" in capsys.readouterr().out
     )
-    assert terms["lens"][1] == 0.0
-    balance.before_step(all_windows[0])
+    balance.before_step(window, 6)
     weight = terms["lens"][1]
-    assert weight > 0
-    balance.before_step(all_windows[0])
-    assert terms["lens"][1] == weight
-    assert "lens: weight " in capsys.readouterr().out
+    assert 0 < weight != 1
+    said = f"weight of lens: 1 until step 6, then {weight:.4g} (median of 1 ratio"
+    assert said in capsys.readouterr().out
 
-    terms["lens"] = (Sometimes(0.0, 0.0, 0.0), 0.0)
+    terms["lens"] = (Sometimes(0.0, 0.0, 0.0), 1.0)
     balance = TermBalance(experiment)
-    balance.before_step(all_windows[0])
-    balance.before_step(all_windows[1])
-    with pytest.raises(RunFailure, match=r"step 3: the weight of lens is auto, but none of the 3"):
-        balance.before_step(all_windows[2])
+    balance.before_step(window, 4)
+    balance.before_step(window, 5)
+    with pytest.raises(RunFailure, match=r"step 6: the weight of lens is auto, but none of the 3"):
+        balance.before_step(window, 6)
     assert all(p.grad is None for p in experiment.student.parameters())
 
 

@@ -56,6 +56,8 @@ class TermCriterion(Strict):
 
 
 AUTO: Literal["auto"] = "auto"
+# The weight of such a term until it is measured: the paper's.
+UNMEASURED = 1.0
 # What a term can be balanced against: the first of these that the sum has.
 _REFERENCES = ("distillens.logits_kd", "distillens.cross_entropy")
 
@@ -79,9 +81,9 @@ class SubTerm(Strict):
     )
     weight: Annotated[float | Literal["auto"], PlainValidator(_weight)] = Field(
         default=1.0,
-        description="factor of this term in the sum, of at least 0; or auto: measured over the "
-        "first 10 steps, so that the term's gradient is as long as that of logits_kd (or of "
-        "cross_entropy, without one) where both reach the same block",
+        description="factor of this term in the sum, of at least 0; or auto: 1 to the end of the "
+        "warm-up, then as measured there, so that the term's gradient is as long as that of "
+        "logits_kd (or of cross_entropy, without one) where both reach the same block",
     )
 
     @property
@@ -90,9 +92,9 @@ class SubTerm(Strict):
         return self.weight == AUTO
 
     @property
-    def fixed_weight(self) -> float:
-        """The weight as a number; 0 where it is yet to be measured."""
-        return 0.0 if isinstance(self.weight, str) else self.weight
+    def initial_weight(self) -> float:
+        """The weight as a number; 1 where it is yet to be measured."""
+        return UNMEASURED if isinstance(self.weight, str) else self.weight
 
     @field_validator("criterion_wrapper")
     @classmethod
@@ -164,8 +166,8 @@ class CriterionKwargs(Strict):
 
     def _references(self) -> list[str]:
         for key in _REFERENCES:
-            terms = self.sub_terms.items()
-            found = [n for n, t in terms if t.criterion.key == key and t.fixed_weight > 0]
+            fixed = {n: t for n, t in self.sub_terms.items() if not t.is_balanced}.items()
+            found = [n for n, t in fixed if t.criterion.key == key and t.initial_weight > 0]
             if found:
                 return found
         return []

@@ -66,3 +66,14 @@ class Scheduler(Strict):
     def own_key(self) -> str | None:
         """The registered key of cosine, linear and constant."""
         return SCHEDULER.own_key(self.key)
+
+    def warmup_steps(self, num_steps: int) -> int:
+        """Optimiser steps until the learning rate has risen; 0 for schedules that are not ours.
+
+        Args:
+            num_steps: of the whole run.
+        """
+        if self.own_key is None:
+            return 0
+        ratio = self.kwargs.get("warmup_ratio")
+        return self.kwargs.get("warmup_steps", 0) if ratio is None else round(ratio * num_steps)
