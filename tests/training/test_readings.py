@@ -3,18 +3,18 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 import torch
 import yaml
 from forked_run import forked, kill_after_states, quick_recipe, what_it_left
-from run_process import ENVIRONMENT, change
+from run_process import change
 from tiny_run import ASSETS, tiny_recipe
 
 from distillens_plugin.storage.kept_state import FORM
 from distillens_plugin.storage.manifest import write_manifest
+from distillens_plugin.training import lifecycle
 from distillens_plugin.training.report_budget import Budget
 
 EVERY = {"page": False, "max_share": 1}
@@ -44,8 +44,8 @@ def ran(path, *arguments):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Two epochs of 3 steps with a validation after each step, all of them measured."""
-    path = tiny_recipe(tmp_path_factory.mktemp("measured"), report=EVERY)
+    """Two epochs of 3 steps with a validation after each step, all of them measured; and a page."""
+    path = tiny_recipe(tmp_path_factory.mktemp("measured"), report={"max_share": 1})
     change(path, "train.num_epochs", 2)
     change(path, "train.eval_every", 1)
     return ran(path)
@@ -91,6 +91,9 @@ def test_the_summary_and_a_line_say_what_it_took(measured):
     )
     assert f"{100 * found['report_share']:.1f} % of the run" in shown
     assert "measured itself for" in shown
+    page = folder / "report" / "report.html"
+    assert f"report: {page} (" in shown
+    assert "entropy" in page.read_text(encoding="utf-8")
 
 
 def test_a_run_learns_the_very_same_whether_or_not_it_measures(tmp_path, measured):
@@ -100,12 +103,14 @@ def test_a_run_learns_the_very_same_whether_or_not_it_measures(tmp_path, measure
     for key, value in {"num_epochs": 2, "eval_every": 1}.items():
         change(path, f"train.{key}", value)
     change(path, "models.teacher_model.name_or_path", str(folder.parent / "teacher"))
-    _, shown = ran(path)
+    done = forked(path, output=tmp_path / "out", before=no_matplotlib)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "note: no" not in done.stdout, "nothing is drawn"
     quiet = what_it_left(tmp_path / "out")
     assert "answers.jsonl" not in quiet
     assert "readings" not in quiet
     assert not {"report_seconds", "report_share"} & summary(tmp_path / "out").keys()
-    assert "measured itself" not in shown
+    assert "measured itself" not in done.stdout
     left = what_it_left(folder)
     assert left["records"] == quiet["records"]
     for name in ("best/model.safetensors", "last/model.safetensors"):
@@ -120,20 +125,30 @@ def test_without_a_share_of_the_time_it_reads_before_and_after_alone(tmp_path):
     assert "read before and after, whatever that takes" in shown
 
 
-def test_a_run_that_reports_nothing_draws_nothing(tmp_path):
-    path = tiny_recipe(tmp_path, report=False)
-    script = (
-        "import sys; from distillens_plugin import run\n"
-        f"code = run.main([{str(path)!r}])\n"
-        "sys.exit(code or 3 * ('matplotlib' in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=200, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        *("best", "last", "metrics.jsonl", "recipe.yaml", "summary.json", "fingerprint.json")
-    }
+def test_a_page_that_cannot_be_written_is_a_note(tmp_path):
+    path = tiny_recipe(tmp_path, report={"lens": False, "answers": False})
+    done = forked(path, output=tmp_path / "out", before=file_in_the_place_of_the_page)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "note: no report of the run was written: " in done.stdout
+    assert summary(tmp_path / "out")["num_steps"] == 3
+    assert not (tmp_path / "out" / "lens.jsonl").exists()
+
+
+def file_in_the_place_of_the_page():
+    close_run = lifecycle.close_run
+
+    def with_file(folder, *arguments, **settings):
+        (folder / "report").touch()
+        close_run(folder, *arguments, **settings)
+
+    lifecycle.close_run = with_file
+
+
+def no_matplotlib():
+    """Importing it raises."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]
+    sys.modules["matplotlib"] = None
 
 
 def test_a_resumed_run_writes_later_lines_again_and_keeps_the_others(tmp_path):

@@ -69,6 +69,24 @@ def test_tensorboard_has_every_record_under_train_and_val(reported):
     assert [step for step, _ in shown] == [0, 3]
 
 
+def test_trackers_have_figures_of_what_the_run_measured(reported):
+    """At a validation if they fit into the run's time, and at the end in any case."""
+    folder, done = reported
+    assert "note: no figures" not in done.stdout
+    events = EventAccumulator(str(folder / "out" / "trackers" / "distillens"))
+    events.Reload()
+    tags = {f"report/{name}" for name in ("entropy", "confidence", "pairs")}
+    assert set(events.Tags()["images"]) == tags
+    for tag in tags:
+        image = events.Images(tag)[-1]
+        assert image.step == 3
+        assert image.width > image.height > 100
+    media = (folder / "out" / "trackers" / "wandb").glob(
+        "offline-run-*/files/media/images/report/*"
+    )
+    assert {path.name.partition("_3_")[0] for path in media} == {tag[7:] for tag in tags}
+
+
 def test_trackers_have_the_resolved_recipe_as_flat_settings(reported):
     folder, _ = reported
     (path,) = (folder / "out" / "trackers").rglob("hparams.yml")
