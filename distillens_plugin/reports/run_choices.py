@@ -70,7 +70,7 @@ def weights_grid(run: Run) -> Grid | None:
         weight: object = given
         if name in chosen:
             weight = chosen[name]
-            reason = "measured: balanced by gradient norm after the warm-up (weight: auto)"
+            reason = "measured: balanced by gradient norm in the warm-up (weight: auto)"
         shown = decimal(weight, 4) if _is_number(weight) else text(str(weight))
         rows.append([text(name), shown, reason])
     if not rows:
