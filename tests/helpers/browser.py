@@ -36,10 +36,13 @@ _FLAGS = (
 
 def missing() -> str | None:
     """Why there is no browser to test with; None if there is one."""
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            return f"there is no {program} on this machine"
-    return None
+    if _browser() is None:
+        return "there is neither chromium nor google-chrome on this machine"
+    return None if shutil.which("chromedriver") else "there is no chromedriver on this machine"
+
+
+def _browser() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def require_browser() -> None:
@@ -57,7 +60,7 @@ def started(*, width: int = 1400, height: int = 900, dark: bool = False) -> Iter
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = _browser() or ""
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in _FLAGS:
         options.add_argument(flag)

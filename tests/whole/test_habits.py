@@ -12,7 +12,16 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
-PARTS = ["make_training_env", "lint", "quickstart", "with_vllm", "test"]
+PARTS = [
+    "make_training_env",
+    "make_browser",
+    "lint",
+    "site",
+    "tour",
+    "quickstart",
+    "with_vllm",
+    "test",
+]
 
 
 def load(name: str) -> dict:
@@ -101,17 +110,41 @@ def stand_in(folder: Path, script: str) -> None:
     python.chmod(0o755)
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ('[ "$3" = tests/attached ]', 1)])
+def run_halves(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    stand_in(folder, f'echo "$@"\n{script}')
+    environment = {"DISTILLENS_CI_HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    return subprocess.run([REPO / ".ci" / "test"], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ('[ "$5" = tests/attached ]', 1)])
 def test_the_halves_of_the_suite_are_the_whole_of_it(tmp_path, script, code):
     """What one half runs, the other leaves out, and each can fail."""
-    stand_in(tmp_path, f'echo "$@"\n{script}')
-    environment = {"DISTILLENS_CI_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([REPO / ".ci" / "test"], capture_output=True, text=True, env=environment)
+    done = run_halves(tmp_path, script)
     assert done.returncode == code
-    rest, half = (line.split(" ") for line in done.stdout.splitlines())
-    assert half[:2] == rest[:2] == ["-m", "pytest"]
-    assert rest[2:] == [f"--ignore={folder}" for folder in half[2:]]
-    assert all((REPO / folder).is_dir() for folder in half[2:])
+    rest, half = (line.split(" ") for line in done.stdout.splitlines() if line.startswith("-m"))
+    assert half[:3] == rest[:3] == ["-m", "pytest", "-o"]
+    assert rest[4:] == [f"--ignore={folder}" for folder in half[4:]]
+    assert all((REPO / folder).is_dir() for folder in half[4:])
+
+
+@pytest.mark.parametrize(
+    ("num_failed", "again", "code", "runs"),
+    [(2, 0, 0, 3), (2, 1, 1, 3), (4, 0, 1, 2), (0, 0, 1, 2)],
+)
+def test_a_few_failed_tests_are_run_again_alone(tmp_path, num_failed, again, code, runs):
+    """With as many failures in the first half; `again` is the exit code of the second try."""
+    cache = tmp_path / "first_half" / "v" / "cache"
+    failed = "\n".join(f'"tests/x.py::test_{number}": true,' for number in range(num_failed))
+    script = f"""
+    case "$*" in
+        *--last-failed*) exit {again} ;;
+        *first_half*) mkdir -p {cache}; echo '{failed}' > {cache}/lastfailed; exit 1 ;;
+    esac"""
+    done = run_halves(tmp_path, script)
+    assert done.returncode == code, done.stdout
+    called = [line for line in done.stdout.splitlines() if line.startswith("-m")]
+    assert len(called) == runs
+    assert f"{num_failed} tests failed in the first half" in done.stdout
 
 
 def test_test_passes_on_its_arguments_and_its_exit_code(tmp_path):
