@@ -11,6 +11,8 @@ from eval_harness.shared.statistics import Floats
 _MARKERS = "osD^vP*X"
 # More points are drawn as one picture: each by itself would make the page large.
 _MOST_POINTS = 1000
+# A longer name would leave no room for what it names; tables show it whole.
+_MOST_LETTERS = 40
 
 
 def plot_scores(
@@ -35,7 +37,7 @@ def plot_scores(
         style: dict[str, Any] = {"color": SERIES[row % len(SERIES)], "capsize": 4}
         reach = [[score - interval[0]], [interval[1] - score]] if interval else None
         panel.errorbar([score], [row], xerr=reach, fmt=_MARKERS[row % len(_MARKERS)], **style)
-    panel.set_yticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), [_short(name) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.set_xlabel("score, with 95 % interval over rows")
     panel.grid(False, axis="y")
@@ -79,7 +81,7 @@ def plot_length(
             color=SERIES[row % len(SERIES)],
             marker=_MARKERS[row % len(_MARKERS)],
             linewidths=0,
-            label=name,
+            label=_short(name),
             rasterized=sum(map(len, lengths)) > _MOST_POINTS,
         )
     # Lengths spread over orders of magnitude and may be 0, which a plain log axis cannot show.
@@ -100,6 +102,10 @@ def plot_length(
         "one at the left edge is a system that says too little.",
         alt=f"{title} against the length of answers, {len(scores[0])} rows of {len(names)} systems",
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
 
 
 def _finish(figure: Any, **texts: str) -> Figure:

@@ -50,3 +50,10 @@ def test_empty_answers_have_a_place_on_the_length_axis():
         return int((np.abs(left - blue).max(axis=2) < 0.35).sum())
 
     assert num_blue(drawn) > num_blue(without)
+
+
+def test_a_long_name_leaves_room_for_what_it_names(recwarn):
+    drawn = plot_scores("s", "t", ["n" * 300], [1.0], [None])
+    assert f">{'n' * 39}…</text>" in drawn.svg
+    assert "n" * 300 in drawn.alt
+    assert [str(warning.message) for warning in recwarn] == []
