@@ -17,7 +17,7 @@ from distillens_plugin.divergences.mixtures import JensenShannon
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.translators import Translators
 from distillens_plugin.lens_maps.batches import Batch, num_positions
-from distillens_plugin.lens_maps.rows import LayerRows, chunks, read_rows, reading
+from distillens_plugin.lens_maps.rows import LayerRows, check_batches, chunks, read_rows, reading
 from eval_harness.errors import DistillensError
 
 
@@ -56,7 +56,7 @@ def layer_matrix(
 
     The cost: one forward pass of each model, (A + B) N products with an unembedding, and A B N V
     numbers that are compared. The logits of a chunk's layers are computed once and compared with
-    all others; about 256 MB are held at most, whatever the models (benchmarks/lens_matrix.py).
+    all others, so that no more than a chunk is held (benchmarks/lens_matrix.py).
 
     Args:
         student, teacher: causal LMs with one vocabulary, bare or wrapped; read in eval mode.
@@ -67,15 +67,15 @@ def layer_matrix(
         translators: of the teacher, the tuned lens's; needs norm `final`.
         student_layers, teacher_layers: None is all, 0 (the embeddings) to the last.
     Raises:
-        DistillensError: no supervised position, no such layer, norm or divergence.
+        DistillensError: no supervised position, no such layer, norm or divergence, or tokens that
+            one of the models does not have.
     """
     started_at = time.perf_counter()
     made = _made(divergence)
     ours = _layers(student, student_layers)
     theirs = _layers(teacher, teacher_layers)
+    check_batches(batches, student, teacher)
     count = num_positions(batches)
-    if count == 0:
-        raise DistillensError("the rows to be read have no supervised position; give others")
     total = torch.zeros(len(ours), len(theirs), dtype=torch.float64)
     with reading(student, teacher):
         for batch, supervised in batches:
@@ -119,15 +119,17 @@ def _sum(
     # The model's own distribution comes with its layers, unread.
     num_layers = sum(map(len, layers)) + 2
     total = torch.zeros(len(layers[0]), len(layers[1]), dtype=torch.float64)
-    for chunk in chunks(len(student), num_layers, columns):
+    for chunk in chunks(len(student), num_layers, columns, student.final.device):
         ours = _log_probabilities(student, layers[0], chunk, columns, temperature)
         theirs = _log_probabilities(teacher, layers[1], chunk, columns, temperature).to(ours)
-        if isinstance(divergence, JensenShannon) and 0 < divergence.beta < 1:
+        mixed = isinstance(divergence, JensenShannon) and 0 < divergence.beta < 1
+        # Tokens that one model rules out (-inf) are taken out of both, which the table's form does.
+        if mixed and not (ours.isneginf().any() or theirs.isneginf().any()):
             total += _jensen_shannon(ours, theirs, divergence.beta)
             continue
-        for i, j in np.ndindex(total.shape):
-            # Log-probabilities are logits too.
-            total[i, j] += divergence(theirs[j], ours[i]).double().sum().cpu()
+        # Log-probabilities are logits too.
+        found = [divergence(p, q).double().sum() for q in ours for p in theirs]
+        total += torch.stack(found).view(total.shape).cpu()
     return total
 
 
@@ -145,12 +147,15 @@ def _jensen_shannon(log_student: Tensor, log_teacher: Tensor, beta: float) -> Te
     parts. Rounding leaves about 1e-6 nats, which means over positions do not see.
     """
     ours, theirs = log_student.exp(), log_teacher.exp()
-    own = -(ours * log_student).sum(-1).double().sum(-1).cpu()
-    other = -(theirs * log_teacher).sum(-1).double().sum(-1).cpu()
-    total = torch.empty(len(ours), len(theirs), dtype=torch.float64)
+    own = -log_student.mul_(ours).sum(-1).double().sum(-1)
+    other = -log_teacher.mul_(theirs).sum(-1).double().sum(-1)
+    # One pair at a time stays in a processor's cache; an accelerator takes a row of the matrix.
+    together = 1 if ours.device.type == "cpu" else len(theirs)
     tiny = torch.finfo(ours.dtype).tiny
-    for i, student in enumerate(ours * (1 - beta)):
-        for j, teacher in enumerate(theirs):
+    rows = []
+    for student in ours.mul_(1 - beta):
+        for teacher in theirs.split(together):
             mixture = torch.add(student, teacher, alpha=beta).clamp_min_(tiny)
-            total[i, j] = -(mixture * mixture.log()).sum(-1).double().sum().cpu()
-    return total - beta * other[None, :] - (1 - beta) * own[:, None]
+            rows.append(-mixture.log().mul_(mixture).sum(-1).double().sum(-1))
+    total = torch.cat(rows).view(len(ours), len(theirs))
+    return (total - beta * other[None, :] - (1 - beta) * own[:, None]).cpu()

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from distillens_plugin.lens_maps.batches import Batch, num_positions
+from distillens_plugin.lens_maps.batches import Batch
 from distillens_plugin.lens_maps.confidence import Confidence, ConfidenceSums
-from distillens_plugin.lens_maps.rows import read_rows, reading
+from distillens_plugin.lens_maps.rows import check_batches, read_rows, reading
 from distillens_plugin.lens_maps.statistics import LayerStatistics, LayerSums
-from eval_harness.errors import DistillensError
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,9 @@ def measure(
         pairs: (student layer, teacher layer), whose confidence is compared.
         norm: as in `layer_statistics`.
     Raises:
-        DistillensError: no supervised position.
+        DistillensError: no supervised position, or tokens that a model does not have.
     """
-    if num_positions(batches) == 0:
-        raise DistillensError("the rows to be read have no supervised position; give others")
+    check_batches(batches, student, teacher)
     ours = LayerSums(student, norm=norm)
     theirs = LayerSums(teacher, norm=norm) if teacher is not None else None
     compared = ConfidenceSums(pairs) if teacher is not None else None

@@ -16,15 +16,20 @@ from distillens_plugin.fused.naive import head_logits
 from distillens_plugin.lens.forward import forward
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import rows_at
-from distillens_plugin.lens.probe import in_eval_mode
+from distillens_plugin.lens.probe import in_eval_mode, plain_model
 from distillens_plugin.lens.streams import recorded_streams
 from distillens_plugin.lens.translators import Translators
+from distillens_plugin.lens_maps.batches import Batch, num_positions
 from eval_harness.errors import DistillensError
 
 NORMS = ("identity", "final")
-# Logits of all layers of a chunk, in numbers: 64 MB of float32. Their logarithms and probabilities
-# take as much again, so that a measurement holds at most about 256 MB.
-_CHUNK_NUMBERS = 2**24
+# Logits of all layers of a chunk, in numbers. Their logarithms and probabilities take as much
+# again, so that a measurement holds about four times this, unless one position needs more. On a
+# CPU 8 MB of float32 are fastest: larger tensors are taken anew from the system each time.
+_CHUNK_NUMBERS = 2**21
+_ACCELERATOR_NUMBERS = 2**24
+# Stands for -inf where 0 * inf must not arise; its probability is exactly 0.
+_ABSENT = -1e30
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,45 @@ class LayerRows:
         return stacked[:-1], stacked[-1]
 
 
-def chunks(num_rows: int, num_layers: int, vocab_size: int) -> Iterator[slice]:
-    """Slices of rows whose logits of all layers fit a chunk of memory (64 MB of float32)."""
-    size = max(1, _CHUNK_NUMBERS // (num_layers * vocab_size))
+def chunks(
+    num_rows: int, num_layers: int, vocab_size: int, device: torch.device
+) -> Iterator[slice]:
+    """Slices of rows whose logits of all layers are a chunk: 8 MB of float32, 64 MB on a GPU."""
+    numbers = _CHUNK_NUMBERS if device.type == "cpu" else _ACCELERATOR_NUMBERS
+    size = max(1, numbers // (num_layers * vocab_size))
     return (slice(start, start + size) for start in range(0, num_rows, size))
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """[..., V] log-softmax; of tokens that the head rules out, a number instead of -inf."""
+    return logits.log_softmax(-1).clamp_min_(_ABSENT)
+
+
+def entropy_of(log_probs: Tensor) -> Tensor:
+    """[..., V] of `log_probabilities` to [...], nats."""
+    return -log_probs.exp().mul_(log_probs).sum(-1)
+
+
+def check_batches(batches: Sequence[Batch], *models: nn.Module | None) -> None:
+    """Whether there is something to read, and all models have its tokens.
+
+    Vocabularies that differ by padding pass: a padding row of an unembedding is no token.
+
+    Raises:
+        DistillensError: no supervised position, or a token that a model does not have.
+    """
+    if num_positions(batches) == 0:
+        raise DistillensError("the rows to be read have no supervised position; give others")
+    largest = max(
+        int(batch["input_ids"].max()) for batch, _ in batches if batch["input_ids"].numel()
+    )
+    for model in models:
+        size = lens_of(model).anatomy.vocab_size if model is not None else largest + 1
+        if largest >= size:
+            raise DistillensError(
+                f"{type(plain_model(model)).__name__}: the rows to be read hold token {largest}, "
+                f"but its vocabulary has {size}; read models whose vocabulary is the rows'"
+            )
 
 
 @contextmanager

@@ -13,9 +13,16 @@ from torch import Tensor, nn
 
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.translators import Translators
-from distillens_plugin.lens_maps.batches import Batch, num_positions
-from distillens_plugin.lens_maps.rows import LayerRows, chunks, read_rows, reading
-from eval_harness.errors import DistillensError
+from distillens_plugin.lens_maps.batches import Batch
+from distillens_plugin.lens_maps.rows import (
+    LayerRows,
+    check_batches,
+    chunks,
+    entropy_of,
+    log_probabilities,
+    read_rows,
+    reading,
+)
 
 Floats = NDArray[np.float64]
 
@@ -59,8 +66,8 @@ def layer_statistics(
 ) -> LayerStatistics:
     """Reads every layer of a model on some batches.
 
-    One forward pass of each batch, and (L + 2) N products with the unembedding, a chunk at a time:
-    about 256 MB are held at most.
+    One forward pass of each batch, and (L + 2) N products with the unembedding, of which no more
+    than a chunk is held.
 
     Args:
         model: a causal LM, bare or wrapped; it is read in eval mode, without gradients.
@@ -68,8 +75,10 @@ def layer_statistics(
         norm: before the unembedding: `identity` (none) or `final` (the model's own).
         translators: the tuned lens's; needs norm `final`.
     Raises:
-        DistillensError: no supervised position, another norm, or translators without `final`.
+        DistillensError: no supervised position, another norm, translators without `final`, or
+            tokens that the model does not have.
     """
+    check_batches(batches, model)
     sums = LayerSums(model, norm="tuned" if translators is not None else norm)
     with reading(model):
         for batch, supervised in batches:
@@ -77,8 +86,6 @@ def layer_statistics(
                 model, batch, supervised, sums.layers, norm=norm, translators=translators
             )
             sums.add(rows)
-    if num_positions(batches) == 0:
-        raise DistillensError("the rows to be read have no supervised position; give others")
     return sums.means()
 
 
@@ -100,19 +107,18 @@ class LayerSums:
             [L + 1, N], the entropy at each position, nats.
         """
         entropies = []
-        for chunk in chunks(len(rows), len(self.layers) + 1, rows.head.vocab_size):
+        size = rows.head.vocab_size
+        for chunk in chunks(len(rows), len(self.layers) + 1, size, rows.final.device):
             logits, own = rows.logits(self.layers, chunk)
             labels = rows.labels[chunk].expand(len(self.layers), -1).unsqueeze(-1)
-            log_final = own.log_softmax(-1)
-            true_logits = logits.gather(-1, labels)
-            self._ranks.append(((logits > true_logits).sum(-1) + 1).cpu())
-            deviation = logits.std(-1)
-            log_read = logits.log_softmax(-1)
-            entropy = -(log_read.exp() * log_read).sum(-1)
+            self._ranks.append(rank_of(labels, logits).cpu())
+            deviation = _deviation(logits)
+            log_read, log_final = log_probabilities(logits), log_probabilities(own)
+            entropy, final = entropy_of(log_read), log_final.exp()
             # By layer: the difference of all layers at once would be another chunk.
-            kl = torch.stack([(log_final.exp() * (log_final - each)).sum(-1) for each in log_read])
+            kl = [(log_final - each).mul_(final).sum(-1) for each in log_read]
             probability = log_read.gather(-1, labels).squeeze(-1).exp()
-            found = torch.stack([entropy, kl, probability, deviation])
+            found = torch.stack([entropy, torch.stack(kl), probability, deviation])
             self._sums[:4] += found.double().sum(-1).cpu()
             entropies.append(entropy)
         for index, layer in enumerate(self.layers):
@@ -125,16 +131,29 @@ class LayerSums:
     def means(self) -> LayerStatistics:
         """Over all positions so far; there must be one."""
         entropy, kl, probability, deviation, square = (self._sums / self._count).numpy()
-        ranks = torch.cat(self._ranks, dim=1).double()
+        ranks = torch.cat(self._ranks, dim=1).numpy()
         return LayerStatistics(
             layers=self.layers,
             entropy=entropy,
             divergence_to_final=kl,
-            true_rank=ranks.quantile(0.5, dim=1).numpy(),
-            top1=(ranks == 1).double().mean(1).numpy(),
+            true_rank=np.median(ranks, axis=1),
+            top1=(ranks == 1).mean(axis=1),
             true_probability=probability,
             logits_std=deviation,
             stream_rms=np.sqrt(square),
             num_positions=self._count,
             norm=self._norm,
         )
+
+
+def rank_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """[..., 1] ids and [..., V] logits to [...]: 1 and the number of tokens with greater logits."""
+    return (logits > logits.gather(-1, labels)).sum(-1) + 1
+
+
+def _deviation(logits: Tensor) -> Tensor:
+    """[..., V] to [...], over the tokens that the head does not rule out (a bias of -inf)."""
+    present = ~logits[0, 0].isneginf()
+    centred = logits if bool(present.all()) else logits[..., present]
+    centred = centred - centred.mean(-1, keepdim=True)
+    return (centred.mul_(centred).sum(-1) / (centred.shape[-1] - 1)).sqrt()

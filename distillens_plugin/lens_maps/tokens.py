@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.translators import Translators
-from distillens_plugin.lens_maps.rows import LayerRows, chunks, read_rows, reading
+from distillens_plugin.lens_maps.rows import (
+    LayerRows,
+    chunks,
+    entropy_of,
+    log_probabilities,
+    read_rows,
+    reading,
+)
+from distillens_plugin.lens_maps.statistics import rank_of
 from eval_harness.errors import DistillensError
 
 
@@ -104,15 +112,14 @@ def token_table(
 
 def _read(rows: LayerRows, layers: list[int], num_top: int) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
-    for chunk in chunks(len(rows), len(layers) + 1, rows.head.vocab_size):
+    for chunk in chunks(len(rows), len(layers) + 1, rows.head.vocab_size, rows.final.device):
         logits, _ = rows.logits(layers, chunk)
         labels = rows.labels[chunk].expand(len(layers), -1).unsqueeze(-1)
-        rank = (logits > logits.gather(-1, labels)).sum(-1) + 1
-        read = logits.log_softmax(-1)
+        read = log_probabilities(logits)
         top, top_ids = read.topk(num_top, dim=-1)
         found = {
-            "rank": rank,
-            "entropy": -(read.exp() * read).sum(-1),
+            "rank": rank_of(labels, logits),
+            "entropy": entropy_of(read),
             "true": read.gather(-1, labels).squeeze(-1).exp(),
             "top": top.exp(),
             "top_ids": top_ids,
