@@ -16,7 +16,7 @@ def add_trust(parser: argparse.ArgumentParser, *, what: str = "the recipe and it
     )
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(parser: argparse._ActionsContainer) -> None:
     """--set, repeatable; `overrides` of the arguments."""
     parser.add_argument(
         "--set",
@@ -28,7 +28,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fragments(parser: argparse.ArgumentParser) -> None:
+def add_fragments(parser: argparse._ActionsContainer) -> None:
     """--with, repeatable; `fragments` of the arguments."""
     parser.add_argument(
         "--with",

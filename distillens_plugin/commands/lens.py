@@ -79,7 +79,7 @@ def _add_for_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", help="instruction data: JSON Lines or a Hub name")
     group.add_argument("--other", metavar="MODEL", help="a second model to compare with")
     group.add_argument("--template", help="alpaca (default), qwen, chat or a format string")
-    group.add_argument("--max_length", type=count, help="tokens of a row (512, or fewer positions)")
+    group.add_argument("--max_length", type=count, help="tokens of a row (512, or all positions)")
     group.add_argument("--max_prompt_length", type=count, help="tokens of a prompt (256)")
     group.add_argument(
         "--loss_on_prompt", action="store_true", default=None, help="read prompts too"

@@ -91,16 +91,17 @@ def model_spec(name: str, *, dtype: str = "float32", trusted: bool = False) -> T
     Raises:
         DistillensError: the adapter names no base.
     """
+    settings = {"dtype": dtype, "trust_remote_code": trusted}
     adapter, config = Path(name) / "adapter_config.json", Path(name) / "config.json"
     # Path.is_file would raise on a name that no file can have.
     if not os.path.isfile(adapter) or os.path.isfile(config):
-        return TeacherSpec(name_or_path=name, dtype=dtype, trust_remote_code=trusted)
+        return TeacherSpec.model_validate({**settings, "name_or_path": name})
     base = read_json_object(adapter, max_bytes=_MAX_CONFIG_BYTES).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise DistillensError(
             f"{adapter}: base_model_name_or_path = {base!r}, expected the base's folder or Hub name"
         )
-    return TeacherSpec(name_or_path=base, adapter=name, dtype=dtype, trust_remote_code=trusted)
+    return TeacherSpec.model_validate({**settings, "name_or_path": base, "adapter": name})
 
 
 def models_subjects(

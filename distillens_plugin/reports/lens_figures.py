@@ -74,8 +74,8 @@ def plot_layer_matrix(
     """The divergence of every student layer from every teacher layer; darker is closer.
 
     Args:
-        marked: (student layer, teacher layer) pairs by the name of their set: rings for the first,
-            smaller stars for the last.
+        marked: (student layer, teacher layer) pairs by the name of their set: stars; of two sets,
+            the first gets rings.
         labels: of rows and columns.
     """
     values = np.asarray(matrix.values, dtype=float)
@@ -90,12 +90,15 @@ def plot_layer_matrix(
     _every(panel.set_yticks, ours)
     panel.set_xlabel(labels[1])
     panel.set_ylabel(labels[0])
-    signs = ({"marker": "o", "s": 90.0}, {"marker": "*", "s": 28.0})
+    # Markers and their areas; a star fits into a ring.
+    signs = (("o", 90.0), ("*", 28.0))
     for number, (name, pairs) in enumerate((marked or {}).items()):
         rows, columns = zip(*((ours.index(a), theirs.index(b)) for a, b in pairs), strict=True)
         inks = [_ink(values[place], values) for place in zip(rows, columns, strict=True)]
-        sign = signs[min(number, 1)] if len(marked or {}) > 1 else signs[1]
-        panel.scatter(columns, rows, facecolors="none", edgecolors=inks, label=name, **sign)
+        sign, area = signs[min(number, 1)] if len(marked or {}) > 1 else signs[1]
+        panel.scatter(
+            columns, rows, area, marker=sign, facecolors="none", edgecolors=inks, label=name
+        )
     figure.colorbar(image, ax=panel, label=f"{matrix.divergence.upper()} (nats)")
     return figure
 
@@ -116,7 +119,7 @@ def plot_tokens(table: TokenTable, *, most_positions: int = 16) -> "Figure":
     panel.grid(False)
     for layer, place in np.ndindex(top.shape):
         text = shown_token(table.top_tokens[layer][place][0], 10)
-        _, ink = shade(top[layer, place], SEQUENTIAL)
+        _, ink = shade(float(top[layer, place]), SEQUENTIAL)
         right = int(table.true_rank[layer, place]) == 1
         frame = {"boxstyle": "round,pad=0.15", "fill": False, "edgecolor": ink} if right else None
         panel.text(

@@ -204,7 +204,8 @@ def _examples(found: LensMap) -> list[ExampleSection]:
     count = max(len(tables) for model in found.models for tables in model.examples.values())
     sections = []
     for number in range(count):
-        grids, others = [], []
+        grids: list[CellGrid] = []
+        others: list[CellGrid] = []
         for model in found.models:
             best = _best_reading(model)
             for way, tables in model.examples.items():
