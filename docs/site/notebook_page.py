@@ -47,8 +47,9 @@ def _output(output: Output) -> str | None:
 
 
 def _alt(data: dict[str, str | list[str]]) -> str:
-    """What a picture's text form says, as the text that stands for it."""
-    return re.sub(r"[\[\]\n]", " ", _joined(data.get("text/plain", "A figure"))).strip()
+    """The text that stands for a picture: its text form, unless that only names a Python object."""
+    text = re.sub(r"[\[\]\n]", " ", _joined(data.get("text/plain", ""))).strip()
+    return "Figure of the cell above" if not text or text.startswith("<") else text
 
 
 def fenced(text: str, kind: str) -> str:

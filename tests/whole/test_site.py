@@ -152,3 +152,15 @@ def test_nothing_is_wider_than_a_phone(site):
         with opened(site / page, width=390) as browser:
             wide = browser.execute_script("return document.documentElement.scrollWidth")
             assert wide <= 390, page
+
+
+def test_the_pictures_of_the_notebook_are_shown(site):
+    require_browser()
+    with opened(site / "tour.html") as browser:
+        widths = browser.execute_async_script(
+            "const pictures = [...document.querySelectorAll('article img')];"
+            "Promise.allSettled(pictures.map((each) => each.decode()))"
+            ".then(() => arguments[0](pictures.map((each) => each.naturalWidth)));"
+        )
+        assert len(widths) >= 4
+        assert all(widths)
