@@ -64,6 +64,7 @@ def test_a_shipped_recipe_takes_a_step(tmp_path, name):
         "datasets.validation.num_rows=3",
         "samples.num_rows=1",
         "samples.max_new_tokens=4",
+        "report.page=false",
         "log_every=1",
         f"output_dir={tmp_path / 'out'}",
     ]
