@@ -54,13 +54,22 @@ def close_run(
         "num_processes": accelerator.num_processes,
         "versions": versions(),
     }
+    answers: list[SampleAnswer] = []
+    failure: Exception | None = None
+    try:
+        # Before the summary: a run that is killed here is resumed, and has its last answers.
+        answers = _samples(experiment)
+        readings.keep_last_answers(answers, num_steps)
+    except Exception as error:
+        # Raised below: what was trained is whole, and another try would fail again.
+        failure = error
     on_main_process(accelerator, lambda: run_folder.write_summary(folder, summary))
     if accelerator.is_main_process:
         run_folder.remove_states(folder)
-    answers = _samples(experiment)
+    if failure is not None:
+        raise failure
     if not accelerator.is_main_process:
         return
-    readings.keep_last_answers(answers, num_steps)
     for answer in answers:
         print(_show_answer(answer))
     if history.num_all_masked:

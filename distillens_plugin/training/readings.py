@@ -113,8 +113,15 @@ class Readings:
         above = " (a short run: it is read before and after, whatever that takes)"
         return (
             f"measured itself for {summary['report_seconds']:.1f} s, {100 * share:.1f} % of the run"
-            f"{above if share > self._report.max_share else ''}: {self._folder / run_folder.LENS}"
+            f"{above if share > self._report.max_share else ''}: {self._folder / self._shown_file}"
         )
+
+    @property
+    def _shown_file(self) -> str:
+        """The file that the line names: one that there is."""
+        if self._report.lens:
+            return run_folder.LENS
+        return run_folder.ANSWERS if self._answers is not None else run_folder.TRACKERS
 
     def keep_last_answers(self, answers: list[SampleAnswer], step: int) -> None:
         """Writes the answers that the end of a run shows; they are generated in any case."""

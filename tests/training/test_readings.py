@@ -14,7 +14,7 @@ from tiny_run import ASSETS, tiny_recipe
 
 from distillens_plugin.storage.kept_state import FORM
 from distillens_plugin.storage.manifest import write_manifest
-from distillens_plugin.training import lifecycle
+from distillens_plugin.training import closing, lifecycle
 from distillens_plugin.training.report_budget import Budget
 
 EVERY = {"page": False, "max_share": 1}
@@ -169,6 +169,23 @@ def test_a_resumed_run_writes_later_lines_again_and_keeps_the_others(tmp_path):
         *(lines(tmp_path / n, "lens.jsonl") for n in ("out", "whole")), strict=True
     ):
         assert mine | {"seconds": 0} == theirs | {"seconds": 0}
+
+
+def test_a_run_killed_while_it_answers_at_its_end_has_its_last_answers(tmp_path):
+    path = tiny_recipe(tmp_path, report={**EVERY, "lens": False})
+    change(path, "train.eval_every", 1)
+    place = {"output": tmp_path / "out", "log": tmp_path / "log"}
+    assert forked(path, **place, before=kill_in_last_answers).returncode == -signal.SIGKILL
+    done = forked(path, "--resume", **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert steps(tmp_path / "out", "answers.jsonl") == [1, 2, 3]
+    assert summary(tmp_path / "out")["num_steps"] == 3
+    said = next(line for line in done.stdout.split("\n") if line.startswith("measured itself"))
+    assert said.endswith("answers.jsonl"), "there is no lens.jsonl"
+
+
+def kill_in_last_answers():
+    closing.sample_answers = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_state_of_an_earlier_version_is_resumed(tmp_path):
