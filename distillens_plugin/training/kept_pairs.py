@@ -69,14 +69,19 @@ def pairs_to_reuse(
     return pairs, [f"{', '.join(names)}: the layers were measured when the run began ({path})"]
 
 
-def kept_text(recipe: Recipe, folder: Path) -> str | None:
-    """layer_pairs.json as it is, where it is about the very pairs of this recipe; else None."""
+def kept_text(recipe: Recipe, folder: Path, fingerprint: Fingerprint) -> str | None:
+    """layer_pairs.json as it is, where it is about the very pairs of this recipe; else None.
+
+    The same pairs of other models, rows or settings have another matrix.
+    """
     pairs = measured_pairs(recipe.to_plain())
     try:
         text = (folder / run_folder.PAIRS).read_text(encoding="utf-8")
-        terms = json.loads(text)["terms"]
+        content = json.loads(text)
+        terms, basis = content["terms"], content["measured_on"]
         same = bool(pairs) and {name: terms[name]["measured"] for name in terms} == pairs
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        same = same and _change(basis, measured_on(recipe, list(terms), fingerprint)) is None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return text if same else None
 

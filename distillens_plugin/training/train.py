@@ -184,7 +184,11 @@ def _with_known_pairs(
 
 def _prepare(folder: Path, experiment: Experiment, fingerprint: Fingerprint) -> None:
     recipe, records = experiment.recipe, experiment.layer_records
-    pairs = encode_pairs(recipe, records, fingerprint) if records else kept_text(recipe, folder)
+    pairs = (
+        encode_pairs(recipe, records, fingerprint)
+        if records
+        else kept_text(recipe, folder, fingerprint)
+    )
     with run_folder.cleared(folder):
         write_text(folder / run_folder.RECIPE, to_yaml(recipe.to_plain()))
         write_text(folder / run_folder.FINGERPRINT, encode_fingerprint(fingerprint))

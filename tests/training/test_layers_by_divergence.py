@@ -8,6 +8,9 @@ import yaml
 from forked_run import TERMS, forked, kill_after_states, quick_recipe, what_it_left
 from run_process import change
 
+from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.kept_pairs import kept_text
+
 LAYERS = f"{TERMS}.lens.criterion.kwargs.layers"
 STUDENT = {"model_type": "gpt2", "n_layer": 3, "n_embd": 24, "n_head": 2, "n_positions": 256}
 
@@ -73,6 +76,16 @@ def test_the_stored_recipe_trains_with_the_same_pairs_without_measuring(place):
     assert "by divergence" not in done.stdout
     assert not (place / "again" / "layer_pairs.json").exists()
     assert learnt(place / "again") == learnt(place / "whole")
+
+
+def test_an_overwritten_run_keeps_the_matrix_only_if_it_is_of_the_same_models(place):
+    out = place / "whole"
+    recipe = load_recipe(str(out / "recipe.yaml"))
+    fingerprint = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
+    text = (out / "layer_pairs.json").read_text(encoding="utf-8")
+    assert kept_text(recipe, out, fingerprint) == text
+    fingerprint["files"]["models.teacher_model.name_or_path"] = "content 0"
+    assert kept_text(recipe, out, fingerprint) is None
 
 
 def test_resume_takes_the_pairs_of_the_state(place):
