@@ -80,7 +80,9 @@ def _add_for_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--other", metavar="MODEL", help="a second model to compare with")
     group.add_argument("--template", help="alpaca (default), qwen, chat or a format string")
     group.add_argument("--max_length", type=count, help="tokens of a row (512, or all positions)")
-    group.add_argument("--max_prompt_length", type=count, help="tokens of a prompt (256)")
+    group.add_argument(
+        "--max_prompt_length", type=count, help="tokens of a prompt (256, or half of a short row)"
+    )
     group.add_argument(
         "--loss_on_prompt", action="store_true", default=None, help="read prompts too"
     )
@@ -192,6 +194,9 @@ def _of_models(arguments: argparse.Namespace) -> "Subjects":
     for name in ("template", "max_length", "max_prompt_length", "loss_on_prompt"):
         if getattr(arguments, name) is not None:
             data[name] = getattr(arguments, name)
+    if arguments.max_length is not None and arguments.max_prompt_length is None:
+        # The default would not fit into short rows.
+        data["max_prompt_length"] = min(256, max(1, arguments.max_length // 2))
     spec = checked(DatasetSpec, data, lambda at: f"--{at[0] if at else 'data'}")
     models = [
         model_spec(name, dtype=dtype, trusted=arguments.trust_recipe)

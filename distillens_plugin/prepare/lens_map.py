@@ -205,7 +205,10 @@ def _gradients(
         pairs = lens.loss.pairs(lens_of(student).num_layers, lens_of(teacher).num_layers)
     else:
         way = lens.loss.norm if lens.loss.norm in found else norms[0]
-        pairs = found[way][-1].pairs
+        # None where no layer lies between the embeddings and the last, or a number is not finite.
+        pairs = found[way][-1].pairs if found[way] else []
+    if not pairs:
+        return []
     with torch.no_grad():
         theirs = Streams(teacher, batches, [b for _, b in pairs])
     ours = Streams(student, batches, [a for a, _ in pairs])

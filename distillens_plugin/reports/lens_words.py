@@ -25,6 +25,9 @@ def printed(found: LensMap) -> list[str]:
     for way, sets in found.pairs.items():
         lines += ["", f"JSD between layers {READINGS[way]}, nats"]
         lines += [f"  {pair_sentence(each, found, way)}" for each in sets]
+        if not sets:
+            why = "no layer lies between the embeddings and the last, or a number is not finite"
+            lines.append(f"  no pair: {why}")
     return lines + _gradient_lines(found)
 
 

@@ -10,7 +10,7 @@ from lens_map_sample import lens_map_sample
 
 from distillens_plugin.reports.lens_folder import check_free
 from distillens_plugin.reports.lens_page import write_lens_page
-from distillens_plugin.reports.lens_words import matrix_sentence, model_sentences
+from distillens_plugin.reports.lens_words import matrix_sentence, model_sentences, printed
 from eval_harness.errors import DistillensError
 
 DRAWN = (
@@ -99,3 +99,9 @@ def test_only_an_older_map_is_replaced(folder, tmp_path):
     (folder / "figures" / "mine.png").write_bytes(b"")
     with pytest.raises(DistillensError, match="holds figures, which is no part of a lens map"):
         check_free(folder, overwrite=True)
+
+
+def test_a_matrix_without_pairs_is_printed_with_the_reason():
+    lines = printed(replace(lens_map_sample(), pairs={"final": []}, gradients=[]))
+    at = lines.index("JSD between layers through the final norm, nats")
+    assert lines[at + 1].startswith("  no pair: no layer lies between")
