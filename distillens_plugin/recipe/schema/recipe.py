@@ -10,7 +10,6 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from distillens_plugin.recipe.schema.base import (
     Count,
     Few,
-    NonNegativeInt,
     PathName,
     Positive,
     Seed,
