@@ -25,6 +25,8 @@ def lens_batches(
         dataset: of examples, such as an `InstructionDataset` or a subset of one.
         num_rows: at most; fewer if the data set ends, or `max_positions` are reached.
         max_positions: supervised positions in all; those of the last batch are cut to it.
+    Returns:
+        Batches, each with some supervised position.
     """
     count, left = min(num_rows, len(dataset)), max_positions
     batches: list[Batch] = []
@@ -37,7 +39,11 @@ def lens_batches(
         if left is not None:
             supervised = Supervised(supervised.positions[:left], supervised.labels[:left])
             left -= supervised.positions.numel()
-        moved = {name: value.to(device) for name, value in batch.items()}
+        if supervised.positions.numel() == 0:
+            continue
+        # What follows the last position would be read for nothing.
+        num_needed = int(supervised.positions.max()) // batch["input_ids"].shape[1] + 1
+        moved = {name: value[:num_needed].to(device) for name, value in batch.items()}
         batches.append((moved, supervised.to(torch.device(device))))
     return batches
 

@@ -67,11 +67,14 @@ def layer_matrix(
         translators: of the teacher, the tuned lens's; needs norm `final`.
         student_layers, teacher_layers: None is all, 0 (the embeddings) to the last.
     Raises:
-        DistillensError: no supervised position, no such layer, norm or divergence, or tokens that
+        DistillensError: no supervised position, no such layer, norm, temperature or divergence, or
+            tokens that
             one of the models does not have.
     """
     started_at = time.perf_counter()
     made = _made(divergence)
+    if not temperature > 0:
+        raise DistillensError(f"temperature = {temperature}, expected a number above 0")
     ours = _layers(student, student_layers)
     theirs = _layers(teacher, teacher_layers)
     check_batches(batches, student, teacher)
@@ -122,9 +125,7 @@ def _sum(
     for chunk in chunks(len(student), num_layers, columns, student.final.device):
         ours = _log_probabilities(student, layers[0], chunk, columns, temperature)
         theirs = _log_probabilities(teacher, layers[1], chunk, columns, temperature).to(ours)
-        mixed = isinstance(divergence, JensenShannon) and 0 < divergence.beta < 1
-        # Tokens that one model rules out (-inf) are taken out of both, which the table's form does.
-        if mixed and not (ours.isneginf().any() or theirs.isneginf().any()):
+        if isinstance(divergence, JensenShannon) and 0 < divergence.beta < 1:
             total += _jensen_shannon(ours, theirs, divergence.beta)
             continue
         # Log-probabilities are logits too.

@@ -9,6 +9,7 @@ from distillens_plugin.lens_maps.batches import Batch
 from distillens_plugin.lens_maps.confidence import Confidence, ConfidenceSums
 from distillens_plugin.lens_maps.rows import check_batches, read_rows, reading
 from distillens_plugin.lens_maps.statistics import LayerStatistics, LayerSums
+from eval_harness.errors import DistillensError
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ def measure(
         pairs: (student layer, teacher layer), whose confidence is compared.
         norm: as in `layer_statistics`.
     Raises:
-        DistillensError: no supervised position, or tokens that a model does not have.
+        DistillensError: no supervised position, no such pair, or tokens that a model lacks.
     """
     check_batches(batches, student, teacher)
     ours = LayerSums(student, norm=norm)
     theirs = LayerSums(teacher, norm=norm) if teacher is not None else None
+    if theirs is not None:
+        _check(pairs, len(ours.layers), len(theirs.layers))
     compared = ConfidenceSums(pairs) if teacher is not None else None
     with reading(student, teacher):
         for batch, supervised in batches:
@@ -51,3 +54,12 @@ def measure(
         theirs.means() if theirs is not None else None,
         compared.means() if compared is not None else None,
     )
+
+
+def _check(pairs: Sequence[tuple[int, int]], num_student: int, num_teacher: int) -> None:
+    for a, b in pairs:
+        if not (0 <= a < num_student and 0 <= b < num_teacher):
+            raise DistillensError(
+                f"pair ({a}, {b}): student and teacher have layers 0 to {num_student - 1} and 0 to "
+                f"{num_teacher - 1}"
+            )

@@ -28,8 +28,6 @@ NORMS = ("identity", "final")
 # CPU 8 MB of float32 are fastest: larger tensors are taken anew from the system each time.
 _CHUNK_NUMBERS = 2**21
 _ACCELERATOR_NUMBERS = 2**24
-# Stands for -inf where 0 * inf must not arise; its probability is exactly 0.
-_ABSENT = -1e30
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,8 @@ def chunks(
     return (slice(start, start + size) for start in range(0, num_rows, size))
 
 
-def log_probabilities(logits: Tensor) -> Tensor:
-    """[..., V] log-softmax; of tokens that the head rules out, a number instead of -inf."""
-    return logits.log_softmax(-1).clamp_min_(_ABSENT)
-
-
 def entropy_of(log_probs: Tensor) -> Tensor:
-    """[..., V] of `log_probabilities` to [...], nats."""
+    """[..., V] log-probabilities to [...], nats."""
     return -log_probs.exp().mul_(log_probs).sum(-1)
 
 
@@ -157,6 +150,8 @@ def _check(
         raise DistillensError(
             "translators are trained through the final norm; read them with norm = 'final'"
         )
+    if not layers:
+        raise DistillensError(f"no layers were given; the model has layers 0 to {num_layers}")
     for layer in layers:
         if not 0 <= layer <= num_layers:
             raise DistillensError(f"layer {layer}: the model has layers 0 to {num_layers}")

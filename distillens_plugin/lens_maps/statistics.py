@@ -19,7 +19,6 @@ from distillens_plugin.lens_maps.rows import (
     check_batches,
     chunks,
     entropy_of,
-    log_probabilities,
     read_rows,
     reading,
 )
@@ -112,8 +111,10 @@ class LayerSums:
             logits, own = rows.logits(self.layers, chunk)
             labels = rows.labels[chunk].expand(len(self.layers), -1).unsqueeze(-1)
             self._ranks.append(rank_of(labels, logits).cpu())
-            deviation = _deviation(logits)
-            log_read, log_final = log_probabilities(logits), log_probabilities(own)
+            # Several times as fast as `std` on a CPU.
+            centred = logits - logits.mean(-1, keepdim=True)
+            deviation = torch.linalg.vector_norm(centred, dim=-1) / (size - 1) ** 0.5
+            log_read, log_final = logits.log_softmax(-1), own.log_softmax(-1)
             entropy, final = entropy_of(log_read), log_final.exp()
             # By layer: the difference of all layers at once would be another chunk.
             kl = [(log_final - each).mul_(final).sum(-1) for each in log_read]
@@ -149,11 +150,3 @@ class LayerSums:
 def rank_of(labels: Tensor, logits: Tensor) -> Tensor:
     """[..., 1] ids and [..., V] logits to [...]: 1 and the number of tokens with greater logits."""
     return (logits > logits.gather(-1, labels)).sum(-1) + 1
-
-
-def _deviation(logits: Tensor) -> Tensor:
-    """[..., V] to [...], over the tokens that the head does not rule out (a bias of -inf)."""
-    present = ~logits[0, 0].isneginf()
-    centred = logits if bool(present.all()) else logits[..., present]
-    centred = centred - centred.mean(-1, keepdim=True)
-    return (centred.mul_(centred).sum(-1) / (centred.shape[-1] - 1)).sqrt()

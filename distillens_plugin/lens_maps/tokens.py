@@ -17,9 +17,9 @@ from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.translators import Translators
 from distillens_plugin.lens_maps.rows import (
     LayerRows,
+    check_batches,
     chunks,
     entropy_of,
-    log_probabilities,
     read_rows,
     reading,
 )
@@ -72,7 +72,8 @@ def token_table(
         num_top: K.
         norm, translators: as in `layer_statistics`.
     Raises:
-        DistillensError: a text of one token, a position outside it, or another norm.
+        DistillensError: a text of one token, or with tokens that the model lacks, a position
+            outside it, no top token, or another norm.
     """
     ids = [int(token) for token in input_ids]
     where = list(range(len(ids) - 1)) if positions is None else [int(p) for p in positions]
@@ -80,19 +81,17 @@ def token_table(
         raise DistillensError(
             f"positions {where}: expected some of 0 to {len(ids) - 2}, those that a token follows"
         )
+    if num_top < 1:
+        raise DistillensError(f"num_top = {num_top}, expected at least 1")
     layers = list(range(lens_of(model).num_layers + 1))
     with reading(model):
         device = next(model.parameters()).device
         row = torch.tensor([ids], device=device)
         at = torch.tensor(where, device=device)
-        rows = read_rows(
-            model,
-            {"input_ids": row, "attention_mask": torch.ones_like(row)},
-            Supervised(at, row[0, at + 1]),
-            layers,
-            norm=norm,
-            translators=translators,
-        )
+        batch = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        supervised = Supervised(at, row[0, at + 1])
+        check_batches([(batch, supervised)], model)
+        rows = read_rows(model, batch, supervised, layers, norm=norm, translators=translators)
         found = _read(rows, layers, min(num_top, rows.head.vocab_size))
     top_ids = found.pop("top_ids")
     text = _Texts(tokenizer)
@@ -115,7 +114,7 @@ def _read(rows: LayerRows, layers: list[int], num_top: int) -> dict[str, Tensor]
     for chunk in chunks(len(rows), len(layers) + 1, rows.head.vocab_size, rows.final.device):
         logits, _ = rows.logits(layers, chunk)
         labels = rows.labels[chunk].expand(len(layers), -1).unsqueeze(-1)
-        read = log_probabilities(logits)
+        read = logits.log_softmax(-1)
         top, top_ids = read.topk(num_top, dim=-1)
         found = {
             "rank": rank_of(labels, logits),

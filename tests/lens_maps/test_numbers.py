@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_batches import random_batches as batches
 from small_models import small_model
 
-from distillens_plugin.data.supervision import Supervised, find_supervised
+from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.divergences import make_divergence
 from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.lens.known_lenses import lens_of
@@ -28,21 +29,6 @@ PAIRS = [
     ("gemma2", {}, "qwen2", {}),
     ("opt_projected", {}, "gpt2", {}),
 ]
-
-
-def batches(vocab: int, *, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for lengths in ((9, 7), (5, 8)):
-        ids = torch.randint(3, vocab, (2, max(lengths)), generator=generator)
-        mask = torch.zeros_like(ids)
-        labels = torch.full_like(ids, -100)
-        for row, length in enumerate(lengths):
-            mask[row, :length] = 1
-            labels[row, 2:length] = ids[row, 2:length]
-        batch = {"input_ids": ids, "attention_mask": mask}
-        found.append((batch, Supervised(*find_supervised(labels))))
-    return found
 
 
 def naive_logits(model, layer, norm, data):
@@ -97,11 +83,11 @@ def test_the_matrix_is_the_double_loop(pair, norm, monkeypatch):
     found = layer_matrix(student, teacher, data, norm=norm)
     depths = [lens_of(model).num_layers for model in pair]
     jsd = make_divergence("jsd", beta=0.5)
-    for a, b in itertools.product(*(range(depth + 1) for depth in depths)):
-        ours, theirs = (
-            naive_logits(model, layer, norm, data)
-            for model, layer in zip(pair, (a, b), strict=True)
-        )
+    whole = [
+        [naive_logits(model, layer, norm, data) for layer in range(depth + 1)]
+        for model, depth in zip(pair, depths, strict=True)
+    ]
+    for (a, ours), (b, theirs) in itertools.product(*map(enumerate, whole)):
         columns = min(ours.shape[1], theirs.shape[1])
         expected = jsd(theirs[:, :columns], ours[:, :columns]).mean().item()
         assert found.values[a, b] == pytest.approx(expected, abs=1e-12), (a, b)
