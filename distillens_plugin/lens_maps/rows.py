@@ -92,7 +92,9 @@ def check_batches(batches: Sequence[Batch], *models: nn.Module | None) -> None:
         int(batch["input_ids"].max()) for batch, _ in batches if batch["input_ids"].numel()
     )
     for model in models:
-        size = lens_of(model).anatomy.vocab_size if model is not None else largest + 1
+        if model is None:
+            continue
+        size = lens_of(model).anatomy.vocab_size
         if largest >= size:
             raise DistillensError(
                 f"{type(plain_model(model)).__name__}: the rows to be read hold token {largest}, "
