@@ -127,21 +127,22 @@ def test_without_a_share_of_the_time_it_reads_before_and_after_alone(tmp_path):
 
 def test_a_page_that_cannot_be_written_is_a_note(tmp_path):
     path = tiny_recipe(tmp_path, report={"lens": False, "answers": False})
-    done = forked(path, output=tmp_path / "out", before=file_in_the_place_of_the_page)
+    done = forked(path, output=tmp_path / "out", before=damaged_in_the_end)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "note: no report of the run was written: " in done.stdout
+    assert "note: no report of the run was written: DistillensError: " in done.stdout
     assert summary(tmp_path / "out")["num_steps"] == 3
     assert not (tmp_path / "out" / "lens.jsonl").exists()
 
 
-def file_in_the_place_of_the_page():
+def damaged_in_the_end():
+    """Someone else writes into a file that the page reads."""
     close_run = lifecycle.close_run
 
-    def with_file(folder, *arguments, **settings):
-        (folder / "report").touch()
+    def damaged(folder, *arguments, **settings):
+        (folder / "answers.jsonl").write_text("no\nJSON\n", encoding="utf-8")
         close_run(folder, *arguments, **settings)
 
-    lifecycle.close_run = with_file
+    lifecycle.close_run = damaged
 
 
 def no_matplotlib():
