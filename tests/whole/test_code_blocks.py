@@ -113,6 +113,7 @@ def _small(name: str, tiny: dict[str, Any], student: Path, made: Path) -> str:
         "train": {"num_epochs": None, "num_steps": 2, "best_by": "validation_loss"},
         "mixed_precision": "no",
         "samples": {"num_rows": 0},
+        "report": {"page": False},
     }
     if name != "quickstart":
         teacher = {"name_or_path": tiny["models"]["teacher_model"]["name_or_path"], "dtype": None}
