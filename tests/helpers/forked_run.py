@@ -44,6 +44,14 @@ class Ended:
     stderr: str
 
 
+def _forget_precision() -> None:
+    """Of an earlier run in the parent; accelerate keeps one for a process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 class Forked:
     """A run in a child process.
 
@@ -75,6 +83,7 @@ class Forked:
             sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            _forget_precision()
             if without_exchange:
                 from eval_harness.shared.files import exchange
 
