@@ -156,6 +156,8 @@ def test_commands(block, place, monkeypatch):
     monkeypatch.chdir(place)
     for run_folder in ("gpt2", "mine", "study", "studies", "tinyllama"):
         shutil.rmtree(place / "runs" / run_folder, ignore_errors=True)
+    for map_folder in ("lens", "map"):
+        shutil.rmtree(place / "out" / map_folder, ignore_errors=True)
     for command in commands_of(block.text):
         run(shorter(command).replace("openai-community/gpt2", "tiny/student"), place)
 
