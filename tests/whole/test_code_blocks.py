@@ -28,6 +28,8 @@ SHORTER = {
     "translators.safetensors": "translators.safetensors --num_steps 1 --num_rows 8",
     "generate recipes/gpt2.yaml": "generate recipes/gpt2.yaml --model hf --keep_unfinished",
 }
+# Run whole by the block of docs/study.md, with --jobs.
+STUDY = "distillens study recipes/studies/quickstart.yaml"
 # Where a piece of a recipe belongs that does not begin at its top.
 INSIDE = {
     "layers": "train.criterion.kwargs.sub_terms.lens.criterion.kwargs",
@@ -159,6 +161,8 @@ def test_commands(block, place, monkeypatch):
     for map_folder in ("lens", "map"):
         shutil.rmtree(place / "out" / map_folder, ignore_errors=True)
     for command in commands_of(block.text):
+        if command == STUDY and block.page.name != "study.md":
+            command += " --dry-run"
         run(shorter(command).replace("openai-community/gpt2", "tiny/student"), place)
 
 
