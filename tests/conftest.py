@@ -55,3 +55,15 @@ def fresh_accelerate_state() -> Iterator[None]:
         if AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """A group of this process alone, which DDP asks for."""
+    import torch
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()

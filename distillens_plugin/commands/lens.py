@@ -95,15 +95,14 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments, is_recipe)
     if not arguments.debug:
         quiet_transformers()
-    import torch
-
+    from distillens_plugin.models.devices import device_named
     from distillens_plugin.prepare.lens_map import lens_map
     from distillens_plugin.reports.lens_folder import check_free
     from distillens_plugin.reports.lens_words import printed
 
     if arguments.output_dir is not None:
         check_free(arguments.output_dir, overwrite=arguments.overwrite)
-    device = _device(arguments.device)
+    device = device_named(arguments.device, "--device ")
     subjects = _of_recipe(arguments) if is_recipe else _of_models(arguments)
     examples = 3 if arguments.examples is None else arguments.examples
     found = lens_map(
@@ -111,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
         norms=("identity", "final") if arguments.norm == "both" else (arguments.norm,),
         num_rows=arguments.rows,
         num_examples=examples if arguments.output_dir is not None else 0,
-        device=torch.device(device),
+        device=device,
         settings=_settings(arguments),
     )
     print(*printed(found), sep="\n")
@@ -164,21 +163,6 @@ def _check(arguments: argparse.Namespace, is_recipe: bool) -> None:
             "--translators: found with --norm identity, but they are trained through the final "
             "norm; choose --norm final or both"
         )
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise DistillensError(
-            f"--device {name}: cannot be used ({str(error).splitlines()[0]}); expected cpu, or a "
-            "GPU that this machine has"
-        ) from error
-    return name
 
 
 def _of_models(arguments: argparse.Namespace) -> "Subjects":

@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.lr > 0:
         raise DistillensError(f"--lr {arguments.lr}: expected more than 0")
     layers = _layers(arguments.layers)
-    import torch
-
+    from distillens_plugin.models.devices import device_named
     from distillens_plugin.models.loading import DTYPES
     from distillens_plugin.prepare.tuned_lens import TuneSettings, tune_lens
     from distillens_plugin.recipe.schema.base import checked
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
             lr=arguments.lr,
             seed=arguments.seed,
             layers=layers,
-            device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=str(device_named(arguments.device, "--device ")),
         ),
     )
     print("layer  KL(final || logit lens)  KL(final || tuned lens), nats on held-out rows")

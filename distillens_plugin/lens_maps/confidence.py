@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from distillens_plugin.lens_maps.statistics import ModelReading
+from eval_harness.errors import DistillensError
 
 # Entropies closer than this, in nats, are taken to be equal.
 MARGIN = 0.01
@@ -34,32 +35,37 @@ class Confidence:
     num_positions: int
 
 
-class ConfidenceSums:
-    """Adds batches up to `Confidence`."""
+def compare_confidence(
+    student: ModelReading, teacher: ModelReading, pairs: Sequence[tuple[int, int]]
+) -> Confidence:
+    """Compares two models that were read on the same batches.
 
-    def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
-        self._pairs = [(a, b) for a, b in pairs]
-        # positions and nats where surer, positions and nats where less sure, by pair.
-        self._sums = torch.zeros(4, len(self._pairs), dtype=torch.float64)
-        self._count = 0
+    Args:
+        pairs: (student layer, teacher layer).
+    Raises:
+        DistillensError: no such layers.
+    """
+    num_student, num_teacher = len(student.entropies), len(teacher.entropies)
+    for a, b in pairs:
+        if not (0 <= a < num_student and 0 <= b < num_teacher):
+            raise DistillensError(
+                f"pair ({a}, {b}): student and teacher have layers 0 to {num_student - 1} and 0 to "
+                f"{num_teacher - 1}"
+            )
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    more = (student.entropies[ours] - teacher.entropies[theirs]).double().numpy()
+    surer, less_sure = more < -MARGIN, more > MARGIN
+    return Confidence(
+        pairs=[(a, b) for a, b in pairs],
+        surer_share=surer.mean(axis=1),
+        surer_by=-_mean_where(more, surer),
+        less_sure_share=less_sure.mean(axis=1),
+        less_sure_by=_mean_where(more, less_sure),
+        num_positions=more.shape[1],
+    )
 
-    def add(self, student_entropy: Tensor, teacher_entropy: Tensor) -> None:
-        """Takes in [layers, N] entropies of both models at the same positions."""
-        teacher_entropy = teacher_entropy.to(student_entropy.device)
-        for index, (a, b) in enumerate(self._pairs):
-            more = (student_entropy[a] - teacher_entropy[b]).double()
-            surer, less = more < -MARGIN, more > MARGIN
-            found = [surer.sum(), -more[surer].sum(), less.sum(), more[less].sum()]
-            self._sums[:, index] += torch.stack([each.double() for each in found]).cpu()
-        self._count += student_entropy.shape[1]
 
-    def means(self) -> Confidence:
-        surer, surer_nats, less, less_nats = self._sums.numpy()
-        return Confidence(
-            pairs=self._pairs,
-            surer_share=surer / max(1, self._count),
-            surer_by=surer_nats / np.maximum(1, surer),
-            less_sure_share=less / max(1, self._count),
-            less_sure_by=less_nats / np.maximum(1, less),
-            num_positions=self._count,
-        )
+def _mean_where(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[P] means over the chosen positions of each row; 0 where there are none."""
+    chosen: NDArray[np.float64] = (values * where).sum(axis=1) / np.maximum(1, where.sum(axis=1))
+    return chosen

@@ -68,8 +68,7 @@ def layer_matrix(
         student_layers, teacher_layers: None is all, 0 (the embeddings) to the last.
     Raises:
         DistillensError: no supervised position, no such layer, norm, temperature or divergence, or
-            tokens that
-            one of the models does not have.
+            tokens that one of the models does not have.
     """
     started_at = time.perf_counter()
     made = _made(divergence)
@@ -119,8 +118,7 @@ def _sum(
     """[A, B] sums over the rows of a batch."""
     # Some pairs differ in padding rows of the unembedding, which no token has.
     columns = min(student.head.vocab_size, teacher.head.vocab_size)
-    # The model's own distribution comes with its layers, unread.
-    num_layers = sum(map(len, layers)) + 2
+    num_layers = sum(map(len, layers))
     total = torch.zeros(len(layers[0]), len(layers[1]), dtype=torch.float64)
     for chunk in chunks(len(student), num_layers, columns, student.final.device):
         ours = _log_probabilities(student, layers[0], chunk, columns, temperature)
@@ -137,7 +135,7 @@ def _sum(
 def _log_probabilities(
     rows: LayerRows, layers: Sequence[int], chunk: slice, columns: int, temperature: float
 ) -> Tensor:
-    logits, _ = rows.logits(layers, chunk, columns)
+    logits = rows.logits(layers, chunk, columns)
     return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
 
 

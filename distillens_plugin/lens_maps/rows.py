@@ -4,7 +4,7 @@ Legend: N supervised positions, D width, D_head what the unembedding reads, V vo
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,17 +51,18 @@ class LayerRows:
         return len(self.labels)
 
     def logits(
-        self, layers: Sequence[int], chunk: slice, num_columns: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of some layers at some positions, and the model's own, in one product.
+        self, layers: Sequence[int | None], chunk: slice, num_columns: int | None = None
+    ) -> Tensor:
+        """Logits of some layers at some positions, in one product.
 
+        Args:
+            layers: None is what the head itself reads, the model's own logits.
         Returns:
-            [len(layers), r, V] and [r, V], float32 (float64 for a float64 head).
+            [len(layers), r, V], float32 (float64 for a float64 head).
         """
-        parts = [*(self.read[layer][chunk] for layer in layers), self.final[chunk]]
+        parts = [(self.final if k is None else self.read[k])[chunk] for k in layers]
         logits = head_logits(torch.cat(parts), self.head, num_columns)
-        stacked = logits.unflatten(0, (len(parts), -1))
-        return stacked[:-1], stacked[-1]
+        return logits.unflatten(0, (len(parts), -1))
 
 
 def chunks(
@@ -78,7 +79,7 @@ def entropy_of(log_probs: Tensor) -> Tensor:
     return -log_probs.exp().mul_(log_probs).sum(-1)
 
 
-def check_batches(batches: Sequence[Batch], *models: nn.Module | None) -> None:
+def check_batches(batches: Sequence[Batch], *models: nn.Module) -> None:
     """Whether there is something to read, and all models have its tokens.
 
     Vocabularies that differ by padding pass: a padding row of an unembedding is no token.
@@ -92,8 +93,6 @@ def check_batches(batches: Sequence[Batch], *models: nn.Module | None) -> None:
         int(batch["input_ids"].max()) for batch, _ in batches if batch["input_ids"].numel()
     )
     for model in models:
-        if model is None:
-            continue
         size = lens_of(model).anatomy.vocab_size
         if largest >= size:
             raise DistillensError(
@@ -103,13 +102,11 @@ def check_batches(batches: Sequence[Batch], *models: nn.Module | None) -> None:
 
 
 @contextmanager
-def reading(*models: nn.Module | None) -> Iterator[None]:
+def reading(*models: nn.Module) -> Iterator[None]:
     """Models in eval mode, without gradients; their own modes come back."""
-    given = [model for model in models if model is not None]
-    if not given:
-        yield
-        return
-    with in_eval_mode(given[0]), reading(*given[1:]):
+    with ExitStack() as modes:
+        for model in models:
+            modes.enter_context(in_eval_mode(model))
         yield
 
 

@@ -56,6 +56,18 @@ class LayerStatistics:
     norm: str
 
 
+@dataclass(frozen=True)
+class ModelReading:
+    """One model on some batches.
+
+    Attributes:
+        entropies: [L + 1, N] at each position, nats; on the CPU.
+    """
+
+    statistics: LayerStatistics
+    entropies: Tensor
+
+
 def layer_statistics(
     model: nn.Module,
     batches: Sequence[Batch],
@@ -77,15 +89,27 @@ def layer_statistics(
         DistillensError: no supervised position, another norm, translators without `final`, or
             tokens that the model does not have.
     """
+    return read_model(model, batches, norm=norm, translators=translators).statistics
+
+
+def read_model(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    norm: str = "identity",
+    translators: Translators | None = None,
+) -> ModelReading:
+    """As `layer_statistics`, with the entropy at each position."""
     check_batches(batches, model)
     sums = LayerSums(model, norm="tuned" if translators is not None else norm)
     with reading(model):
-        for batch, supervised in batches:
-            rows = read_rows(
-                model, batch, supervised, sums.layers, norm=norm, translators=translators
+        entropies = [
+            sums.add(
+                read_rows(model, batch, supervised, sums.layers, norm=norm, translators=translators)
             )
-            sums.add(rows)
-    return sums.means()
+            for batch, supervised in batches
+        ]
+    return ModelReading(sums.means(), torch.cat(entropies, dim=1))
 
 
 class LayerSums:
@@ -103,12 +127,13 @@ class LayerSums:
         """Takes a batch in.
 
         Returns:
-            [L + 1, N], the entropy at each position, nats.
+            [L + 1, N], the entropy at each position, nats; on the CPU.
         """
         entropies = []
         size = rows.head.vocab_size
         for chunk in chunks(len(rows), len(self.layers) + 1, size, rows.final.device):
-            logits, own = rows.logits(self.layers, chunk)
+            *_, own = both = rows.logits([*self.layers, None], chunk)
+            logits = both[:-1]
             labels = rows.labels[chunk].expand(len(self.layers), -1).unsqueeze(-1)
             self._ranks.append(rank_of(labels, logits).cpu())
             # Several times as fast as `std` on a CPU.
@@ -121,12 +146,12 @@ class LayerSums:
             probability = log_read.gather(-1, labels).squeeze(-1).exp()
             found = torch.stack([entropy, torch.stack(kl), probability, deviation])
             self._sums[:4] += found.double().sum(-1).cpu()
-            entropies.append(entropy)
+            entropies.append(entropy.cpu())
         for index, layer in enumerate(self.layers):
             stream = rows.streams[layer].double()
             self._sums[4, index] += stream.square().mean(-1).sum().cpu()
         self._count += len(rows)
-        empty = rows.final.new_zeros(len(self.layers), 0)
+        empty = torch.zeros(len(self.layers), 0)
         return torch.cat([empty, *entropies], dim=1)
 
     def means(self) -> LayerStatistics:

@@ -111,8 +111,8 @@ def token_table(
 
 def _read(rows: LayerRows, layers: list[int], num_top: int) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
-    for chunk in chunks(len(rows), len(layers) + 1, rows.head.vocab_size, rows.final.device):
-        logits, _ = rows.logits(layers, chunk)
+    for chunk in chunks(len(rows), len(layers), rows.head.vocab_size, rows.final.device):
+        logits = rows.logits(layers, chunk)
         labels = rows.labels[chunk].expand(len(layers), -1).unsqueeze(-1)
         read = logits.log_softmax(-1)
         top, top_ids = read.topk(num_top, dim=-1)

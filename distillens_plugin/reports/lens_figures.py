@@ -119,7 +119,7 @@ def plot_tokens(table: TokenTable, *, most_positions: int = 16) -> "Figure":
     panel.grid(False)
     for layer, place in np.ndindex(top.shape):
         text = shown_token(table.top_tokens[layer][place][0], 10)
-        _, ink = shade(float(top[layer, place]), SEQUENTIAL)
+        _, ink = shade(float(top[layer, place]))
         right = int(table.true_rank[layer, place]) == 1
         frame = {"boxstyle": "round,pad=0.15", "fill": False, "edgecolor": ink} if right else None
         panel.text(
@@ -144,7 +144,7 @@ def _every(set_ticks: Callable[[Sequence[int], Sequence[str]], object], layers: 
 def _ink(value: float, values: NDArray[np.float64]) -> str:
     """What can be seen on the colour of a value."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    return shade((value - low) / (high - low) if high > low else 0.5, SEQUENTIAL)[1]
+    return shade((value - low) / (high - low) if high > low else 0.5)[1]
 
 
 def _ranks(panel: "Axes") -> None:

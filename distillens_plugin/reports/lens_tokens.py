@@ -3,7 +3,7 @@
 from distillens_plugin.lens_maps.tokens import TokenTable
 from eval_harness import printable
 from eval_harness.shared.pages.cells import Cell, CellGrid
-from eval_harness.shared.pages.palette import SEQUENTIAL, gradient, shade
+from eval_harness.shared.pages.palette import gradient, shade
 
 _MOST_IN_CELL, _MOST_IN_LINE = 14, 60
 # What a reader could not see in a cell.
@@ -37,7 +37,7 @@ def token_grid(table: TokenTable, *, name: str, title: str) -> CellGrid:
         "layer",
         "what comes next in the text",
         cells,
-        (gradient(SEQUENTIAL), "probability 0", "1"),
+        (gradient(), "probability 0", "1"),
         is_text=True,
     )
 
@@ -56,5 +56,5 @@ def _cell(table: TokenTable, layer: int, place: int) -> Cell:
         f"{table.true_probability[layer, place]:.3f}. Entropy {table.entropy[layer, place]:.2f} "
         "nats"
     )
-    colours = shade(float(probabilities[0]), SEQUENTIAL)
+    colours = shade(float(probabilities[0]))
     return Cell(shown_token(tokens[0]), says, *colours, is_marked=rank == 1)

@@ -1,7 +1,8 @@
 """When `weight: auto` is measured: over the second half of the warm-up.
 
 A student with random weights gives a lens hardly any gradient in its first steps: there the ratio
-of two gradients is in the thousands. Later it stays within a factor of two (docs/choosing.md).
+of two gradients is in the hundreds and thousands. Later it stays within a factor of two
+(docs/choosing.md).
 """
 
 from distillens_plugin.experiment.experiment import Experiment

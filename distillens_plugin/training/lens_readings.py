@@ -15,8 +15,8 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
 from distillens_plugin.lens_maps.batches import lens_batches
-from distillens_plugin.lens_maps.measurement import measure
-from distillens_plugin.lens_maps.statistics import LayerStatistics
+from distillens_plugin.lens_maps.confidence import compare_confidence
+from distillens_plugin.lens_maps.statistics import LayerStatistics, ModelReading, read_model
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.sharding.pieces import put_away
 
@@ -43,6 +43,7 @@ class LensReadings:
             self.teacher = unwrap(experiment.box.teacher_model)
         self.pairs = _pairs(experiment) if self.teacher is not None else []
         self._student = unwrap(trained_model(experiment.box))
+        self._of_teacher: ModelReading | None = None
         self._accelerator = accelerator
         self._puts_away = recipe.sharding.reshard_teacher
         rows = _rows(experiment)
@@ -56,26 +57,36 @@ class LensReadings:
         Args:
             with_teacher: the record has the teacher's own numbers, too.
         """
-        with self._accelerator.autocast():
-            found = measure(self._student, self.teacher, self._batches, self.pairs, norm=self.norm)
-        if self.teacher is not None and self._puts_away:
-            put_away(self.teacher)
+        student, teacher = self._read(self._student), self._teacher_reading()
         record: dict[str, Any] = {
             "norm": self.norm,
-            "num_positions": found.student.num_positions,
-            "student": _layers(found.student),
+            "num_positions": student.statistics.num_positions,
+            "student": _layers(student.statistics),
         }
-        if found.teacher is not None and with_teacher:
-            record["teacher"] = _layers(found.teacher)
-        if found.confidence is not None:
+        if teacher is not None:
+            if with_teacher:
+                record["teacher"] = _layers(teacher.statistics)
+            found = compare_confidence(student, teacher, self.pairs)
             record["confidence"] = {
-                "pairs": [list(pair) for pair in found.confidence.pairs],
-                "surer_share": _short(found.confidence.surer_share),
-                "surer_by": _short(found.confidence.surer_by),
-                "less_sure_share": _short(found.confidence.less_sure_share),
-                "less_sure_by": _short(found.confidence.less_sure_by),
+                "pairs": [list(pair) for pair in found.pairs],
+                "surer_share": _short(found.surer_share),
+                "surer_by": _short(found.surer_by),
+                "less_sure_share": _short(found.less_sure_share),
+                "less_sure_by": _short(found.less_sure_by),
             }
         return record if _is_finite(record) else None
+
+    def _read(self, model: nn.Module) -> ModelReading:
+        with self._accelerator.autocast():
+            return read_model(model, self._batches, norm=self.norm)
+
+    def _teacher_reading(self) -> ModelReading | None:
+        """Read once: neither the teacher nor the sample changes."""
+        if self.teacher is not None and self._of_teacher is None:
+            self._of_teacher = self._read(self.teacher)
+            if self._puts_away:
+                put_away(self.teacher)
+        return self._of_teacher
 
 
 def _rows(experiment: Experiment) -> list[dict[str, Any]]:

@@ -34,9 +34,7 @@ def log_figures(accelerator: Accelerator, folder: Path, *, step: int) -> None:
 
 
 def _pixels(png: bytes) -> np.ndarray:
-    """[height, width, 3] uint8; what is transparent lies on white."""
+    """[height, width, 3] uint8."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(png)).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -166,15 +166,6 @@ def test_compiled_models_are_probed():
     assert find_anatomy(model) == anatomy
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def test_ddp_is_unwrapped(process_group):
     model: Any = small_model("gpt2")
     wrapped = DistributedDataParallel(model)

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distillens_plugin.lens.translators import Translators, save_translators
 from distillens_plugin.lens_maps.batches import lens_batches, num_positions
+from distillens_plugin.lens_maps.confidence import compare_confidence
 from distillens_plugin.lens_maps.matrix import layer_matrix
-from distillens_plugin.lens_maps.measurement import measure
-from distillens_plugin.lens_maps.statistics import layer_statistics
+from distillens_plugin.lens_maps.statistics import layer_statistics, read_model
 from distillens_plugin.lens_maps.tokens import token_table
 from eval_harness.errors import DistillensError
 
@@ -27,25 +27,16 @@ def assert_same(one, other, **tolerance):
         assert getattr(one, name) == pytest.approx(getattr(other, name), **tolerance), name
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def test_a_model_in_ddp_is_the_model(process_group):
     model, teacher = small_model("gpt2"), small_model("llama")
     wrapped = DistributedDataParallel(model)
     wrapped.train()
-    found = measure(wrapped, teacher, DATA, [(1, 2)])
+    found = read_model(wrapped, DATA)
     assert wrapped.training
     assert model.transformer.h[0].training
-    alone = measure(model.eval(), teacher, DATA, [(1, 2)])
-    assert_same(found.student, alone.student, abs=0)
-    assert found.confidence.surer_by == alone.confidence.surer_by
+    alone = read_model(model.eval(), DATA)
+    assert_same(found.statistics, alone.statistics, abs=0)
+    assert torch.equal(found.entropies, alone.entropies)
     matrix = layer_matrix(wrapped, teacher, DATA).values
     assert np.array_equal(matrix, layer_matrix(model, teacher, DATA).values)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -82,7 +73,7 @@ def test_padding_of_a_vocabulary_is_cut_and_a_lacking_token_refused():
     for call in (
         lambda: layer_matrix(student, small, DATA),
         lambda: layer_statistics(small, DATA),
-        lambda: measure(small, student, DATA, []),
+        lambda: read_model(small, DATA),
         lambda: token_table(small, None, [3, 59, 4]),
     ):
         with pytest.raises(DistillensError, match=r"hold token 59, but its vocabulary has 40; "):
@@ -157,6 +148,6 @@ def test_what_a_matrix_cannot_be_of_is_refused(arguments, message):
 def test_pairs_and_tops_that_cannot_be_are_refused():
     model = small_model("llama")
     with pytest.raises(DistillensError, match=r"pair \(1, -1\): .*layers 0 to 3 and 0 to 3"):
-        measure(model, model, DATA, [(1, 1), (1, -1)])
+        compare_confidence(*[read_model(model, DATA)] * 2, [(1, 1), (1, -1)])
     with pytest.raises(DistillensError, match="num_top = 0, expected at least 1"):
         token_table(model, Ids(), [3, 4, 5], num_top=0)

@@ -16,10 +16,10 @@ from distillens_plugin.lens.discovery import find_anatomy
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.probe import plain_model
 from distillens_plugin.lens_maps import rows as rows_module
+from distillens_plugin.lens_maps.confidence import compare_confidence
 from distillens_plugin.lens_maps.matrix import layer_matrix
-from distillens_plugin.lens_maps.measurement import measure
 from distillens_plugin.lens_maps.pairs import monotone_pairs
-from distillens_plugin.lens_maps.statistics import layer_statistics
+from distillens_plugin.lens_maps.statistics import layer_statistics, read_model
 from distillens_plugin.lens_maps.tokens import token_table
 from eval_harness.errors import DistillensError
 
@@ -148,15 +148,13 @@ def test_statistics_position_by_position(pair, norm, monkeypatch):
         assert found.divergence_to_final[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_measurement_is_both_models_and_their_confidence(pair):
+def test_confidence_is_compared_position_by_position(pair):
     student, teacher = pair
     data, pairs = batches(60), [(1, 1), (2, 2), (0, 2)]
-    found = measure(student, teacher, data, pairs, norm="final")
-    for one, model in ((found.student, student), (found.teacher, teacher)):
-        alone = layer_statistics(model, data, norm="final")
-        assert np.array_equal(one.entropy, alone.entropy)
-        assert np.array_equal(one.true_rank, alone.true_rank)
-    assert found.confidence is not None
+    ours, theirs = (read_model(model, data, norm="final") for model in pair)
+    assert ours.entropies.mean(1).numpy() == pytest.approx(ours.statistics.entropy, abs=1e-12)
+    found = compare_confidence(ours, theirs, pairs)
+    assert found.num_positions == ours.statistics.num_positions
     for index, (a, b) in enumerate(pairs):
         entropies = []
         for model, layer in ((student, a), (teacher, b)):
@@ -164,11 +162,12 @@ def test_a_measurement_is_both_models_and_their_confidence(pair):
             entropies.append(-(read.exp() * read).sum(-1))
         more = (entropies[0] - entropies[1]).numpy()
         surer, less = more < -0.01, more > 0.01
-        assert found.confidence.surer_share[index] == surer.mean()
-        assert found.confidence.less_sure_share[index] == less.mean()
+        assert found.surer_share[index] == surer.mean()
+        assert found.less_sure_share[index] == less.mean()
         expected = -more[surer].mean() if surer.any() else 0
-        assert found.confidence.surer_by[index] == pytest.approx(expected, abs=1e-9)
-    assert measure(student, None, data, []).teacher is None
+        assert found.surer_by[index] == pytest.approx(expected, abs=1e-9)
+        expected = more[less].mean() if less.any() else 0
+        assert found.less_sure_by[index] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_table_of_tokens(monkeypatch):
@@ -256,7 +255,6 @@ def test_rows_without_supervised_positions_are_refused():
     for call in (
         lambda: layer_statistics(model, data),
         lambda: layer_matrix(model, model, data),
-        lambda: measure(model, model, data, [(1, 1)]),
     ):
         with pytest.raises(DistillensError, match="no supervised position"):
             call()

@@ -22,6 +22,7 @@ from distillens_plugin.lens.layers import layer_to_hook
 from distillens_plugin.lens.output import rows_at
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.lens.recorder import Recorder
+from distillens_plugin.models.devices import device_named
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.pretrained import DTYPES
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -63,7 +64,9 @@ class TransformersEngine:
             raise DistillensError("--model_args: found device and device_map; give one of them")
         self._spec = spec.model_copy(update={"dtype": dtype})
         self._map = arguments.get("device_map")
-        self._device = _device(arguments.get("device"))
+        name = arguments.get("device")
+        where = "--model_args device="
+        self._device = device_named(None if name is None else str(name), where)
         self._autocast = _AUTOCAST.get(recipe.mixed_precision)
         self._max_length = recipe.datasets.train.max_length
         self._batch_size = batch_size
@@ -148,16 +151,3 @@ class TransformersEngine:
         if self._autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(device.type, self._autocast)
-
-
-def _device(name: object) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=str(name)).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DistillensError(
-            f"--model_args device={name}: cannot be used ({reason}); expected one such as cpu or "
-            "cuda:1"
-        ) from error

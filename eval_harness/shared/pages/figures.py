@@ -1,6 +1,5 @@
 """Figures drawn by matplotlib: once as PNG, once as SVG that takes the colours of its page."""
 
-import base64
 import io
 import re
 from dataclasses import dataclass
@@ -72,11 +71,6 @@ class Figure:
         """Whether half a page is too little for its letters."""
         width = re.search(r"--width: (\d+)px", self.svg)
         return width is not None and int(width[1]) > _WIDE
-
-    @property
-    def data_uri(self) -> str:
-        """The PNG as a data URI."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
 
 
 def require_matplotlib() -> None:

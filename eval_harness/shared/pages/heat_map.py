@@ -7,7 +7,7 @@ from typing import Any
 
 from eval_harness.shared.pages.cells import Cell, CellGrid
 from eval_harness.shared.pages.figures import Figure, axes, finish
-from eval_harness.shared.pages.palette import DIVERGING, SEQUENTIAL, gradient, shade
+from eval_harness.shared.pages.palette import SEQUENTIAL, gradient, shade
 
 # With more columns numbers no longer fit their cells.
 _MOST_WRITTEN = 12
@@ -26,8 +26,6 @@ class HeatMap:
         unit: of the values, such as nats; may be empty.
         marked: (row, column) places that get a ring.
         low, high: ends of the scale; default: those of the values.
-        centre: a value that both colours of a diverging scale start from; then low and high are
-            equally far from it.
     """
 
     name: str
@@ -43,7 +41,6 @@ class HeatMap:
     marked: Collection[tuple[int, int]] = ()
     low: float | None = None
     high: float | None = None
-    centre: float | None = None
 
     def numbers(self) -> list[list[float]]:
         """The values as floats; NaN where there is none."""
@@ -56,22 +53,15 @@ class HeatMap:
         known = [value for line in self.numbers() for value in line if math.isfinite(value)]
         low = self.low if self.low is not None else min(known, default=0.0)
         high = self.high if self.high is not None else max(known, default=0.0)
-        if self.centre is not None:
-            far = max(abs(low - self.centre), abs(high - self.centre))
-            low, high = self.centre - far, self.centre + far
         return low, high
-
-    @property
-    def colours(self) -> str:
-        return SEQUENTIAL if self.centre is None else DIVERGING
 
     def grid(self) -> CellGrid:
         """The map as the page's grid."""
         low, high = self.ends()
-        written = len(self.columns) <= _MOST_WRITTEN
-        cells = []
-        for row, line in enumerate(self.numbers()):
-            cells.append([self._cell(row, column, v, written) for column, v in enumerate(line)])
+        cells = [
+            [self._cell(row, column, value, low, high) for column, value in enumerate(line)]
+            for row, line in enumerate(self.numbers())
+        ]
         first, last = (f"{end:.{self.decimals}f} {self.unit}".strip() for end in (low, high))
         return CellGrid(
             self.name,
@@ -82,19 +72,19 @@ class HeatMap:
             self.row_label,
             self.column_label,
             cells,
-            (gradient(self.colours), first, last),
+            (gradient(), first, last),
         )
 
-    def _cell(self, row: int, column: int, value: float, written: bool) -> Cell:
+    def _cell(self, row: int, column: int, value: float, low: float, high: float) -> Cell:
         place = f"{self.row_label} {self.rows[row]}, {self.column_label} {self.columns[column]}"
         if not math.isfinite(value):
             return Cell("", f"{place}: no value")
-        low, high = self.ends()
-        share = (value - low) / (high - low) if high > low else 0.5
         text = f"{value:.{self.decimals}f}"
         is_marked = (row, column) in self.marked
         says = f"{place}: {text} {self.unit}".rstrip() + (" (marked)" if is_marked else "")
-        return Cell(text if written else "", says, *shade(share, self.colours), is_marked)
+        written = len(self.columns) <= _MOST_WRITTEN
+        colours = shade(_share(value, low, high))
+        return Cell(text if written else "", says, *colours, is_marked)
 
     def figure(self) -> Figure:
         """The map as a picture."""
@@ -104,7 +94,7 @@ class HeatMap:
         panel = panels[0][0]
         low, high = self.ends()
         values = self.numbers()
-        image = panel.imshow(values, cmap=self.colours, aspect="auto", vmin=low, vmax=high)
+        image = panel.imshow(values, cmap=SEQUENTIAL, aspect="auto", vmin=low, vmax=high)
         panel.grid(False)
         step = max(1, -(-num_columns // 24))
         panel.set_xticks(range(0, num_columns, step), list(self.columns)[::step])
@@ -112,7 +102,7 @@ class HeatMap:
         panel.set_xlabel(self.column_label)
         panel.set_ylabel(self.row_label)
         for row, column in self.marked:
-            _, ink = shade(_share(values[row][column], low, high), self.colours)
+            _, ink = shade(_share(values[row][column], low, high))
             panel.plot(column, row, "o", markersize=8, markerfacecolor="none", color=ink)
         drawing.colorbar(image, ax=panel, label=self.unit)
         return finish(

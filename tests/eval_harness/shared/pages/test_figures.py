@@ -69,10 +69,9 @@ def test_text_on_a_cell_has_enough_contrast_over_the_whole_scale():
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    for colours in ("cividis", "PuOr_r"):
-        for share in range(101):
-            lights = sorted(luminance(colour) for colour in shade(share / 100, colours))
-            assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5
+    for share in range(101):
+        lights = sorted(luminance(colour) for colour in shade(share / 100))
+        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5
 
 
 def test_the_package_and_its_tables_load_without_matplotlib_and_jinja():
