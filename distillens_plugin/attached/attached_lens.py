@@ -21,6 +21,7 @@ from distillens_plugin.attached.terms import (
     weighted_terms,
 )
 from distillens_plugin.data.supervision import find_supervised
+from distillens_plugin.losses.projection import link_projections
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Term, evaluate
 from eval_harness.errors import DistillensError
@@ -126,6 +127,7 @@ class AttachedLens:
                     f"AttachedLens: teacher is None, but {term.where} reads the teacher; give it, "
                     "or leave the term out"
                 )
+        link_projections(self.terms)
         for term in all_terms:
             term.prepare(student, teacher)
         own.attach([a for a, _ in pairs])

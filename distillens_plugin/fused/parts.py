@@ -55,6 +55,11 @@ class Head:
         """V."""
         return self.weight.shape[0]
 
+    def detached(self) -> "Head":
+        """The same head, which gets no gradient."""
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, weight=self.weight.detach(), bias=bias)
+
 
 @dataclass(frozen=True, eq=False)
 class Group:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distillens_plugin.data.supervision import Supervised, supervised_from_targets
+from distillens_plugin.fused.entropies import row_entropies
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.output import IoDict, LensOutput, LensRows
 from eval_harness.errors import DistillensError
@@ -83,6 +84,19 @@ class Reading:
         if positions is None:
             positions = supervised_from_targets(targets).positions
         return positions.numel() / count
+
+    @cached_property
+    def teacher_entropy(self) -> Tensor:
+        """[N] entropy of the teacher's final next-token distribution, in nats, without a graph.
+
+        One more product with the teacher's unembedding, of as few rows at a time as the walk takes.
+        """
+        student = self.student
+        head = self.teacher.lens.head_on(student.lens.head().weight.device)
+        rows = self.teacher.final_rows(self.supervised).detach().to(head.weight.device)
+        dtype = student.autocast_dtype
+        with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype is not None):
+            return row_entropies(rows, head).to(student.device)
 
     def states(self, student_layer: Layer, teacher_layer: Layer) -> tuple[Tensor, Tensor]:
         """The residual streams after two layers, [N, D_student] and [N, D_teacher].

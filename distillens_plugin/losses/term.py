@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.fused import Group, WalkResult, walk
+from distillens_plugin.fused import Group
 from distillens_plugin.lens.layers import Layer, pair_shares, resolve_pairs
 from distillens_plugin.lens.output import IoDict
 from distillens_plugin.losses.needs import Needs, zeros_through
 from distillens_plugin.losses.reading import Reading
+from distillens_plugin.losses.walks import walk_in_type
 
 # As written in a recipe: two lists of equal length, or {"auto": K}.
 LayerSpec = Mapping[str, int | Sequence[Layer]]
@@ -47,12 +48,14 @@ class Term(nn.Module):
         default_name: the name of its values in `last_values`.
         needs: what it reads besides its layers.
         needs_teacher: whether it reads the teacher at all.
+        readout: whose head its groups' student rows are read by, `student` or `teacher`.
         last_values: after a forward pass, each group's or part's value by name, `name` or
             `name/1-2` for a layer pair (0-d tensors, detached).
     """
 
     default_name = "term"
     needs_teacher = True
+    readout = "student"
 
     def __init__(
         self,
@@ -75,6 +78,11 @@ class Term(nn.Module):
     @property
     def needs(self) -> Needs:
         return Needs()
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether other terms may use its trained projections (`projection_of`)."""
+        return False
 
     def pairs(self, student_layers: int, teacher_layers: int) -> list[tuple[Layer, Layer]]:
         """The (student layer, teacher layer) pairs for models of these depths.
@@ -227,13 +235,18 @@ def evaluate(
     """All terms on one batch: the groups of all in one walk, then the values of the others.
 
     Groups that share the student's rows share one product with the vocabulary, and all of them one
-    gradient of the unembedding.
+    gradient of the unembedding. Those that are read by the teacher's head have a walk of their own.
     """
     groups = {name: weighted.term.groups(reading) for name, weighted in terms.items()}
-    walked = {name: weighted for name, weighted in terms.items() if groups[name]}
-    result = _walk(walked, groups, reading, chunk_rows) if walked else Evaluated()
+    result = Evaluated()
+    for readout in ("student", "teacher"):
+        walked = {n: w for n, w in terms.items() if groups[n] and w.term.readout == readout}
+        if walked:
+            found = _walk(walked, groups, reading, readout, chunk_rows)
+            result.loss = result.loss + found.loss
+            result.values |= found.values
     for name, weighted in terms.items():
-        if name in walked:
+        if groups[name]:
             continue
         parts = weighted.term.parts(reading)
         weighted.term.last_values = {part.name: part.value.detach() for part in parts}
@@ -248,6 +261,7 @@ def _walk(
     terms: Mapping[str, WeightedTerm],
     groups: Mapping[str, list[Group]],
     reading: Reading,
+    readout: str,
     chunk_rows: int | None,
 ) -> Evaluated:
     # Two terms of one kind would otherwise meet under one name.
@@ -256,7 +270,7 @@ def _walk(
         for name in terms
         for group in groups[name]
     ]
-    walked = _walk_in_type(renamed, reading, chunk_rows)
+    walked = walk_in_type(renamed, reading, readout, chunk_rows)
     values: dict[str, Tensor] = {}
     for name, weighted in terms.items():
         own = groups[name]
@@ -268,21 +282,6 @@ def _walk(
 
 def _full_name(term: str, group: Group) -> str:
     return f"{term}:{group.name}"
-
-
-def _walk_in_type(groups: list[Group], reading: Reading, chunk_rows: int | None) -> WalkResult:
-    """One fused walk in the type that the student's own matrix products ran in.
-
-    torchdistill computes the loss outside autocast, so the type is carried over from the forward.
-    The walk runs where the student's head is; rows and the teacher's head may come from elsewhere.
-    """
-    student, head = reading.student, reading.student.lens.head()
-    device, dtype = head.weight.device, student.autocast_dtype
-    needs_teacher = any(group.teacher_rows is not None for group in groups)
-    teacher = reading.teacher.lens.head_on(device) if needs_teacher else None
-    groups = [group.to(device) for group in groups]
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        return walk(groups, head, teacher, chunk_rows=chunk_rows)
 
 
 def _anchors(terms: list[Term], reading: Reading) -> Tensor | float:

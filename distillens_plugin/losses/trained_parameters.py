@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from distillens_plugin.lens.probe import is_engine
 from distillens_plugin.losses.box import Box, trained_model
+from distillens_plugin.losses.projection import link_projections
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.sharding.pieces import is_in_pieces
 from eval_harness.errors import DistillensError
@@ -32,7 +33,9 @@ def adopt(box: Box) -> None:
     clipping and loss scaling with the student. Beside a student in pieces they join groups like
     these in `box.loss_optimizer`.
     """
-    for weighted in terms_of(box.criterion).values():
+    terms = terms_of(box.criterion)
+    link_projections(terms)
+    for weighted in terms.values():
         weighted.term.prepare(trained_model(box), getattr(box, "teacher_model", None))
     parameters = list(loss_parameters(box.criterion).values())
     if parameters and is_engine(trained_model(box)):

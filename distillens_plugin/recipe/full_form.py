@@ -248,7 +248,8 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
         walks = "chunk_rows" in keys
         if recipe.chunk_rows is not None and walks and not shares_walk:
             kwargs.setdefault("chunk_rows", recipe.chunk_rows)
-        if "seed" in keys:
+        paired = term.criterion.paired()
+        if paired is not None and paired.draws_maps:
             kwargs.setdefault("seed", recipe.seed)
         entry: dict[str, Any] = {"criterion": {"key": term.criterion.key, "kwargs": kwargs}}
         if term.criterion_wrapper is not None:

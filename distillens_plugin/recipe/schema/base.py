@@ -101,6 +101,7 @@ Few = Annotated[int, within(1, 1024)]
 Positive = Annotated[float, within(0, open_low=True)]
 NonNegative = Annotated[float, within(0)]
 Fraction = Annotated[float, within(0, 1)]
+Share = Annotated[float, within(0, 1, open_low=True)]
 BelowOne = Annotated[float, within(0, 1, open_high=True)]
 
 

@@ -156,6 +156,28 @@ class CriterionKwargs(Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _has_maps_to_share(self) -> "CriterionKwargs":
+        paired = {name: term.criterion.paired() for name, term in self.sub_terms.items()}
+        for name, lens in paired.items():
+            if not isinstance(lens, LensKwargs) or lens.projection_of is None:
+                continue
+            at = ("sub_terms", name, "criterion", "kwargs", "projection_of")
+            owners = [n for n, p in paired.items() if n != name and p and p.draws_maps]
+            if lens.projection_of not in owners:
+                known = ", ".join(owners) or "none here: add a distillens.hidden_mse"
+                problem(
+                    lens.projection_of, f"the name of a term with a projection ({known})", at=at
+                )
+            owner = paired[lens.projection_of]
+            if owner is not None and owner.layers != lens.layers:
+                complain(
+                    f"found other layers than those of {lens.projection_of}; give both terms the "
+                    "same",
+                    at=at,
+                )
+        return self
+
     def balanced(self) -> list[str]:
         """Names of the terms whose weight is `auto`."""
         return [name for name, term in self.sub_terms.items() if term.is_balanced]

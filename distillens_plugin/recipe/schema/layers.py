@@ -155,6 +155,11 @@ class PairedKwargs(Strict):
         description="one weight per layer pair, normalised to sum to 1; null weighs all equally",
     )
 
+    @property
+    def draws_maps(self) -> bool:
+        """Whether the term has maps of its own, whose initial values take a seed."""
+        return False
+
     @model_validator(mode="after")
     def _one_weight_a_pair(self) -> "PairedKwargs":
         weights = self.pair_weights

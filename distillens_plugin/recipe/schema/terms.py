@@ -13,9 +13,11 @@ from distillens_plugin.divergences.table import (
 )
 from distillens_plugin.recipe.schema.base import (
     Count,
+    NonNegative,
     PathName,
     Positive,
     Seed,
+    Share,
     Strict,
     complain,
     did_you_mean,
@@ -134,6 +136,45 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
         description="file from `distillens tune-lens`, to read the teacher through the tuned lens; "
         "needs norm: final",
     )
+    readout: Literal["own", "teacher"] = Field(
+        default="own",
+        description="whose final norm and unembedding read the student's layers: own, the "
+        "student's; teacher, the teacher's, after a trained map into its residual stream",
+    )
+    projection: Literal["per_pair", "shared", "none"] | None = Field(
+        default=None,
+        description="of readout: teacher: trained affine maps from the student's width to the "
+        "teacher's: one per layer pair (null), one shared by all, or none (for equal widths)",
+    )
+    projection_of: str | None = Field(
+        default=None,
+        description="of readout: teacher: the name of a term with a projection over the same layer "
+        "pairs, whose maps this term uses and trains too",
+    )
+    seed: Seed | None = Field(
+        default=None,
+        description="of readout: teacher: seed of the maps' initial values; by default the "
+        "recipe's",
+    )
+    positions: Share = Field(
+        default=1.0,
+        description="share of the supervised positions that a step compares, drawn at random; the "
+        "loss stays an estimate without bias, and the lens costs that share",
+    )
+    min_teacher_entropy: NonNegative | None = Field(
+        default=None,
+        description="compare only positions where the teacher's final distribution has at least "
+        "this entropy, in nats; null: all",
+    )
+    weigh_by: Literal["teacher_entropy"] | None = Field(
+        default=None,
+        description="teacher_entropy: each position counts as much as the teacher's final "
+        "distribution has entropy, in nats; null: all count 1",
+    )
+
+    @property
+    def draws_maps(self) -> bool:
+        return self.readout == "teacher" and self.projection_of is None
 
     @model_validator(mode="after")
     def _consistent(self) -> "LensKwargs":
@@ -143,6 +184,26 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
                 "norm; set norm: final",
                 at=("norm",),
             )
+        if self.readout == "own":
+            for key in ("projection", "projection_of", "seed"):
+                if getattr(self, key) is not None:
+                    complain(
+                        "is read with readout: teacher only; add that, or delete the key", at=(key,)
+                    )
+        elif self.detach_unembedding:
+            complain(
+                "has no effect with readout: teacher, which does not read the student's "
+                "unembedding; delete the key",
+                at=("detach_unembedding",),
+            )
+        elif self.projection_of is not None:
+            for key in ("projection", "seed"):
+                if getattr(self, key) is not None:
+                    complain(
+                        f"has no effect with projection_of: {self.projection_of}, whose maps are "
+                        "used; delete one of the two keys",
+                        at=(key,),
+                    )
         return self
 
 
@@ -173,6 +234,10 @@ class ProjectedKwargs(PairedKwargs):
     seed: Seed | None = Field(
         default=None, description="seed of the maps' initial values; by default the recipe's"
     )
+
+    @property
+    def draws_maps(self) -> bool:
+        return True
 
 
 class MSEKwargs(ProjectedKwargs):
