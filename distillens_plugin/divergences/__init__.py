@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distillens_plugin.divergences.functions import (
         adaptive_kl,
         alpha_beta,
+        fkl_jsd,
         forward_kl,
         jeffreys,
         jensen_shannon,
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from distillens_plugin.divergences.mixtures import JensenShannon, SkewForwardKL, SkewReverseKL
     from distillens_plugin.divergences.powers import AlphaBeta, TotalVariation
     from distillens_plugin.divergences.protocol import Divergence, FusedDivergence
+    from distillens_plugin.divergences.switching import FarForwardKL
 
 _HOMES = {
     "functions": (
         "adaptive_kl",
         "alpha_beta",
+        "fkl_jsd",
         "forward_kl",
         "jeffreys",
         "jensen_shannon",
@@ -49,6 +52,7 @@ _HOMES = {
     "mixtures": ("JensenShannon", "SkewForwardKL", "SkewReverseKL"),
     "powers": ("AlphaBeta", "TotalVariation"),
     "protocol": ("Divergence", "FusedDivergence"),
+    "switching": ("FarForwardKL",),
 }
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "AdaptiveKL",
     "AlphaBeta",
     "Divergence",
+    "FarForwardKL",
     "ForwardKL",
     "FusedDivergence",
     "Jeffreys",
@@ -69,6 +74,7 @@ __all__ = [
     "adaptive_kl",
     "alpha_beta",
     "divergence_names",
+    "fkl_jsd",
     "forward_kl",
     "jeffreys",
     "jensen_shannon",

@@ -14,8 +14,10 @@ from torch import Tensor
 from distillens_plugin.divergences.parameters import (
     FORWARD_SKEW,
     HEAD_MASS,
+    INNER_BETA,
     JSD_BETA,
     REVERSE_SKEW,
+    SWITCH,
     check_alpha_beta,
     check_coefficients,
 )
@@ -94,6 +96,36 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, *, beta: floa
     log_p, log_q = _log_probs(teacher_logits, student_logits)
     teacher_part, student_part = _kl_to_mixture(log_p, log_q, beta)
     return _not_negative(beta * teacher_part + (1 - beta) * student_part)
+
+
+def fkl_jsd(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    beta: float = 0.5,
+    threshold: float = 0.1,
+) -> Tensor:
+    """beta (1 - beta) KL(p||q) where the Jensen-Shannon divergence is at least `threshold`, else
+    that divergence itself, per row, in nats.
+
+    JSD's gradient towards a student's logit is of the order of the student's own probability, hence
+    tiny for a token that a flat student hardly expects; forward KL's is q - p. The factor makes
+    both of one size where p is near q, but the value jumps at the switch, which has no gradient.
+
+    Args:
+        teacher_logits, student_logits: [N, V], as `forward_kl`.
+        beta: weight of the teacher in the mixture, in (0, 1).
+        threshold: of the Jensen-Shannon divergence, above 0.
+    Returns:
+        [N], never negative.
+    Raises:
+        ValueError: the shapes differ, or a parameter is out of range.
+    """
+    INNER_BETA.check("beta", beta)
+    SWITCH.check("threshold", threshold)
+    near = jensen_shannon(teacher_logits, student_logits, beta=beta)
+    far = beta * (1 - beta) * forward_kl(teacher_logits, student_logits)
+    return torch.where(near.detach() >= threshold, far, near)
 
 
 def skew_forward_kl(

@@ -54,6 +54,14 @@ class Parameter:
 JSD_BETA = Parameter(
     0.5, Range(0, 1), "weight of the teacher; exactly 0 is forward KL, exactly 1 reverse KL"
 )
+INNER_BETA = Parameter(
+    0.5, Range(0, 1, open_low=True, open_high=True), "weight of the teacher in the mixture"
+)
+SWITCH = Parameter(
+    0.1,
+    Range(0, open_low=True),
+    "rows whose JSD is at least this, in nats, have forward KL; at beta 0.5 JSD is at most ln 2",
+)
 FORWARD_SKEW = Parameter(
     0.1, Range(0, 1, open_high=True), "share of the teacher in the mixture; 0 is forward KL"
 )

@@ -73,6 +73,7 @@ class Entry:
 _KL = "distillens_plugin.divergences.kl"
 _MIXTURES = "distillens_plugin.divergences.mixtures"
 _POWERS = "distillens_plugin.divergences.powers"
+_SWITCHING = "distillens_plugin.divergences.switching"
 
 _TABLE: dict[str, Entry] = {
     "jsd": Entry(f"{_MIXTURES}:JensenShannon", "generalised Jensen-Shannon", {"beta": p.JSD_BETA}),
@@ -106,6 +107,11 @@ _TABLE: dict[str, Entry] = {
         "ABKD's alpha-beta divergence",
         {"alpha": p.TEACHER_EXPONENT, "beta": p.STUDENT_EXPONENT},
         check=p.check_alpha_beta,
+    ),
+    "fkl_jsd": Entry(
+        f"{_SWITCHING}:FarForwardKL",
+        "forward KL where the two are far apart, generalised Jensen-Shannon where they are near",
+        {"beta": p.INNER_BETA, "threshold": p.SWITCH},
     ),
 }
 DIVERGENCES: tuple[str, ...] = tuple(_TABLE)
@@ -144,9 +150,9 @@ def make_divergence(name: str, **parameters: ParameterValue) -> "Divergence":
 
     Args:
         name: one of `divergence_names()`; "fkl+rkl" is another name for "jeffreys".
-        parameters: by keyword, None for the default; docs/recipe_keys.md lists them. `beta` of jsd
-            and alpha_beta, `alpha` of skew_fkl, skew_rkl and alpha_beta, `coefficients` of
-            jeffreys, `head_mass` of akl.
+        parameters: by keyword, None for the default; docs/recipe_keys.md lists them. `beta` of jsd,
+            fkl_jsd and alpha_beta, `threshold` of fkl_jsd, `alpha` of skew_fkl, skew_rkl and
+            alpha_beta, `coefficients` of jeffreys, `head_mass` of akl.
     Raises:
         ValueError: an unknown name, a parameter that no divergence reads, or one of this divergence
             out of its range.

@@ -79,8 +79,8 @@ class LensDivergence:
             student_weight: [V_s, D_s].
             teacher_hidden: [R, D_t]. The teacher gets no gradient.
             teacher_weight: [V_t, D_t]; only the ids that both vocabularies have are compared.
-            divergence: jsd, fkl, rkl, jeffreys, skew_fkl, skew_rkl, akl, tvd or alpha_beta, or an
-                object with parameters of its own (`make_divergence`, or yours: see
+            divergence: jsd, fkl, rkl, jeffreys, skew_fkl, skew_rkl, akl, tvd, alpha_beta, fkl_jsd,
+                or an object with parameters of its own (`make_divergence`, or yours: see
                 `divergences.protocol`).
             beta: of jsd given by name, weight of the teacher in [0, 1]; 0 is FKL, 1 is RKL.
             temperature: divides both models' logits, > 0.

@@ -41,7 +41,8 @@ class LogitsKD(Term):
     """`distillens.logits_kd`: divergence of the final next-token distributions, in nats per token.
 
     Args:
-        divergence: fkl, rkl, jeffreys (FKL + RKL), jsd, akl, skew_fkl, skew_rkl, tvd or alpha_beta.
+        divergence: fkl, rkl, jeffreys (FKL + RKL), jsd, akl, skew_fkl, skew_rkl, tvd,
+            alpha_beta or fkl_jsd.
         beta: weight of the teacher in jsd, in [0, 1] (0.5; exactly 0 is FKL and exactly 1 RKL); the
             exponent of the student in alpha_beta (0.7).
         temperature: divides both models' logits; > 0.

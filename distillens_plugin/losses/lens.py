@@ -10,7 +10,7 @@ from distillens_plugin.divergences import make_divergence
 from distillens_plugin.fused import Group
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.lens.translators import Translators
-from distillens_plugin.losses.lens_positions import LensPositions
+from distillens_plugin.losses.lens_positions import Compared, LensPositions
 from distillens_plugin.losses.projection import Projected
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Needs
@@ -109,7 +109,7 @@ class DistillLensLoss(Projected):
         return [
             Group(
                 name=f"{self.default_name}/{a}-{b}",
-                student_rows=compared.of(self._student_rows(reading, index, a)),
+                student_rows=self._student_rows(reading, compared, index, a),
                 teacher_rows=compared.of(self._teacher_rows(reading, b)),
                 divergence=self.divergence,
                 row_weights=compared.row_weights(),
@@ -121,13 +121,19 @@ class DistillLensLoss(Projected):
             for index, (a, b, share) in enumerate(self.weighted_pairs(reading))
         ]
 
-    def _student_rows(self, reading: Reading, index: int, layer: Layer) -> Tensor:
+    def _student_rows(
+        self, reading: Reading, compared: Compared, index: int, layer: Layer
+    ) -> Tensor:
         student, supervised = reading.student, reading.supervised
         if self.readout == "student":
-            return student.layer_rows(reading.student_io, layer, supervised, norm=self.norm)
+            rows = student.layer_rows(reading.student_io, layer, supervised, norm=self.norm)
+            return compared.of(rows)
         with torch.autocast(student.device.type, enabled=False):
-            rows = student.hidden_rows(reading.student_io, layer, supervised).float()
-            return reading.teacher.lens.apply_readout(self.project(index, rows), norm=self.norm)
+            # Only what is compared is mapped.
+            rows = compared.of(student.hidden_rows(reading.student_io, layer, supervised)).float()
+            return reading.teacher.lens.apply_readout(
+                self.project(index, rows), norm=self.norm, frozen=True
+            )
 
     def _teacher_rows(self, reading: Reading, layer: Layer) -> Tensor:
         teacher, supervised = reading.teacher, reading.supervised

@@ -149,7 +149,21 @@ class Projected(Term):
 
 
 class ProjectedTerm(Projected, HiddenTerm):
-    """A hidden-state term on projected student states; arguments as for `Projected`."""
+    """A hidden-state term on projected student states, with maps of its own.
+
+    Args:
+        layers, projection, pair_weights, seed: as for `Projected`.
+    """
+
+    def __init__(
+        self,
+        layers: LayerSpec,
+        *,
+        projection: str = "per_pair",
+        pair_weights: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(layers, projection=projection, pair_weights=pair_weights, seed=seed)
 
 
 def link_projections(terms: Mapping[str, WeightedTerm]) -> None:

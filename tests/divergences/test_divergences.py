@@ -16,6 +16,7 @@ from distillens_plugin.divergences import (
     SkewForwardKL,
     adaptive_kl,
     alpha_beta,
+    fkl_jsd,
     forward_kl,
     jeffreys,
     jensen_shannon,
@@ -75,6 +76,33 @@ def test_jensen_shannon_ends_are_the_two_kls() -> None:
 def test_jensen_shannon_of_disjoint_distributions_is_log_two() -> None:
     teacher = torch.tensor([[200.0, 0.0]])
     assert jensen_shannon(teacher, teacher.flip(-1)).item() == pytest.approx(math.log(2), rel=5e-6)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_fkl_jsd_is_forward_kl_of_far_rows_and_jensen_shannon_of_near_ones(beta: float) -> None:
+    teacher, student = distributions()
+    student[:3] = teacher[:3] + 0.1 * student[:3]
+    p, q = both_probs(teacher, student)
+    mixture = beta * p + (1 - beta) * q
+    jsd = beta * kl(p, mixture) + (1 - beta) * kl(q, mixture)
+    threshold = float(jsd[:3].max() + jsd[3:].min()) / 2
+    expected = torch.cat([jsd[:3], beta * (1 - beta) * kl(p, q)[3:]])
+    leaf = student.clone().requires_grad_()
+    value = fkl_jsd(teacher, leaf, beta=beta, threshold=threshold)
+    assert torch.allclose(value, expected, rtol=1e-8)
+    (found,) = torch.autograd.grad(value.sum(), leaf)
+    # d KL(p||q) / d logits = q - p.
+    assert torch.allclose(found[3:], (beta * (1 - beta) * (q - p))[3:], rtol=1e-8)
+    near = student[:3].clone().requires_grad_()
+    jensen_shannon(teacher[:3], near, beta=beta).sum().backward()
+    assert torch.equal(found[:3], near.grad)
+
+
+def test_fkl_jsd_has_one_size_on_both_sides_of_the_switch_for_near_rows() -> None:
+    teacher, student = distributions()
+    student = teacher + 1e-3 * student
+    near = fkl_jsd(teacher, student)
+    assert torch.allclose(0.25 * forward_kl(teacher, student), near, rtol=1e-2)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.7])

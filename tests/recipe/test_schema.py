@@ -123,7 +123,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
             f"{LENS}.alpha=0.1",
             "jsd does not read this key (it is for skew_fkl, skew_rkl, ",
         ),
-        (f"{KD}.beta=0.5", "rkl does not read this key (it is for jsd, alpha_beta)"),
+        (f"{KD}.beta=0.5", "rkl does not read this key (it is for jsd, alpha_beta, fkl_jsd)"),
         (f"{KD}={{divergence: skew_fkl, alpha: 1}}", "expected a number in [0, 1)"),
         (f"{KD}={{divergence: alpha_beta, alpha: 0}}", "a number other than 0"),
         (
