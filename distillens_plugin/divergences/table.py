@@ -30,6 +30,13 @@ RESERVED = frozenset(
         "norm",
         "detach_unembedding",
         "teacher_translators",
+        "readout",
+        "projection",
+        "projection_of",
+        "seed",
+        "positions",
+        "min_teacher_entropy",
+        "weigh_by",
     }
 )
 
