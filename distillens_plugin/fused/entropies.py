@@ -10,6 +10,9 @@ from distillens_plugin.fused.naive import head_logits
 from distillens_plugin.fused.parts import Head
 from distillens_plugin.fused.plan import default_chunk_rows
 
+# Of the rows that a walk takes at a time: this makes several float32 copies of its logits.
+_SHARE = 8
+
 
 @torch.no_grad()
 def row_entropies(rows_RD: Tensor, head: Head, *, chunk_rows: int | None = None) -> Tensor:
@@ -17,12 +20,12 @@ def row_entropies(rows_RD: Tensor, head: Head, *, chunk_rows: int | None = None)
 
     Args:
         rows_RD: [R, D], what the head reads.
-        chunk_rows: rows at a time; None chooses by vocabulary and device.
+        chunk_rows: rows at a time; None takes fewer than the walk does, in less memory.
     Returns:
         [R], in float32 (float64 for float64 heads), without a graph.
     """
     weight = head.weight
-    size = chunk_rows or default_chunk_rows(head.vocab_size, weight.device, weight.dtype)
+    size = chunk_rows or default_chunk_rows(head.vocab_size, weight.device, weight.dtype) // _SHARE
     found = []
     for rows in rows_RD.split(size):
         log_probs = torch.log_softmax(head_logits(rows, head), dim=-1)

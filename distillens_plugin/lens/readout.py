@@ -5,7 +5,9 @@ Shapes: N rows, D width of the residual stream, D_head what the unembedding read
 The parameters are live: they train with the model (tied embedding, LoRA).
 """
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,7 +167,7 @@ class Lens:
         """Of the unembedding: its weight and bias, and what LoRA adds."""
         return list(self.part(self.anatomy.head).parameters())
 
-    def apply_readout(self, hidden: Tensor, *, norm: str = "final") -> Tensor:
+    def apply_readout(self, hidden: Tensor, *, norm: str = "final", frozen: bool = False) -> Tensor:
         """Rows of any layer, in the form that the unembedding takes.
 
         Args:
@@ -173,6 +175,7 @@ class Lens:
             norm: `final` applies the model's final norm (the logit lens as first published);
                 `identity` leaves norms out (the paper's code) but keeps projections, without which
                 widths would not fit.
+            frozen: the readout's own parameters get no gradient; `hidden` still does.
         Returns:
             [..., D_head], in the type of `hidden`.
         Raises:
@@ -189,5 +192,19 @@ class Lens:
             # Under autocast the stream can be bfloat16 while the norm's gain is float32.
             rows = rows if parameter is None else rows.to(parameter.device, parameter.dtype)
             # Not module(rows): that would fire hooks on the final norm with the lens's rows.
-            rows = module.forward(rows)
+            with _frozen(module) if frozen else contextlib.nullcontext():
+                rows = module.forward(rows)
         return rows.to(hidden.dtype)
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, a forward leaves the module's parameters out of the graph."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
