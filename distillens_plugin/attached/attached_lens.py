@@ -39,7 +39,9 @@ class AttachedLens:
             term reads it. They must be two objects.
         layers: as for `DistillLensLoss`, and so are norm, divergence, beta, temperature,
             scale_by_temperature_squared, pair_weights, detach_unembedding, teacher_translators,
-            chunk_rows and divergence_options. With None there is no lens term.
+            readout, projection, seed, positions, min_teacher_entropy, weigh_by, chunk_rows and
+            divergence_options. With None there is no lens term.
+        projection_of: as for `DistillLensLoss`: the name of one of `terms`.
         lens_weight: factor of the lens term.
         kd: a divergence of the final distributions, by its name or as `LogitsKD`'s parameters.
         kd_weight: its factor.
@@ -73,6 +75,13 @@ class AttachedLens:
         pair_weights: Sequence[float] | None = None,
         detach_unembedding: bool = False,
         teacher_translators: str | None = None,
+        readout: str = "own",
+        projection: str | None = None,
+        projection_of: str | None = None,
+        seed: int | None = None,
+        positions: float = 1.0,
+        min_teacher_entropy: float | None = None,
+        weigh_by: str | None = None,
         chunk_rows: int | None = None,
         lens_weight: float = 1.0,
         kd: KD | None = None,
@@ -92,6 +101,13 @@ class AttachedLens:
             "pair_weights": pair_weights,
             "detach_unembedding": detach_unembedding,
             "teacher_translators": teacher_translators,
+            "readout": readout,
+            "projection": projection,
+            "projection_of": projection_of,
+            "seed": seed,
+            "positions": positions,
+            "min_teacher_entropy": min_teacher_entropy,
+            "weigh_by": weigh_by,
             **divergence_options,
         }
         self.terms = weighted_terms(

@@ -16,7 +16,13 @@ from eval_harness.errors import DistillensError
 KD = str | Mapping[str, Any]
 
 # Of the lens's parameters; those not named are None.
-_DEFAULTS = {"norm": "identity", "divergence": "jsd", "temperature": 1.0}
+_DEFAULTS = {
+    "norm": "identity",
+    "divergence": "jsd",
+    "temperature": 1.0,
+    "readout": "own",
+    "positions": 1.0,
+}
 _NOT_OF_LENS = frozenset(
     ("layers", "lens_weight", "kd", "kd_weight", "cross_entropy", "router_loss", "chunk_rows")
 )

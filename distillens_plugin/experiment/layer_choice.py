@@ -142,7 +142,10 @@ def _measure(
 
 
 def lens_of_term(recipe: Recipe, name: str) -> Lens:
-    """A DistillLensLoss's own reading; terms on hidden states, which have none, by the default."""
+    """A DistillLensLoss's own reading; terms on hidden states, which have none, by the default.
+
+    With `readout: teacher` too each model is read by its own head: no map is trained yet.
+    """
     term = recipe.train.criterion.kwargs.sub_terms[name].criterion
     if not isinstance(term.paired(), LensKwargs):
         return Lens()

@@ -19,6 +19,7 @@ def test_a_command_line_says_it_all():
     words = (
         "--layers 2,4:3,6 --lens_weight 3 --norm final --divergence skew_fkl --temperature 2 "
         "--scale_by_temperature_squared --pair_weights 1,2 --detach_unembedding --chunk_rows 64 "
+        "--positions 0.25 --min_teacher_entropy 0.5 --weigh_by teacher_entropy "
         "--kd alpha_beta --kd_beta 0.5 --kd_weight 0.1 --cross_entropy 0.5 --no_headless"
     )
     more = ["--divergence_options", '{"alpha": 0.2}', "--kd_options", '{"alpha": 0.3}']
@@ -35,6 +36,13 @@ def test_a_command_line_says_it_all():
         "pair_weights": [1.0, 2.0],
         "detach_unembedding": True,
         "teacher_translators": None,
+        "readout": "own",
+        "projection": None,
+        "projection_of": None,
+        "seed": None,
+        "positions": 0.25,
+        "min_teacher_entropy": 0.5,
+        "weigh_by": "teacher_entropy",
         "chunk_rows": 64,
         "kd": {"divergence": "alpha_beta", "beta": 0.5, "temperature": 1.0, "alpha": 0.3},
         "kd_weight": 0.1,

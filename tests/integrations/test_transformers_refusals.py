@@ -136,7 +136,7 @@ def test_a_term_that_trains_something(tmp_path):
     term = HiddenMSE(layers, projection="per_pair")
     line = refused(tmp_path, given={"terms": {"hidden": (term, 1.0)}})
     assert "terms train 'hidden." in line
-    assert "give terms without projections" in line
+    assert "set projection: none, with models of equal width" in line
 
 
 @pytest.mark.parametrize("use_own", [0.0, 1.0])

@@ -63,6 +63,34 @@ class DistillLensArguments:
         default=None,
         metadata=_help("File of distillens tune-lens: read the teacher through the tuned lens."),
     )
+    readout: str = field(
+        default="own",
+        metadata=_help(
+            "Whose norm and unembedding read the student's layers: own or teacher. The Trainer "
+            "trains no maps, so teacher takes projection none, and models of equal width."
+        ),
+    )
+    projection: str | None = field(
+        default=None, metadata=_help("Of readout teacher: none leaves the student's states as are.")
+    )
+    projection_of: str | None = field(
+        default=None, metadata=_help("Of readout teacher: the term whose projection is used.")
+    )
+    seed: int | None = field(
+        default=None, metadata=_help("Of readout teacher: seed of its projection.")
+    )
+    positions: float = field(
+        default=1.0,
+        metadata=_help("Share of the supervised positions that the lens compares in a step."),
+    )
+    min_teacher_entropy: float | None = field(
+        default=None,
+        metadata=_help("The lens compares only positions of at least this teacher entropy, nats."),
+    )
+    weigh_by: str | None = field(
+        default=None,
+        metadata=_help("teacher_entropy: the lens weighs each position by the teacher's entropy."),
+    )
     chunk_rows: int | None = field(
         default=None, metadata=_help("Rows of the vocabulary walk at a time.")
     )
@@ -138,6 +166,13 @@ class DistillLensArguments:
             "pair_weights": _weights(self.pair_weights),
             "detach_unembedding": self.detach_unembedding,
             "teacher_translators": self.teacher_translators,
+            "readout": self.readout,
+            "projection": self.projection,
+            "projection_of": self.projection_of,
+            "seed": self.seed,
+            "positions": self.positions,
+            "min_teacher_entropy": self.min_teacher_entropy,
+            "weigh_by": self.weigh_by,
             "chunk_rows": self.chunk_rows,
             "lens_weight": self.lens_weight,
             "kd": None,

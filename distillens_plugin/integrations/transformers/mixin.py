@@ -189,7 +189,7 @@ class DistillLensMixin(Trainer):
             self.lens.remove()
             raise DistillensError(
                 f"{type(self).__name__}: terms train {trained[0]!r}, which the Trainer's optimiser "
-                "does not know; give terms without projections"
+                "does not know; set projection: none, with models of equal width"
             )
 
     def _run_teacher(self, batch: Mapping[str, Any]) -> None:
