@@ -77,8 +77,8 @@ def _walk_rows(
     labels = "distillens.cross_entropy" in keys
     compared = "distillens.logits_kd" in keys
     depth = student.num_layers if teacher is None else teacher.num_layers
-    lens_names = {name for name, _ in recipe.lens_terms()}
-    num_lens, streams = 0, set()
+    lenses = dict(recipe.lens_terms())
+    own, mapped, streams = 0.0, 0.0, set()
     for name, paired in recipe.layer_terms():
         layers = paired.layers.model_dump(exclude_none=True)
         where = recipe.where(f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.layers")
@@ -88,9 +88,21 @@ def _walk_rows(
             layers = {"auto": paired.layers.num_pairs}
         pairs = resolve_pairs(layers, student.num_layers, depth, where=where)
         streams |= {layer for _, layer in pairs}
-        num_lens += len(pairs) if name in lens_names else 0
-    final = int(labels or compared)
-    return WalkRows(final + num_lens, int(compared) + num_lens, labels), len(streams)
+        if (lens := lenses.get(name)) is not None:
+            # How many positions are above `min_teacher_entropy` is not known before: all of them.
+            sets = len(pairs) * lens.positions
+            if lens.readout == "teacher":
+                mapped += sets
+            else:
+                own += sets
+    rows = WalkRows(
+        row_sets=int(labels or compared) + own,
+        with_teacher=int(compared) + own + mapped,
+        labels=labels,
+        by_teacher=mapped,
+        entropies=any(lens.reads_entropy for lens in lenses.values()),
+    )
+    return rows, len(streams)
 
 
 def _adapters(recipe: Recipe, student: Architecture, lora: Lora) -> Adapters:

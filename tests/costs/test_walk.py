@@ -75,6 +75,31 @@ def test_a_frozen_head_has_no_gradient_and_a_given_chunk_is_kept_to():
     )
 
 
+def test_rows_that_the_teachers_head_reads_are_a_walk_of_their_own():
+    at, student, teacher = precision("float32", "no", "cuda"), model(64, 6400), model(128, 12800)
+    sides = ((student, at), (teacher, at))
+    given = {"trains_head": True, "given_chunk_rows": 100}
+    own = walk_bytes(WalkRows(1, 1, labels=False), 1000, *sides, **given)
+    both = walk_bytes(WalkRows(1, 3, labels=False, by_teacher=2), 1000, *sides, **given)
+    # Float32 rows and their gradients, the teacher's rows, and no gradient of the head.
+    assert both.kept - own.kept == 2 * 1000 * 128 * (4 + 4 + 4)
+    assert both.chunk == 2 * 100 * 12800 * 4 > own.chunk
+    alone = walk_bytes(WalkRows(0, 2, labels=False, by_teacher=2), 1000, *sides, **given)
+    assert alone.kept == both.kept - own.kept
+    product = 2 * 128 * 12800 * 10
+    rows = WalkRows(0, 2, labels=False, by_teacher=2, entropies=True)
+    assert walk_flops(rows, 10, student, teacher, trains_head=True) == (2 + 4 + 1) * product
+
+
+def test_a_share_of_the_positions_is_that_share():
+    at, student, teacher = precision("float32", "no", "cuda"), model(64, 6400), model(128, 6400)
+    sides = ((student, at), (teacher, at))
+    given = {"trains_head": False, "given_chunk_rows": 100}
+    few = walk_bytes(WalkRows(0.5, 0.5, labels=False), 1000, *sides, **given)
+    whole = walk_bytes(WalkRows(1, 1, labels=False), 500, *sides, **given)
+    assert few == whole
+
+
 def test_without_groups_there_is_no_walk():
     at = precision("float32", "no", "cuda")
     none = WalkRows(0, 0, labels=False)

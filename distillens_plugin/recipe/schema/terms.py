@@ -176,6 +176,11 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
     def draws_maps(self) -> bool:
         return self.readout == "teacher" and self.projection_of is None
 
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether the teacher's final states are read for their entropy."""
+        return self.min_teacher_entropy is not None or self.weigh_by is not None
+
     @model_validator(mode="after")
     def _consistent(self) -> "LensKwargs":
         if self.teacher_translators is not None and self.norm != "final":
