@@ -81,6 +81,11 @@ class LensPositions:
                 f"DistillLensLoss: weigh_by = {self.weigh_by!r}, expected {TEACHER_ENTROPY} or None"
             )
 
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether positions count by the teacher's entropy."""
+        return self.min_teacher_entropy is not None or self.weigh_by is not None
+
     def compared(self, reading: Reading) -> Compared:
         """Draws the positions of a step, from torch's global generator of the CPU."""
         count = reading.supervised.positions.numel()

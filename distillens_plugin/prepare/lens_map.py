@@ -62,7 +62,8 @@ def lens_map(
         for subject in subjects.all
     ]
     lens, gradients = subjects.lens, []
-    if lens is not None:
+    without = None if lens is None else _why_without_gradients(lens)
+    if lens is not None and without is None:
         gradients = _gradients(subjects, lens, batches, norms, pairs)
     return LensMap(
         data=subjects.rows.spec.path,
@@ -73,6 +74,7 @@ def lens_map(
         pairs=pairs,
         term=None if lens is None else lens.name,
         gradients=gradients,
+        without_gradients=without,
         settings={**settings, "max_length": subjects.rows.spec.max_length},
         seconds=time.perf_counter() - started_at,
     )
@@ -189,6 +191,15 @@ def _pairs(matrix: LayerMatrix, lens: RecipeLens | None) -> list[PairSet]:
 def _set(name: str, pairs: Sequence[tuple[int, int]], matrix: LayerMatrix) -> PairSet:
     values = [float(matrix.values[a, b]) for a, b in pairs]
     return PairSet(name, list(pairs), sum(values) / len(values))
+
+
+def _why_without_gradients(lens: RecipeLens) -> str | None:
+    """Why the gradients of a reading by both models' own heads would not be this term's."""
+    if lens.loss.readout == "teacher":
+        return "it reads the student by the teacher's head through maps, which only a run trains"
+    if lens.loss.positions.reads_entropy:
+        return "it weighs or chooses positions by the teacher's entropy"
+    return None
 
 
 def _gradients(

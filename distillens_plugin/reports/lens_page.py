@@ -18,7 +18,13 @@ from distillens_plugin.reports.lens_folder import FIGURES, NUMBERS, PAGE, clear
 from distillens_plugin.reports.lens_record import LensMap, ModelReadings, PairSet
 from distillens_plugin.reports.lens_tables import gradient_grid, layer_grids
 from distillens_plugin.reports.lens_tokens import token_grid
-from distillens_plugin.reports.lens_words import READINGS, matrix_sentence, model_sentences, noun
+from distillens_plugin.reports.lens_words import (
+    READINGS,
+    matrix_sentence,
+    model_sentences,
+    noun,
+    without_gradients,
+)
 from eval_harness import printable
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_json, write_text
 from eval_harness.shared.pages.cells import CellGrid
@@ -90,6 +96,7 @@ def write_lens_page(found: LensMap, folder: Path) -> Path:
         models=models,
         matrices=[_matrix_section(found, way) for way in found.matrices],
         gradients=gradient_grid(found),
+        without_gradients=without_gradients(found),
         examples=_examples(found),
     )
     write_text(folder / PAGE, html)

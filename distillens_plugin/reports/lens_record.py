@@ -94,6 +94,7 @@ class LensMap:
         pairs: by reading, what is marked.
         term: the recipe's lens term; None without one.
         gradients: of that term's pairs.
+        without_gradients: why that term has none here, as the end of a sentence.
         settings: what was typed.
         seconds: of reading, without loading.
     """
@@ -108,6 +109,7 @@ class LensMap:
     gradients: Sequence[PairGradient]
     settings: Mapping[str, Any]
     seconds: float
+    without_gradients: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON: all arrays with their units, the settings and versions."""

@@ -54,6 +54,8 @@ def _layer_lines(model: ModelReadings) -> list[str]:
 
 
 def _gradient_lines(found: LensMap) -> list[str]:
+    if (without := without_gradients(found)) is not None:
+        return ["", without]
     if not found.gradients:
         return []
     lines = [
@@ -69,6 +71,13 @@ def _gradient_lines(found: LensMap) -> list[str]:
             line += f" | {numbers}"
         lines.append(line)
     return lines
+
+
+def without_gradients(found: LensMap) -> str | None:
+    """Why the map has no gradients of its lens term; None where it has, or has no such term."""
+    if found.without_gradients is None:
+        return None
+    return f"Not shown are the gradients of {found.term}: {found.without_gradients}."
 
 
 def noun(role: str) -> str:
