@@ -1,6 +1,7 @@
 """How a stage is called, alike for all: its device, its folder, its time."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call_of(description: str) -> Call:
-    """Parses a stage's command line."""
+    """Parses the command line of a stage that has no arguments of its own."""
+    return call_and_arguments(description, lambda parser: None)[0]
+
+
+def call_and_arguments(
+    description: str, add_own: Callable[[argparse.ArgumentParser], None]
+) -> tuple[Call, argparse.Namespace]:
+    """Parses a stage's command line; its own arguments are in the second value."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     add_arguments(parser)
+    add_own(parser)
     parser.add_argument("--seconds", type=float, default=120.0, help="start no case after this")
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    return Call(device, given.out.resolve(), given.seconds, given.tiny)
+    return Call(device, given.out.resolve(), given.seconds, given.tiny), given
