@@ -72,7 +72,7 @@ def entropy_figure(*runs: Run) -> Figure | None:
         title="Entropy by layer",
         caption="Each mark is the mean entropy of a layer's next-token distribution: high where "
         "many tokens are still open. A student whose line lies below the teacher's has made up its "
-        "mind too early.",
+        f"mind too early.{_own_heads(shown)}",
         alt=_alt("Entropy", shown, "entropy", "nats"),
     )
 
@@ -129,7 +129,7 @@ def confidence_figure(*runs: Run) -> Figure | None:
         title="Over- and under-confidence by layer",
         caption="Bars to the right: positions where the student's entropy lies more than 0.01 nats "
         "below the teacher's (surer); to the left: above it (less sure). Without bars both are "
-        "equally sure.",
+        f"equally sure.{_own_heads(runs)}",
         alt="Share of positions where the student is surer than the teacher: "
         + ", ".join(
             f"pair {a}-{b} {share:.0%}"
@@ -235,6 +235,19 @@ def _unit(run: Run, terms: set[str]) -> str:
     criteria = [spec.get("criterion") for spec in specs if isinstance(spec, Mapping)]
     keys = {criterion.get("key") for criterion in criteria if isinstance(criterion, Mapping)}
     return "nats" if keys == {_LENS} else ""
+
+
+def _own_heads(runs: Sequence[Run]) -> str:
+    """A sentence where a lens was trained through the teacher's head, which is not shown here."""
+    for term in (term for run in runs for term in sub_terms(run).values()):
+        criterion = term.get("criterion") if isinstance(term, Mapping) else None
+        kwargs = criterion.get("kwargs") if isinstance(criterion, Mapping) else None
+        if isinstance(kwargs, Mapping) and kwargs.get("readout") == "teacher":
+            return (
+                " Each model is read by its own head, although the lens was trained through the "
+                "teacher's."
+            )
+    return ""
 
 
 def _mean_of(group: Sequence[Mapping[str, float]], name: str) -> float | None:
