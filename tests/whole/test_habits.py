@@ -19,6 +19,7 @@ PARTS = [
     "site",
     "tour",
     "quickstart",
+    "gpu_trial",
     "with_vllm",
     "test",
 ]
@@ -86,8 +87,24 @@ def test_lint_checks_what_the_hooks_check():
 
 
 def test_run_calls_its_parts_in_order_and_the_suite_last():
-    called = [words[0] for words in commands_in(".ci/run") if words[0].startswith(".ci/")]
-    assert called == [f".ci/{part}" for part in PARTS]
+    text = (REPO / ".ci" / "run").read_text(encoding="utf-8")
+    called = re.findall(r"\.ci/(\w+)", text)
+    # with_vllm makes its environment by itself where it is alone.
+    assert [part for part in called if part not in ("settings", "make_vllm_env")] == PARTS
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [("exit 0", "exit 0", 0), ("exit 3", "exit 0", 3), ("exit 0", "exit 1", 1)],
+)
+def test_parts_at_once_both_run_and_either_can_fail(tmp_path, first, second, code):
+    text = (REPO / ".ci" / "run").read_text(encoding="utf-8")
+    function = text[text.index("at_once() {") : text.index("\n}\n") + 3]
+    script = f"set -euo pipefail\nci_home={tmp_path}\n{function}"
+    script += f'at_once "echo one; {first}" "echo two; {second}"; echo after'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.splitlines() == ["one", "two", *(["after"] if code == 0 else [])]
 
 
 def test_scripts_are_valid_and_stop_at_the_first_failure():
