@@ -22,6 +22,7 @@ COMMANDS = (
     "hooks",
     "generate",
     "tune_lens",
+    "teacher_fisher",
     "lens",
     "lens_report",
     "report",

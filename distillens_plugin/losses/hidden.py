@@ -9,11 +9,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from distillens_plugin.lens.known_lenses import lens_of
+from distillens_plugin.losses.fisher_metric import FISHER, fisher_metrics
 from distillens_plugin.losses.projection import ProjectedTerm
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Part
-from distillens_plugin.losses.unembedding_metric import METRICS, unembedding_metric
+from distillens_plugin.losses.unembedding_metric import unembedding_metric
 from eval_harness.errors import DistillensError
+
+METRICS = ("identity", "unembedding", "inverse_unembedding", FISHER)
 
 
 class HiddenMSE(ProjectedTerm):
@@ -24,7 +28,9 @@ class HiddenMSE(ProjectedTerm):
     Args:
         metric: how much each direction of the error counts (`unembedding_metric`): `identity`
             counts all equally; `unembedding` favours directions that move the teacher's logits,
-            `inverse_unembedding` those that hardly move them.
+            `inverse_unembedding` those that hardly move them, `fisher` those that the rest of the
+            teacher notices.
+        metric_file: of metric fisher, a file of `distillens teacher-fisher`.
         layers, projection, pair_weights, seed: as for `ProjectedTerm`.
     """
 
@@ -36,6 +42,7 @@ class HiddenMSE(ProjectedTerm):
         layers: LayerSpec,
         *,
         metric: str = "identity",
+        metric_file: str | None = None,
         projection: str = "per_pair",
         pair_weights: Sequence[float] | None = None,
         seed: int = 0,
@@ -45,28 +52,52 @@ class HiddenMSE(ProjectedTerm):
             raise DistillensError(
                 f"distillens.hidden_mse: metric = {metric!r}, expected {', '.join(METRICS)}"
             )
+        if (metric_file is None) == (metric == FISHER):
+            todo = (
+                "give a file of `distillens teacher-fisher`" if metric == FISHER else "leave it out"
+            )
+            raise DistillensError(
+                f"distillens.hidden_mse: metric_file = {metric_file!r} with metric = {metric}; "
+                f"{todo}"
+            )
         self.metric = metric
-        self._metric_DD: Tensor | None = None
+        self.metric_file = metric_file
+        # [D, D] of each pair, on the CPU until a pair's first comparison; empty for identity.
+        self._metrics: list[Tensor] = []
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        super().prepare(student, teacher)
+        if self.metric_file is not None and teacher is not None and not self._metrics:
+            ours, theirs = lens_of(student), lens_of(teacher)
+            self._metrics = fisher_metrics(
+                self.metric_file,
+                [b for _, b in self.pairs(ours.num_layers, theirs.num_layers)],
+                num_layers=theirs.num_layers,
+                width=theirs.anatomy.width,
+                where="distillens.hidden_mse.metric_file",
+            )
 
     def parts(self, reading: Reading) -> list[Part]:
-        if self.metric != "identity" and self._metric_DD is None:
+        if self.metric in ("unembedding", "inverse_unembedding") and not self._metrics:
             # The teacher is frozen, so once is enough.
-            self._metric_DD = unembedding_metric(
+            metric = unembedding_metric(
                 reading.teacher.lens.head().weight, inverse=self.metric == "inverse_unembedding"
-            ).to(reading.student.device)
+            )
+            self._metrics = [metric] * len(self.weighted_pairs(reading))
         return super().parts(reading)
 
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         error = self.project(index, student_ND) - teacher_ND
-        if self._metric_DD is None:
+        if not self._metrics:
             return error.square().mean()
-        width = self._metric_DD.shape[0]
+        metric_DD = self._metrics[index] = self._metrics[index].to(error.device)
+        width = metric_DD.shape[0]
         if error.shape[-1] != width:
             raise DistillensError(
                 f"distillens.hidden_mse: metric = {self.metric} with teacher states of width "
                 f"{error.shape[-1]}, but its unembedding reads {width}; set metric: identity"
             )
-        return ((error @ self._metric_DD) * error).sum(-1).mean()
+        return ((error @ metric_DD) * error).sum(-1).mean()
 
 
 class HiddenCosine(ProjectedTerm):

@@ -12,11 +12,9 @@ Legend: V vocabulary, D width.
 import torch
 from torch import Tensor
 
-METRICS = ("identity", "unembedding", "inverse_unembedding")
-
 # This share of the mean eigenvalue is added to all before inverting: directions that no token uses
 # count at most a hundred times as much as the mean one.
-_RIDGE = 1e-2
+RIDGE = 1e-2
 _CHUNK_ROWS = 8192
 
 
@@ -37,6 +35,6 @@ def unembedding_metric(weight_VD: Tensor, *, inverse: bool) -> Tensor:
         covariance += centred.T @ centred
     covariance /= num_tokens
     if inverse:
-        ridge = _RIDGE * covariance.diagonal().mean()
+        ridge = RIDGE * covariance.diagonal().mean()
         covariance = torch.linalg.inv(covariance + ridge * torch.eye(width).to(covariance))
     return (covariance / covariance.trace()).float()

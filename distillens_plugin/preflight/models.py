@@ -14,10 +14,10 @@ from distillens_plugin.models.tokenizers import check_vocabularies as compare_vo
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.preflight.adapters import check_adapter_folder
 from distillens_plugin.preflight.text import check_text
+from distillens_plugin.preflight.widths import check_widths
 from distillens_plugin.recipe.schema.layers import LayerPairs
 from distillens_plugin.recipe.schema.models import ModelSpec, StudentSpec, TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.recipe.schema.terms import LensKwargs
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.checkpoint_files import has_weights
 from eval_harness.shared.model_folder.checks import check_model_folder
@@ -180,17 +180,19 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
             depths.get("teacher", sys.maxsize),
             where=recipe.where(key),
         )
+        if getattr(paired, "projection", None) == "none":
+            where = recipe.where(key.removesuffix("layers") + "projection")
+            check_widths([facts.get(role) for role in sides.values()], pairs, where)
         ranges = ", ".join(f"{side} has 0 to {depth}" for side, depth in depths.items())
         lines.append(
             f"ok the layers of {name}: {' '.join(f'{a}-{b}' for a, b in pairs)} ({ranges})"
         )
         if missing:
             lines[-1] += f"; skipped {missing} range because its config is not known"
-        if isinstance(paired, LensKwargs) and paired.teacher_translators is not None:
-            where = recipe.where(key.removesuffix("layers") + "teacher_translators")
+        for name_of_file, path in paired.teacher_files.items():
+            where = recipe.where(key.removesuffix("layers") + name_of_file)
             layers = [layer for _, layer in pairs]
-            path = paired.teacher_translators
-            lines.append(_check_translators(recipe, path, layers, facts, where))
+            lines.append(_check_teacher_file(recipe, path, layers, facts, where))
     return lines
 
 
@@ -204,18 +206,20 @@ def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where
     )
 
 
-def _check_translators(
+def _check_teacher_file(
     recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
 ) -> str:
     from distillens_plugin.lens.translators import read_info
+    from distillens_plugin.losses.fisher_metric import read_fisher
 
-    info = read_info(path, where)
+    is_fisher = where.endswith("metric_file")
+    info = read_fisher(path, where) if is_fisher else read_info(path, where)
     teacher, spec = facts.get("teacher_model"), recipe.models.teacher_model
     if teacher is not None:
         info.check(layers, teacher.num_layers, teacher.width, where)
     if spec is not None and spec.adapter is None and spec.name_or_path is not None:
         info.check_weights(spec.name_or_path, where)
-    return f"ok translators: {path}, {len(info.layers)} layers"
+    return f"ok {info.kind.plural}: {path}, {len(info.layers)} layers"
 
 
 def check_vocabularies(recipe: Recipe, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:

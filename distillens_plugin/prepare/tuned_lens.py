@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import InstructionDataset, load_examples
@@ -28,12 +27,13 @@ from distillens_plugin.fused import Group, walk
 from distillens_plugin.lens.forward import forward
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput, rows_at
-from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.lens.streams import recorded_streams
-from distillens_plugin.lens.translators import save_translators, weights_digest
+from distillens_plugin.lens.teacher_files import weights_digest
+from distillens_plugin.lens.translators import save_translators
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
+from distillens_plugin.prepare.teacher_data import check_positions
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -101,7 +101,7 @@ def tune_lens(
             f"--data {data.path}: found one row, expected at least two, to train and to hold out"
         )
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
-    _check_positions(model, examples)
+    check_positions(model, examples)
     lens = lens_of(model)
     layers = _layers(settings.layers, lens.num_layers)
     made = {layer: _Translator(lens.anatomy.width) for layer in layers}
@@ -123,15 +123,6 @@ def tune_lens(
     }
     save_translators(output, maps, num_layers=lens.num_layers, notes=notes)
     return results
-
-
-def _check_positions(model: PreTrainedModel, examples: InstructionDataset) -> None:
-    limit, longest = num_positions(model.config), max(examples.lengths)
-    if limit is not None and longest > limit:
-        raise DistillensError(
-            f"--data: the longest row has {longest} tokens, but the teacher has {limit} "
-            f"positions; pass --max_length {limit} or less"
-        )
 
 
 def _layers(given: Sequence[int] | None, num_layers: int) -> list[int]:

@@ -141,10 +141,12 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str | None, str]]]
                 # peft's adapters are loaded from the main branch.
                 revision = None if key == "adapter" else spec.revision
                 yield f"models.{role}.{key}", (place, revision, file)
-    for name, kwargs in recipe.lens_terms():
-        if kwargs.teacher_translators is not None:
-            key = f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.teacher_translators"
-            yield key, (kwargs.teacher_translators, None, "")
+    for name, paired in recipe.layer_terms():
+        for key, path in paired.teacher_files.items():
+            yield (
+                f"train.criterion.kwargs.sub_terms.{name}.criterion.kwargs.{key}",
+                (path, None, ""),
+            )
 
 
 def _content(key: str, place: str, revision: str | None, file: str) -> str | None:

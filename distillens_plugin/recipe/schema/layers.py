@@ -156,6 +156,11 @@ class PairedKwargs(Strict):
     )
 
     @property
+    def teacher_files(self) -> dict[str, str]:
+        """Files that were made for the layers of one teacher, by their keys."""
+        return {}
+
+    @property
     def draws_maps(self) -> bool:
         """Whether the term has maps of its own, whose initial values take a seed."""
         return False

@@ -173,6 +173,11 @@ class LensKwargs(DivergenceKwargs, PairedKwargs):
     )
 
     @property
+    def teacher_files(self) -> dict[str, str]:
+        path = self.teacher_translators
+        return {} if path is None else {"teacher_translators": path}
+
+    @property
     def draws_maps(self) -> bool:
         return self.readout == "teacher" and self.projection_of is None
 
@@ -248,11 +253,33 @@ class ProjectedKwargs(PairedKwargs):
 class MSEKwargs(ProjectedKwargs):
     """Parameters of `distillens.hidden_mse`."""
 
-    metric: Literal["identity", "unembedding", "inverse_unembedding"] = Field(
+    metric: Literal["identity", "unembedding", "inverse_unembedding", "fisher"] = Field(
         default="identity",
         description="how much each direction of the error counts: identity, all equally; "
-        "unembedding, most those that move the teacher's logits; inverse_unembedding, least those",
+        "unembedding, most those that move the teacher's logits; inverse_unembedding, least those; "
+        "fisher, most those that the rest of the teacher notices",
     )
+    metric_file: PathName | None = Field(
+        default=None, description="of metric: fisher: a file from `distillens teacher-fisher`"
+    )
+
+    @property
+    def teacher_files(self) -> dict[str, str]:
+        return {} if self.metric_file is None else {"metric_file": self.metric_file}
+
+    @model_validator(mode="after")
+    def _file_of_fisher(self) -> "MSEKwargs":
+        if self.metric == "fisher" and self.metric_file is None:
+            complain(
+                "missing with metric: fisher; expected a file from `distillens teacher-fisher`",
+                at=("metric_file",),
+            )
+        if self.metric != "fisher" and self.metric_file is not None:
+            complain(
+                "is read with metric: fisher only; set that, or delete the key",
+                at=("metric_file",),
+            )
+        return self
 
 
 class SimilarityKwargs(PairedKwargs):

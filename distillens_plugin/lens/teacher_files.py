@@ -1,0 +1,160 @@
+"""Files of matrices for the layers of one teacher: their header, and the check that they fit.
+
+Legend: D width, L blocks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.digest import digest
+from eval_harness.shared.files.atomic import whole_file
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What such a file holds.
+
+    Attributes:
+        format: the key of its header.
+        plural, singular: in the words of errors.
+        command: of `distillens`, which writes it.
+        verb: what that command does to make them.
+    """
+
+    format: str
+    plural: str
+    singular: str
+    command: str
+    verb: str = "make"
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """The header of a file.
+
+    Attributes:
+        num_layers, width: of the teacher that it was made for.
+        layers: those with a matrix; k is the residual stream after k blocks.
+        weights: digest of that teacher's weights; None if unknown.
+    """
+
+    kind: Kind
+    num_layers: int
+    width: int
+    layers: tuple[int, ...]
+    weights: str | None = None
+
+    def check(self, layers: Sequence[Any], num_layers: int, width: int, where: str) -> None:
+        """Refuses another teacher, or layers without a matrix.
+
+        The last layer (num_layers) needs none: the head reads it.
+        """
+        kind = self.kind
+        if (self.num_layers, self.width) != (num_layers, width):
+            raise DistillensError(
+                f"{where}: these {kind.plural} are for {self.num_layers} layers of width "
+                f"{self.width}, but the teacher has {num_layers} of width {width}; {kind.verb} "
+                f"them with `distillens {kind.command}` on this teacher"
+            )
+        missing = [k for k in layers if k not in self.layers and k != num_layers]
+        if missing:
+            raise DistillensError(
+                f"{where}: there is no {kind.singular} for the teacher's layer {missing[0]} "
+                f"(found: {', '.join(map(str, self.layers))}); {kind.verb} one or choose other "
+                "layers"
+            )
+
+    def check_weights(self, teacher: str | os.PathLike[str], where: str) -> None:
+        """Refuses a teacher in a local folder that has been trained further since.
+
+        Its sizes are the same, but its layers have changed.
+        """
+        kind, found = self.kind, weights_digest(teacher)
+        if None not in (self.weights, found) and found != self.weights:
+            raise DistillensError(
+                f"{where}: these {kind.plural} were made on other weights than those in "
+                f"{os.fspath(teacher)}; {kind.verb} them again with `distillens {kind.command}`"
+            )
+
+
+def weights_digest(teacher: str | os.PathLike[str]) -> str | None:
+    """Sixteen hexadecimal digits over the weights in a local folder; None if it has none."""
+    folder = os.fspath(teacher)
+    files = sorted(p for p in Path(folder).glob("*") if folder and p.suffix in _WEIGHTS)
+    if not files:
+        return None
+    hashes = []
+    for path in files:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(hashes)
+
+
+def read_header(path: str | os.PathLike[str], kind: Kind, where: str) -> TeacherFile:
+    """Reads a file's header.
+
+    Raises:
+        DistillensError: missing, or not a file that the kind's command wrote.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = (file.metadata() or {}).get(kind.format)
+        fields = json.loads(info) if info is not None else {}
+        return TeacherFile(
+            kind,
+            fields["num_layers"],
+            fields["width"],
+            tuple(fields["layers"]),
+            fields.get("notes", {}).get("teacher_weights"),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = "there is no such file" if not os.path.isfile(path) else "the file holds none"
+        raise DistillensError(
+            f"{where}: cannot read {kind.plural} from {os.fspath(path)}: {reason}; expected a file "
+            f"that `distillens {kind.command}` wrote"
+        ) from error
+
+
+def save_layers(
+    path: str | os.PathLike[str],
+    kind: Kind,
+    layers: Mapping[int, Mapping[str, Tensor]],
+    *,
+    num_layers: int,
+    notes: Mapping[str, Any],
+) -> None:
+    """Writes the tensors of each layer; the file appears whole or not at all.
+
+    Args:
+        layers: by layer, tensors by name, the last dimension of each the width; float32 is written.
+        notes: what they were made of and how, for people; strict JSON.
+    Raises:
+        RunFailure: the file cannot be written.
+    """
+    tensors = {
+        f"layers.{layer}.{name}": tensor.detach().float().cpu().contiguous()
+        for layer, own in layers.items()
+        for name, tensor in own.items()
+    }
+    width = next(iter(tensors.values())).shape[-1]
+    fields = {"num_layers": num_layers, "width": width, "layers": sorted(layers)}
+    # One entry: with several, safetensors writes them in an order that changes from run to run.
+    metadata = {kind.format: json.dumps({**fields, "notes": dict(notes)}, allow_nan=False)}
+    target = Path(path)
+    try:
+        with whole_file(target) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except SafetensorError as error:  # raised when the disk is full, among others
+        raise RunFailure(f"{target}: cannot write the {kind.plural} ({error})") from error
