@@ -95,6 +95,19 @@ def test_without_a_teacher_there_is_none_to_place(tmp_path):
     assert plan.run.walk == WalkRows(row_sets=1, with_teacher=0, labels=True)
 
 
+def test_a_lens_by_the_teachers_readout_is_its_own_walk(tmp_path):
+    layers = f"{LENS}.layers={{auto: 4}}"
+    own = planned(tmp_path, layers).run.walk
+    assert own.by_teacher == 0
+    mapped = planned(
+        tmp_path,
+        *(layers, f"{LENS}.readout=teacher", f"{LENS}.positions=0.25"),
+        f"{LENS}.weigh_by=teacher_entropy",
+    ).run.walk
+    final = own.row_sets - 4
+    assert mapped == WalkRows(final, own.with_teacher - 3, own.labels, by_teacher=1, entropies=True)
+
+
 @pytest.mark.parametrize("memory_gb", [12, 16, 20, 24, 30, 36])
 def test_a_change_that_is_named_does_fit(tmp_path, memory_gb):
     tried = planned(tmp_path, "train.train_data_loader.kwargs.batch_size=8", memory=memory_gb * 1e9)
