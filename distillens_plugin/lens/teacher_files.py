@@ -30,7 +30,7 @@ class Kind:
         format: the key of its header.
         plural, singular: in the words of errors.
         command: of `distillens`, which writes it.
-        verb: what that command does to make them.
+        verb, past: what that command does to make them.
     """
 
     format: str
@@ -38,6 +38,7 @@ class Kind:
     singular: str
     command: str
     verb: str = "make"
+    past: str = "made"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class TeacherFile:
         kind, found = self.kind, weights_digest(teacher)
         if None not in (self.weights, found) and found != self.weights:
             raise DistillensError(
-                f"{where}: these {kind.plural} were made on other weights than those in "
+                f"{where}: these {kind.plural} were {kind.past} on other weights than those in "
                 f"{os.fspath(teacher)}; {kind.verb} them again with `distillens {kind.command}`"
             )
 

@@ -15,12 +15,8 @@ from distillens_plugin.cli import main
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
-from distillens_plugin.lens.translators import (
-    Translators,
-    read_info,
-    save_translators,
-    weights_digest,
-)
+from distillens_plugin.lens.teacher_files import weights_digest
+from distillens_plugin.lens.translators import Translators, read_info, save_translators
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.loading import load_recipe
 from eval_harness.errors import DistillensError
