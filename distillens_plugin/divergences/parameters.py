@@ -57,11 +57,8 @@ JSD_BETA = Parameter(
 INNER_BETA = Parameter(
     0.5, Range(0, 1, open_low=True, open_high=True), "weight of the teacher in the mixture"
 )
-SWITCH = Parameter(
-    0.1,
-    Range(0, open_low=True),
-    "rows whose JSD is at least this, in nats, have forward KL; at beta 0.5 JSD is at most ln 2",
-)
+# Of fkl_jsd, no key of a recipe: JSD in nats from which a row counts as far (ln 2 is its most).
+SWITCH = Parameter(0.1, Range(0, open_low=True))
 FORWARD_SKEW = Parameter(
     0.1, Range(0, 1, open_high=True), "share of the teacher in the mixture; 0 is forward KL"
 )

@@ -118,7 +118,7 @@ _TABLE: dict[str, Entry] = {
     "fkl_jsd": Entry(
         f"{_SWITCHING}:FarForwardKL",
         "forward KL where the two are far apart, generalised Jensen-Shannon where they are near",
-        {"beta": p.INNER_BETA, "threshold": p.SWITCH},
+        {"beta": p.INNER_BETA},
     ),
 }
 DIVERGENCES: tuple[str, ...] = tuple(_TABLE)
@@ -158,8 +158,8 @@ def make_divergence(name: str, **parameters: ParameterValue) -> "Divergence":
     Args:
         name: one of `divergence_names()`; "fkl+rkl" is another name for "jeffreys".
         parameters: by keyword, None for the default; docs/recipe_keys.md lists them. `beta` of jsd,
-            fkl_jsd and alpha_beta, `threshold` of fkl_jsd, `alpha` of skew_fkl, skew_rkl and
-            alpha_beta, `coefficients` of jeffreys, `head_mass` of akl.
+            fkl_jsd and alpha_beta, `alpha` of skew_fkl, skew_rkl and alpha_beta, `coefficients` of
+            jeffreys, `head_mass` of akl.
     Raises:
         ValueError: an unknown name, a parameter that no divergence reads, or one of this divergence
             out of its range.
