@@ -86,7 +86,7 @@ def test_without_gradients_all_positions_are_compared_and_nothing_is_drawn():
 def test_the_teachers_entropy_chooses_and_weighs(readout):
     own, other = models("llama", "llama", vocab=64)
     ids, labels = batch()
-    entropies = entropies64(copies64(other)[0], ids, labels)
+    entropies = entropies64(copies64(other)[0], ids, labels).detach()
     # A threshold between two of them.
     least = float(entropies.sort().values[5:7].mean())
     found = {}
