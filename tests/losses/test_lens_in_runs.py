@@ -98,6 +98,7 @@ def test_a_full_cache_and_a_teacher_without_blocks_serve_it(tmp_path):
         losses[states_only] = [
             box.forward_process(batch, targets).item() for batch, targets in box.train_data_loader
         ]
+        cache.end_epoch()
         cache.close()
     assert losses[True] == losses[False]
     assert all(value > 0 for value in losses[True])
