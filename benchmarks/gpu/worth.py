@@ -183,12 +183,17 @@ def figures(results: "Results", budget: str, name: str) -> Fields:
         if one.method == name:
             paired = one.paired
             fields[f"{one.metric.title}: minus {one.reference}"] = {
-                "difference": round(paired.difference, 4),
-                "interval": [round(paired.low, 4), round(paired.high, 4)],
-                "holm_p": round(one.adjusted_p, 4),
+                "difference": short(paired.difference),
+                "interval": [short(paired.low), short(paired.high)],
+                "holm_p": short(one.adjusted_p),
                 "verdict": one.verdict,
             }
     return fields
+
+
+def short(value: float | None) -> float | None:
+    """Four decimals; None where there is no value, as of the p of a single seed."""
+    return None if value is None else round(value, 4)
 
 
 def main() -> int:

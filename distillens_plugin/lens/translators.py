@@ -18,9 +18,7 @@ from torch import Tensor
 
 from distillens_plugin.lens.teacher_files import Kind, TeacherFile, read_header, save_layers
 
-_KIND = Kind(
-    "distillens.translators", "translators", "translator", "tune-lens", "train", "trained"
-)
+_KIND = Kind("distillens.translators", "translators", "translator", "tune-lens", "train", "trained")
 
 
 def read_info(path: str | os.PathLike[str], where: str) -> TeacherFile:
