@@ -115,7 +115,7 @@ def fkl_jsd(
     Args:
         teacher_logits, student_logits: [N, V], as `forward_kl`.
         beta: weight of the teacher in the mixture, in (0, 1).
-        threshold: of the Jensen-Shannon divergence, above 0.
+        threshold: of the Jensen-Shannon divergence, above 0 and at most ln 2.
     Returns:
         [N], never negative.
     Raises:

@@ -3,6 +3,7 @@
 Loads no torch, so that a recipe can be checked without it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ INNER_BETA = Parameter(
     0.5, Range(0, 1, open_low=True, open_high=True), "weight of the teacher in the mixture"
 )
 # Of fkl_jsd, no key of a recipe: JSD in nats from which a row counts as far (ln 2 is its most).
-SWITCH = Parameter(0.1, Range(0, open_low=True))
+SWITCH = Parameter(0.1, Range(0, math.log(2), open_low=True))
 FORWARD_SKEW = Parameter(
     0.1, Range(0, 1, open_high=True), "share of the teacher in the mixture; 0 is forward KL"
 )

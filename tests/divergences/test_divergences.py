@@ -10,6 +10,7 @@ from distillens_plugin.divergences import (
     DIVERGENCES,
     AlphaBeta,
     Divergence,
+    FarForwardKL,
     FusedDivergence,
     Jeffreys,
     JensenShannon,
@@ -26,6 +27,7 @@ from distillens_plugin.divergences import (
     skew_reverse_kl,
     total_variation,
 )
+from distillens_plugin.divergences.softmax import softmax_rows
 
 
 def distributions(seed: int = 0, rows: int = 6, vocab: int = 17) -> tuple[Tensor, Tensor]:
@@ -103,6 +105,28 @@ def test_fkl_jsd_has_one_size_on_both_sides_of_the_switch_for_near_rows() -> Non
     student = teacher + 1e-3 * student
     near = fkl_jsd(teacher, student)
     assert torch.allclose(0.25 * forward_kl(teacher, student), near, rtol=1e-2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_fkl_jsd_own_gradient_of_equal_one_hot_and_padded_rows(padded: bool) -> None:
+    teacher, student = (logits.float() for logits in distributions())
+    student[:2] = teacher[:2]
+    student[1] += 0.1 * student[2]
+    teacher[3], student[4] = 0, 0
+    teacher[3, 2], student[4, 5] = 200.0, 200.0
+    absent = torch.zeros(6, 17, dtype=torch.bool)
+    absent[:, 12:] = padded
+    leaf = student.double().masked_fill(absent, -math.inf).requires_grad_()
+    expected = fkl_jsd(teacher.double(), leaf)
+    expected.sum().backward()
+    rows = [softmax_rows(logits, torch.empty_like, absent) for logits in (teacher, student)]
+    loss, gradient = FarForwardKL().loss_and_gradient(rows[0], rows[1], torch.empty_like)
+    assert loss[0] == 0
+    assert (loss[:2] < 0.1).all()
+    assert torch.allclose(loss.double(), expected, rtol=1e-4, atol=1e-7)
+    assert leaf.grad is not None
+    close = torch.isclose(gradient.double(), leaf.grad, atol=1e-6)
+    assert (close | absent).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.7])
@@ -222,12 +246,20 @@ def test_parameters_reach_the_object_that_reads_them() -> None:
     assert make_divergence("fkl", beta=0.5).name == "fkl"
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.7, math.nan])
+def test_a_switch_that_jensen_shannon_never_crosses_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=rf"^threshold = {threshold}, expected a number in \(0"):
+        FarForwardKL(threshold=threshold)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("jds", {}, "jds.*jsd"),
         ("jsd", {"beta": 1.5}, "beta = 1.5"),
         ("jsd", {"beta": math.nan}, "beta = nan"),
+        ("fkl_jsd", {"beta": 0.0}, r"^beta = 0.0, expected a number in \(0, 1\)$"),
+        ("fkl_jsd", {"beta": 1.0}, r"^beta = 1.0, expected a number in \(0, 1\)$"),
         ("skew_rkl", {"alpha": 1.0}, "alpha = 1.0"),
         ("jeffreys", {"coefficients": (0.0, 0.0)}, "coefficients"),
         ("akl", {"head_mass": 0.0}, "head_mass = 0.0"),

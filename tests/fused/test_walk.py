@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distillens_plugin.divergences import DIVERGENCES, Divergence, make_divergence
+from distillens_plugin.divergences import DIVERGENCES, Divergence, FarForwardKL, make_divergence
 from distillens_plugin.fused import (
     CROSS_ENTROPY,
     Group,
@@ -25,6 +25,8 @@ BETAS = (0.0, 1e-6, 0.1, 0.5, 0.9, 1.0)
 ALL = [make_divergence(name) for name in DIVERGENCES] + [
     make_divergence("jsd", beta=beta) for beta in BETAS
 ]
+# Both have rows on either side of the switch, the first of 37 columns and the second of 997.
+ALL += [FarForwardKL(threshold=0.25), FarForwardKL(threshold=0.58)]
 
 
 class Problem:
