@@ -45,6 +45,28 @@ def save_fisher(
     save_layers(path, _KIND, named, num_layers=num_layers, notes=notes)
 
 
+def check_fisher(
+    info: TeacherFile, layers: Sequence[Layer], num_layers: int, width: int, where: str
+) -> None:
+    """Refuses a file that has no matrix for one of these layers of this teacher.
+
+    Raises:
+        DistillensError: another teacher's file, or a layer without a matrix.
+    """
+    for layer in layers:
+        if not isinstance(layer, int):
+            raise DistillensError(
+                f"{where}: the teacher's layer {layer} is a module path; name layers by their "
+                "numbers, for which there are Fisher matrices"
+            )
+    info.check(layers, num_layers, width, where)
+    if num_layers in layers:
+        raise DistillensError(
+            f"{where}: there is no Fisher matrix for the teacher's last layer {num_layers}; "
+            "choose layers below it"
+        )
+
+
 @torch.no_grad()
 def fisher_metrics(
     path: str | os.PathLike[str],
@@ -65,21 +87,10 @@ def fisher_metrics(
     Raises:
         DistillensError: another teacher's file, or a layer without a matrix.
     """
-    for layer in layers:
-        if not isinstance(layer, int):
-            raise DistillensError(
-                f"{where}: the teacher's layer {layer} is a module path; name layers by their "
-                "numbers, for which there are Fisher matrices"
-            )
-    read_fisher(path, where).check(layers, num_layers, width, where)
+    check_fisher(read_fisher(path, where), layers, num_layers, width, where)
     found = []
     with safe_open(path, framework="pt") as file:
         for layer in layers:
-            if layer == num_layers:
-                raise DistillensError(
-                    f"{where}: there is no Fisher matrix for the teacher's last layer {layer}; "
-                    "choose layers below it"
-                )
             matrix = file.get_tensor(f"layers.{layer}.fisher").double()
             ridge = RIDGE * matrix.diagonal().mean()
             matrix = matrix + ridge * torch.eye(width, dtype=matrix.dtype)

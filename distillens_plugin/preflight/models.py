@@ -210,12 +210,14 @@ def _check_teacher_file(
     recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
 ) -> str:
     from distillens_plugin.lens.translators import read_info
-    from distillens_plugin.losses.fisher_metric import read_fisher
+    from distillens_plugin.losses.fisher_metric import check_fisher, read_fisher
 
     is_fisher = where.endswith("metric_file")
     info = read_fisher(path, where) if is_fisher else read_info(path, where)
     teacher, spec = facts.get("teacher_model"), recipe.models.teacher_model
-    if teacher is not None:
+    if teacher is not None and is_fisher:
+        check_fisher(info, layers, teacher.num_layers, teacher.width, where)
+    elif teacher is not None:
         info.check(layers, teacher.num_layers, teacher.width, where)
     if spec is not None and spec.adapter is None and spec.name_or_path is not None:
         info.check_weights(spec.name_or_path, where)

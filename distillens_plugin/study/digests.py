@@ -10,7 +10,10 @@ from eval_harness.shared.digest import digest
 
 # Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
 # not a path, even if a file has that name.
-_FILE_KEYS = ("name_or_path", "tokenizer", "adapter", "path", "teacher", "teacher_translators")
+_FILE_KEYS = (
+    *("name_or_path", "tokenizer", "adapter", "path", "teacher"),
+    *("teacher_translators", "metric_file"),
+)
 # Where things are stored does not change results (a cache only repeats what its teacher computes).
 _LEFT_OUT = ("output_dir", "teacher_cache.path")
 

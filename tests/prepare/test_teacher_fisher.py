@@ -156,6 +156,8 @@ def test_the_command_writes_what_a_recipe_reads(tmp_path, capsys):
     assert f"ok Fisher matrices: {file}, 2 layers" in lines
     with pytest.raises(DistillensError, match="no Fisher matrix for the teacher's layer 3"):
         validate_without_weights(load_recipe(recipe, [changes[0].replace("[2]", "[3]")]))
+    with pytest.raises(DistillensError, match="no Fisher matrix for the teacher's last layer 4"):
+        validate_without_weights(load_recipe(recipe, [changes[0].replace("[2]", "[4]")]))
     with pytest.raises(DistillensError, match="metric_file: missing with metric: fisher"):
         load_recipe(recipe, [changes[0].replace(f", metric_file: {file}", "")])
     assert main([*command, "--layers", "9", "--output", str(file), "--device", "cpu"]) == 2

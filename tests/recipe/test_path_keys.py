@@ -66,6 +66,7 @@ def test_the_path_keys_of_a_recipe():
         "datasets.train.path",
         "datasets.validation.path",
         "train.criterion.kwargs.sub_terms.*.criterion.kwargs.teacher_translators",
+        "train.criterion.kwargs.sub_terms.*.criterion.kwargs.metric_file",
         "train.on_policy.server.weights_dir",
         "teacher_cache.path",
         "output_dir",

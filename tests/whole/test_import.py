@@ -14,6 +14,7 @@ COMMANDS = (
     "hooks",
     "generate",
     "tune-lens",
+    "teacher-fisher",
     "lens",
     "lens-report",
     "study",
