@@ -34,6 +34,7 @@ def test_a_models_own_code_runs_by_no_command_without_trust(tmp_path, marker, pl
         ["hooks", model],
         ["lens-report", recipe],
         ["tune-lens", model, "--data", tmp_path / "none.jsonl", "--output", "x.safetensors"],
+        ["teacher-fisher", model, "--data", tmp_path / "none.jsonl", "--output", "x.safetensors"],
     ):
         assert call(cli.main, [str(a) for a in arguments]).code == 2, arguments
 
