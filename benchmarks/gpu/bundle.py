@@ -27,6 +27,10 @@ PACKAGES = (
     "typing-extensions==4.16.0",
     "rouge-score==0.1.2",
     "nltk==3.10.4",
+    "absl-py==2.5.1",
+    "joblib==1.6.0",
+    "click==8.5.1",
+    "six==1.17.0",
     "trl==1.16.0",
     "liger-kernel==0.8.5",
 )

@@ -88,14 +88,19 @@ class HiddenMSE(ProjectedTerm):
 
     def compare(self, index: int, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         error = self.project(index, student_ND) - teacher_ND
-        if not self._metrics:
+        if self.metric == "identity":
             return error.square().mean()
+        if not self._metrics:
+            raise DistillensError(
+                f"distillens.hidden_mse: metric = {self.metric} without its matrices, which "
+                "prepare() reads; set pre_epoch_process: distillens.pre_epoch"
+            )
         metric_DD = self._metrics[index] = self._metrics[index].to(error.device)
         width = metric_DD.shape[0]
         if error.shape[-1] != width:
             raise DistillensError(
                 f"distillens.hidden_mse: metric = {self.metric} with teacher states of width "
-                f"{error.shape[-1]}, but its unembedding reads {width}; set metric: identity"
+                f"{error.shape[-1]}, but its matrix is for {width}; set metric: identity"
             )
         return ((error @ metric_DD) * error).sum(-1).mean()
 

@@ -72,6 +72,8 @@ def test_another_metric_and_states_that_the_unembedding_does_not_read_are_refuse
         HiddenMSE(LAYERS, metric="unseen")
     term = HiddenMSE(LAYERS, metric="unembedding", projection="none")
     term.build([(3, 3), (3, 3)], torch.device("cpu"))
+    with pytest.raises(DistillensError, match="without its matrices, which prepare"):
+        term.compare(0, torch.ones(2, 3), torch.ones(2, 3))
     term._metrics = [torch.eye(4) / 4] * 2
-    with pytest.raises(DistillensError, match="width 3, but its unembedding reads 4"):
+    with pytest.raises(DistillensError, match="width 3, but its matrix is for 4"):
         term.compare(0, torch.ones(2, 3), torch.ones(2, 3))
