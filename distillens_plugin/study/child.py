@@ -51,7 +51,9 @@ def import_paths(*, trusted: bool) -> dict[str, str]:
     """
     # A child in another folder must still find the packages of a checkout that is not installed.
     root = str(Path(eval_harness.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = os.environ.get("PYTHONPATH")
+    # Absolute: a child may work in another folder.
+    paths = [root, *map(os.path.abspath, given.split(os.pathsep) if given else [])]
     safe = {} if trusted else {"PYTHONSAFEPATH": "1"}
     return {"PYTHONPATH": os.pathsep.join(paths), **safe}
 

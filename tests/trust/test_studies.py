@@ -1,5 +1,6 @@
 """A study gives no trust to its runs, evaluations and generated answers."""
 
+import os
 import subprocess
 import sys
 
@@ -112,3 +113,10 @@ def test_a_module_in_the_working_folder_is_not_taken_for_a_library(tmp_path, tru
         capture_output=True,
     )
     assert marker.exists() is trusted
+
+
+def test_a_relative_import_path_holds_for_a_child_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["packages", ""]))
+    found = import_paths(trusted=True)["PYTHONPATH"].split(os.pathsep)
+    assert found[1:] == [str(tmp_path / "packages"), str(tmp_path)]
