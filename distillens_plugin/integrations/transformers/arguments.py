@@ -73,12 +73,6 @@ class DistillLensArguments:
     projection: str | None = field(
         default=None, metadata=_help("Of readout teacher: none leaves the student's states as are.")
     )
-    projection_of: str | None = field(
-        default=None, metadata=_help("Of readout teacher: the term whose projection is used.")
-    )
-    seed: int | None = field(
-        default=None, metadata=_help("Of readout teacher: seed of its projection.")
-    )
     positions: float = field(
         default=1.0,
         metadata=_help("Share of the supervised positions that the lens compares in a step."),
@@ -168,8 +162,6 @@ class DistillLensArguments:
             "teacher_translators": self.teacher_translators,
             "readout": self.readout,
             "projection": self.projection,
-            "projection_of": self.projection_of,
-            "seed": self.seed,
             "positions": self.positions,
             "min_teacher_entropy": self.min_teacher_entropy,
             "weigh_by": self.weigh_by,
