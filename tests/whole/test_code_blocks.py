@@ -26,6 +26,7 @@ SHORTER = {
     "--protocol greedy": "--protocol greedy --gen_kwargs max_gen_toks=4",
     'protocol="greedy"': 'protocol="greedy", gen_kwargs={"max_gen_toks": 4}',
     "translators.safetensors": "translators.safetensors --num_steps 1 --num_rows 8",
+    "fisher.safetensors": "fisher.safetensors --num_rows 8",
     "generate recipes/gpt2.yaml": "generate recipes/gpt2.yaml --model hf --keep_unfinished",
 }
 # Run whole by the block of docs/study.md, with --jobs.
