@@ -134,12 +134,14 @@ def save_layers(
     layers: Mapping[int, Mapping[str, Tensor]],
     *,
     num_layers: int,
+    width: int,
     notes: Mapping[str, Any],
 ) -> None:
     """Writes the tensors of each layer; the file appears whole or not at all.
 
     Args:
-        layers: by layer, tensors by name, the last dimension of each the width; float32 is written.
+        layers: by layer, tensors by name; float32 is written.
+        num_layers, width: of the teacher.
         notes: what they were made of and how, for people; strict JSON.
     Raises:
         RunFailure: the file cannot be written.
@@ -149,7 +151,6 @@ def save_layers(
         for layer, own in layers.items()
         for name, tensor in own.items()
     }
-    width = next(iter(tensors.values())).shape[-1]
     fields = {"num_layers": num_layers, "width": width, "layers": sorted(layers)}
     # One entry: with several, safetensors writes them in an order that changes from run to run.
     metadata = {kind.format: json.dumps({**fields, "notes": dict(notes)}, allow_nan=False)}

@@ -85,4 +85,5 @@ def save_translators(
         RunFailure: the file cannot be written.
     """
     named = {k: {"weight": weight, "bias": bias} for k, (weight, bias) in sorted(maps.items())}
-    save_layers(path, _KIND, named, num_layers=num_layers, notes=notes)
+    width = len(next(iter(maps.values()))[1])
+    save_layers(path, _KIND, named, num_layers=num_layers, width=width, notes=notes)

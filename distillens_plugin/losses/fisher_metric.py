@@ -42,7 +42,8 @@ def save_fisher(
         RunFailure: the file cannot be written.
     """
     named = {layer: {"fisher": matrix} for layer, matrix in sorted(matrices.items())}
-    save_layers(path, _KIND, named, num_layers=num_layers, notes=notes)
+    width = len(next(iter(matrices.values())))
+    save_layers(path, _KIND, named, num_layers=num_layers, width=width, notes=notes)
 
 
 def check_fisher(
