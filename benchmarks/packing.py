@@ -12,18 +12,13 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from training_steps import TrainingSteps
 
-from distillens_plugin.experiment.accelerator import make_accelerator
-from distillens_plugin.experiment.build import build_experiment
-from distillens_plugin.experiment.data import load_data
 from distillens_plugin.recipe.loading import load_recipe
-from distillens_plugin.training.trainer import Trainer
-from distillens_plugin.training.window import Window, windows
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes/quickstart.yaml"
 LOADER = "train.train_data_loader"
@@ -53,7 +48,7 @@ class Turn:
     places: int
 
 
-class Steps:
+class Steps(TrainingSteps):
     """A run of the quickstart whose steps are taken on demand."""
 
     def __init__(self, kind: str, max_length: int, batch_size: int) -> None:
@@ -63,18 +58,7 @@ class Steps:
             f"datasets.train.max_length={max_length}",
             f"datasets.train.max_prompt_length={max_length * 3 // 4}",
         ]
-        recipe = load_recipe(str(RECIPE), overrides=overrides)
-        accelerator = make_accelerator(recipe, tracker_folder=None)
-        self.experiment = build_experiment(recipe, accelerator, load_data(recipe))
-        self.trainer = Trainer(self.experiment.box, accelerator)
-        self._windows = self._endless()
-
-    def _endless(self) -> Iterator[Window]:
-        box, epoch = self.experiment.box, 0
-        while True:
-            box.pre_epoch_process(epoch=epoch)
-            yield from windows(box.train_data_loader, 1, self.trainer.accelerator)
-            epoch += 1
+        super().__init__(load_recipe(str(RECIPE), overrides=overrides))
 
     def take(self, num_steps: int) -> Turn:
         """The next steps, timed with the making of their batches."""
@@ -83,7 +67,7 @@ class Steps:
         tokens, places = 0.0, 0
         started_at = clock()
         for _ in range(num_steps):
-            window = next(self._windows)
+            window = next(self.windows)
             tokens += self.trainer.step(window).num_tokens
             places += sum(batch["input_ids"].numel() for batch, _ in window.batches)
         if on_gpu:

@@ -12,41 +12,22 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 
 import torch
+from training_steps import TrainingSteps
 
-from distillens_plugin.experiment.accelerator import make_accelerator
-from distillens_plugin.experiment.build import build_experiment
-from distillens_plugin.experiment.data import load_data
-from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.plan import make_run
-from distillens_plugin.training.trainer import Trainer
-from distillens_plugin.training.window import Window, windows
 
 
-class Steps:
-    """A run whose steps are taken on demand."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        accelerator = make_accelerator(recipe, tracker_folder=None)
-        self.experiment = build_experiment(recipe, accelerator, load_data(recipe))
-        self.trainer = Trainer(self.experiment.box, accelerator)
-        self._windows = self._endless()
-
-    def _endless(self) -> Iterator[Window]:
-        box, epoch = self.experiment.box, 0
-        while True:
-            box.pre_epoch_process(epoch=epoch)
-            yield from windows(box.train_data_loader, 1, self.trainer.accelerator)
-            epoch += 1
+class Steps(TrainingSteps):
+    """A run of a method."""
 
     def take(self, num_steps: int) -> float:
         """Seconds of a step, the mean over the next ones."""
         on_gpu = torch.cuda.is_available()
         clock = time.perf_counter if on_gpu else time.process_time
-        taken = [next(self._windows) for _ in range(num_steps)]
+        taken = [next(self.windows) for _ in range(num_steps)]
         started_at = clock()
         for window in taken:
             self.trainer.step(window)

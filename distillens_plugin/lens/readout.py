@@ -7,7 +7,6 @@ The parameters are live: they train with the model (tied embedding, LoRA).
 
 import contextlib
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from distillens_plugin.fused import Head
 from distillens_plugin.lens.gathering import gather
+from distillens_plugin.lens.probe import frozen as without_gradient
 from distillens_plugin.lens.probe import plain_model
 from eval_harness.errors import DistillensError
 
@@ -192,19 +192,6 @@ class Lens:
             # Under autocast the stream can be bfloat16 while the norm's gain is float32.
             rows = rows if parameter is None else rows.to(parameter.device, parameter.dtype)
             # Not module(rows): that would fire hooks on the final norm with the lens's rows.
-            with _frozen(module) if frozen else contextlib.nullcontext():
+            with without_gradient(module) if frozen else contextlib.nullcontext():
                 rows = module.forward(rows)
         return rows.to(hidden.dtype)
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, a forward leaves the module's parameters out of the graph."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

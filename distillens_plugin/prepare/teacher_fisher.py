@@ -10,29 +10,29 @@ Legend: B rows of a batch, N supervised positions, D width, L blocks.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from distillens_plugin.data.collate import collate
-from distillens_plugin.data.examples import InstructionDataset, load_examples
+from distillens_plugin.data.examples import load_examples
 from distillens_plugin.data.spec import DatasetSpec
-from distillens_plugin.data.supervision import Supervised, supervised_from_targets
+from distillens_plugin.data.supervision import Supervised
 from distillens_plugin.fused import CROSS_ENTROPY, Group, walk
 from distillens_plugin.fused.naive import head_logits
 from distillens_plugin.fused.plan import default_chunk_rows
 from distillens_plugin.lens.forward import forward
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput, rows_at
-from distillens_plugin.lens.probe import in_eval_mode, plain_model
+from distillens_plugin.lens.probe import frozen, in_eval_mode, plain_model
 from distillens_plugin.lens.streams import recorded_streams
 from distillens_plugin.lens.teacher_files import weights_digest
+from distillens_plugin.lens_maps.batches import lens_batches
 from distillens_plugin.losses.fisher_metric import save_fisher
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
-from distillens_plugin.prepare.teacher_data import check_positions
+from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -89,8 +89,10 @@ def teacher_fisher(
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     check_positions(model, examples)
     num_layers = lens_of(model).num_layers
-    layers = _layers(settings.layers, num_layers)
-    batches = _batches(examples, settings)
+    layers = layers_below_last(
+        settings.layers, num_layers, "is what the head reads (metric: unembedding)"
+    )
+    batches = lens_batches(examples, len(examples), settings.device, settings.batch_size)
     generator = torch.Generator().manual_seed(settings.seed)
     sampled = generator if settings.labels == "sampled" else None
     matrices, count = fisher_matrices(model, batches, layers, sampled=sampled)
@@ -178,42 +180,16 @@ def _drawn(output: LensOutput, rows_ND: Tensor, generator: torch.Generator) -> T
 def _embeddings_with_gradient(model: nn.Module) -> Iterator[None]:
     """Frozen weights leave no graph; inside, it begins at the embeddings."""
     embedding: nn.Module = plain_model(model).get_input_embeddings()  # type: ignore[operator]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def ask(module: nn.Module, args: object, output: Tensor) -> Tensor:
         return output.detach().requires_grad_()
 
     handle = embedding.register_forward_hook(ask)
-    for parameter in trained:
-        parameter.requires_grad_(False)
     try:
-        yield
+        with frozen(model):
+            yield
     finally:
         handle.remove()
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def _batches(
-    examples: InstructionDataset, settings: FisherSettings
-) -> Iterator[tuple[dict[str, Tensor], Supervised]]:
-    for start in range(0, len(examples), settings.batch_size):
-        stop = min(len(examples), start + settings.batch_size)
-        batch, targets = collate([examples[index] for index in range(start, stop)])
-        supervised = replace(supervised_from_targets(targets), count=None)
-        device = torch.device(settings.device)
-        yield {name: value.to(device) for name, value in batch.items()}, supervised.to(device)
-
-
-def _layers(given: Sequence[int] | None, num_layers: int) -> list[int]:
-    layers = list(range(num_layers)) if given is None else sorted(set(given))
-    for layer in layers:
-        if not 0 <= layer < num_layers:
-            raise DistillensError(
-                f"--layers {layer}: the teacher has layers 0 to {num_layers}, and the last one is "
-                "what the head reads (metric: unembedding)"
-            )
-    return layers
 
 
 def _figures(layer: int, matrix_DD: Tensor) -> LayerFisher:

@@ -33,7 +33,7 @@ from distillens_plugin.lens.teacher_files import weights_digest
 from distillens_plugin.lens.translators import save_translators
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
-from distillens_plugin.prepare.teacher_data import check_positions
+from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
 
@@ -103,7 +103,7 @@ def tune_lens(
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     check_positions(model, examples)
     lens = lens_of(model)
-    layers = _layers(settings.layers, lens.num_layers)
+    layers = layers_below_last(settings.layers, lens.num_layers, "needs no translator")
     made = {layer: _Translator(lens.anatomy.width) for layer in layers}
     translators = nn.ModuleDict({str(layer): made[layer] for layer in layers})
     translators.to(settings.device)
@@ -123,17 +123,6 @@ def tune_lens(
     }
     save_translators(output, maps, num_layers=lens.num_layers, notes=notes)
     return results
-
-
-def _layers(given: Sequence[int] | None, num_layers: int) -> list[int]:
-    layers = list(range(num_layers)) if given is None else sorted(set(given))
-    for layer in layers:
-        if not 0 <= layer < num_layers:
-            raise DistillensError(
-                f"--layers {layer}: the teacher has layers 0 to {num_layers}, and the last one "
-                "needs no translator"
-            )
-    return layers
 
 
 def _train(
