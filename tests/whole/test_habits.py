@@ -19,8 +19,8 @@ PARTS = [
     "site",
     "tour",
     "quickstart",
-    "gpu_trial",
     "with_vllm",
+    "gpu_trial",
     "test",
 ]
 
