@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from distillens_plugin.reports import run_words as words
+from distillens_plugin.reports.lens_training import reads_by_teacher
 from distillens_plugin.reports.run_records import Run
 from distillens_plugin.reports.run_tables import decimal, text
 from eval_harness.shared.pages.heat_map import HeatMap
@@ -40,12 +41,14 @@ def layer_maps(run: Run) -> list[HeatMap]:
             for a, b in pairs
             if a in term.student_layers and b in term.teacher_layers
         ]
+        by_own = reads_by_teacher(run, name)  # before training there were no trained maps
         maps.append(
             HeatMap(
                 name=f"layers_{number}",
                 title=f"How far layers were apart before training ({text(name)})",
                 caption="Each cell compares a layer of the student with a layer of the teacher; "
-                "outlined are the pairs that the run trains.",
+                "outlined are the pairs that the run trains."
+                f"{' Each model was read by its own head.' if by_own else ''}",
                 rows=[str(layer) for layer in term.student_layers],
                 columns=[str(layer) for layer in term.teacher_layers],
                 values=term.values,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from distillens_plugin.reports.lens_training import LENS, compared_by, is_weighed, own_heads
 from distillens_plugin.reports.run_curves import STEPS, legend
 from distillens_plugin.reports.run_files import ConfidenceReadings, LayerReadings, LensLine
 from distillens_plugin.reports.run_records import Run
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_COLUMNS = 24
-_LENS = "DistillLensLoss"
 
 
 def pairs_map(run: Run, *, low: float | None = None, high: float | None = None) -> HeatMap | None:
@@ -38,7 +38,7 @@ def pairs_map(run: Run, *, low: float | None = None, high: float | None = None) 
         name="pairs",
         title="Divergence of each layer pair",
         caption="Read a row from left to right: how far the student's layer is from the teacher's "
-        "as training goes on; darker is closer.",
+        f"as training goes on; darker is closer.{compared_by(run, (term for term, _, _ in pairs))}",
         rows=[f"{term} {a}-{b}" if several else f"{a}-{b}" for term, a, b in pairs],
         columns=[f"{int(group[-1]['step'])}" for group in groups],
         values=[[_mean_of(group, name) for group in groups] for name in names],
@@ -72,7 +72,7 @@ def entropy_figure(*runs: Run) -> Figure | None:
         title="Entropy by layer",
         caption="Each mark is the mean entropy of a layer's next-token distribution: high where "
         "many tokens are still open. A student whose line lies below the teacher's has made up its "
-        f"mind too early.{_own_heads(shown)}",
+        f"mind too early.{own_heads(shown)}",
         alt=_alt("Entropy", shown, "entropy", "nats"),
     )
 
@@ -103,7 +103,7 @@ def readout_figure(*runs: Run) -> Figure | None:
         name="readout",
         title="How early each model knows the answer",
         caption=f"From left to right: {'; '.join(reads[name] for name in found)}. Where a line "
-        "bends, the model decides.",
+        f"bends, the model decides.{own_heads(shown)}",
         alt=_alt("Divergence from the final layer", shown, found[0], ""),
     )
 
@@ -129,7 +129,7 @@ def confidence_figure(*runs: Run) -> Figure | None:
         title="Over- and under-confidence by layer",
         caption="Bars to the right: positions where the student's entropy lies more than 0.01 nats "
         "below the teacher's (surer); to the left: above it (less sure). Without bars both are "
-        f"equally sure.{_own_heads(runs)}",
+        f"equally sure.{own_heads(runs)}",
         alt="Share of positions where the student is surer than the teacher: "
         + ", ".join(
             f"pair {a}-{b} {share:.0%}"
@@ -231,23 +231,12 @@ def _size(value: float, _place: float) -> str:
 
 def _unit(run: Run, terms: set[str]) -> str:
     """Nats for a term that compares distributions; terms on states have no unit."""
+    if any(is_weighed(run, term) for term in terms):
+        return ""
     specs = [sub_terms(run).get(term) for term in terms]
     criteria = [spec.get("criterion") for spec in specs if isinstance(spec, Mapping)]
     keys = {criterion.get("key") for criterion in criteria if isinstance(criterion, Mapping)}
-    return "nats" if keys == {_LENS} else ""
-
-
-def _own_heads(runs: Sequence[Run]) -> str:
-    """A sentence where a lens was trained through the teacher's head, which is not shown here."""
-    for term in (term for run in runs for term in sub_terms(run).values()):
-        criterion = term.get("criterion") if isinstance(term, Mapping) else None
-        kwargs = criterion.get("kwargs") if isinstance(criterion, Mapping) else None
-        if isinstance(kwargs, Mapping) and kwargs.get("readout") == "teacher":
-            return (
-                " Each model is read by its own head, although the lens was trained through the "
-                "teacher's."
-            )
-    return ""
+    return "nats" if keys == {LENS} else ""
 
 
 def _mean_of(group: Sequence[Mapping[str, float]], name: str) -> float | None:
