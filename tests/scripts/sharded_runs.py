@@ -2,8 +2,9 @@
 
 A plan is a JSON list of runs, each with `arguments`; `sharded` (FSDP2, or plain data parallelism);
 `stop_after`, a number of kept states after which all ranks end as if killed; `cwd`, a folder for
-each rank; `one_rank_reads`, that the others get no weights from files. Writes the exit codes, and
-what stderr got, to OUT as JSON; a run that takes four minutes ends everything.
+each rank; `one_rank_reads`, that the others get no weights from files; `has_blocks`, false of a
+teacher whose readout alone is loaded. Writes the exit codes, and what stderr got, to OUT as JSON; a
+run that takes four minutes ends everything.
 
 Usage: torchrun --standalone --nproc_per_node=2 sharded_runs.py PLAN OUT
 """
@@ -33,7 +34,9 @@ class Stopped(BaseException):
     """Ends a run without any of its last acts."""
 
 
-def start(arguments, *, sharded=True, stop_after=None, cwd=None, one_rank_reads=False):
+def start(
+    arguments, *, sharded=True, stop_after=None, cwd=None, one_rank_reads=False, has_blocks=True
+):
     """The exit code (None: stopped), and the lines of stderr."""
     for name, value in fsdp_on_cpu.FSDP2.items():
         if name == "ACCELERATE_USE_CPU" or sharded:
@@ -48,7 +51,7 @@ def start(arguments, *, sharded=True, stop_after=None, cwd=None, one_rank_reads=
     def checked(*given, **keywords):
         experiment = build(*given, **keywords)
         assert fsdp_on_cpu.is_sharded(experiment.box.student_model) is sharded
-        assert fsdp_on_cpu.is_sharded(experiment.box.teacher_model) is sharded
+        assert fsdp_on_cpu.is_sharded(experiment.box.teacher_model) is (sharded and has_blocks)
         return experiment
 
     def stopping(*given, **keywords):
