@@ -200,8 +200,9 @@ def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where
     """The line on pairs that are chosen by divergence; refuses more than there can be."""
     student, teacher = depths["student"], depths["teacher"]
     check_measurable(layers.num_pairs, student, teacher, where)
+    pairs = "1 pair" if layers.num_pairs == 1 else f"{layers.num_pairs} pairs"
     return (
-        f"ok the layers of {name}: {layers.num_pairs} pairs by divergence, measured before "
+        f"ok the layers of {name}: {pairs} by divergence, measured before "
         f"training on {layers.num_rows} rows, of layers 1-{student - 1} and 1-{teacher - 1}"
     )
 
