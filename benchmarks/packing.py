@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/packing.py [--max_length 512] [--steps 20] [--repeats 3]
 
-Whole training steps of recipes/quickstart.yaml (forward of both models, loss, backward, optimiser),
-on a GPU if there is one. The three kinds of batches take turns in one process. Each has about the
+Whole training steps of recipes/quickstart_three_pairs.yaml (forward of both models, loss, backward,
+optimiser), on a GPU if there is one. The three kinds of batches take turns in one process. Each has about the
 same number of tokens without padding: 8 rows, or as many packs as hold them. Time is process CPU
 time on the CPU, and wall time on a GPU.
 """
@@ -20,7 +20,7 @@ from training_steps import TrainingSteps
 
 from distillens_plugin.recipe.loading import load_recipe
 
-RECIPE = Path(__file__).resolve().parent.parent / "recipes/quickstart.yaml"
+RECIPE = Path(__file__).resolve().parent.parent / "recipes/quickstart_three_pairs.yaml"
 LOADER = "train.train_data_loader"
 NUM_ROWS = 8
 # BatchSampler takes the rows in the file's order, which says nothing about their lengths.

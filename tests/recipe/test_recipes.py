@@ -30,7 +30,7 @@ PAPER_MODELS = {
     "tinyllama": ("MiniLLM/SFT-Llama-7B", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
     "qwen2.5": ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-1.5B"),
 }
-ALL = [*CONFIGS, "quickstart", "quickstart_teacher"]
+ALL = [*CONFIGS, "quickstart", "quickstart_teacher", "quickstart_three_pairs"]
 
 
 def test_no_recipe_is_left_out_of_these_tests(repo):
@@ -135,7 +135,7 @@ def test_gradient_checkpointing_is_on_for_llama_and_qwen(repo, name, expected):
 @pytest.mark.parametrize("name", ALL)
 def test_the_header_gives_the_launch_commands_and_keeps_the_global_batch(repo, name):
     path = repo / "recipes" / f"{name}.yaml"
-    header = path.read_text(encoding="utf-8").split("dependencies:")[0]
+    header = re.split("\n(?:base|dependencies):", path.read_text(encoding="utf-8"))[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert f"python -m distillens_plugin.run recipes/{name}.yaml" in header
     batch = re.search(r"global batch is (\d+) rows", header)

@@ -17,6 +17,7 @@ SHIPPED = (
     "quickstart",
     "quickstart_ablations",
     "quickstart_ablations_1.2e-2",
+    "quickstart_confirmed",
     "quickstart_forms",
     "quickstart_layers",
     "quickstart_longer",

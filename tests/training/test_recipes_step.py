@@ -23,6 +23,7 @@ MODELS = {
     "smollm2": ("llama", 30, None),
     "quickstart": ("llama", 4, None),
     "quickstart_teacher": (None, None, None),
+    "quickstart_three_pairs": ("llama", 4, None),
 }
 
 
@@ -91,7 +92,7 @@ def test_a_shipped_recipe_takes_a_step(tmp_path, name):
     records = [json.loads(line) for line in lines if line]
     step = next(record for record in records if "loss" in record)
     pairs = [key for key in step if key.startswith("lens/")]
-    assert len(pairs) == {"quickstart": 3, "quickstart_teacher": 0}.get(
+    assert len(pairs) == {"quickstart": 1, "quickstart_three_pairs": 3, "quickstart_teacher": 0}.get(
         name, 4 if name in ("qwen2.5", "smollm2") else 5
     )
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
