@@ -136,7 +136,7 @@ class EqualCompute(Strict):
 
 
 class Budget(Strict):
-    """What is held equal. Methods are always compared at equal steps."""
+    """What is held equal. Final runs have equal steps, unless a method sets its own."""
 
     equal_compute: EqualCompute | None = Field(
         default=None, description="compare at equal training time as well"

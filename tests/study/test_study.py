@@ -208,3 +208,19 @@ def test_a_report_without_any_run_is_refused(tmp_path):
     done = run_study(tiny_study(tmp_path), "--report_only")
     assert done.returncode == 2
     assert "found no finished run of" in done.stderr
+
+
+@pytest.mark.parametrize(("longer", "held"), [(4, "steps of their own"), (3, "equal steps")])
+def test_a_report_says_equal_steps_only_of_equal_steps(tmp_path, longer, held):
+    path = tiny_study(tmp_path, evaluation=None)
+    study = load_study(path)
+    for name, runs in main_runs(study, {name: Choice() for name in study.methods}).items():
+        for run in runs:
+            steps = longer if name == "sft" else 3
+            fake_run(run.folder, run.fingerprint, losses={steps: 4.0 + 0.1 * run.seed})
+    done = run_study(path, "--report_only", timeout=120)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"## {held.capitalize()}\n" in text
+    assert f"against SFT at {held}: " in text
+    assert text.count("equal steps") == (text.count(held) if held == "equal steps" else 0)

@@ -131,7 +131,7 @@ def _cost_grid(results: Results, budget: str) -> Grid:
             line.append(
                 f"{pace['seconds_per_step']:.3f} ({pace['clock_seconds_per_step']:.3f})"
                 if pace
-                else "as at equal steps"
+                else f"as at {results.held}"
             )
         rows.append(line)
     return Grid("Time and memory", header, rows)

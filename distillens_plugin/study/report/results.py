@@ -15,6 +15,8 @@ from distillens_plugin.study.spec import Study
 from distillens_plugin.study.state import is_trained, metrics, summary, validation_nll
 
 STEPS, COMPUTE = "equal steps", "equal compute"
+# Of the final runs, where the study gives methods other numbers of steps.
+OWN_STEPS = "steps of their own"
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,15 @@ class Results:
 
     Attributes:
         tables, costs: by budget.
-        curves: by method, the final runs' at equal steps.
+        held: the budget of the final runs.
+        curves: by method, the final runs'.
         choices: what the search found, by method.
         missing: names of the study's runs that do not exist yet or are not evaluated.
         reference_notes: what ROUGE-L cannot see of the tasks' references.
     """
 
     study: Study
+    held: str = STEPS
     tables: dict[str, Table] = field(default_factory=dict)
     costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
     curves: dict[str, list[Curve]] = field(default_factory=dict)
@@ -73,9 +77,12 @@ def collect(study: Study) -> Results:
     ]
     scores = _scores(main, results)
     results.reference_notes = reference_notes(run for runs in main.values() for run in runs)
-    results.costs[STEPS] = _costs(main)
+    costs = _costs(main)
+    if len({cost.num_steps for cost in costs.values()}) > 1:
+        results.held = OWN_STEPS
+    results.costs[results.held] = costs
     references = {name: study.references(name) for name in study.methods}
-    results.tables[STEPS] = make_table(scores, references)
+    results.tables[results.held] = make_table(scores, references)
     results.curves = {name: curves for name, runs in main.items() if (curves := _curves(runs))}
     if study.budget.equal_compute is not None:
         _add_equal_compute(results, main, scores, references)
@@ -96,11 +103,11 @@ def _add_equal_compute(
     }
     runs = compute_runs_of(study, {n: c.settings for n, c in results.choices.items()}, steps)
     extended = _scores(runs, results)
-    # Methods without extra training time (those with a lens) keep their runs at equal steps.
+    # Methods without extra training time (those with a lens) keep their final runs.
     others = {n: s for n, s in scores.items() if n not in extended_methods(study, main)}
     if extended:
         results.tables[COMPUTE] = make_table({**extended, **others}, references)
-        costs = {**_costs(runs), **{n: results.costs[STEPS][n] for n in others}}
+        costs = {**_costs(runs), **{n: results.costs[results.held][n] for n in others}}
         results.costs[COMPUTE] = costs
 
 
