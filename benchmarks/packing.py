@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/packing.py [--max_length 512] [--steps 20] [--repeats 3]
 
 Whole training steps of recipes/quickstart_three_pairs.yaml (forward of both models, loss, backward,
-optimiser), on a GPU if there is one. The three kinds of batches take turns in one process. Each has about the
-same number of tokens without padding: 8 rows, or as many packs as hold them. Time is process CPU
-time on the CPU, and wall time on a GPU.
+optimiser), on a GPU if there is one. The three kinds of batches take turns in one process. Each has
+about the same number of tokens without padding: 8 rows, or as many packs as hold them. Time is
+process CPU time on the CPU, and wall time on a GPU.
 """
 
 import argparse

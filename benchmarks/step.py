@@ -47,7 +47,7 @@ def gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
 
 
 def quickstart_pair() -> Pair:
-    """Models, layer pairs and batch of recipes/quickstart_three_pairs.yaml; its rows have 176 tokens."""
+    """Models, pairs and batch of recipes/quickstart_three_pairs.yaml; its rows have 176 tokens."""
     from distillens_plugin.recipe.loading import load_recipe
 
     recipe = load_recipe(RECIPES / "quickstart_three_pairs.yaml")

@@ -92,9 +92,8 @@ def test_a_shipped_recipe_takes_a_step(tmp_path, name):
     records = [json.loads(line) for line in lines if line]
     step = next(record for record in records if "loss" in record)
     pairs = [key for key in step if key.startswith("lens/")]
-    assert len(pairs) == {"quickstart": 1, "quickstart_three_pairs": 3, "quickstart_teacher": 0}.get(
-        name, 4 if name in ("qwen2.5", "smollm2") else 5
-    )
+    numbers = {"quickstart": 1, "quickstart_three_pairs": 3, "quickstart_teacher": 0}
+    assert len(pairs) == numbers.get(name, 4 if name in ("qwen2.5", "smollm2") else 5)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     scored_by_rouge = name in ("gpt2", "gpt2_medium", "tinyllama", "qwen2.5")
     assert ("rougeL" in summary["validation"][0]) == scored_by_rouge
