@@ -53,17 +53,18 @@ def _of_values(run: Run, kwargs: Mapping[str, Any]) -> list[str]:
         given = kwargs.get("projection") or owner.get("projection")
         mapped = "" if given == "none" else ", the student's by a trained map"
         sentences.append(f"both layers are read through the teacher's unembedding{mapped}")
-    share = kwargs.get("positions")
-    if isinstance(share, int | float) and share < 1:
-        sentences.append(
-            f"each value is an estimate from {100 * share:.3g} % of the supervised positions, "
-            "drawn at random in each step"
-        )
     least = kwargs.get("min_teacher_entropy")
     if isinstance(least, int | float):
         sentences.append(
             f"positions where the teacher's final distribution has less than {least:.3g} nats of "
             "entropy count 0"
+        )
+    share = kwargs.get("positions")
+    if isinstance(share, int | float) and share < 1:
+        of = "supervised positions" if least is None else "others"
+        sentences.append(
+            f"each value is an estimate from {100 * share:.3g} % of the {of}, drawn at random in "
+            "each step"
         )
     if kwargs.get("weigh_by") == "teacher_entropy":
         sentences.append(

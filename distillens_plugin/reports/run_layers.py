@@ -129,7 +129,7 @@ def confidence_figure(*runs: Run) -> Figure | None:
         title="Over- and under-confidence by layer",
         caption="Bars to the right: positions where the student's entropy lies more than 0.01 nats "
         "below the teacher's (surer); to the left: above it (less sure). Without bars both are "
-        f"equally sure.{own_heads(runs)}",
+        f"equally sure.{own_heads([run for run in runs if run.lens])}",
         alt="Share of positions where the student is surer than the teacher: "
         + ", ".join(
             f"pair {a}-{b} {share:.0%}"

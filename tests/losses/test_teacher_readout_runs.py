@@ -90,6 +90,7 @@ def test_a_teacher_cache_serves_it(plain):
     ]
     for folder in found[1:]:
         assert losses(folder) == losses(found[0])
+    assert losses(found[0]) != losses(out)
     # The states were rounded to bfloat16, all of them.
     for ours, theirs in zip(losses(found[0]), losses(out), strict=True):
         assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=0.01)

@@ -83,8 +83,12 @@ def test_a_weighed_lens_is_not_in_nats(tmp_path):
     assert "less than 0.5 nats of entropy count 0" in found.caption
     assert "multiplied by the entropy of the teacher's" in found.caption
     assert found.unit == ""
-    plain = pairs_map(read_run(lens_run(tmp_path / "plain", min_teacher_entropy=0.5)))
+    plain = pairs_map(
+        read_run(lens_run(tmp_path / "plain", min_teacher_entropy=0.5, positions=0.25))
+    )
     assert plain.unit == "nats"
+    # The share is drawn from what the entropy leaves.
+    assert "estimate from 25 % of the others" in plain.caption
 
 
 def test_of_several_terms_and_several_runs_each_is_told_of_its_own(tmp_path):

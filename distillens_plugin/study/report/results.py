@@ -77,10 +77,9 @@ def collect(study: Study) -> Results:
     ]
     scores = _scores(main, results)
     results.reference_notes = reference_notes(run for runs in main.values() for run in runs)
-    costs = _costs(main)
-    if len({cost.num_steps for cost in costs.values()}) > 1:
+    if len({run.recipe.train.num_steps for runs in main.values() for run in runs}) > 1:
         results.held = OWN_STEPS
-    results.costs[results.held] = costs
+    results.costs[results.held] = _costs(main)
     references = {name: study.references(name) for name in study.methods}
     results.tables[results.held] = make_table(scores, references)
     results.curves = {name: curves for name, runs in main.items() if (curves := _curves(runs))}
