@@ -101,3 +101,16 @@ def test_the_tour_is_kept_with_the_outputs_of_a_whole_run_and_is_small():
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
     texts = json.dumps([output for output in outputs if "image/png" not in output.get("data", {})])
     assert not re.search(r"/(home|root|tmp|usr|Users)/|stderr", texts)
+
+
+def test_the_picture_of_cost_reads_the_table_above_it():
+    from cost_picture import DOCS, points, rows
+
+    table = rows((DOCS / "results.md").read_text(encoding="utf-8"))
+    lenses, plain = points(table)
+    # One row is FKL alone; each lens has a cost and a loss, and most have FKL for as long.
+    assert len(lenses) == len(table) - 1 >= 5
+    assert plain[0][0] == 1.0
+    assert len(plain) >= 5
+    assert all(1 < cost < 2 and 3 < loss < 4 for cost, loss, _ in lenses)
+    assert [loss for _, loss in plain] == sorted((loss for _, loss in plain), reverse=True)
