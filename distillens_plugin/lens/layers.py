@@ -32,12 +32,6 @@ def resolve_pairs(
             given twice, more automatic pairs than there are layers, or pairs by divergence that
             nobody has measured.
     """
-    if isinstance(layers, Mapping):
-        # As in a recipe, null takes a key out: a fragment says so of what it replaces.
-        lists = {"student", "teacher"}
-        replaced = lists if layers.get("auto") is not None else _CHOICE
-        kept = {k: v for k, v in layers.items() if v is not None or k not in replaced}
-        layers = kept or layers
     chooses = isinstance(layers, Mapping) and "auto" in layers and set(layers) <= _CHOICE
     if not chooses and (not isinstance(layers, Mapping) or set(layers) != {"student", "teacher"}):
         found = sorted(layers) if isinstance(layers, Mapping) else repr(layers)

@@ -41,9 +41,10 @@ def reads_by_teacher(run: Run, term: str) -> bool:
     return _lens(run, term).get("readout") == "teacher"
 
 
-def is_weighed(run: Run, term: str) -> bool:
-    """Whether this term's values are products with the teacher's entropy, no longer nats."""
-    return _lens(run, term).get("weigh_by") == "teacher_entropy"
+def is_in_nats(run: Run, term: str) -> bool:
+    """Whether this term compares distributions, without the teacher's entropy as a factor."""
+    key, kwargs = _parameters(run, term)
+    return key == LENS and kwargs.get("weigh_by") != "teacher_entropy"
 
 
 def _of_values(run: Run, kwargs: Mapping[str, Any]) -> list[str]:

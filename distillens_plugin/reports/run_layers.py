@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distillens_plugin.reports.lens_training import LENS, compared_by, is_weighed, own_heads
+from distillens_plugin.reports.lens_training import compared_by, is_in_nats, own_heads
 from distillens_plugin.reports.run_curves import STEPS, legend
 from distillens_plugin.reports.run_files import ConfidenceReadings, LayerReadings, LensLine
 from distillens_plugin.reports.run_records import Run
-from distillens_plugin.reports.run_words import sub_terms
 from eval_harness.shared.pages.figures import Figure, axes, finish
 from eval_harness.shared.pages.heat_map import HeatMap
 from eval_harness.shared.pages.palette import SERIES
@@ -231,12 +230,7 @@ def _size(value: float, _place: float) -> str:
 
 def _unit(run: Run, terms: set[str]) -> str:
     """Nats for a term that compares distributions; terms on states have no unit."""
-    if any(is_weighed(run, term) for term in terms):
-        return ""
-    specs = [sub_terms(run).get(term) for term in terms]
-    criteria = [spec.get("criterion") for spec in specs if isinstance(spec, Mapping)]
-    keys = {criterion.get("key") for criterion in criteria if isinstance(criterion, Mapping)}
-    return "nats" if keys == {LENS} else ""
+    return "nats" if all(is_in_nats(run, term) for term in terms) else ""
 
 
 def _mean_of(group: Sequence[Mapping[str, float]], name: str) -> float | None:

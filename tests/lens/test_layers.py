@@ -133,10 +133,3 @@ def test_layers_become_hooks():
     assert layer_to_hook(1, "transformer.h") == ("output", "transformer.h.0")
     assert layer_to_hook(12, "transformer.h") == ("output", "transformer.h.11")
     assert layer_to_hook("transformer.ln_f", "transformer.h") == ("output", "transformer.ln_f")
-
-
-def test_a_key_without_a_value_is_no_key():
-    automatic = {"auto": 1, "by": "depth", "student": None, "teacher": None}
-    assert resolve_pairs(automatic, 4, 4) == resolve_pairs({"auto": 1}, 4, 4)
-    listed = {"student": [2], "teacher": [1], "auto": None, "by": None, "measured": None}
-    assert resolve_pairs(listed, 4, 4) == [(2, 1)]

@@ -215,3 +215,10 @@ def test_later_bases_keep_the_places_of_what_they_change(tmp_path):
         load_recipe(derived)
     composed = read_composed(derived)
     assert [at for at in composed.origins if at[:1] == ("train",)] == [("train",), ("train", 0)]
+
+
+def test_null_takes_a_key_out_of_a_losss_inner_mappings_too():
+    root = Path(__file__).resolve().parents[2] / "recipes"
+    recipe = load_recipe(root / "gpt2.yaml", fragments=[root / "methods" / "lens_thrifty.yaml"])
+    kwargs = recipe.train.criterion.kwargs.sub_terms["lens"].criterion.kwargs
+    assert kwargs["layers"] == {"auto": 1, "by": "divergence"}

@@ -18,6 +18,15 @@ from distillens_plugin.recipe.schema.names import (
 from distillens_plugin.recipe.schema.terms import TERMS, LensKwargs
 
 
+def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+    """null takes a key out, at any depth: the losses know no such keys."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in given.items()
+        if value is not None
+    }
+
+
 class TermCriterion(Strict):
     """A mid-level loss of this package or of torchdistill."""
 
@@ -36,7 +45,7 @@ class TermCriterion(Strict):
             return kwargs
         # The values stay as given: the loss's own defaults fill the rest.
         term.parameters.model_validate(kwargs)
-        return {key: value for key, value in kwargs.items() if value is not None}
+        return _without_nulls(kwargs)
 
     @classmethod
     def inner_models(cls) -> dict[str, tuple[type[Strict], ...]]:
