@@ -1,6 +1,6 @@
 """Draws docs/pictures/cost.png, quality against cost, from the table above it in docs/results.md.
 
-python docs/site/cost_picture.py
+Usage: python docs/site/cost_picture.py
 """
 
 import re
