@@ -12,6 +12,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
+import warm_python
+
+# Before anything keeps the name subprocess.Popen.
+warm_python.install()
 
 # A shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and commands keep to that;
 # the tests send both.
@@ -55,6 +59,13 @@ def fresh_accelerate_state() -> Iterator[None]:
         if AcceleratorState._shared_state.get("_mixed_precision", "no") != "no":
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+@pytest.fixture
+def cold_python() -> Iterator[None]:
+    """Processes that import all for themselves, as a user's do (helpers/warm_python.py)."""
+    with warm_python.cold():
+        yield
 
 
 @pytest.fixture

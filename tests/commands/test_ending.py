@@ -64,6 +64,7 @@ def recipe(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "delay_s"), [(signal.SIGINT, 0.25), (signal.SIGUSR1, 0.6), (signal.SIGINT, 1.5)]
 )
+@pytest.mark.usefixtures("cold_python")
 def test_a_signal_during_import_is_one_line(recipe, tmp_path, number, delay_s):
     path, options = recipe
     process = start(*RUN, path, *options, "--output_dir", tmp_path / "out")
@@ -74,6 +75,7 @@ def test_a_signal_during_import_is_one_line(recipe, tmp_path, number, delay_s):
     assert said.startswith("distillens"), said
 
 
+@pytest.mark.usefixtures("cold_python")
 def test_the_console_script_and_eval_harness_say_one_line_too(tmp_path):
     script = f"import sys; sys.argv = ['distillens', 'run', {str(tmp_path)!r}]\n"
     script += "from distillens_plugin.cli import main; sys.exit(main())"

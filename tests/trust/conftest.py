@@ -7,6 +7,11 @@ import pytest
 from tiny_run import save_tiny_model
 
 
+@pytest.fixture(autouse=True)
+def what_is_imported_counts(cold_python):
+    """In a forked process no module of a working folder could hide one that is loaded already."""
+
+
 @pytest.fixture(scope="session")
 def plain_model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("plain") / "model")

@@ -1,0 +1,238 @@
+"""Python processes of the tests start at once: a server that has imported the packages forks them.
+
+torch, transformers, torchdistill and this package take 4 s of a fast core to import, 13 of a slow
+one, and the suite starts many hundred processes. `install()` puts a Popen in subprocess's place
+that knows commands such as `[sys.executable, "-m", "distillens_plugin.run", ...]`; all others it
+starts as ever. A forked process has a pid, signals, environment, working folder, files and exit
+code of its own, and starts its own children in the same way: torchrun its workers, a study its
+runs.
+
+Different are: all of PRELOADED counts as imported; variables that modules read while they are
+imported; the process's parent, and its name in `ps`. A test for which that matters takes the
+fixture `cold_python`. DISTILLENS_COLD_TESTS=1 starts all processes in the ordinary way.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import warm_server
+
+REPO = Path(__file__).resolve().parents[2]
+PRELOADED = (
+    "datasets",
+    "distillens_plugin.cli",
+    "distillens_plugin.training.train",
+    "distillens_plugin.training.lens_readings",
+    "eval_harness.commands.run",
+    "torch.distributed.run",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)
+MODULES = ("distillens_plugin", "eval_harness", "torch.distributed.run")
+FOLDERS = (REPO / "tests" / "scripts", REPO / "benchmarks")
+# Variables that libraries read while they are imported start like these; the process itself heeds
+# the others.
+READ_EARLY = ("HF_", "OMP_", "MKL_", "TRANSFORMERS_", "LD_", "PYTHON")
+HEEDED = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED")
+# Those that start processes of their own while threads run.
+LAUNCHERS = ("torch.distributed.run",)
+
+_Popen = subprocess.Popen
+
+
+class _Server:
+    """The server that this process asks; none in a process that asks nobody.
+
+    Attributes:
+        owner: the process that may ask: a fork of it may not.
+        forks: this process was itself forked from a server, and so is one that may be forked.
+        environment: what the server was started with.
+    """
+
+    connection: socket.socket | None = None
+    owner = 0
+    forks = False
+    cold = False
+    environment: Mapping[str, str] = {}
+    lock = threading.Lock()
+
+
+def install() -> None:
+    """For pytest: from here on subprocess starts the commands of this package from a server."""
+    cold = os.environ.get("DISTILLENS_COLD_TESTS") == "1"
+    # vLLM's environment has none of what a run needs.
+    if cold or not sys.platform.startswith("linux") or find_spec("torchdistill") is None:
+        return
+    _Server.environment = dict(os.environ)
+    subprocess.Popen = Popen  # type: ignore[misc]
+
+
+def use_in_server() -> None:
+    """For the server, before it imports anything that keeps the name Popen."""
+    _Server.environment = dict(os.environ)
+    subprocess.Popen = Popen  # type: ignore[misc]
+
+
+def use_in_forked(arguments: Sequence[str]) -> None:
+    """For a process that a server has forked: it may be forked; a launcher gets its own server."""
+    _Server.forks = True
+    if not any(name in LAUNCHERS for name in arguments[:3]):
+        return
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        # Whoever reads the launcher's output must not wait for this process as well.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.closerange(3, theirs.fileno())
+        os.closerange(theirs.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        warm_server.serve(theirs)
+    theirs.close()
+    _Server.connection, _Server.owner = ours, os.getpid()
+
+
+def _connection() -> socket.socket:
+    """To the server, which pytest starts when it is first needed."""
+    if _Server.connection is None:
+        ours, theirs = socket.socketpair()
+        paths = [str(REPO), *filter(None, [_Server.environment.get("PYTHONPATH")])]
+        command = [sys.executable, warm_server.__file__, str(theirs.fileno()), *PRELOADED]
+        _Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**_Server.environment, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        theirs.close()
+        _Server.connection, _Server.owner = ours, os.getpid()
+    return _Server.connection
+
+
+@contextlib.contextmanager
+def cold() -> Iterator[None]:
+    """Within, all processes are started in the ordinary way."""
+    before, _Server.cold = _Server.cold, True
+    yield
+    _Server.cold = before
+
+
+class Popen(_Popen):
+    """subprocess.Popen whose process is forked, where the command allows it."""
+
+    _report = -1
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
+        _, pass_fds, cwd, env, _, _, shell, *ends = rest
+        stdin, _, _, stdout, _, stderr = ends[:6]
+        gid, gids, uid, umask, new_session, *group = ends[7:]
+        plain = (
+            not shell and executable is None and (gid, gids, uid, umask) == (None, None, None, -1)
+        )
+        plain = plain and group in ([], [-1])
+        arguments = _forkable(args, os.environ if env is None else env) if plain else None
+        alone = _Server.forks and threading.active_count() == 1
+        ask = preexec_fn is None and (_Server.owner == os.getpid() or not _Server.forks)
+        if arguments is None or not (ask or alone):
+            super()._execute_child(args, executable, preexec_fn, *rest)
+            return
+        message = {
+            "arguments": arguments,
+            "folder": os.path.abspath(os.fsdecode(cwd or ".")),
+            "environment": dict(os.environ if env is None else env),
+            "new_session": bool(new_session),
+        }
+        standard = [n if given == -1 else given for n, given in enumerate((stdin, stdout, stderr))]
+        if ask:
+            self._ask(message, standard, list(pass_fds))
+        else:
+            self._fork(message, standard, list(pass_fds), preexec_fn)
+        self._child_created = True
+        self._close_pipe_fds(*ends[:6])
+
+    def _ask(self, message: dict[str, Any], standard: list[int], kept: list[int]) -> None:
+        read, write = os.pipe()
+        message = {**message, "keep": kept}
+        with _Server.lock:
+            connection = _connection()
+            warm_server.send(connection, message, [*standard, write, *kept])
+            answer = warm_server.receive(connection)
+        os.close(write)
+        if answer is None:
+            raise RuntimeError("the server that forks Python processes has ended; see stderr")
+        self.pid, self._report = answer[0]["pid"], read
+
+    def _fork(
+        self, message: dict[str, Any], standard: list[int], kept: list[int], preexec_fn: Any
+    ) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            if message["new_session"]:
+                os.setsid()
+            if preexec_fn is not None:
+                preexec_fn()
+            warm_server.become(message, standard, {number: number for number in kept})
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if self._report == -1:
+            return super()._try_wait(wait_flags)
+        timeout = 0 if wait_flags & os.WNOHANG else None
+        if not select.select([self._report], [], [], timeout)[0]:
+            return 0, 0
+        report = os.read(self._report, warm_server.LENGTH.size)
+        os.close(self._report)
+        self._report = -1
+        # Without a word its parent was killed, which only a test of everything's end does.
+        return self.pid, warm_server.LENGTH.unpack(report)[0] if report else int(signal.SIGKILL)
+
+    def _internal_poll(self, _deadstate: Any = None, *_: Any, **__: Any) -> int | None:
+        if self._report == -1:
+            return super()._internal_poll(_deadstate=_deadstate)
+        if self.returncode is None and self._waitpid_lock.acquire(False):
+            try:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid == self.pid:
+                    self._handle_exitstatus(status)
+            finally:
+                self._waitpid_lock.release()
+        return self.returncode
+
+
+def _forkable(args: Any, environment: Mapping[str, str]) -> list[str] | None:
+    """The arguments after `python`, if a forked process can do what the command says."""
+    if _Server.cold or isinstance(args, str | bytes | os.PathLike):
+        return None
+    program, *arguments = (os.fsdecode(each) for each in args)
+    named = arguments[1:] if arguments[:1] == ["-u"] else arguments
+    if program != sys.executable or not named:
+        return None
+    if named[0] == "-m":
+        known = any(f"{named[1]}.".startswith(f"{name}.") for name in MODULES)
+    else:
+        known = any(folder in Path(named[0]).resolve().parents for folder in FOLDERS)
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    customised = any(
+        os.path.exists(os.path.join(path, f"{name}customize.py"))
+        for path in filter(None, paths)
+        for name in ("site", "user")
+    )
+    same = _early(environment) == _early(_Server.environment)
+    return arguments if known and same and not customised else None
+
+
+def _early(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_EARLY) and name not in HEEDED
+    }
