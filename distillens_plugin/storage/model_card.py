@@ -1,5 +1,6 @@
 """The README.md of a saved student: what it is, from what, with which results and versions."""
 
+import functools
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -17,13 +18,16 @@ PACKAGES = ("distillens", "torchdistill", "torch", "transformers", "accelerate")
 
 def versions() -> dict[str, str]:
     """Installed versions of what a run depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {package: _installed(package) for package in PACKAGES}
+
+
+# Each look parses the package's metadata, and every saved model asks.
+@functools.cache
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def model_card(

@@ -27,6 +27,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "triton_rows.py"
         ),
     ],
 )
+@pytest.mark.usefixtures("cold_python")  # Triton reads how it is to run as it is imported
 def test_kernel_against_float64(device):
     """Formulas, types, heads, absent columns, extremes and the walk; see the script."""
     pytest.importorskip("triton")

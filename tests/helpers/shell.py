@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm_programs import programs
+
 
 def shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs lines for bash on the CPU; they must succeed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    places = [programs(), str(Path(sys.executable).parent), os.environ["PATH"]]
+    path = os.pathsep.join(filter(None, places))
     own = {"PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

@@ -12,13 +12,16 @@ imported; the process's parent, and its name in `ps`. A test for which that matt
 fixture `cold_python`. DISTILLENS_COLD_TESTS=1 starts all processes in the ordinary way.
 """
 
+import atexit
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -38,28 +41,31 @@ PRELOADED = (
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
 )
-MODULES = ("distillens_plugin", "eval_harness", "torch.distributed.run")
-FOLDERS = (REPO / "tests" / "scripts", REPO / "benchmarks")
+LAUNCHERS = (
+    "accelerate.commands.accelerate_cli",
+    "accelerate.commands.launch",
+    "torch.distributed.run",
+)
+MODULES = ("distillens_plugin", "eval_harness", *LAUNCHERS)
 # Variables that libraries read while they are imported start like these; the process itself heeds
 # the others.
 READ_EARLY = ("HF_", "OMP_", "MKL_", "TRANSFORMERS_", "LD_", "PYTHON")
 HEEDED = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED")
-# Those that start processes of their own while threads run.
-LAUNCHERS = ("torch.distributed.run",)
-
 _Popen = subprocess.Popen
 
 
-class _Server:
+class Server:
     """The server that this process asks; none in a process that asks nobody.
 
     Attributes:
+        folder: where its socket for programs is (warm_programs.py).
         owner: the process that may ask: a fork of it may not.
         forks: this process was itself forked from a server, and so is one that may be forked.
         environment: what the server was started with.
     """
 
     connection: socket.socket | None = None
+    folder = ""
     owner = 0
     forks = False
     cold = False
@@ -73,19 +79,19 @@ def install() -> None:
     # vLLM's environment has none of what a run needs.
     if cold or not sys.platform.startswith("linux") or find_spec("torchdistill") is None:
         return
-    _Server.environment = dict(os.environ)
+    Server.environment = dict(os.environ)
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
 def use_in_server() -> None:
     """For the server, before it imports anything that keeps the name Popen."""
-    _Server.environment = dict(os.environ)
+    Server.environment = dict(os.environ)
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
 def use_in_forked(arguments: Sequence[str]) -> None:
     """For a process that a server has forked: it may be forked; a launcher gets its own server."""
-    _Server.forks = True
+    Server.forks = True
     if not any(name in LAUNCHERS for name in arguments[:3]):
         return
     ours, theirs = socket.socketpair()
@@ -99,32 +105,38 @@ def use_in_forked(arguments: Sequence[str]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         warm_server.serve(theirs)
     theirs.close()
-    _Server.connection, _Server.owner = ours, os.getpid()
+    Server.connection, Server.owner = ours, os.getpid()
 
 
-def _connection() -> socket.socket:
+def connection() -> socket.socket:
     """To the server, which pytest starts when it is first needed."""
-    if _Server.connection is None:
+    if Server.connection is None:
+        Server.folder = tempfile.mkdtemp(prefix="warm-python-")
+        atexit.register(shutil.rmtree, Server.folder, ignore_errors=True)
         ours, theirs = socket.socketpair()
-        paths = [str(REPO), *filter(None, [_Server.environment.get("PYTHONPATH")])]
-        command = [sys.executable, warm_server.__file__, str(theirs.fileno()), *PRELOADED]
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(os.path.join(Server.folder, "socket"))
+        listener.listen()
+        paths = [str(REPO), *filter(None, [Server.environment.get("PYTHONPATH")])]
+        descriptors = [theirs.fileno(), listener.fileno()]
         _Popen(
-            command,
-            pass_fds=[theirs.fileno()],
+            [sys.executable, warm_server.__file__, *map(str, descriptors), *PRELOADED],
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
-            env={**_Server.environment, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**Server.environment, "PYTHONPATH": os.pathsep.join(paths)},
         )
         theirs.close()
-        _Server.connection, _Server.owner = ours, os.getpid()
-    return _Server.connection
+        listener.close()
+        Server.connection, Server.owner = ours, os.getpid()
+    return Server.connection
 
 
 @contextlib.contextmanager
 def cold() -> Iterator[None]:
     """Within, all processes are started in the ordinary way."""
-    before, _Server.cold = _Server.cold, True
+    before, Server.cold = Server.cold, True
     yield
-    _Server.cold = before
+    Server.cold = before
 
 
 class Popen(_Popen):
@@ -140,9 +152,9 @@ class Popen(_Popen):
             not shell and executable is None and (gid, gids, uid, umask) == (None, None, None, -1)
         )
         plain = plain and group in ([], [-1])
-        arguments = _forkable(args, os.environ if env is None else env) if plain else None
-        alone = _Server.forks and threading.active_count() == 1
-        ask = preexec_fn is None and (_Server.owner == os.getpid() or not _Server.forks)
+        arguments = forkable(args, os.environ if env is None else env) if plain else None
+        alone = Server.forks and threading.active_count() == 1
+        ask = preexec_fn is None and (Server.owner == os.getpid() or not Server.forks)
         if arguments is None or not (ask or alone):
             super()._execute_child(args, executable, preexec_fn, *rest)
             return
@@ -163,10 +175,10 @@ class Popen(_Popen):
     def _ask(self, message: dict[str, Any], standard: list[int], kept: list[int]) -> None:
         read, write = os.pipe()
         message = {**message, "keep": kept}
-        with _Server.lock:
-            connection = _connection()
-            warm_server.send(connection, message, [*standard, write, *kept])
-            answer = warm_server.receive(connection)
+        with Server.lock:
+            asked = connection()
+            warm_server.send(asked, message, [*standard, write, *kept])
+            answer = warm_server.receive(asked)
         os.close(write)
         if answer is None:
             raise RuntimeError("the server that forks Python processes has ended; see stderr")
@@ -208,9 +220,9 @@ class Popen(_Popen):
         return self.returncode
 
 
-def _forkable(args: Any, environment: Mapping[str, str]) -> list[str] | None:
+def forkable(args: Any, environment: Mapping[str, str]) -> list[str] | None:
     """The arguments after `python`, if a forked process can do what the command says."""
-    if _Server.cold or isinstance(args, str | bytes | os.PathLike):
+    if Server.cold or isinstance(args, str | bytes | os.PathLike):
         return None
     program, *arguments = (os.fsdecode(each) for each in args)
     named = arguments[1:] if arguments[:1] == ["-u"] else arguments
@@ -219,18 +231,19 @@ def _forkable(args: Any, environment: Mapping[str, str]) -> list[str] | None:
     if named[0] == "-m":
         known = any(f"{named[1]}.".startswith(f"{name}.") for name in MODULES)
     else:
-        known = any(folder in Path(named[0]).resolve().parents for folder in FOLDERS)
+        known = named[0].endswith(".py")
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     customised = any(
         os.path.exists(os.path.join(path, f"{name}customize.py"))
         for path in filter(None, paths)
         for name in ("site", "user")
     )
-    same = _early(environment) == _early(_Server.environment)
+    same = early(environment) == early(Server.environment)
     return arguments if known and same and not customised else None
 
 
-def _early(environment: Mapping[str, str]) -> dict[str, str]:
+def early(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that libraries read while they are imported."""
     return {
         name: value
         for name, value in environment.items()

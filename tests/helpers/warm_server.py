@@ -1,6 +1,6 @@
 """A server that has imported what takes seconds, and forks a process for each request.
 
-    python warm_server.py DESCRIPTOR [MODULE ...]
+    python warm_server.py CONNECTION LISTENER [MODULE ...]
 
 A request and its answer are JSON with a length before them. With a request come the descriptors of
 stdin, stdout, stderr, of a pipe for the exit status, and those that the process inherits.
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -54,28 +55,43 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
     return None
 
 
-def serve(connection: socket.socket) -> None:
-    """Answers requests until the other side is gone; never returns."""
+def serve(connection: socket.socket, listener: socket.socket | None = None) -> None:
+    """Answers requests until the other side is gone; never returns.
+
+    Args:
+        listener: where others connect, for one request each.
+    """
     while True:
-        request = receive(connection)
-        if request is None:
+        ready, _, _ = select.select([connection, *([listener] if listener else [])], [], [])
+        if connection in ready and not _answer(connection, listener):
             os._exit(0)
-        message, descriptors = request
-        read, write = os.pipe()
-        if os.fork() == 0:
-            os.close(read)
-            _watch(connection, message, descriptors, write)
-        os.close(write)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        pid = int(os.read(read, 20))
+        if listener in ready:
+            with listener.accept()[0] as once:
+                _answer(once, listener)
+
+
+def _answer(connection: socket.socket, listener: socket.socket | None) -> bool:
+    """Starts what one request asks for; False where the other side is gone."""
+    request = receive(connection)
+    if request is None:
+        return False
+    message, descriptors = request
+    read, write = os.pipe()
+    if os.fork() == 0:
         os.close(read)
-        send(connection, {"pid": pid}, [])
+        for each in filter(None, (connection, listener)):
+            each.close()
+        _watch(message, descriptors, write)
+    os.close(write)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    pid = int(os.read(read, 20))
+    os.close(read)
+    send(connection, {"pid": pid}, [])
+    return True
 
 
-def _watch(
-    connection: socket.socket, message: dict[str, Any], descriptors: list[int], write: int
-) -> None:
+def _watch(message: dict[str, Any], descriptors: list[int], write: int) -> None:
     """Starts the process and reports how it ended; this process is its parent."""
     stdin, stdout, stderr, report, *inherited = descriptors
     pid = os.fork()
@@ -88,7 +104,7 @@ def _watch(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # Whoever reads the output waits until nobody can write to it any more.
-    for descriptor in (stdin, stdout, stderr, write, connection.fileno(), *inherited):
+    for descriptor in (stdin, stdout, stderr, write, *inherited):
         os.close(descriptor)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(BrokenPipeError):
@@ -202,15 +218,15 @@ _INSTALLED = [path for path in sys.path if path not in _ADDED]
 
 
 def main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection, listener = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     # Ctrl-C is for pytest and what it started, not for what starts the next.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warm_python.use_in_server()
-    for module in sys.argv[2:]:
+    for module in sys.argv[3:]:
         importlib.import_module(module)
     # What is there by now is never looked through again, and so its pages stay shared.
     gc.freeze()
-    serve(connection)
+    serve(connection, listener)
 
 
 if __name__ == "__main__":
