@@ -14,6 +14,8 @@ fixture `cold_python`. DISTILLENS_COLD_TESTS=1 starts all processes in the ordin
 
 import atexit
 import contextlib
+import logging
+import multiprocessing.util
 import os
 import select
 import shutil
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,10 +50,10 @@ LAUNCHERS = (
     "torch.distributed.run",
 )
 MODULES = ("distillens_plugin", "eval_harness", *LAUNCHERS)
-# Variables that libraries read while they are imported start like these; the process itself heeds
-# the others.
+# Variables that libraries read while they are imported start like these, but for some that the
+# forked process heeds, and one that a library sets in pytest (it is about downloads).
 READ_EARLY = ("HF_", "OMP_", "MKL_", "TRANSFORMERS_", "LD_", "PYTHON")
-HEEDED = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED")
+NOT_EARLY = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "HF_XET_HIGH_PERFORMANCE")
 _Popen = subprocess.Popen
 
 
@@ -79,7 +82,7 @@ def install() -> None:
     # vLLM's environment has none of what a run needs.
     if cold or not sys.platform.startswith("linux") or find_spec("torchdistill") is None:
         return
-    Server.environment = dict(os.environ)
+    Server.environment, Server.owner = dict(os.environ), os.getpid()
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
@@ -90,9 +93,11 @@ def use_in_server() -> None:
 
 
 def use_in_forked(arguments: Sequence[str]) -> None:
-    """For a process that a server has forked: it may be forked; a launcher gets its own server."""
+    """For a process that a server has forked: it may be forked itself; launchers and scripts start
+    theirs from a server of their own, which knows nothing of what they have done."""
     Server.forks = True
-    if not any(name in LAUNCHERS for name in arguments[:3]):
+    named = arguments[1:] if arguments[0] == "-u" else arguments
+    if named[0] == "-m" and named[1] not in LAUNCHERS:
         return
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
@@ -127,7 +132,7 @@ def connection() -> socket.socket:
         )
         theirs.close()
         listener.close()
-        Server.connection, Server.owner = ours, os.getpid()
+        Server.connection = ours
     return Server.connection
 
 
@@ -153,8 +158,9 @@ class Popen(_Popen):
         )
         plain = plain and group in ([], [-1])
         arguments = forkable(args, os.environ if env is None else env) if plain else None
-        alone = Server.forks and threading.active_count() == 1
-        ask = preexec_fn is None and (Server.owner == os.getpid() or not Server.forks)
+        # What is called before the command starts cannot be sent to a server.
+        alone = Server.forks and preexec_fn is not None and threading.active_count() == 1
+        ask = preexec_fn is None and Server.owner == os.getpid()
         if arguments is None or not (ask or alone):
             super()._execute_child(args, executable, preexec_fn, *rest)
             return
@@ -191,8 +197,8 @@ class Popen(_Popen):
         if self.pid == 0:
             if message["new_session"]:
                 os.setsid()
-            if preexec_fn is not None:
-                preexec_fn()
+            preexec_fn()
+            _forget_exits()
             warm_server.become(message, standard, {number: number for number in kept})
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
@@ -218,6 +224,15 @@ class Popen(_Popen):
             finally:
                 self._waitpid_lock.release()
         return self.returncode
+
+
+def _forget_exits() -> None:
+    """What this process's parent does when it ends, such as taking its temporary folder away."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    atexit.register(logging.shutdown)
+    atexit.register(multiprocessing.util._exit_function)
 
 
 def forkable(args: Any, environment: Mapping[str, str]) -> list[str] | None:
@@ -247,5 +262,5 @@ def early(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_EARLY) and name not in HEEDED
+        if name.startswith(READ_EARLY) and name not in NOT_EARLY
     }

@@ -189,6 +189,8 @@ def _run(arguments: list[str]) -> int:
 def _main(arguments: list[str]) -> None:
     if arguments[0] == "-u":
         arguments = arguments[1:]
+        os.environ["PYTHONUNBUFFERED"] = "1"
+    if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
     sys.orig_argv = [sys.executable, *arguments]
     module = arguments[1] if arguments[0] == "-m" else None

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
+# Those that .ci/run calls, in order, and what it calls for .ci/test.
 PARTS = [
     "make_training_env",
     "make_browser",
@@ -20,8 +22,13 @@ PARTS = [
     "tour",
     "quickstart",
     "with_vllm",
-    "gpu_trial",
     "test",
+]
+TEST = ["test_groups", "test_summary"]
+GROUPS = [
+    line
+    for line in (REPO / ".ci" / "groups").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
 ]
 
 
@@ -90,7 +97,27 @@ def test_run_calls_its_parts_in_order_and_the_suite_last():
     text = (REPO / ".ci" / "run").read_text(encoding="utf-8")
     called = re.findall(r"\.ci/(\w+)", text)
     # with_vllm makes its environment by itself where it is alone.
-    assert [part for part in called if part not in ("settings", "make_vllm_env")] == PARTS
+    others = ("settings", "make_vllm_env", "test_groups")
+    assert [part for part in called if part not in others] == [*PARTS[:-1], "test_summary"]
+    # Once beside the other parts, and once after them.
+    assert [part for part in called if part in TEST] == ["test_groups", *TEST]
+
+
+def at_once(folder: Path, first: str, second: str) -> subprocess.CompletedProcess[str]:
+    text = (REPO / ".ci" / "settings").read_text(encoding="utf-8")
+    function = text[text.index("at_once() {") : text.index("\n}\n") + 3]
+    script = f"set -euo pipefail\nci_home={folder}\n{function}"
+    script += f'at_once "{first}" "{second}"; echo after'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def test_what_was_begun_at_once_ends_with_a_script_that_is_ended(tmp_path):
+    """The second list, and what it started."""
+    second = f"(sleep 3; touch {tmp_path}/late) & wait"
+    done = at_once(tmp_path, "sleep 0.5; kill -TERM \\$PPID; sleep 0.5", second)
+    assert done.returncode == -15
+    time.sleep(3)
+    assert not (tmp_path / "late").exists()
 
 
 @pytest.mark.parametrize(
@@ -98,11 +125,7 @@ def test_run_calls_its_parts_in_order_and_the_suite_last():
     [("exit 0", "exit 0", 0), ("exit 3", "exit 0", 3), ("exit 0", "exit 1", 1)],
 )
 def test_parts_at_once_both_run_and_either_can_fail(tmp_path, first, second, code):
-    text = (REPO / ".ci" / "run").read_text(encoding="utf-8")
-    function = text[text.index("at_once() {") : text.index("\n}\n") + 3]
-    script = f"set -euo pipefail\nci_home={tmp_path}\n{function}"
-    script += f'at_once "echo one; {first}" "echo two; {second}"; echo after'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    done = at_once(tmp_path, f"echo one; {first}", f"echo two; {second}")
     assert done.returncode == code
     assert done.stdout.splitlines() == ["one", "two", *(["after"] if code == 0 else [])]
 
@@ -127,41 +150,58 @@ def stand_in(folder: Path, script: str) -> None:
     python.chmod(0o755)
 
 
-def run_halves(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+def run_suite(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     stand_in(folder, f'echo "$@"\n{script}')
     environment = {"DISTILLENS_CI_HOME": str(folder), "PATH": "/usr/bin:/bin"}
     return subprocess.run([REPO / ".ci" / "test"], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ('[ "$5" = tests/attached ]', 1)])
-def test_the_halves_of_the_suite_are_the_whole_of_it(tmp_path, script, code):
-    """What one half runs, the other leaves out, and each can fail."""
-    done = run_halves(tmp_path, script)
+def calls(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """The arguments of each call of pytest, as the summary shows them."""
+    shown = done.stdout[: done.stdout.index(" tests failed")].splitlines()
+    return [line.split(" ") for line in shown if line.startswith("-m pytest")]
+
+
+def test_the_groups_of_tests_are_the_whole_suite(tmp_path):
+    """What the groups name, the last one leaves out; each runs once."""
+    done = run_suite(tmp_path, "exit 0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = [folder for group in GROUPS[:-1] for folder in group.split(" ")]
+    assert GROUPS[-1] == "the rest"
+    assert len(folders) == len(set(folders))
+    assert all((REPO / folder).is_dir() for folder in folders)
+    expected = [group.split(" ") for group in GROUPS[:-1]]
+    assert [call[4:] for call in calls(done)] == [*expected, [f"--ignore={f}" for f in folders]]
+    assert len({call[3] for call in calls(done)}) == len(GROUPS)
+
+
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_a_group_of_tests_that_ends_otherwise_fails_the_suite(tmp_path, code):
+    done = run_suite(tmp_path, f'case "$*" in *tests/training*) exit {code} ;; esac')
     assert done.returncode == code
-    rest, half = (line.split(" ") for line in done.stdout.splitlines() if line.startswith("-m"))
-    assert half[:3] == rest[:3] == ["-m", "pytest", "-o"]
-    assert rest[4:] == [f"--ignore={folder}" for folder in half[4:]]
-    assert all((REPO / folder).is_dir() for folder in half[4:])
+    assert len(calls(done)) == len(GROUPS)
 
 
 @pytest.mark.parametrize(
     ("num_failed", "again", "code", "runs"),
-    [(2, 0, 0, 3), (2, 1, 1, 3), (4, 0, 1, 2), (0, 0, 1, 2)],
+    [(1, 0, 0, 2), (3, 0, 0, 2), (3, 1, 1, 2), (4, 0, 1, 0)],
 )
 def test_a_few_failed_tests_are_run_again_alone(tmp_path, num_failed, again, code, runs):
-    """With as many failures in the first half; `again` is the exit code of the second try."""
-    cache = tmp_path / "first_half" / "v" / "cache"
+    """With as many failures in two groups; `again` is the exit code of the second try."""
     failed = "\n".join(f'"tests/x.py::test_{number}": true,' for number in range(num_failed))
     script = f"""
+    cache="${{4#cache_dir=}}"
     case "$*" in
         *--last-failed*) exit {again} ;;
-        *first_half*) mkdir -p {cache}; echo '{failed}' > {cache}/lastfailed; exit 1 ;;
+        *tests/training*|*tests/gpu*)
+            mkdir -p "$cache/v/cache"; echo '{failed}' > "$cache/v/cache/lastfailed"; exit 1 ;;
     esac"""
-    done = run_halves(tmp_path, script)
-    assert done.returncode == code, done.stdout
-    called = [line for line in done.stdout.splitlines() if line.startswith("-m")]
-    assert len(called) == runs
-    assert f"{num_failed} tests failed in the first half" in done.stdout
+    # The rest leaves both folders out by name.
+    script = script.replace("*tests/training*|*tests/gpu*", "*\\ tests/training*|*\\ tests/gpu*")
+    done = run_suite(tmp_path, script)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert f"{2 * num_failed} tests failed" in done.stdout
+    assert done.stdout.count("--last-failed-no-failures") == runs
 
 
 def test_test_passes_on_its_arguments_and_its_exit_code(tmp_path):
