@@ -53,6 +53,8 @@ def place(tmp_path_factory):
     codes = json.loads((place / "out.json").read_text(encoding="utf-8"))
     found = {name: code for name, (code, _) in zip(plan, codes, strict=True)}
     assert found == {name: None if name == "stop" else 0 for name in plan}, codes
+    # One that began anew would end with the same weights.
+    assert done.stdout.count("resuming ") == 1, done.stdout
     return place
 
 
