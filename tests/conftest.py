@@ -61,6 +61,14 @@ def fresh_accelerate_state() -> Iterator[None]:
             GradientState._reset_state()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A library that changes the environment for good would slow all later tests down, unseen."""
+    changed = warm_python.changed()
+    if changed:
+        print(f"\nprocesses were not forked: {changed} differ; see tests/helpers/warm_python.py")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture
 def cold_python() -> Iterator[None]:
     """Processes that import all for themselves, as a user's do (helpers/warm_python.py)."""

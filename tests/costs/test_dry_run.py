@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -23,6 +25,7 @@ def benchmark(*command):
     return done.stdout
 
 
+@pytest.mark.usefixtures("cold_python")  # memory is measured
 def test_a_dry_run_takes_what_the_plan_computes():
     lines = benchmark("benchmarks/plan.py", "--pairs", "small", "--json").splitlines()
     # Libraries print lines of their own.

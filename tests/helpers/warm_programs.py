@@ -65,10 +65,12 @@ def run(name: str, folder: str, environment: Mapping[str, str]) -> None:
     Server.connection, Server.owner = socket.socket(socket.AF_UNIX), os.getpid()
     Server.connection.connect(os.path.join(folder, "socket"))
     process = Popen([sys.executable, *arguments])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    forwarded = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+    for number in forwarded:
         signal.signal(number, lambda number, _: process.send_signal(number))
     code = process.wait()
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in forwarded:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)

@@ -7,9 +7,11 @@ starts as ever. A forked process has a pid, signals, environment, working folder
 code of its own, and starts its own children in the same way: torchrun its workers, a study its
 runs.
 
-Different are: all of PRELOADED counts as imported; variables that modules read while they are
-imported; the process's parent, and its name in `ps`. A test for which that matters takes the
-fixture `cold_python`. DISTILLENS_COLD_TESTS=1 starts all processes in the ordinary way.
+Different are: all of PRELOADED counts as imported, and what it warns of was said before; variables
+that modules read while they are imported, or the C library at the start; the process's parent; its
+command line and environment in /proc; the seed of string hashes, which all share. A test for which
+that matters takes the fixture `cold_python`. DISTILLENS_COLD_TESTS=1 starts all processes in the
+ordinary way.
 """
 
 import atexit
@@ -136,12 +138,21 @@ def connection() -> socket.socket:
     return Server.connection
 
 
+def changed() -> dict[str, str]:
+    """What differs by now from what the server was started with, so that nothing is forked."""
+    if subprocess.Popen is not Popen:
+        return {}
+    return dict(set(early(os.environ).items()) ^ set(early(Server.environment).items()))
+
+
 @contextlib.contextmanager
 def cold() -> Iterator[None]:
     """Within, all processes are started in the ordinary way."""
     before, Server.cold = Server.cold, True
-    yield
-    Server.cold = before
+    try:
+        yield
+    finally:
+        Server.cold = before
 
 
 class Popen(_Popen):
@@ -170,6 +181,8 @@ class Popen(_Popen):
             "environment": dict(os.environ if env is None else env),
             "new_session": bool(new_session),
         }
+        # As ever; watched.py listens.
+        sys.audit("subprocess.Popen", sys.executable, args, cwd, env)
         standard = [n if given == -1 else given for n, given in enumerate((stdin, stdout, stderr))]
         if ask:
             self._ask(message, standard, list(pass_fds))
@@ -197,6 +210,7 @@ class Popen(_Popen):
         if self.pid == 0:
             if message["new_session"]:
                 os.setsid()
+            warm_server.forget_signals()
             preexec_fn()
             _forget_exits()
             warm_server.become(message, standard, {number: number for number in kept})

@@ -63,11 +63,20 @@ def serve(connection: socket.socket, listener: socket.socket | None = None) -> N
     """
     while True:
         ready, _, _ = select.select([connection, *([listener] if listener else [])], [], [])
+        _forget_ended()
         if connection in ready and not _answer(connection, listener):
             os._exit(0)
         if listener in ready:
-            with listener.accept()[0] as once:
+            # One that is killed meanwhile must not end the server.
+            with listener.accept()[0] as once, contextlib.suppress(OSError):
                 _answer(once, listener)
+
+
+def _forget_ended() -> None:
+    """Those that watched a process which has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _answer(connection: socket.socket, listener: socket.socket | None) -> bool:
@@ -98,7 +107,8 @@ def _watch(message: dict[str, Any], descriptors: list[int], write: int) -> None:
     if pid == 0:
         if message["new_session"]:
             os.setsid()
-        # Whoever asked may signal its group from here on.
+        forget_signals()
+        # Whoever asked may send signals to it and to its group from here on.
         os.write(write, str(os.getpid()).encode())
         become(message, (stdin, stdout, stderr), dict(zip(message["keep"], inherited, strict=True)))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -106,10 +116,24 @@ def _watch(message: dict[str, Any], descriptors: list[int], write: int) -> None:
     # Whoever reads the output waits until nobody can write to it any more.
     for descriptor in (stdin, stdout, stderr, write, *inherited):
         os.close(descriptor)
-    _, status = os.waitpid(pid, 0)
+    # Until whoever asked has been told, the process keeps its number, as any child does.
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    exited = ended.si_code == os.CLD_EXITED
     with contextlib.suppress(BrokenPipeError):
-        os.write(report, LENGTH.pack(status))
+        os.write(report, LENGTH.pack(ended.si_status << 8 if exited else ended.si_status))
+        heard = select.poll()
+        heard.register(report, select.POLLERR)
+        heard.poll()
+    os.waitpid(pid, 0)
     os._exit(0)
+
+
+def forget_signals() -> None:
+    """Handlers are gone in a new process, too; what is ignored stays so."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)) or number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def become(message: dict[str, Any], standard: Sequence[int], keep: dict[int, int]) -> None:
@@ -124,6 +148,9 @@ def become(message: dict[str, Any], standard: Sequence[int], keep: dict[int, int
     try:
         _wear(message, standard, keep)
         _reopen()
+        # Python's own random reseeds itself.
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()
         warm_python.use_in_forked(message["arguments"])
         code = _run(message["arguments"])
     except BaseException:
@@ -133,7 +160,7 @@ def become(message: dict[str, Any], standard: Sequence[int], keep: dict[int, int
 
 
 def _wear(message: dict[str, Any], standard: Sequence[int], keep: dict[int, int]) -> None:
-    """Takes on environment, folder, descriptors and signals."""
+    """Takes on environment, folder and descriptors."""
     os.environ.clear()
     os.environ.update(message["environment"])
     os.chdir(message["folder"])
@@ -146,9 +173,6 @@ def _wear(message: dict[str, Any], standard: Sequence[int], keep: dict[int, int]
     ends = sorted({*wanted, os.sysconf("SC_OPEN_MAX")})
     for lower, upper in itertools.pairwise(ends):
         os.closerange(lower + 1, upper)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reopen() -> None:
@@ -161,9 +185,10 @@ def _reopen() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Runs the main module to its end and returns the exit code."""
-    code = 0
+    """Runs the main module to its end, and all that comes after it; returns the exit code."""
+    code, interrupted = 0, False
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _main(arguments)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
@@ -172,17 +197,25 @@ def _run(arguments: list[str]) -> int:
             print(end.code, file=sys.stderr)
             code = 1
     except KeyboardInterrupt:
-        traceback.print_exc()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        sys.excepthook(*sys.exc_info())
+        interrupted = True
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except (OSError, ValueError) as error:
+            # What Python itself says and does then.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"Exception ignored in: {stream!r}", file=sys.stderr)
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            code = 120
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     return code
 
 

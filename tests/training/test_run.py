@@ -104,6 +104,7 @@ def test_dry_run_takes_a_step_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("cold_python")  # one by real torchrun and new processes
 def test_two_processes_train_one_student(tmp_path):
     path = tiny_recipe(tmp_path)
     change(path, "train.train_data_loader.kwargs.batch_size", 4)

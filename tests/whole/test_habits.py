@@ -112,12 +112,14 @@ def at_once(folder: Path, first: str, second: str) -> subprocess.CompletedProces
 
 
 def test_what_was_begun_at_once_ends_with_a_script_that_is_ended(tmp_path):
-    """The second list, and what it started."""
-    second = f"(sleep 3; touch {tmp_path}/late) & wait"
-    done = at_once(tmp_path, "sleep 0.5; kill -TERM \\$PPID; sleep 0.5", second)
+    """Both lists, and what they started."""
+    late = "(sleep 3; touch {folder}/{name}) & wait"
+    first = f"(sleep 0.5; kill -TERM \\$PPID) & {late.format(folder=tmp_path, name='first')}"
+    done = at_once(tmp_path, first, late.format(folder=tmp_path, name="second"))
     assert done.returncode == -15
     time.sleep(3)
-    assert not (tmp_path / "late").exists()
+    assert not (tmp_path / "first").exists()
+    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,18 @@ def test_the_groups_of_tests_are_the_whole_suite(tmp_path):
     assert len(folders) == len(set(folders))
     assert all((REPO / folder).is_dir() for folder in folders)
     expected = [group.split(" ") for group in GROUPS[:-1]]
-    assert [call[4:] for call in calls(done)] == [*expected, [f"--ignore={f}" for f in folders]]
+    assert [call[6:] for call in calls(done)] == [*expected, [f"--ignore={f}" for f in folders]]
     assert len({call[3] for call in calls(done)}) == len(GROUPS)
+
+
+def test_a_group_of_tests_that_was_never_run_fails_the_suite(tmp_path):
+    """As where its folder could not be made; `mkdir` has no other way to say so."""
+    stand_in(tmp_path, "exit 0")
+    environment = {"DISTILLENS_CI_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    for part, code in (("test_groups", 0), ("test_summary", 0)):
+        assert subprocess.run([REPO / ".ci" / part], env=environment).returncode == code
+    shutil.rmtree(tmp_path / "suite" / "2")
+    assert subprocess.run([REPO / ".ci" / "test_summary"], env=environment).returncode == 1
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])

@@ -29,12 +29,15 @@ print(json.dumps({
     "from": [path for path in sys.path if path.endswith("elsewhere")],
 }))
 """
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ENDS = {
     "nothing": "",
     "code": "import sys; sys.exit(3)",
     "text": "import sys; sys.exit('a word')",
     "error": "1 / 0",
-    "interrupt": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    "interrupt": "import atexit, os, signal; atexit.register(print, 'last'); print('x'); "
+    "os.kill(os.getpid(), signal.SIGINT)",
+    "unread": "import os, sys; sys.stdout = open('/dev/full', 'w'); print('x')",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "thread": "import threading; threading.Timer(0.2, print, 'x').start()",
 }
@@ -63,12 +66,17 @@ def run(script, *arguments, **options):
 @pytest.mark.skipif(
     os.environ.get("DISTILLENS_COLD_TESTS") == "1", reason="all processes are started anew"
 )
-def test_commands_of_this_session_are_forked():
+def test_commands_of_this_session_are_forked(tmp_path):
     """Whatever the tests before have done to the environment."""
-    waits = [sys.executable, "-m", "eval_harness", "score", "--help"]
-    process = subprocess.Popen(waits, stdout=subprocess.PIPE)
+    (tmp_path / "waits.py").write_text("print(input())\n", encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "waits.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     forked = is_forked(process)
-    process.communicate()
+    assert process.communicate("x\n") == ("x\n", None)
     assert forked
     assert process.returncode == 0
 

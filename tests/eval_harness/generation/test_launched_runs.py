@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from eval_harness import evaluate, load_results
 
@@ -94,6 +95,7 @@ def wait_for_rows(launcher, out: Path, pattern: str, num_rows: int) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.usefixtures("cold_python")  # a rank is found by its environment in /proc
 def test_from_one_process_to_two_of_which_one_is_killed_and_back(
     small_llama, small_benchmark, tmp_path, capfd
 ):
