@@ -14,7 +14,7 @@ def trial(tmp_path_factory, repo):
     """The stages' JSON files by name, and what was printed."""
     out = tmp_path_factory.mktemp("trial")
     script = repo / "benchmarks" / "gpu" / "all.py"
-    # The minutes bound each stage, far above what it takes; it all takes five on one core.
+    # The minutes bound each stage, far above what it takes.
     done = subprocess.run(
         [sys.executable, script, "--device=cpu", "--tiny", "--minutes=90", "--out", out],
         capture_output=True,

@@ -163,11 +163,8 @@ class Popen(_Popen):
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
         _, pass_fds, cwd, env, _, _, shell, *ends = rest
         stdin, _, _, stdout, _, stderr = ends[:6]
-        gid, gids, uid, umask, new_session, *group = ends[7:]
-        plain = (
-            not shell and executable is None and (gid, gids, uid, umask) == (None, None, None, -1)
-        )
-        plain = plain and group in ([], [-1])
+        *user, umask, new_session, group = ends[7:]
+        plain = not (shell or executable or any(user)) and umask == group == -1
         arguments = forkable(args, os.environ if env is None else env) if plain else None
         # What is called before the command starts cannot be sent to a server.
         alone = Server.forks and preexec_fn is not None and threading.active_count() == 1

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import warm_python
+import watched
 from shell import shell
 from tiny_run import REPO
 
@@ -79,6 +80,35 @@ def test_commands_of_this_session_are_forked(tmp_path):
     assert process.communicate("x\n") == ("x\n", None)
     assert forked
     assert process.returncode == 0
+
+
+def test_a_session_in_which_the_environment_was_changed_for_good_fails(tmp_path):
+    change = "import os\ndef pytest_collection_finish():\n    os.environ['HF_OWN'] = '1'\n"
+    (tmp_path / "changes.py").write_text(change, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["tests/whole/test_habits.py", "-k", "issue_forms"]
+    for more, code in ((["-p", "changes"], 1), ([], 0)):
+        done = subprocess.run(
+            [*command, *more],
+            capture_output=True,
+            text=True,
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "DISTILLENS_COLD_TESTS": "0"},
+        )
+        assert "1 passed" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == code
+        assert ("processes were not forked: {'HF_OWN': '1'}" in done.stdout) is bool(code)
+
+
+def test_who_watches_a_command_sees_what_it_starts(tmp_path, how):
+    (tmp_path / "nothing.py").touch()
+
+    def main(arguments):
+        return subprocess.run([sys.executable, *arguments]).returncode
+
+    seen = watched.call(main, [str(tmp_path / "nothing.py")])
+    assert seen.code == 0
+    assert [what.partition(" ")[0] for what in seen.touched] == ["subprocess.Popen"]
 
 
 def test_a_process_has_what_it_was_given(tmp_path, how):
