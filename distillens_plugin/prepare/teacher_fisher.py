@@ -35,6 +35,7 @@ from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.atomic import check_writable
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,7 @@ def teacher_fisher(
         DistillensError: a layer out of range, or data that are unreadable or supervise nothing.
         RunFailure: a gradient is not finite, or the file cannot be written.
     """
-    if not output.parent.is_dir():
-        raise DistillensError(f"--output {output}: there is no folder {output.parent}")
+    check_writable(output.parent)
     examples = load_examples(data, load_tokenizer(teacher.tokenizer_name), where="--data")
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     check_positions(model, examples)

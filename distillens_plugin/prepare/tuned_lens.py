@@ -36,6 +36,7 @@ from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
+from eval_harness.shared.files.atomic import check_writable
 
 _HELD_OUT = 0.1
 _MAX_GRAD_NORM = 1.0
@@ -91,8 +92,7 @@ def tune_lens(
         DistillensError: a layer out of range, or data that are unreadable or too few.
         RunFailure: the loss is not finite, or the file cannot be written.
     """
-    if not output.parent.is_dir():
-        raise DistillensError(f"--output {output}: there is no folder {output.parent}")
+    check_writable(output.parent)
     tokenizer = load_tokenizer(teacher.tokenizer_name)
     examples = load_examples(data, tokenizer, where="--data")
     num_held_out = max(1, int(_HELD_OUT * len(examples)))

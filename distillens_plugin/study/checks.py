@@ -35,6 +35,7 @@ def validate(study: Study) -> Iterator[str]:
         DistillensError: the first mistake; names the method.
     """
     from distillens_plugin.preflight.validate import validate_without_weights
+    from distillens_plugin.teacher_cache.choice import describe_choice
 
     printed: set[str] = set()
     for name, method in study.methods.items():
@@ -49,6 +50,8 @@ def validate(study: Study) -> Iterator[str]:
             continue
         try:
             lines = validate_without_weights(final[0].recipe, overwrite=True)
+            if final[0].recipe.teacher_cache is not None:
+                lines.append(describe_choice(final[0].recipe))
         except DistillensError as error:
             raise DistillensError(f"{study.where('methods', name)}: {error}") from None
         settings = len({run.folder.parent for run in searched})

@@ -11,6 +11,7 @@ from distillens_plugin.teacher_cache.choice import (
     fill_command,
     holds_other_states,
     missing_rows,
+    refuse_to_complete,
 )
 from distillens_plugin.teacher_cache.fingerprint import (
     FINGERPRINT,
@@ -116,6 +117,7 @@ class TeacherCache:
         """Raises if this run cannot compute the rows that the cache lacks."""
         where, folder = f"{self.plan.where}.path", self.plan.folder
         assert self._lock is not None  # the caller has it
+        refuse_to_complete(self.plan, stored)
         if not self._lock.exclusive:
             raise DistillensError(
                 f"{where}: {folder} lacks rows, and other runs are reading it, or filling it, so "

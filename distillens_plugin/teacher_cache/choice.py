@@ -17,6 +17,7 @@ from distillens_plugin.teacher_cache.fingerprint import (
     engine_of,
     format_of,
     read_fingerprint,
+    unread_states,
 )
 from distillens_plugin.teacher_cache.identity import make_fingerprint
 from distillens_plugin.teacher_cache.model_facts import facts_of
@@ -95,6 +96,7 @@ def _lacking(recipe: Recipe, examples: InstructionDataset, *, weigh: bool) -> st
     if not num_missing:
         return None
     found = f"{plan.folder} lacks {num_missing:,} of {len(plan.row_ids):,} rows"
+    refuse_to_complete(plan, stored)
     engine = engine_of(stored)
     if engine.get("engine") != TRAINING or own.engine_differences(stored):
         raise DistillensError(f"{plan.where}.path: {found}; {fill_command(recipe, engine)}")
@@ -107,6 +109,20 @@ def holds_other_states(plan: Plan, different: Sequence[str]) -> DistillensError:
         f"{plan.where}.path: {plan.folder} holds other states ({'; '.join(different)}); name "
         "another path or delete that folder"
     )
+
+
+def refuse_to_complete(plan: Plan, stored: object) -> None:
+    """Raises if rows are missing from a cache that holds more states than the recipe reads.
+
+    Raises:
+        DistillensError: says whose work it is.
+    """
+    if unread := unread_states(plan.states, stored):
+        raise DistillensError(
+            f"{plan.where}.path: {plan.folder} lacks rows, and holds states that this recipe does "
+            f"not read ({' '.join(unread)}), so it cannot add any; fill it with the recipe that "
+            "reads these, or name another path"
+        )
 
 
 def fill_command(recipe: Recipe, engine: dict[str, str] | None = None) -> str:

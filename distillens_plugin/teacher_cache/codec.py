@@ -12,6 +12,8 @@ from torch import Tensor
 
 SCALE = ".scale"
 LARGE, PLACES = ".large", ".places"
+# What a state's tensors are called after its name.
+PARTS = ("", SCALE, LARGE, PLACES)
 _LARGEST = 127
 # On SmolLM2 (benchmarks/stored_states.py) 8 of 576 divide the error of plain int8 by 20.
 _NUM_LARGE = 8

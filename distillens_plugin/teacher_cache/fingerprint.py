@@ -9,9 +9,10 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ class Fingerprint:
             return ["its fingerprint cannot be read"]
         own = json.loads(self.to_json())
         engine = own.pop("engine")
-        phrases = _phrases(own, stored, _NAMES)
+        phrases = _content_phrases(own, stored)
         given = engine_of(stored)
         if given.get("engine") == TRAINING == engine["engine"]:
             phrases += _phrases(_only(engine, _ENGINE_NAMES), given, _ENGINE_NAMES)
@@ -117,7 +118,7 @@ class FingerprintOne:
         """What keeps a run from using a cache, one phrase each."""
         if not isinstance(stored, dict):
             return ["its fingerprint cannot be read"]
-        return _phrases(json.loads(self.to_json()), stored, _NAMES)
+        return _content_phrases(json.loads(self.to_json()), stored)
 
 
 def read_fingerprint(folder: Path) -> object | None:
@@ -151,6 +152,24 @@ def engine_of(stored: object) -> dict[str, str]:
     if isinstance(engine, dict):
         return {str(key): str(value) for key, value in engine.items()}
     return {"engine": TRAINING}
+
+
+def unread_states(states: Sequence[str], stored: object) -> list[str]:
+    """What a cache holds beyond what a recipe reads, if it holds all of that.
+
+    Such a cache serves the recipe when it is full. It cannot add rows, which would lack these.
+    """
+    held = stored.get("states") if isinstance(stored, dict) else None
+    if not isinstance(held, list) or not set(states) <= set(held):
+        return []
+    return [name for name in held if name not in states]
+
+
+def _content_phrases(own: dict[str, Any], stored: Mapping[str, object]) -> list[str]:
+    # A cache with more states than this run reads has those that it reads.
+    if unread_states(own["states"], stored):
+        own = {**own, "states": stored["states"]}
+    return _phrases(own, stored, _NAMES)
 
 
 def _comparable(key: str, value: str | None) -> str | None:

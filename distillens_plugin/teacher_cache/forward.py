@@ -111,7 +111,7 @@ class CachingForward:
             self._keep(output, sample_batch, targets, row_ids)
         else:
             lens.gather()
-        states = self.store.read(row_ids, device)
+        states = self.store.read(row_ids, device, [FINAL, *self.states])
         return CachedRows(lens, states)
 
     def _keep(

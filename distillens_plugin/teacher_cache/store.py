@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from distillens_plugin.teacher_cache.codec import decode, encode
+from distillens_plugin.teacher_cache.codec import PARTS, decode, encode
 from distillens_plugin.teacher_cache.shards import ShardIndex, read_index, shard_paths, write_shard
 from eval_harness.errors import RunFailure
 
@@ -132,25 +132,30 @@ class Store:
             number += 1
         return path
 
-    def read(self, row_ids: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """[N, D] of each state by name, in the type in which the teacher computed it.
+    def read(
+        self, row_ids: Sequence[str], device: torch.device, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """[N, D] of these states (None: of all) by name, in the type in which the teacher computed
+        them.
 
         Every value has been through the store's own type, whether it was read from disk or has just
         been added: an epoch that fills a cache sees what an epoch that reads it sees.
         """
+        names = list(self._dtypes) if names is None else names
         places = [self._pending.get(i) or self._places[i] for i in row_ids]
         if any(place.tensors.keys() != places[0].tensors.keys() for place in places):
             # Shards of an older version, which stored int8 otherwise, beside new ones.
-            parts = [self._decoded([place], device) for place in places]
-            return {name: torch.cat([part[name] for part in parts]) for name in self._dtypes}
-        return self._decoded(places, device)
+            parts = [self._decoded([place], device, names) for place in places]
+            return {name: torch.cat([part[name] for part in parts]) for name in names}
+        return self._decoded(places, device, names)
 
-    def _decoded(self, places: Sequence[_Place], device: torch.device) -> dict[str, Tensor]:
-        stored = {name: _gather(places, name).to(device) for name in places[0].tensors}
-        return {
-            name: decode(name, stored, getattr(torch, dtype))
-            for name, dtype in self._dtypes.items()
-        }
+    def _decoded(
+        self, places: Sequence[_Place], device: torch.device, names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        # Of a cache that holds more than is asked for, the rest stays on the disk.
+        wanted = places[0].tensors.keys() & {name + part for name in names for part in PARTS}
+        stored = {name: _gather(places, name).to(device) for name in wanted}
+        return {name: decode(name, stored, getattr(torch, self._dtypes[name])) for name in names}
 
 
 def _positions(row_ids: Sequence[str], counts: Sequence[int], wanted: set[str]) -> Tensor:

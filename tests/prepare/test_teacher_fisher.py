@@ -105,7 +105,7 @@ def spread(seed, width):
 
 def test_an_error_in_the_fisher_metric_is_the_float64_formula(tmp_path):
     matrix = spread(0, 48)
-    file = tmp_path / "fisher.safetensors"
+    file = tmp_path / "new" / "fisher.safetensors"
     save_fisher(file, {2: matrix}, num_layers=4, notes={})
     layers = {"student": [1], "teacher": [2]}
     box = build_box(box_recipe(tmp_path, metric="fisher", metric_file=str(file), layers=layers))

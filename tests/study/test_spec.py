@@ -1,5 +1,6 @@
 """Study files: what is refused and where, what runs come out, and which files the repo ships."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,32 @@ def test_what_fits_one_run_but_no_comparison_is_refused(tmp_path, capsys, key, v
         assert part in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out" / "main").exists()
+
+
+def test_a_teacher_cache_that_lacks_what_a_method_reads_is_found_before_any_training(
+    tmp_path, capsys
+):
+    cache = {"path": str(tmp_path / "states"), "teacher": "states_only"}
+    path = tiny_study(
+        tmp_path,
+        set={"models.student_model.tokenizer": "./teacher", "teacher_cache": cache},
+        methods={"none": [str(METHODS / "no_lens.yaml")], "lens": {}},
+        compare_to=["none"],
+    )
+    assert cli.main(["study", str(path), "--validate"]) == 2
+    error = capsys.readouterr().err
+    assert "methods.none" in error
+    assert "holds no states yet; fill it: distillens cache" in error
+    recipe = [str(tmp_path / "recipe.yaml"), "--set", f"teacher_cache.path={cache['path']}"]
+    assert cli.main(["cache", *recipe, "--with", str(METHODS / "no_lens.yaml")]) == 0
+    assert cli.main(["study", str(path), "--validate"]) == 2
+    error = capsys.readouterr().err
+    assert "methods.lens" in error
+    assert "holds other states (teacher layers:" in error
+    shutil.rmtree(cache["path"])
+    # What the lens reads serves the method without one, too.
+    assert cli.main(["cache", *recipe]) == 0
+    assert cli.main(["study", str(path), "--validate"]) == 0
 
 
 def test_a_search_may_stop_early(tmp_path):

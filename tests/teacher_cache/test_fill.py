@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cached_run import Run, agree, cached_recipe
+from cached_run import LENS, Run, agree, cached_recipe
 from run_process import ENVIRONMENT, change
 from transformers import GPT2LMHeadModel
 
@@ -249,6 +249,23 @@ def test_two_engines_are_never_mixed(filled, tmp_path, capsys):
     with pytest.raises(DistillensError, match=r"filled by another engine \(dtype of the teacher"):
         fill(path, model_args={"dtype": "bfloat16"})
     assert main(["cache", str(path), "--model", "vllm"]) == 2
+
+
+def test_a_recipe_that_reads_fewer_layers_reads_it_and_adds_nothing(filled, tmp_path):
+    path = spare(filled, tmp_path)
+    fewer = [f"{LENS}.layers={json.dumps({'student': [1], 'teacher': [2]})}"]
+    assert "nothing was missing" in fill(path, overrides=fewer)
+    assert choose(path, fewer)
+    forget_a_shard(tmp_path / "cache")
+    for refused in (fill, choose):
+        with pytest.raises(DistillensError, match="holds states that this recipe does not read"):
+            refused(path, overrides=fewer)
+    assert "the cache is full" in fill(path)
+
+
+def choose(path, overrides):
+    recipe = load_recipe(str(path), overrides)
+    return needs_readout_alone(recipe, load_data(recipe)[1])
 
 
 def test_a_patch_release_may_go_on_and_a_minor_one_may_not(filled, tmp_path):

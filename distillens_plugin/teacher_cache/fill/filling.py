@@ -12,7 +12,11 @@ from distillens_plugin.experiment.data import load_data
 from distillens_plugin.recipe.loading import as_typed
 from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.teacher_cache.choice import holds_other_states, missing_rows
+from distillens_plugin.teacher_cache.choice import (
+    holds_other_states,
+    missing_rows,
+    refuse_to_complete,
+)
 from distillens_plugin.teacher_cache.fill.engines import Order, make_engine
 from distillens_plugin.teacher_cache.fill.filler import Filler
 from distillens_plugin.teacher_cache.fill.rows import Part, fill_rows, layer_numbers
@@ -105,6 +109,7 @@ def fill_cache(recipe: Recipe, settings: FillSettings) -> str:
         rows = [row for row in rows if row.row_id in wanted]
         if not rows:
             return _closing_line(plan, "nothing was missing")
+        refuse_to_complete(plan, stored)
         plan.check_size(stored_bytes(plan.folder))
         last = facts.teacher.num_layers
         order = Order(
