@@ -60,7 +60,8 @@ def load_examples(
     dataset.count_tokens()
     if dataset.counts.supervised_tokens == 0:
         raise DistillensError(
-            f"{where}: nothing is supervised, so nothing can be learnt: {dataset.describe()}"
+            f"{where}: nothing is supervised, so nothing can be learnt: {dataset.describe()}; give "
+            "rows with responses, or raise max_prompt_length if their prompts were too long"
         )
     return dataset
 

@@ -138,7 +138,7 @@ SECTIONS = {
             "distillens_plugin/data/examples.py",
             "nothing is supervised, so nothing can be learnt: <counts>",
             "Every row was left out, or has an empty answer.",
-            "The counts say why; often `max_prompt_length` is too small.",
+            "The counts say which: give rows with responses, or raise `max_prompt_length`.",
         ),
         Message(
             "distillens_plugin/experiment/checks.py",
