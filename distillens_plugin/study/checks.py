@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 
+from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.study.child import import_paths
 from distillens_plugin.study.compute import extended_methods
 from distillens_plugin.study.evaluation import evaluation_folder, is_evaluated
@@ -35,9 +36,9 @@ def validate(study: Study) -> Iterator[str]:
         DistillensError: the first mistake; names the method.
     """
     from distillens_plugin.preflight.validate import validate_without_weights
-    from distillens_plugin.teacher_cache.choice import describe_choice
 
     printed: set[str] = set()
+    cached: dict[str, Recipe] = {}
     for name, method in study.methods.items():
         searched = [
             run for stage in range(num_stages(study)) for run in stage_runs(study, name, stage, {})
@@ -50,8 +51,6 @@ def validate(study: Study) -> Iterator[str]:
             continue
         try:
             lines = validate_without_weights(final[0].recipe, overwrite=True)
-            if final[0].recipe.teacher_cache is not None:
-                lines.append(describe_choice(final[0].recipe))
         except DistillensError as error:
             raise DistillensError(f"{study.where('methods', name)}: {error}") from None
         settings = len({run.folder.parent for run in searched})
@@ -62,11 +61,38 @@ def validate(study: Study) -> Iterator[str]:
             if line.startswith("skipped") and line not in printed:
                 printed.add(line)
                 yield f"  {line}"
+        if final[0].recipe.teacher_cache is not None:
+            cached[name] = final[0].recipe
+    yield from _check_caches(study, cached)
     if study.evaluation is not None:
         yield (
             f"ok evaluation: {', '.join(study.evaluation.tasks)} by "
             f"{', '.join(study.evaluation.protocols)}"
         )
+
+
+def _check_caches(study: Study, recipes: dict[str, Recipe]) -> Iterator[str]:
+    """What each method finds in its teacher cache, in one line for methods that find the same.
+
+    The methods that read the most layers come first, since their states serve the others as well.
+    """
+    from distillens_plugin.teacher_cache.choice import describe_choice
+
+    methods: dict[str, list[str]] = {}
+    for name in sorted(recipes, key=lambda name: -_num_layers(recipes[name])):
+        try:
+            line = describe_choice(recipes[name])
+        except DistillensError as error:
+            raise DistillensError(f"{study.where('methods', name)}: {error}") from None
+        methods.setdefault(line, []).append(name)
+    for line, names in methods.items():
+        yield f"{line}: {', '.join(names)}"
+
+
+def _num_layers(recipe: Recipe) -> int:
+    return sum(
+        paired.layers.auto or len(paired.layers.teacher or ()) for _, paired in recipe.layer_terms()
+    )
 
 
 def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:

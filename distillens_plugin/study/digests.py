@@ -14,8 +14,12 @@ _FILE_KEYS = (
     *("name_or_path", "tokenizer", "adapter", "path", "teacher"),
     *("teacher_translators", "metric_file"),
 )
-# Where things are stored does not change results (a cache only repeats what its teacher computes).
-_LEFT_OUT = ("output_dir", "teacher_cache.path")
+# Where things are stored, and how much is loaded, does not change results (a cache only repeats
+# what its teacher computes).
+_LEFT_OUT = (
+    "output_dir",
+    *(f"teacher_cache.{key}" for key in ("path", "teacher", "max_gb")),
+)
 
 
 def resolved_keys(recipe: Recipe) -> dict[str, Any]:

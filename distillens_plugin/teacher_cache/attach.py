@@ -71,6 +71,9 @@ class TeacherCache:
             shard_bytes=shard_bytes,
         )
         self.store.refresh(without=torn)
+        if self.store.missing(plan.row_ids):
+            # The main process may see more of a shared folder than this one.
+            refuse_to_complete(plan, read_fingerprint(plan.folder))
         self._share_if_full()
         box = experiment.box
         self.forward = CachingForward(

@@ -1,5 +1,6 @@
 """How much of the teacher a run must load: decided from its cache and from files."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,8 +147,10 @@ def missing_rows(folder: Path, row_ids: Sequence[str], *, thorough: bool = True)
     torn = set(find_torn(folder)) if thorough else set()
     there: set[str] = set()
     for path in shard_paths(folder):
-        if path not in torn:
-            there.update(row_id for row_id, _ in read_index(path).rows)
+        # A look that reads no shard may still meet an index that cannot be read.
+        with contextlib.suppress(ValueError):
+            if path not in torn:
+                there.update(row_id for row_id, _ in read_index(path).rows)
     return [row_id for row_id in row_ids if row_id not in there]
 
 

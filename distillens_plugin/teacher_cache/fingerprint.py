@@ -160,9 +160,8 @@ def unread_states(states: Sequence[str], stored: object) -> list[str]:
     Such a cache serves the recipe when it is full. It cannot add rows, which would lack these.
     """
     held = stored.get("states") if isinstance(stored, dict) else None
-    if not isinstance(held, list) or not set(states) <= set(held):
-        return []
-    return [name for name in held if name not in states]
+    names = [name for name in held if isinstance(name, str)] if isinstance(held, list) else []
+    return [name for name in names if name not in states] if set(states) <= set(names) else []
 
 
 def _content_phrases(own: dict[str, Any], stored: Mapping[str, object]) -> list[str]:

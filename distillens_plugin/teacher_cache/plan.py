@@ -73,6 +73,11 @@ class Plan:
             DistillensError: too large.
         """
         # Rows that were stored twice count as well.
+        if self.num_bytes <= self.max_bytes < stored_bytes:
+            raise DistillensError(
+                f"{self.where}: {self.folder} holds {shown_size(stored_bytes)}, more than "
+                f"max_gb = {self.max_gb:g}; raise it"
+            )
         needed = max(self.num_bytes, stored_bytes)
         if needed > self.max_bytes:
             raise DistillensError(

@@ -156,15 +156,17 @@ def test_a_teacher_in_the_working_folder_counts_by_content_too(tmp_path, monkeyp
 
 
 def test_where_a_teacher_cache_lies_and_what_it_holds_changes_no_fingerprint(tmp_path):
-    def fingerprint():
+    def fingerprint(**settings):
         study = load_study(tiny_study(tmp_path))
-        study.set["teacher_cache"] = {"path": str(tmp_path / "cache")}
+        study.set["teacher_cache"] = {"path": str(tmp_path / "cache"), **settings}
         return make_run(study, "main", "lens", 1).fingerprint
 
     before = fingerprint()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "shard").write_text("filled")
     assert fingerprint() == before
+    assert fingerprint(teacher="states_only", max_gb=3.0) == before
+    assert fingerprint(dtype="int8") != before
 
 
 def test_an_evaluation_of_a_run_that_was_trained_again_is_made_again(tmp_path):

@@ -142,7 +142,8 @@ def test_a_teacher_cache_that_lacks_what_a_method_reads_is_found_before_any_trai
     )
     assert cli.main(["study", str(path), "--validate"]) == 2
     error = capsys.readouterr().err
-    assert "methods.none" in error
+    # The command of the method whose states serve both.
+    assert "methods.lens" in error
     assert "holds no states yet; fill it: distillens cache" in error
     recipe = [str(tmp_path / "recipe.yaml"), "--set", f"teacher_cache.path={cache['path']}"]
     assert cli.main(["cache", *recipe, "--with", str(METHODS / "no_lens.yaml")]) == 0
@@ -154,6 +155,8 @@ def test_a_teacher_cache_that_lacks_what_a_method_reads_is_found_before_any_trai
     # What the lens reads serves the method without one, too.
     assert cli.main(["cache", *recipe]) == 0
     assert cli.main(["study", str(path), "--validate"]) == 0
+    assert "readout and head are loaded" in (out := capsys.readouterr().out)
+    assert ": lens, none\n" in out
 
 
 def test_a_search_may_stop_early(tmp_path):

@@ -19,7 +19,7 @@ from distillens_plugin.experiment.data import load_data
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.run import main as run
 from distillens_plugin.teacher_cache.choice import needs_readout_alone
-from distillens_plugin.teacher_cache.fill import engines
+from distillens_plugin.teacher_cache.fill import engines, filling
 from distillens_plugin.teacher_cache.fill import filler as filler_module
 from distillens_plugin.teacher_cache.fill.filling import FillSettings, fill_cache
 from distillens_plugin.teacher_cache.fill.rows import Part
@@ -261,6 +261,26 @@ def test_a_recipe_that_reads_fewer_layers_reads_it_and_adds_nothing(filled, tmp_
         with pytest.raises(DistillensError, match="holds states that this recipe does not read"):
             refused(path, overrides=fewer)
     assert "the cache is full" in fill(path)
+
+
+def test_nor_does_it_where_another_fill_began_the_cache_while_its_engine_started(
+    tmp_path, monkeypatch
+):
+    path = cached_recipe(tmp_path)
+    fewer = [f"{LENS}.layers={json.dumps({'student': [1], 'teacher': [2]})}"]
+    make_engine = filling.make_engine
+
+    def make_slowly(name, order):
+        monkeypatch.setattr(filling, "make_engine", make_engine)
+        fill(path, part=Part(1, 2))
+        return make_engine(name, order)
+
+    monkeypatch.setattr(filling, "make_engine", make_slowly)
+    with pytest.raises(DistillensError, match="holds states that this recipe does not read"):
+        fill(path, overrides=fewer)
+    states, rows = stored(tmp_path / "cache")
+    assert len(rows) == 12
+    assert all(len(found) == 3 for found in states.values())
 
 
 def choose(path, overrides):

@@ -18,6 +18,7 @@ from distillens_plugin.run import main
 from distillens_plugin.teacher_cache import attach_teacher_cache
 from distillens_plugin.teacher_cache.plan import Plan, _row_ids
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
+from distillens_plugin.teacher_cache.store import Store
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.lock import FolderLock
 
@@ -184,6 +185,37 @@ def test_such_a_recipe_cannot_complete_the_cache(tmp_path, capsys):
     assert main([str(path), "--set", ONE_PAIR[0], "--validate"]) == 2
     assert "fill it with the recipe that reads these" in capsys.readouterr().err
     assert folder_bytes(tmp_path / "cache") == stored
+
+
+def test_nor_can_a_process_that_does_not_see_all_of_a_full_cache(filled, monkeypatch):
+    """As where the folder's listing has not yet come to another machine."""
+    monkeypatch.setattr(Store, "refresh", lambda store, **kwargs: None)
+    with pytest.raises(DistillensError, match="lacks rows, and holds states"):
+        Run(filled.folder / "recipe.yaml", overrides=ONE_PAIR)
+
+
+def test_a_larger_cache_counts_against_the_limit_as_it_is(filled, capsys):
+    arguments = [str(filled.folder / "recipe.yaml"), "--set", ONE_PAIR[0], "--validate"]
+    assert main([*arguments, "--set", "teacher_cache.max_gb=0.0003"]) == 2
+    assert "holds 0.35 MB, more than max_gb = 0.0003; raise it" in capsys.readouterr().err
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize("states", [[["a"]], [1], None, {"a": 1}])
+def test_a_fingerprint_of_other_types_is_refused_in_one_line(filled, tmp_path, capsys, states):
+    path = copy_of(filled, tmp_path)
+    file = tmp_path / "cache" / "fingerprint.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**fields, "states": states}), encoding="utf-8")
+    assert main([str(path), "--validate"]) == 2
+    assert "holds other states (teacher layers: " in capsys.readouterr().err
+
+
+def test_a_look_at_a_cache_takes_a_spoilt_index_for_a_missing_one(filled, tmp_path, capsys):
+    path = copy_of(filled, tmp_path)
+    shard_paths(tmp_path / "cache")[0].with_suffix(".json").write_text('{"rows": [["a", ')
+    assert main([str(path), "--validate"]) == 0
+    assert "the whole teacher is loaded (" in capsys.readouterr().out
 
 
 def test_the_cache_of_a_bfloat16_run_gives_back_what_the_teacher_computed(tmp_path):

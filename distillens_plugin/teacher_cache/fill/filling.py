@@ -125,7 +125,9 @@ def fill_cache(recipe: Recipe, settings: FillSettings) -> str:
             own = make_fingerprint(recipe, examples, plan.states, engine.identity)
             if stored is None:
                 stored = write_fingerprint(plan.folder, own.to_json())
+                # Another fill may have been first: rows of this one must not lack its states.
                 _check_contents(own, stored, plan, settings.model)
+                refuse_to_complete(plan, stored)
             if different := own.engine_differences(stored):
                 raise DistillensError(
                     f"{plan.where}.path: {plan.folder} was filled by another engine "
