@@ -15,6 +15,7 @@ from eval_harness import printable
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
 from eval_harness.shared.pages.figures import Figure
+from eval_harness.shared.pages.foreign import refuse_foreign_page
 from eval_harness.shared.pages.render import render
 
 PAGE = "report.html"
@@ -114,4 +115,5 @@ def _output(folders: Sequence[Path], output_dir: Path | None) -> Path:
             if not path.is_dir():
                 raise DistillensError(f"--output_dir: {path} is a file; name a folder")
             break
+    refuse_foreign_page(output_dir / PAGE, "--output_dir")
     return output_dir

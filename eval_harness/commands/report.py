@@ -1,6 +1,7 @@
 """`eval-harness report`: an HTML page and a Markdown table about one or more systems."""
 
 import argparse
+from pathlib import Path
 
 from eval_harness.commands.compare import add_system_arguments, print_names
 
@@ -27,12 +28,14 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.scoring.rouge import metric_of_tokenizer
     from eval_harness.shared.files.atomic import check_can_be_made
     from eval_harness.shared.pages.figures import require_matplotlib
+    from eval_harness.shared.pages.foreign import refuse_foreign_page
 
     # Before the systems are read and scored, which may take a while.
     require_matplotlib()
     if args.num_rows < 0:
         raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
     check_can_be_made(args.output_path)
+    refuse_foreign_page(Path(args.output_path) / "report.html", "--output_path")
     systems = load_systems(
         args.systems,
         references=args.references,

@@ -17,11 +17,13 @@ from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.scoring.row_scores import scored_by
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
 from eval_harness.shared.pages.figures import Figure, require_matplotlib
+from eval_harness.shared.pages.foreign import refuse_foreign_page
 from eval_harness.shared.pages.markdown import cell, lines_of
 from eval_harness.shared.pages.render import render
 from eval_harness.shared.pages.tables import Grid
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
+PAGE = "report.html"
 # Metric -> column title and decimals; a column is shown if any system has the metric.
 _COLUMNS = {
     "length_words": ("words", 1),
@@ -91,12 +93,13 @@ def write_report(
     require_matplotlib()
     check_writable(output_path)
     folder = Path(output_path)
+    refuse_foreign_page(folder / PAGE, "--output_path")
     result = compare_loaded(systems, all_pairs=all_pairs).to_json()
     sections = [_section(systems, task, result, num_rows) for task in systems[0].samples]
     notes = [printable(note) for note in result["notes"]]
     for plot in (plot for section in sections for plot in section.plots):
         write_bytes(folder / "plots" / f"{plot.name}.png", plot.png)
-    page, markdown = folder / "report.html", folder / "report.md"
+    page, markdown = folder / PAGE, folder / "report.md"
     write_text(markdown, _markdown(sections, notes))
     write_text(page, _html(systems, sections, notes))
     return page, markdown

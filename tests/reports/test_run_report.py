@@ -95,6 +95,7 @@ def test_several_runs_side_by_side(tmp_path):
     with pytest.raises(DistillensError, match=r"--output_dir: missing.*about 2 runs"):
         write_report(runs)
     page = write_report(runs, output_dir=tmp_path / "both")
+    assert write_report(runs, output_dir=tmp_path / "both") == page
     text = page.read_text(encoding="utf-8")
     assert "Runs a and b" in text
     assert "Settings that differ" in text
@@ -139,6 +140,11 @@ def test_what_a_run_chose(tmp_path):
         (["quick", "quick"], {"output_dir": "out"}, "quick: named twice; name each run once"),
         (["quick"], {"output_dir": "file"}, "file is a file; name a folder"),
         (["quick"], {"output_dir": "file/in"}, "file is a file; name a folder"),
+        (
+            ["quick"],
+            {"output_dir": "theirs"},
+            "is no report of this project, and would be replaced",
+        ),
         (["quick"], {"evaluations": "other"}, "other: holds no results_*.json"),
         (["broken"], {}, "broken/metrics.jsonl:2:2: not JSON"),
     ],
@@ -147,6 +153,8 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path, names, options, 
     for name in ("quick", "other", "broken"):
         run_by_hand(tmp_path / name)
     (tmp_path / "file").write_text("")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "report.html").write_text("<!doctype html><title>Profits</title>")
     lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
     lines[1] = "{'a'"
     (tmp_path / "broken" / "metrics.jsonl").write_text("\n".join(lines) + "\n")

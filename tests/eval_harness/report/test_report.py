@@ -224,6 +224,17 @@ def test_prompt_is_instruction_and_input_or_the_ready_prompt():
     assert prompt_text({}) == ""
 
 
+def test_a_page_of_others_is_not_replaced(folders, tmp_path):
+    page, _ = write_report(load_systems(folders), tmp_path / "out")
+    assert write_report(load_systems(folders), tmp_path / "out")[0] == page
+    page.write_text("<!doctype html><title>Profits</title>")
+    with pytest.raises(
+        DistillensError, match=r"--output_path: .*is no report of this"
+    ):
+        write_report(load_systems(folders), tmp_path / "out")
+    assert "Profits" in page.read_text()
+
+
 def test_unwritable_folder_is_refused(folders, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DistillensError, match="cannot be written"):
