@@ -228,9 +228,7 @@ def test_a_page_of_others_is_not_replaced(folders, tmp_path):
     page, _ = write_report(load_systems(folders), tmp_path / "out")
     assert write_report(load_systems(folders), tmp_path / "out")[0] == page
     page.write_text("<!doctype html><title>Profits</title>")
-    with pytest.raises(
-        DistillensError, match=r"--output_path: .*is no report of this"
-    ):
+    with pytest.raises(DistillensError, match=r"--output_path: .*is no report of this"):
         write_report(load_systems(folders), tmp_path / "out")
     assert "Profits" in page.read_text()
 
