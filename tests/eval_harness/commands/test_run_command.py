@@ -74,7 +74,7 @@ def test_more_seeds_and_rows_go_on_from_fewer(harness, small_gpt2, small_benchma
     assert len(stored(out)) == 1 + 1 + 6 * 2
     # Nothing to generate: no weights are loaded, and no scores were asked for.
     assert "tokens/s" not in again.stderr
-    assert again.stdout == "no scores: the answers are kept; eval-harness score scores them\n"
+    assert again.stdout.startswith("no scores: the answers are kept; ")
     assert load_results(out).tasks["small"].samples[0].scores == {}
 
 
