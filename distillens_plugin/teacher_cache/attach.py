@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from distillens_plugin.experiment.experiment import Experiment
 
 
+# Whoever takes a full cache holds it alone for a moment.
+_PATIENCE_S = 10.0
+
+
 class TeacherCache:
     """A cache at work in a box.
 
@@ -88,16 +92,18 @@ class TeacherCache:
         """
         plan = self.plan
         folder = plan.folder
-        lock = self._lock = open_folder(
-            folder,
-            plan.where,
-            remedy="it fills this cache; wait for its first epoch to end, or name another path",
-        )
+        # A full cache is held beside others from the first moment: runs may start together.
+        beside = _looks_full(plan)
+        lock = self._take_lock(beside=beside)
         stored = read_fingerprint(folder)
         own = _fingerprint(experiment, plan, stored)
         if stored is not None and (different := own.differences(stored)):
             raise holds_other_states(plan, different)
         torn = find_torn(folder)
+        if torn and beside:
+            lock.close()
+            lock = self._take_lock(beside=False)
+            torn = find_torn(folder)
         if lock.exclusive:
             self._delete(torn)
             torn = []
@@ -113,6 +119,17 @@ class TeacherCache:
             + ("the teacher runs for the others" if num_missing else "the teacher will not run")
         )
         return torn
+
+    def _take_lock(self, *, beside: bool) -> FolderLock:
+        self._lock = open_folder(
+            self.plan.folder,
+            self.plan.where,
+            remedy="it fills this cache; wait for its first epoch to end, or name another path",
+            patience_s=_PATIENCE_S if beside else 0.0,
+        )
+        if beside:
+            self._lock.share()
+        return self._lock
 
     def _refuse_to_add(
         self, experiment: "Experiment", own: Fingerprint | FingerprintOne, stored: object
@@ -185,6 +202,13 @@ def attach_teacher_cache(
 
     box.post_epoch_process = post_epoch_process
     return cache
+
+
+def _looks_full(plan: Plan) -> bool:
+    """By the shards' indexes alone, which takes no time."""
+    if read_fingerprint(plan.folder) is None:
+        return False
+    return not missing_rows(plan.folder, plan.row_ids, thorough=False)
 
 
 def _fingerprint(

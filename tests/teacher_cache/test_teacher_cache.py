@@ -15,7 +15,7 @@ from distillens_plugin.data.supervision import supervised_from_targets
 from distillens_plugin.lens.forward import forward
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.run import main
-from distillens_plugin.teacher_cache import attach_teacher_cache
+from distillens_plugin.teacher_cache import attach, attach_teacher_cache
 from distillens_plugin.teacher_cache.plan import Plan, _row_ids
 from distillens_plugin.teacher_cache.shards import find_torn, read_index, shard_paths
 from distillens_plugin.teacher_cache.store import Store
@@ -403,6 +403,25 @@ def test_a_full_cache_is_read_by_several_runs_at_once(filled):
     assert run.epoch(0)[1] == 0
     run.close()
     other.close()
+
+
+def test_runs_may_start_on_a_full_cache_at_the_same_moment(filled, monkeypatch):
+    """While one still reads every byte of it, the next one opens it."""
+    others = []
+
+    def open_beside(folder):
+        if not others:
+            others.append(folder)
+            run = Run(filled.folder / "recipe.yaml")
+            assert run.epoch(0)[1] == 0
+            run.close()
+        return find_torn(folder)
+
+    monkeypatch.setattr(attach, "find_torn", open_beside)
+    run = Run(filled.folder / "recipe.yaml")
+    assert others
+    assert run.epoch(0)[1] == 0
+    run.close()
 
 
 def test_a_torn_cache_is_not_mended_under_another_runs_feet(filled, tmp_path):
