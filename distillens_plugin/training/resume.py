@@ -24,6 +24,10 @@ _MAY_DIFFER = (
     "hub_private",
     "report",
     "sharding",
+    # A cache is held against teacher and rows when it is opened, wherever it lies.
+    "teacher_cache.path",
+    "teacher_cache.teacher",
+    "teacher_cache.max_gb",
     "train.save_every",
     "train.keep_last",
 )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from forked_run import forked, kill_after_states, quick_recipe
 from run_process import change
 from safetensors.torch import load_file, save_file
 from tiny_run import save_tiny_model
+
+from distillens_plugin.training.resume import _check_same_recipe
+from eval_harness.errors import DistillensError
 
 
 def rewrite(path, edit):
@@ -148,3 +152,14 @@ def test_what_did_not_change_is_not_told(cut):
     done = resumed(cut)
     assert done.returncode == 2
     assert "its rows have other texts or ids" in done.stderr
+
+
+def test_where_a_teacher_cache_lies_and_how_it_is_read_makes_no_other_recipe():
+    folder = Path("out")
+    before = "teacher_cache: {path: /a, dtype: bfloat16}\n"
+    moved = "teacher_cache: {path: /b, dtype: bfloat16, teacher: states_only, max_gb: 3.0}\n"
+    _check_same_recipe(before, moved, folder)
+    with pytest.raises(DistillensError, match=r"cache\.dtype was 'bfloat16' and is 'int8'"):
+        _check_same_recipe(before, "teacher_cache: {path: /a, dtype: int8}\n", folder)
+    with pytest.raises(DistillensError, match=r"teacher_cache was .*'/a'.* and is 'not there'"):
+        _check_same_recipe(before, "{}\n", folder)
