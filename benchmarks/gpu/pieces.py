@@ -106,12 +106,21 @@ def joined(folder: Path) -> bytes:
 
 
 def unpack(folder: Path) -> None:
-    """Fills `folder` from the pieces beside it, in place of what an older pack left there."""
+    """Fills `folder` from the pieces beside it, in place of what an older pack left there.
+
+    Runs in `folder`/study stay: they are those of the teacher and rows that their records name.
+    """
     whole = joined(folder)
     if folder.exists() and not (folder / "LICENCES.txt").is_file():
         raise SystemExit(f"{folder}: exists and was not made by `join`; give another name")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.name == "study":
+            continue
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
     (folder / ".gitignore").write_text("*\n", encoding="ascii")
     with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
         archive.extractall(folder, filter="data")

@@ -1,4 +1,4 @@
-"""What the lens is worth on a pretrained teacher: the study worth.yaml, first with one seed.
+"""What the lens is worth on a pretrained teacher: the study worth.yaml, a seed at a time.
 
 It needs what `pieces.py join` made, and keeps its runs there: a second call goes on. With --tiny it
 is two methods of the same study, on the quickstart's teacher and rows.
@@ -36,21 +36,34 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of a final run; the search has half of them")
     parser.add_argument("--rows", type=int, help="of each benchmark")
     parser.add_argument("--rates", type=int, help="learning rates of the search")
-    parser.add_argument("--jobs", type=int, help="runs at a time; default: 3 on a GPU, else 1")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time; default: one for two cores, at most 8, on a GPU"
+    )
 
 
-def changes(given: argparse.Namespace, seeds: list[int]) -> Fields:
-    """The study of one round: worth.yaml, and what the call's sizes change in it."""
-    study: Fields = {"base": str(STUDY), "output_dir": str(PIECES / "study"), "seeds": seeds}
-    if seeds != SEEDS:
-        # The first table is that of equal steps.
-        study["budget"] = {"equal_compute": None}
+def rounds(study: Fields, seeds: list[int]) -> list[Fields]:
+    """A study with a seed more each time, at equal steps, and in the end at equal time too.
+
+    Each ends with evaluations: wherever the time is up, there are scores of some seeds.
+    """
+    steps_only = {**study, "budget": {"equal_compute": None}}
+    grown = [{**steps_only, "seeds": seeds[: count + 1]} for count in range(len(seeds))]
+    return [*grown, {**study, "seeds": seeds}]
+
+
+def changes(given: argparse.Namespace) -> Fields:
+    """worth.yaml, and what the call's sizes change in it."""
+    study: Fields = {"base": str(STUDY), "output_dir": str(PIECES / "study")}
     if given.steps is not None:
         study["set"] = {"steps": given.steps}
         study["tune"] = {"set": {"steps": max(1, given.steps // 2)}}
     if given.rows is not None:
         study["evaluation"] = {"limit": given.rows}
-    if given.rates is not None:
+    if given.rates == 1:
+        # Nothing to search.
+        study["tune"] = None
+        study["methods"] = {name: {"tune": None, "set": {"lr": RATES[0]}} for name in METHODS}
+    elif given.rates is not None:
         tune = {"lr": RATES[: given.rates]}
         study["methods"] = {name: {"tune": tune} for name in METHODS}
     return study
@@ -81,13 +94,17 @@ def tiny_study(out: Path) -> Fields:
             "fkl": {"tune": {"lr": RATES[:2]}},
             "lens_final": {"tune": None, "set": {layers: {"student": [1], "teacher": [2]}}},
         },
-        "seeds": SEEDS[:2],
         "budget": {"equal_compute": {"methods": ["fkl"]}},
         "evaluation": {
             **{"tasks": ["gsm8k"], "data": None, "limit": 6, "max_prompt_tokens": 128},
             **{"gen_kwargs": {"max_new_tokens": 8}, "batch_size": 6},
         },
     }
+
+
+def default_jobs(device: str) -> int:
+    """Small runs leave most of a card idle while they start, read rows and save."""
+    return min(8, max(1, (os.cpu_count() or 1) // 2)) if device == "cuda" else 1
 
 
 def run_study(file: Path, jobs: int, seconds: float, log: Path) -> int:
@@ -112,7 +129,7 @@ def run_study(file: Path, jobs: int, seconds: float, log: Path) -> int:
 
 
 def cases(call: Call, given: argparse.Namespace) -> int:
-    """A seed of all methods, then all seeds; then a case for each method and budget."""
+    """A seed of all methods after the other; then a case for each method and budget."""
     record = call.record("worth")
     if not call.tiny and not (PIECES / "teacher" / "model.safetensors").is_file():
         record.add("pieces", ok=False, error=f"{PIECES}: no teacher; run pieces.py join first")
@@ -120,12 +137,12 @@ def cases(call: Call, given: argparse.Namespace) -> int:
         return 1
     if call.device.type == "cpu":
         os.environ.update(ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    jobs = given.jobs or (3 if call.device.type == "cuda" else 1)
+    jobs = given.jobs or default_jobs(call.device.type)
     if call.tiny:
-        studies = [tiny_study(call.out)]
+        studies = rounds(tiny_study(call.out), SEEDS[:2])[1:]
         shutil.rmtree(call.out / "worth.study", ignore_errors=True)
     else:
-        studies = [changes(given, SEEDS[:1]), changes(given, SEEDS)]
+        studies = rounds(changes(given), SEEDS)
     file, log = call.out / "worth.study.yaml", call.out / "worth.study.log"
     log.unlink(missing_ok=True)
     for study in studies:
@@ -134,13 +151,15 @@ def cases(call: Call, given: argparse.Namespace) -> int:
         began = time.monotonic()
         code = run_study(file, jobs, record.seconds_left - TABLE_SECONDS, log)
         fields: Fields = {"ok": code == 0, "seeds": study["seeds"], "jobs": jobs}
+        equal = "steps" if study.get("budget", {}).get("equal_compute", {}) is None else "time"
         fields["seconds"] = round(time.monotonic() - began, 1)
         if code != 0:
             tail = log.read_text(encoding="utf-8", errors="replace")[-250:]
             fields["error"] = "the time was up" if code == 124 else f"exit code {code}: {tail}"
-        record.add(f"study of {len(study['seeds'])} seeds", **fields)
-        if code != 0:
+        record.add(f"equal {equal}, seeds {len(study['seeds'])}", **fields)
+        if code == 124:
             break
+        # A run that failed is named in the log; the others go on.
     # The table of what there is was what the time was for.
     record.ends = max(record.ends, time.monotonic() + TABLE_SECONDS)
     report(record, file, call.out)

@@ -100,6 +100,10 @@ def _trained(runs: Sequence[Run]) -> list[Run]:
 
 def _seconds_per_step(runs: Sequence[Run]) -> float | None:
     found: list[dict[str, Any]] = [summary(run) for run in _trained(runs)]
-    times = [entry["train_seconds"] / entry["num_steps"] for entry in found if entry["num_steps"]]
-    # train_seconds is rounded to 0.1 s: a run too short to time gives no pace.
+    times = [
+        entry.get("seconds_per_step") or entry["train_seconds"] / entry["num_steps"]
+        for entry in found
+        if entry["num_steps"]
+    ]
+    # What is rounded to nothing gives no pace.
     return statistics.median(times) if times and min(times) > 0 else None

@@ -27,6 +27,8 @@ class SummaryFile(_Record):
     num_steps: Count
     train_seconds: Number
     seconds: Number
+    # Runs of older versions have none.
+    seconds_per_step: Number | None = None
     peak_memory_bytes: Count
     validation: list[_Validation]
     best_step: Count | None

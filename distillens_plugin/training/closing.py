@@ -47,6 +47,7 @@ def close_run(
         "seconds": round(seconds, 1),
         "train_seconds": round(history.train_seconds, 1),
         "tokens_per_s": round(history.tokens_per_s, 1),
+        "seconds_per_step": round(history.seconds_per_step, 6),
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
         **({"weights": weights} if weights else {}),
         **measured,

@@ -68,6 +68,7 @@ class Epochs:
             progress.close()
         self.history.train_seconds = progress.train_seconds
         self.history.tokens_per_s = progress.tokens_per_s
+        self.history.seconds_per_step = progress.seconds_per_step
         return self.history
 
     def _is_over(self) -> bool:

@@ -12,6 +12,7 @@ class History:
         best_step, best_score: of the model that was saved as `best`.
         num_all_masked: batches in which nothing was supervised.
         train_seconds: without validation and saving.
+        seconds_per_step: also without the first steps after a start.
         stopping_score: the last score that counted as an improvement for early stopping, and
             `num_without_improvement`, the evaluations since then.
         stopped: why the run ended before its last step; None if it did not.
@@ -23,6 +24,7 @@ class History:
     num_all_masked: int = 0
     train_seconds: float = 0.0
     tokens_per_s: float = 0.0
+    seconds_per_step: float = 0.0
     stopping_score: float | None = None
     num_without_improvement: int = 0
     stopped: str | None = None

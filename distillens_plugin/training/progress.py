@@ -17,6 +17,10 @@ def no_bars_in_logs() -> None:
         disable_progress_bars()
 
 
+# Steps after each start in which kernels are compiled and memory is taken.
+_WARM_UP = 10
+
+
 class Progress:
     """Loss, tokens a second and the time left, on standard error.
 
@@ -39,12 +43,16 @@ class Progress:
         self._step, self._first_step = 0, 0
         self._tokens = 0.0
         self._seconds = self._first_seconds = 0.0
+        self._warm_steps = self._warm_seconds = 0.0
         self._resumed_at = time.perf_counter()
 
     def step(self, loss: float, num_tokens: float) -> None:
         """One optimiser step over `num_tokens` tokens (of all ranks, without padding)."""
         now = time.perf_counter()
         self._seconds += now - self._resumed_at
+        if self._step - self._first_step < _WARM_UP:
+            self._warm_seconds += now - self._resumed_at
+            self._warm_steps += 1
         self._resumed_at = now
         self._tokens += num_tokens
         self._step += 1
@@ -90,13 +98,29 @@ class Progress:
     def train_seconds(self) -> float:
         return self._seconds
 
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean without the first ten steps after each start, unless few others were taken."""
+        taken, seconds = self._step - self._warm_steps, self._seconds - self._warm_seconds
+        if taken < _WARM_UP:
+            taken, seconds = self._step, self._seconds
+        return seconds / taken if taken else 0.0
+
     def state(self) -> dict[str, float]:
-        """Tokens and seconds so far, for `restore`."""
-        return {"tokens": self._tokens, "seconds": self._seconds}
+        """Tokens, seconds and steps so far, for `restore`."""
+        return {
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+            "warm_seconds": self._warm_seconds,
+            "warm_steps": self._warm_steps,
+        }
 
     def restore(self, state: Mapping[str, float], num_steps: int) -> None:
         """Starts after `num_steps` steps."""
         self._tokens, self._seconds = state["tokens"], state["seconds"]
+        # An older version's state has none of these.
+        self._warm_seconds = state.get("warm_seconds", 0.0)
+        self._warm_steps = state.get("warm_steps", 0.0)
         self._step, self._first_step, self._first_seconds = num_steps, num_steps, self._seconds
         self._bar.update(num_steps)
         # The pace on the bar is that of the steps still to come.

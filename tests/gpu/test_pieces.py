@@ -27,10 +27,16 @@ def test_pieces_come_together_again(packed):
     content, folder, pieces = packed
     assert [piece.name for piece in pieces] == [".worth-1", ".worth-2", ".worth-3"]
     assert all((piece / PIECE).stat().st_size <= 2000 for piece in pieces)
-    for _ in range(2):  # a second join replaces the first
+    for _ in range(2):  # a second join replaces the first, but no run
         unpack(folder)
+        (folder / "study").mkdir(exist_ok=True)
+        (folder / "teacher" / "old").write_text("")
         for name in ("LICENCES.txt", "teacher/weights"):
             assert (folder / name).read_bytes() == (content / name).read_bytes()
+    (folder / "study" / "run").write_text("done")
+    unpack(folder)
+    assert (folder / "study" / "run").read_text() == "done"
+    assert not (folder / "teacher" / "old").exists()
     assert (folder / ".gitignore").read_text(encoding="ascii") == "*\n"
 
 

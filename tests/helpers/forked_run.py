@@ -209,7 +209,7 @@ def what_it_left(folder):
             reading = {key: json.loads(line)[key] for key in ("step", "norm", "student")}
             found.setdefault("readings", []).append(reading)
     summary = json.loads(found.pop("summary.json"))
-    paces = ("seconds", "train_seconds", "tokens_per_s", "peak_memory_bytes")
+    paces = ("seconds", "train_seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes")
     paces += ("report_seconds", "report_share")
     found["summary"] = {key: value for key, value in summary.items() if key not in paces}
     return found

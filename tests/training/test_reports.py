@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 import termios
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,6 +144,35 @@ def test_the_reported_divergence_is_that_of_the_saved_student(reported):
     last = records(folder / "out")[-1]
     assert last["val/kd"] == pytest.approx(total / count, rel=1e-4)
     assert last["val/lens"] == pytest.approx((last["val/lens/1-2"] + last["val/lens/2-4"]) / 2)
+
+
+def test_the_pace_leaves_out_the_steps_after_a_start(monkeypatch):
+    class OneProcess:
+        is_main_process = False
+
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+
+    def take(progress, seconds):
+        for each in seconds:
+            clock.now += each
+            progress.step(1.0, 10.0)
+
+    progress = Progress(60, OneProcess())
+    assert progress.seconds_per_step == 0.0
+    take(progress, [30.0] + [1.0] * 14)
+    # Too few others.
+    assert progress.seconds_per_step == pytest.approx(44 / 15)
+    progress.pause()
+    clock.now += 100.0
+    progress.resume()
+    take(progress, [1.0] * 5)
+    assert progress.seconds_per_step == pytest.approx(1.0)
+    resumed = Progress(60, OneProcess())
+    resumed.restore(progress.state(), 20)
+    take(resumed, [60.0] + [2.0] * 29)
+    assert resumed.seconds_per_step == pytest.approx((10 * 1.0 + 20 * 2.0) / 30)
+    assert resumed.train_seconds == pytest.approx(49 + 118)
 
 
 def test_a_terminal_gets_the_bar(monkeypatch):
