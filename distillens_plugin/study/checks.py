@@ -90,9 +90,9 @@ def _check_caches(study: Study, recipes: dict[str, Recipe]) -> Iterator[str]:
 
 
 def _num_layers(recipe: Recipe) -> int:
-    return sum(
-        paired.layers.auto or len(paired.layers.teacher or ()) for _, paired in recipe.layer_terms()
-    )
+    layers = [paired.layers for _, paired in recipe.layer_terms()]
+    listed = {layer for each in layers for layer in each.teacher or ()}
+    return max(len(listed), *(each.auto or 0 for each in layers), 0)
 
 
 def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:

@@ -43,10 +43,9 @@ def equal_compute_steps(study: Study, main: Mapping[str, Sequence[Run]]) -> dict
         return {}
     path = Path(study.output_dir) / FILE
     kept = read_steps(study)
-    clock = _seconds_per_step(main.get(spec.clock, []))
     steps: dict[str, int] = {}
     for name in extended_methods(study, main):
-        own = _seconds_per_step(main.get(name, []))
+        clock, own = _paces(main.get(spec.clock, []), main.get(name, []))
         if clock is None or own is None:
             continue
         key = digest([run.fingerprint for run in (*main[spec.clock], *main[name])])
@@ -98,12 +97,18 @@ def _trained(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if is_trained(run, overwrite=True)]
 
 
-def _seconds_per_step(runs: Sequence[Run]) -> float | None:
-    found: list[dict[str, Any]] = [summary(run) for run in _trained(runs)]
-    times = [
-        entry.get("seconds_per_step") or entry["train_seconds"] / entry["num_steps"]
-        for entry in found
-        if entry["num_steps"]
-    ]
-    # What is rounded to nothing gives no pace.
-    return statistics.median(times) if times and min(times) > 0 else None
+def _paces(*methods: Sequence[Run]) -> list[float | None]:
+    """Median seconds of a step of each method; None without a run that was long enough."""
+    found: list[list[dict[str, Any]]] = [[summary(run) for run in _trained(m)] for m in methods]
+    # Runs of older versions have a pace with their first steps alone: never mix the two.
+    is_new = all(entry.get("seconds_per_step") for entries in found for entry in entries)
+    paces: list[float | None] = []
+    for entries in found:
+        times = [
+            entry["seconds_per_step"] if is_new else entry["train_seconds"] / entry["num_steps"]
+            for entry in entries
+            if entry["num_steps"]
+        ]
+        # What is rounded to nothing gives no pace.
+        paces.append(statistics.median(times) if times and min(times) > 0 else None)
+    return paces

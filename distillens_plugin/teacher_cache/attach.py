@@ -1,5 +1,7 @@
 """Opens the cache that a recipe names and puts it between the box and its teacher."""
 
+import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +25,7 @@ from distillens_plugin.teacher_cache.fingerprint import (
     hash_rows,
     hash_weights,
     read_fingerprint,
+    unread_states,
 )
 from distillens_plugin.teacher_cache.folder import open_folder, write_fingerprint
 from distillens_plugin.teacher_cache.forward import CachingForward
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from distillens_plugin.experiment.experiment import Experiment
 
 
-# Whoever takes a full cache holds it alone for a moment.
+# Whoever takes a full cache holds it alone for a moment; a shared folder's listing may be late.
 _PATIENCE_S = 10.0
 
 
@@ -75,14 +78,32 @@ class TeacherCache:
             shard_bytes=shard_bytes,
         )
         self.store.refresh(without=torn)
-        if self.store.missing(plan.row_ids):
-            # The main process may see more of a shared folder than this one.
-            refuse_to_complete(plan, read_fingerprint(plan.folder))
+        if experiment.readout is not None or unread_states(
+            plan.states, read_fingerprint(plan.folder)
+        ):
+            self._see_all_rows(torn)
         self._share_if_full()
         box = experiment.box
         self.forward = CachingForward(
             box.teacher_forward_proc, self.store, plan.states, box.teacher_io_dict
         )
+
+    def _see_all_rows(self, torn: list[Path]) -> None:
+        """The main process has seen a full cache, to which nobody can add: wait for its listing.
+
+        Raises:
+            DistillensError: this process still sees less.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while missing := self.store.missing(self.plan.row_ids):
+            if time.monotonic() > deadline:
+                raise DistillensError(
+                    f"{self.plan.where}.path: process {self._accelerator.process_index} sees "
+                    f"{len(missing):,} rows fewer in {self.plan.folder} than the first process; "
+                    "name a folder that all processes see alike"
+                )
+            time.sleep(min(0.5, _PATIENCE_S))
+            self.store.refresh(without=torn)
 
     def _open(self, experiment: "Experiment") -> list[Path]:
         """On the main process: lock, compare fingerprints, delete damaged shards.
@@ -101,8 +122,7 @@ class TeacherCache:
             raise holds_other_states(plan, different)
         torn = find_torn(folder)
         if torn and beside:
-            lock.close()
-            lock = self._take_lock(beside=False)
+            lock = self._alone_if_possible(lock)
             torn = find_torn(folder)
         if lock.exclusive:
             self._delete(torn)
@@ -130,6 +150,17 @@ class TeacherCache:
         if beside:
             self._lock.share()
         return self._lock
+
+    def _alone_if_possible(self, lock: FolderLock) -> FolderLock:
+        """To mend a damaged cache; another run that has just found the same may be first."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            lock.close()
+            # Two that wait alike would meet again.
+            time.sleep(random.uniform(0.0, 0.3))
+            lock = self._take_lock(beside=False)
+            if lock.exclusive or time.monotonic() > deadline:
+                return lock
 
     def _refuse_to_add(
         self, experiment: "Experiment", own: Fingerprint | FingerprintOne, stored: object

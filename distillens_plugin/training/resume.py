@@ -24,7 +24,8 @@ _MAY_DIFFER = (
     "hub_private",
     "report",
     "sharding",
-    # A cache is held against teacher and rows when it is opened, wherever it lies.
+    # A cache is held against teacher and rows when it is opened, wherever it lies. (Another engine
+    # may have filled it, whose states differ in their last bits.)
     "teacher_cache.path",
     "teacher_cache.teacher",
     "teacher_cache.max_gb",

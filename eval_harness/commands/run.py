@@ -124,7 +124,10 @@ def _table(results: "Results") -> str:
                 rows = f"{task.metrics['num_scored,none']} of {rows}"
             lines.append(f"{task.task}  {rows}  {metric}  {_number(value)}  {_number(error)}")
     if len(lines) == 1:
-        return "no scores: the answers are kept; the command without --predict_only scores them\n"
+        return (
+            "no scores: the answers are kept; where rows have references or a metric needs none, "
+            "the command without --predict_only scores them\n"
+        )
     cells = [line.split("  ") for line in lines]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return "".join(

@@ -190,7 +190,8 @@ def test_such_a_recipe_cannot_complete_the_cache(tmp_path, capsys):
 def test_nor_can_a_process_that_does_not_see_all_of_a_full_cache(filled, monkeypatch):
     """As where the folder's listing has not yet come to another machine."""
     monkeypatch.setattr(Store, "refresh", lambda store, **kwargs: None)
-    with pytest.raises(DistillensError, match="lacks rows, and holds states"):
+    monkeypatch.setattr(attach, "_PATIENCE_S", 0.0)
+    with pytest.raises(DistillensError, match="process 0 sees 23 rows fewer in"):
         Run(filled.folder / "recipe.yaml", overrides=ONE_PAIR)
 
 

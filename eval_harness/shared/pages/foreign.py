@@ -4,8 +4,8 @@ from pathlib import Path
 
 from eval_harness.errors import DistillensError
 
-# The policy with which base.html.j2 begins.
-_OURS = b"""content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src"""
+# The policy with which base.html.j2, and the pages before it, begin.
+_OURS = b"""content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"""
 
 
 def refuse_foreign_page(page: Path, flag: str) -> None:
@@ -16,11 +16,11 @@ def refuse_foreign_page(page: Path, flag: str) -> None:
     Raises:
         DistillensError: see above, or the file cannot be read.
     """
-    if not page.exists():
-        return
     try:
         with page.open("rb") as file:
             start = file.read(2000)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise DistillensError(
             f"{flag}: cannot read {page} ({error.strerror}); name another folder"
