@@ -129,7 +129,7 @@ def run_study(file: Path, jobs: int, seconds: float, log: Path) -> int:
 
 
 def cases(call: Call, given: argparse.Namespace) -> int:
-    """A seed of all methods after the other; then a case for each method and budget."""
+    """All methods, seed after seed; then a case for each method and budget."""
     record = call.record("worth")
     if not call.tiny and not (PIECES / "teacher" / "model.safetensors").is_file():
         record.add("pieces", ok=False, error=f"{PIECES}: no teacher; run pieces.py join first")
@@ -151,7 +151,7 @@ def cases(call: Call, given: argparse.Namespace) -> int:
         began = time.monotonic()
         code = run_study(file, jobs, record.seconds_left - TABLE_SECONDS, log)
         fields: Fields = {"ok": code == 0, "seeds": study["seeds"], "jobs": jobs}
-        equal = "steps" if study.get("budget", {}).get("equal_compute", {}) is None else "time"
+        equal = "time" if study is studies[-1] else "steps"
         fields["seconds"] = round(time.monotonic() - began, 1)
         if code != 0:
             tail = log.read_text(encoding="utf-8", errors="replace")[-250:]
