@@ -105,7 +105,7 @@ def spread(seed, width):
 
 def test_an_error_in_the_fisher_metric_is_the_float64_formula(tmp_path):
     matrix = spread(0, 48)
-    file = tmp_path / "new" / "fisher.safetensors"
+    file = tmp_path / "fisher.safetensors"
     save_fisher(file, {2: matrix}, num_layers=4, notes={})
     layers = {"student": [1], "teacher": [2]}
     box = build_box(box_recipe(tmp_path, metric="fisher", metric_file=str(file), layers=layers))
@@ -144,7 +144,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
 
 def test_the_command_writes_what_a_recipe_reads(tmp_path, capsys):
     recipe = tiny_recipe(tmp_path)
-    file = tmp_path / "fisher.safetensors"
+    file = tmp_path / "new" / "fisher.safetensors"
     command = ["teacher-fisher", str(tmp_path / "teacher"), "--data", str(ASSETS / "train.jsonl")]
     command += ["--num_rows", "8", "--max_length", "256", "--max_prompt_length", "200"]
     assert main([*command, "--layers", "1,2", "--output", str(file), "--device", "cpu"]) == 0
