@@ -18,3 +18,7 @@ class RunFailure(DistillensError):  # noqa: N818 (it names an outcome)
     """Something failed while running (a NaN loss, a full disk, a backend): exit code 1."""
 
     exit_code = 1
+
+
+class NotFinite(RunFailure):
+    """A loss or a gradient is NaN or infinite: the settings, not the machine, ended the run."""

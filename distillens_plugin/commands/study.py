@@ -130,10 +130,12 @@ def run(arguments: argparse.Namespace) -> int:
             failed = run_only(study, arguments.only, executor, overwrite=arguments.overwrite)
         return 1 if failed else 0
     from distillens_plugin.study.report.page import require_matplotlib
+    from distillens_plugin.study.report.place import check_place
     from distillens_plugin.study.runner import Runner
 
-    # Hours of training must not end in a missing package.
+    # Hours of training must not end in a missing package, or in a file that is not ours to replace.
     require_matplotlib()
+    check_place(Path(study.output_dir))
     with _executor(arguments, study) as executor:
         failed = Runner(study, executor, overwrite=arguments.overwrite).run()
     code = _report(study)

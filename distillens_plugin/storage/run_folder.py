@@ -13,12 +13,9 @@ from eval_harness.shared.files.exchange import recover, remove
 from eval_harness.shared.files.lock import LOCK_NAME
 
 # What a run writes; `--overwrite` removes these and nothing else.
-RECIPE, FINGERPRINT, METRICS, SUMMARY = (
-    "recipe.yaml",
-    "fingerprint.json",
-    "metrics.jsonl",
-    "summary.json",
-)
+RECIPE, FINGERPRINT, METRICS = "recipe.yaml", "fingerprint.json", "metrics.jsonl"
+# How it ended: one of the two, or neither.
+SUMMARY, DIVERGED = "summary.json", "diverged.json"
 BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED = (
     "best",
     "last",
@@ -32,8 +29,8 @@ PAIRS, LENS, ANSWERS, REPORT = "layer_pairs.json", "lens.jsonl", "answers.jsonl"
 # Files that grow line by line; a resumed run cuts them back to what its state has of them.
 GROWING = (METRICS, LENS, ANSWERS)
 OWN = (
-    *(RECIPE, FINGERPRINT, METRICS, SUMMARY, BEST, LAST, STATE, STATE_BEFORE, TRACKERS, PUSHED),
-    *(PAIRS, LENS, ANSWERS, REPORT),
+    *(RECIPE, FINGERPRINT, METRICS, SUMMARY, DIVERGED, BEST, LAST, STATE, STATE_BEFORE),
+    *(TRACKERS, PUSHED, PAIRS, LENS, ANSWERS, REPORT),
 )
 _REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
 # Present while an earlier run is removed: what lies beside it belongs to no run.

@@ -17,7 +17,7 @@ from distillens_plugin.study.records import read_json
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, num_stages, search_so_far, stage_runs
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import DONE, is_trained, summary
+from distillens_plugin.study.state import DONE, has_diverged, is_trained, summary
 from eval_harness.errors import DistillensError
 
 _ESTIMATE = re.compile(r"about (\d+(?:\.\d+)?) (s|min|h) for (\d+) steps")
@@ -104,7 +104,7 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
     choices, stages = search_so_far(study)
     for choice in choices.values():
         # Nothing searched yet: the plan shows the recipe's own settings.
-        choice.tried = [entry for entry in choice.tried if entry.validation_nll is not None]
+        choice.tried = [entry for entry in choice.tried if not entry.missing]
     main = main_runs(study, choices)
     yield from _answers(study)
     phases = [
@@ -115,7 +115,7 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
     for phase, runs in phases:
         yield f"{phase}: {len(runs)} runs"
         for run in runs:
-            yield f"  {run.name}{'  done' if is_trained(run, overwrite=True) else ''}"
+            yield f"  {run.name}{_standing(run)}"
     if study.evaluation is not None:
         yield from _evaluations(study, phases[-1][1])
     extended = extended_methods(study, main)
@@ -126,6 +126,12 @@ def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:
             f"with the training time of {clock}; the final runs decide how many steps that is"
         )
     yield from _times(study, phases, main, len(environments(num_jobs)))
+
+
+def _standing(run: Run) -> str:
+    if is_trained(run, overwrite=True):
+        return "  done"
+    return "  diverged" if run.kind == "tune" and has_diverged(run) else ""
 
 
 def _answers(study: Study) -> Iterator[str]:
@@ -168,7 +174,7 @@ def _times(
     total = 0.0
     for _, runs in phases:
         for run in runs:
-            if run.method in known and not is_trained(run, overwrite=True):
+            if run.method in known and not _standing(run):
                 total += per_run[run.method] * _share(run, main[run.method][0])
     clock = study.budget.equal_compute
     if clock is not None:

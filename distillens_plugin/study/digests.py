@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.teacher_cache.fingerprint import engine_of, read_fingerprint
 from eval_harness.shared.digest import digest
 
 # Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
@@ -15,7 +16,7 @@ _FILE_KEYS = (
     *("teacher_translators", "metric_file"),
 )
 # Where things are stored, and how much is loaded, does not change results (a cache only repeats
-# what its teacher computes).
+# what its teacher computes, or names its engine below).
 _LEFT_OUT = (
     "output_dir",
     *(f"teacher_cache.{key}" for key in ("path", "teacher", "max_gb")),
@@ -25,6 +26,20 @@ _LEFT_OUT = (
 def resolved_keys(recipe: Recipe) -> dict[str, Any]:
     """The recipe's keys by dotted path, local files and folders as digests of their content."""
     return {key: value for key, value in leaves(recipe.to_plain()) if key not in _LEFT_OUT}
+
+
+def other_engine(recipe: Recipe) -> dict[str, str] | None:
+    """What filled a recipe's teacher cache, if it computes otherwise than a run's own teacher.
+
+    Rounding apart, a cache repeats its teacher. A quantised engine, or one of another type, does
+    not: runs that read such states are not those of another cache.
+    """
+    if recipe.teacher_cache is None or recipe.models.teacher_model is None:
+        return None
+    engine = engine_of(read_fingerprint(Path(recipe.teacher_cache.path)))
+    is_quantised = engine.get("quantisation", "none") not in ("none", "None", "")
+    other_type = engine.get("dtype", recipe.models.teacher_model.dtype)
+    return engine if is_quantised or other_type != recipe.models.teacher_model.dtype else None
 
 
 def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -54,10 +54,18 @@ class RowScores:
         ids: of the N rows.
         values: [N], means over the sampling seeds: x 100, or nats per reference token for `nll`,
             scaled so that their mean is the task's total over its tokens.
+        to_subtract: [N], what is subtracted from another run's; None: `values`. Rows of several
+            items have others, see `eval_harness.row_scores`; the mean is the same.
     """
 
     ids: tuple[str, ...]
     values: Floats
+    to_subtract: Floats | None = None
+
+    @property
+    def paired(self) -> Floats:
+        """[N] for differences by row."""
+        return self.values if self.to_subtract is None else self.to_subtract
 
 
 def check_evaluation(study: Study) -> None:
@@ -83,8 +91,10 @@ def check_evaluation(study: Study) -> None:
         checked("model_args", lambda: check_add_bos_token(choice, "add_bos_token"))
     checked("model_args", lambda: check_backend_arguments(spec.model, spec.model_args))
     checked("tasks", lambda: select_benchmarks(spec.tasks, find_benchmarks(), data_entries(spec)))
+    samples = False
     for name in spec.protocols:
         protocol = checked("protocols", partial(make_protocol, name))
+        samples |= not protocol.greedy
         changed = partial(
             make_protocol,
             name,
@@ -93,6 +103,11 @@ def check_evaluation(study: Study) -> None:
             max_prompt_tokens=spec.max_prompt_tokens,
         )
         checked("gen_kwargs", changed)
+    if spec.seeds is not None and not samples:
+        raise DistillensError(
+            f"{study.where('evaluation', 'seeds')}: found {spec.seeds}, but no protocol here draws "
+            "its answers; delete the key, or add a protocol that does"
+        )
     if spec.template is not None:
         checked("template", partial(check_template, spec.template))
 
@@ -185,7 +200,8 @@ def _row_scores(samples: list[Sample]) -> dict[str, RowScores]:
     for metric in metric_names(samples):
         scored = scored_by(samples, metric)
         means = row_means(row_scores(scored, metric))
-        scores[metric] = RowScores(tuple(sample.row_id for sample in scored), means)
+        paired = row_means(row_scores(scored, metric, paired=True))
+        scores[metric] = RowScores(tuple(sample.row_id for sample in scored), means, paired)
     nll = np.array([sum(sample.extra.get("reference_nll", [])) for sample in samples])
     tokens = np.array([sum(sample.extra.get("reference_tokens", [])) for sample in samples])
     if tokens.sum() > 0:

@@ -87,7 +87,7 @@ def _advance(item: _Running, executor: Executor, lock: int | None) -> str | None
         if after is not None:
             try:
                 after(ended.seconds)
-            except DistillensError as error:
+            except (DistillensError, OSError) as error:
                 return str(error)
         item.index += 1
     if item.index == len(item.job.commands):

@@ -9,6 +9,7 @@ from distillens_plugin.recipe.loading import Source
 from distillens_plugin.recipe.packaged import STUDIES, find_recipe
 from distillens_plugin.recipe.schema.base import KeyPath, checked
 from distillens_plugin.recipe.schema.paths import fits, path_keys
+from distillens_plugin.study.shadowed import refuse_shadowed
 from distillens_plugin.study.spec import SHORT_METHOD, Study
 from distillens_plugin.study.trust import refuse_study_code
 from eval_harness.errors import DistillensError
@@ -46,6 +47,7 @@ def load_study(
     for file, where in files:
         if not os.path.isfile(file):
             raise DistillensError(f"{where}: there is no file {file}; expected a YAML file")
+    refuse_shadowed(study)
     return study
 
 

@@ -166,7 +166,8 @@ def _choice(study: Study, name: str, method: str, *, overwrite: bool) -> Choice:
         raise _lacks(study, name, missing[0].name, "a run of the search for its settings")
     if choice.failed:
         raise DistillensError(
-            f"--only {name}: no setting of the grid of {method} gave a model; it has no final run"
+            f"--only {name}: the loss was not finite with any setting of the grid of {method}; it "
+            "has no final run"
         )
     return choice
 

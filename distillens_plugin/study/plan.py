@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.study.digests import resolved_keys
+from distillens_plugin.study.digests import other_engine, resolved_keys
 from distillens_plugin.study.generated import answers_depend_on, generated_file
 from distillens_plugin.study.short_keys import Settings, expand
 from distillens_plugin.study.spec import Study
@@ -79,6 +79,8 @@ class Run:
         make is left out.
         """
         found = resolved_keys(self.recipe)
+        if (engine := other_engine(self.recipe)) is not None:
+            found["teacher_cache.engine"] = engine
         if self.study.methods[self.method].generate is not None:
             # Not their content alone: another teacher's answers would have to be made again.
             found["generated"] = digest(answers_depend_on(self.study, self.method))
@@ -121,6 +123,11 @@ def _check_for_study(recipe: Recipe, kind: Kind) -> None:
             "null}), since the best model of each run is kept anyway; a search may have it "
             "(tune.set)"
         )
+    if recipe.datasets.validation is None and kind == "tune":
+        raise DistillensError(
+            f"{recipe.where('datasets.validation')}: missing, but a search compares validation "
+            "losses; add it, or delete the methods' tune"
+        )
 
 
 def make_run(
@@ -140,14 +147,20 @@ def make_run(
     """
     chosen = chosen or {}
     spec = study.methods[method]
-    values: Settings = {**expand(study.set), **expand(spec.set)}
+    layers = [expand(study.set), expand(spec.set)]
     if spec.generate is not None:
-        values["datasets.train.path"] = str(generated_file(study, method))
+        layers.append({"datasets.train.path": str(generated_file(study, method))})
     if kind == "tune" and study.tune is not None:
-        values |= expand(study.tune.set)
-    values |= expand(chosen)
+        layers.append(expand(study.tune.set))
+    layers.append(expand(chosen))
     if num_steps is not None:
-        values |= expand({"steps": num_steps})
+        layers.append(expand({"steps": num_steps}))
+    values: Settings = {}
+    for layer in layers:
+        for key, value in layer.items():
+            # To the end: a key above it that was set before must not replace it.
+            values.pop(key, None)
+            values[key] = value
     parts = [kind, method] + ([slug(chosen)] if kind == "tune" else []) + [f"seed_{seed}"]
     return Run(
         study=study,

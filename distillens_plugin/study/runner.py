@@ -7,10 +7,18 @@ from distillens_plugin.study.compute import compute_runs_of, equal_compute_steps
 from distillens_plugin.study.evaluation import evaluation_command, is_evaluated
 from distillens_plugin.study.evaluation_group import group_jobs, in_groups
 from distillens_plugin.study.executor import Command, Executor
+from distillens_plugin.study.filling import refuse_to_fill_together
 from distillens_plugin.study.generated import are_generated, generated_file, generation_command
 from distillens_plugin.study.jobs import Job, run_jobs
 from distillens_plugin.study.plan import Run, make_run
-from distillens_plugin.study.search import Choice, num_stages, stage_runs, update
+from distillens_plugin.study.search import (
+    Choice,
+    is_over,
+    num_stages,
+    search_so_far,
+    stage_runs,
+    update,
+)
 from distillens_plugin.study.spec import Study
 from eval_harness.shared.files.lock import FolderLock
 
@@ -63,11 +71,19 @@ class Runner:
         for name in study.methods:
             for run in [*main_runs(study, {name: Choice()})[name], *stage_runs(study, name, 0, {})]:
                 assert run.recipe is not None  # reading it is the check
+        if self.executor.limit != 1:
+            choices, stages = search_so_far(study)
+            finals = [run for runs in main_runs(study, choices).values() for run in runs]
+            refuse_to_fill_together([*(run for stage in stages for run in stage), *finals])
         with study_lock(Path(study.output_dir)) as lock:
             self.lock = lock.descriptor
             self._generate()
             choices = self._search()
-            main = main_runs(study, choices)
+            main = {
+                name: runs
+                for name, runs in main_runs(study, choices).items()
+                if _search_of(name) not in self.failed
+            }
             self._train("final runs", [run for runs in main.values() for run in runs])
             steps = equal_compute_steps(study, main)
             settings = {name: choice.settings for name, choice in choices.items()}
@@ -81,18 +97,25 @@ class Runner:
             runs = {
                 name: stage_runs(self.study, name, stage, choice.settings)
                 for name, choice in choices.items()
-                if not choice.failed
+                if not choice.failed and not choice.missing
             }
             self._train(f"search, grid {stage + 1}", [r for group in runs.values() for r in group])
             for name, group in runs.items():
                 update(choices[name], group)
         for name, choice in choices.items():
-            if choice.failed:
-                self.failed[f"tune/{name}"] = (
-                    "no setting of its grid gave a model; it has no final run"
+            if choice.missing:
+                # A full disk or a cache in use would else decide which setting is the best.
+                self.failed[_search_of(name)] = (
+                    f"the search lacks {', '.join(choice.missing)}; mend what stopped "
+                    f"{'it' if len(choice.missing) == 1 else 'them'} (or delete the setting from "
+                    "the grid) and repeat the command; it has no final run until then"
+                )
+            elif choice.failed:
+                self.failed[_search_of(name)] = (
+                    "the loss was not finite with any setting of its grid; it has no final run"
                 )
             elif choice.tried:
-                say(f"{name}: best of {len(choice.tried)} settings: {describe(choice.settings)}")
+                say(f"{name}: best of {_counted(choice)}: {describe(choice.settings)}")
         return choices
 
     def _generate(self) -> None:
@@ -145,7 +168,9 @@ class Runner:
 
 def commands_of(run: Run, *, overwrite: bool) -> list[Command]:
     """What is left of a run: its training, and its evaluations except in the search."""
-    commands = []
+    commands: list[Command] = []
+    if run.kind == "tune" and is_over(run, overwrite=overwrite):
+        return commands
     trained = state.is_trained(run, overwrite=overwrite)
     if not trained:
         commands.append(_training(run))
@@ -166,6 +191,17 @@ def _training(run: Run) -> Command:
         writes=(run.train_folder,),
         reads=(generated_file(run.study, run.method),) if answers else (),
     )
+
+
+def _search_of(method: str) -> str:
+    """What a failed search is called among the failures."""
+    return f"tune/{method}"
+
+
+def _counted(choice: Choice) -> str:
+    diverged = sum(entry.has_diverged for entry in choice.tried)
+    told = f" ({diverged} diverged)" if diverged else ""
+    return f"{len(choice.tried)} setting{'' if len(choice.tried) == 1 else 's'}{told}"
 
 
 def main_runs(study: Study, choices: dict[str, Choice]) -> dict[str, list[Run]]:

@@ -6,20 +6,27 @@ from dataclasses import dataclass, field
 from distillens_plugin.study.plan import Run, grid, make_run, slug
 from distillens_plugin.study.short_keys import Settings
 from distillens_plugin.study.spec import Study
-from distillens_plugin.study.state import is_trained, validation_nll
-
-# A search run's own `best` model, as the final runs are judged by theirs.
-_CHECKPOINT = "best"
+from distillens_plugin.study.state import has_diverged, is_trained, validation_nll
 
 
 @dataclass
 class Tried:
-    """One setting of a method with the validation loss it gave, the mean over the search's seeds;
-    None if a run failed or has not been made.
+    """One setting of a method, and what its runs gave.
+
+    Attributes:
+        validation_nll: mean over the search's seeds; None unless every run gave one.
+        missing: names of the runs that have not been made, or failed in another way than by a loss
+            that is not finite.
     """
 
     settings: Settings
     validation_nll: float | None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def has_diverged(self) -> bool:
+        """It was tried, and is out."""
+        return self.validation_nll is None and not self.missing
 
 
 @dataclass
@@ -38,6 +45,11 @@ class Choice:
     def failed(self) -> bool:
         """Settings were tried, and none of them gave a model."""
         return bool(self.tried) and all(entry.validation_nll is None for entry in self.tried)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the runs that must be made before the search can decide."""
+        return [name for entry in self.tried for name in entry.missing]
 
 
 def num_stages(study: Study) -> int:
@@ -67,7 +79,7 @@ def update(choice: Choice, runs: Sequence[Run]) -> None:
         groups.setdefault(slug(run.chosen), []).append(run)
     known = {slug(entry.settings): entry for entry in choice.tried}
     for name, members in groups.items():
-        entry = Tried(members[0].chosen, _mean_nll(members))
+        entry = _tried(members)
         if name not in known:
             choice.tried.append(entry)
             known[name] = entry
@@ -104,18 +116,35 @@ def finished_search(
     choice = Choice()
     for stage in range(num_stages(study) if stages is None else stages):
         runs = stage_runs(study, method, stage, choice.settings)
-        missing = [run for run in runs if not is_trained(run, overwrite=overwrite)]
+        missing = [run for run in runs if not is_over(run, overwrite=overwrite)]
         if missing:
             return choice, missing
         update(choice, runs)
     return choice, []
 
 
-def _mean_nll(runs: Sequence[Run]) -> float | None:
-    losses = [
-        validation_nll(run, _CHECKPOINT) if is_trained(run, overwrite=True) else None
-        for run in runs
-    ]
+def is_over(run: Run, *, overwrite: bool) -> bool:
+    """Whether a search run has nothing more to say: it is trained, or its loss was not finite.
+
+    Args:
+        overwrite: see `state.is_trained`.
+    """
+    return is_trained(run, overwrite=overwrite) or has_diverged(run)
+
+
+def _tried(runs: Sequence[Run]) -> Tried:
+    """Of one setting, a run for each seed of the search."""
+    settings = runs[0].chosen
+    missing = [run.name for run in runs if not is_over(run, overwrite=True)]
+    # A setting that diverges with one seed is not worth training with.
+    if missing or any(not is_trained(run, overwrite=True) for run in runs):
+        return Tried(settings, None, missing)
+    checkpoint = _judged_by(runs[0].study)
+    losses = [validation_nll(run, checkpoint) for run in runs]
     known = [loss for loss in losses if loss is not None]
-    # A setting that fails with one seed is not worth training with.
-    return sum(known) / len(known) if len(known) == len(losses) else None
+    return Tried(settings, sum(known) / len(known) if len(known) == len(losses) else None)
+
+
+def _judged_by(study: Study) -> str:
+    """The model of a run that counts, in the search as in the final runs."""
+    return study.evaluation.checkpoint if study.evaluation is not None else "best"

@@ -17,46 +17,13 @@ from distillens_plugin.recipe.schema.base import (
     did_you_mean,
     problem,
 )
-from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.study.short_keys import check_arguments, check_keys
 
-# Short names for the recipe keys that studies change most.
-SHORT_KEYS = {
-    "lr": "train.optimizer.kwargs.lr",
-    "steps": "train.num_steps",
-    "kd": "train.criterion.kwargs.sub_terms.kd.criterion.kwargs.divergence",
-    "lens_weight": "train.criterion.kwargs.sub_terms.lens.weight",
-}
 # A file beside the study, whether or not it begins with ./
 FileName = Annotated[str, PathKey(always=True)]
 # Where a method is its fragments alone, a list.
 SHORT_METHOD: KeyPath = ("methods", "*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# The study gives these to each run itself.
-_OWN_KEYS = ("seed", "output_dir", "base")
-
-
-def check_keys(keys: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what cannot be a recipe key; deeper mistakes are found when the recipe is read."""
-    known = [*SHORT_KEYS, *(name for name in Recipe.model_fields if name not in _OWN_KEYS)]
-    for key in keys:
-        first = key.split(".")[0]
-        if first in _OWN_KEYS:
-            complain("the study sets this for each run; delete it", at=(key,))
-        if first not in known or ("." in key and key in SHORT_KEYS):
-            hint = did_you_mean(first, known) or f"expected one of {', '.join(known)}"
-            complain(f"unknown key; {hint}", at=(key,))
-    return keys
-
-
-def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Refuses keys that a command line would read as something else."""
-    for key in values:
-        if not _ARGUMENT.fullmatch(key):
-            complain("found a key that is not an argument name, expected a-z, 0-9, _", at=(key,))
-        if key == "pretrained":
-            complain("the study gives each run its own model; delete it", at=(key,))
-    return values
 
 
 class Generate(Strict):
@@ -262,6 +229,12 @@ class Study(Strict):
             at = ("budget", "equal_compute")
             self._check_names([clock.clock], (*at, "clock"), indexed=False)
             self._check_names(clock.methods or [], (*at, "methods"))
+            if clock.clock in (clock.methods or []):
+                complain(
+                    f"found {clock.clock}, which is the clock: its final runs are compared; delete "
+                    "it here",
+                    at=(*at, "methods"),
+                )
         if self.paper is not None:
             self._check_names(list(self.paper.scores), ("paper", "scores"), by_key=True)
         return self

@@ -49,6 +49,13 @@ def is_trained(run: Run, *, overwrite: bool) -> bool:
     )
 
 
+def has_diverged(run: Run) -> bool:
+    """Whether the run has been tried under this very recipe, and its loss was not finite."""
+    if not (run.train_folder / run_folder.DIVERGED).is_file():
+        return False
+    return read_json(run.folder / RUN).get("fingerprint") == run.fingerprint
+
+
 def start(run: Run) -> None:
     """Empties the run's folder and notes there what is about to be trained.
 

@@ -44,6 +44,24 @@ def needs_readout_alone(recipe: Recipe, examples: TrainingData) -> bool:
     return lacking is None
 
 
+def num_lacking(recipe: Recipe) -> int:
+    """How many training rows the cache of a recipe lacks, by a look at files.
+
+    For layers that are yet to be measured, all rows of a folder that holds no cache, else none.
+
+    Raises:
+        DistillensError: the data or the teacher's folder are wrong.
+    """
+    assert recipe.teacher_cache is not None  # the caller has checked
+    _, examples, _ = load_data(recipe)
+    assert isinstance(examples, InstructionDataset)  # the schema refuses a stream beside a cache
+    if unmeasured(recipe.layer_terms()):
+        is_empty = read_fingerprint(Path(recipe.teacher_cache.path)) is None
+        return len(examples) if is_empty else 0
+    plan = plan_from_configs(recipe, examples, facts_of(recipe))
+    return len(missing_rows(plan.folder, plan.row_ids, thorough=False))
+
+
 def describe_choice(recipe: Recipe) -> str:
     """The line of --validate, which reads neither the teacher's weights nor the states.
 
@@ -149,7 +167,7 @@ def missing_rows(folder: Path, row_ids: Sequence[str], *, thorough: bool = True)
     for path in shard_paths(folder):
         # A look that reads no shard may still meet an index that cannot be read.
         with contextlib.suppress(ValueError):
-            if path not in torn:
+            if path not in torn and path.is_file():
                 there.update(row_id for row_id, _ in read_index(path).rows)
     return [row_id for row_id in row_ids if row_id not in there]
 

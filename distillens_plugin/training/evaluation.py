@@ -5,7 +5,7 @@ from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.on_policy.loader import OnPolicyLoader, Share
 from distillens_plugin.training.validation import validation_rouge, validation_scores
 from distillens_plugin.training.validation_terms import teacher_terms
-from eval_harness.errors import RunFailure
+from eval_harness.errors import NotFinite
 
 
 def on_policy_share(experiment: Experiment) -> Share | None:
@@ -46,7 +46,7 @@ class Evaluation:
         """The scores after an optimiser step.
 
         Raises:
-            RunFailure: the validation loss is not finite.
+            NotFinite: the validation loss is not finite.
         """
         experiment = self._experiment
         assert experiment.validation is not None
@@ -99,7 +99,7 @@ class Evaluation:
                 accelerator=experiment.accelerator,
                 terms=self._terms,
             )
-        except RunFailure as error:
+        except NotFinite as error:
             if step == 0:
                 todo = "it comes from the student's own weights: check them, or these rows"
             else:
@@ -108,4 +108,4 @@ class Evaluation:
                     "learning rate, set max_grad_norm, or check these rows"
                 )
             when = f"step {step}" if step else "before training"
-            raise RunFailure(f"{when}: {error}; {todo}") from error
+            raise NotFinite(f"{when}: {error}; {todo}") from error

@@ -30,6 +30,7 @@ from distillens_plugin.storage.main_process import on_main_process, say, say_all
 from distillens_plugin.storage.run_lock import locked_output
 from distillens_plugin.storage.seen_by_all import check_seen_by_all
 from distillens_plugin.training.describe import describe_models
+from distillens_plugin.training.diverged import noted
 from distillens_plugin.training.kept_pairs import encode_pairs, kept_text, pairs_to_reuse
 from distillens_plugin.training.lifecycle import TrainingRun
 from distillens_plugin.training.other_processes import told
@@ -96,7 +97,8 @@ def _train_locked(
         say_all(accelerator, _nothing_kept(experiment))
     start_trackers(recipe, folder / run_folder.TRACKERS, accelerator)
     run = TrainingRun(experiment, folder, fingerprint, before_keeping)
-    run.train(standing, kept.state if kept is not None else None)
+    with noted(folder, accelerator):
+        run.train(standing, kept.state if kept is not None else None)
     _push(recipe, folder, accelerator)
     return 0
 

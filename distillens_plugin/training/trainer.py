@@ -21,7 +21,7 @@ from distillens_plugin.losses.weighted_sum import named_values
 from distillens_plugin.sharding.pieces import put_away
 from distillens_plugin.training.term_balance import TermBalance
 from distillens_plugin.training.window import Window
-from eval_harness.errors import RunFailure
+from eval_harness.errors import NotFinite
 
 
 @dataclass
@@ -72,8 +72,8 @@ class Trainer:
         """One optimiser step over a window.
 
         Raises:
-            RunFailure: a loss or gradient is NaN or infinite, or a weight cannot be measured; the
-                optimiser has not stepped.
+            NotFinite: a loss or gradient is NaN or infinite; the optimiser has not stepped.
+            RunFailure: a weight cannot be measured; nor has it.
         """
         if self.balance is not None:
             self.balance.before_step(window, self.step_number + 1)
@@ -136,7 +136,7 @@ class Trainer:
                 parts = [name for name in broken if name != "loss"] or broken
                 bad.append(f"{', '.join(parts)} in rows {', '.join(targets['row_ids'])}")
         found = "; ".join(gather_object(bad))
-        raise RunFailure(
+        raise NotFinite(
             f"step {self.step_number + 1}: the loss is not finite: {found}; the optimiser did not "
             "step and the last checkpoint is intact; lower the learning rate or check these rows"
         )
@@ -145,7 +145,7 @@ class Trainer:
         value = float(clip(self.box))
         # fp16's scaler expects overflows and skips such steps itself.
         if not _finite(value) and self.accelerator.mixed_precision != "fp16":
-            raise RunFailure(
+            raise NotFinite(
                 f"step {self.step_number + 1}: the gradient is not finite although the loss is; "
                 "the optimiser did not step and the last checkpoint is intact; lower the learning "
                 "rate"

@@ -19,7 +19,7 @@ from distillens_plugin.models.end_tokens import end_token_ids
 from distillens_plugin.models.generating import Decoding, answer, begin, generating, num_token_ids
 from distillens_plugin.training.validation_terms import PREFIX, TeacherTerms
 from eval_harness import METRICS
-from eval_harness.errors import RunFailure
+from eval_harness.errors import NotFinite
 
 _NUM_NAMED = 8
 
@@ -41,7 +41,7 @@ def validation_scores(
         terms: also evaluated, as `val/kd` and the like: means over the supervised tokens. Those
             that are not finite are left out: they decide nothing.
     Raises:
-        RunFailure: the loss is NaN or infinite; names the rows of the first such batches.
+        NotFinite: the loss is NaN or infinite; names the rows of the first such batches.
     """
     order = sorted(range(len(dataset)), key=lambda index: dataset.lengths[index])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -72,7 +72,7 @@ def validation_scores(
     rows = [row for _, _, part, _ in parts for row in part]
     if rows:
         more = f" and {len(rows) - _NUM_NAMED} more" if len(rows) > _NUM_NAMED else ""
-        raise RunFailure(
+        raise NotFinite(
             f"the validation loss is not finite in rows {', '.join(rows[:_NUM_NAMED])}{more}"
         )
     num_supervised = max(1, sum(part for _, part, *_ in parts))

@@ -140,6 +140,14 @@ class Backend(ABC):
         return {}
 
     @classmethod
+    def sampled_on(cls, arguments: dict[str, Any]) -> str:
+        """The kind of device that draws random numbers, for the fingerprint of sampled answers.
+
+        "": it does not matter, or is in the versions.
+        """
+        return ""
+
+    @classmethod
     def described(cls, facts: ModelFiles, arguments: dict[str, Any]) -> ModelFiles:
         """The facts, with what only the backend knows of the model.
 
@@ -281,15 +289,6 @@ def plan_order(requests: Sequence[Request]) -> list[int]:
     return sorted(
         range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i)
     )
-
-
-def strip_stop(token_ids: Sequence[int], stop_token_ids: Sequence[int]) -> tuple[list[int], str]:
-    """Tokens before the first end token, and the finish reason."""
-    stops = set(stop_token_ids)
-    for position, token in enumerate(token_ids):
-        if token in stops:
-            return list(token_ids[:position]), "stop"
-    return list(token_ids), "length"
 
 
 def check_arguments(backend: str, given: dict[str, Any], known: Sequence[str]) -> None:

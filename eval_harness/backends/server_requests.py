@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from eval_harness.backends.base import Continuation, Request, Sampling, strip_stop
+from eval_harness.backends.base import Continuation, Request, Sampling
+from eval_harness.backends.end_tokens import strip_stop
 from eval_harness.backends.server_connection import VLLM, Served
 from eval_harness.backends.server_messages import Completion
 from eval_harness.errors import RunFailure

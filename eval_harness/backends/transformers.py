@@ -21,8 +21,8 @@ from eval_harness.backends.base import (
     Request,
     Sampling,
     plan_order,
-    strip_stop,
 )
+from eval_harness.backends.end_tokens import strip_stop
 from eval_harness.backends.token_chooser import TokenChooser
 from eval_harness.backends.transformers_adapters import sharing_key, with_adapter
 from eval_harness.backends.transformers_arguments import (
@@ -31,6 +31,7 @@ from eval_harness.backends.transformers_arguments import (
     checked_arguments,
     device_of,
     dtype_of,
+    sampled_on,
     take_device,
 )
 from eval_harness.backends.transformers_spreading import SPREADING
@@ -152,6 +153,10 @@ class TransformersBackend(Backend):
         import transformers
 
         return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+    @classmethod
+    def sampled_on(cls, arguments: dict[str, Any]) -> str:
+        return sampled_on(arguments)
 
     @classmethod
     def load(

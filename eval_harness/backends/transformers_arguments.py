@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from eval_harness.backends.base import check_arguments
-from eval_harness.backends.transformers_spreading import SPREADING, spreading_of
+from eval_harness.backends.transformers_spreading import SPREADING, device_kind, spreading_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.trust import names_hub_code
 
@@ -51,6 +51,23 @@ def device_of(name: str | None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise DistillensError(f"device = {name}: torch cannot use it ({reason})") from error
     return device
+
+
+def sampled_on(arguments: Mapping[str, Any]) -> str:
+    """The kind of device that draws the tokens: "cuda" and so on; "" for a CPU.
+
+    A seed gives other random numbers on another kind. A CPU has no name here, so that answers
+    sampled on one keep the fingerprints of earlier versions.
+
+    Args:
+        arguments: from `checked_arguments`.
+    """
+    device_map = arguments.get("device_map")
+    if device_map:
+        kind = device_kind(device_map, arguments.get("max_memory"))
+    else:
+        kind = device_of(arguments.get("device")).type
+    return "" if kind == "cpu" else kind
 
 
 def take_device(model_args: Mapping[str, Any], *, local_rank: int, local_size: int) -> None:

@@ -8,10 +8,13 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from eval_harness.errors import DistillensError
 
 SPREADING = ("device_map", "max_memory", "offload_folder", "parallelize")
 _WAYS = ("auto", "balanced", "balanced_low_0", "sequential")
+_IN_MEMORY = ("cpu", "disk")
 
 
 def spreading_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +42,34 @@ def spreading_of(given: Mapping[str, Any]) -> dict[str, Any]:
     if "device_map" in found and importlib.util.find_spec("accelerate") is None:
         raise DistillensError("device_map needs the package accelerate; run pip install accelerate")
     return found
+
+
+def device_kind(
+    device_map: str | Mapping[str, int | str], max_memory: Mapping[int | str, Any] | None
+) -> str:
+    """The kind of the device that a spread model's logits come back to (see `input_device`).
+
+    Args:
+        device_map, max_memory: from `spreading_of`.
+    Raises:
+        DistillensError: a place is no device of torch.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    kind = "cpu" if accelerator is None else accelerator.type
+    if isinstance(device_map, str):
+        # accelerate uses no GPU that `max_memory` leaves out.
+        has_gpus = max_memory is None or any(place not in _IN_MEMORY for place in max_memory)
+        return kind if has_gpus else "cpu"
+    computing = [str(place) for place in device_map.values() if str(place) not in _IN_MEMORY]
+    if not computing or computing[0].isdecimal():
+        return kind if computing else "cpu"
+    try:
+        return torch.device(computing[0]).type
+    except RuntimeError:
+        raise DistillensError(
+            f"device_map = {device_map!r}: {computing[0]} is no device; expected a GPU's number, "
+            "cpu, disk or a device of torch"
+        ) from None
 
 
 def _check_device_map(given: Mapping[str, Any]) -> None:

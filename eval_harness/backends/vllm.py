@@ -17,8 +17,8 @@ from eval_harness.backends.base import (
     Request,
     Sampling,
     plan_order,
-    strip_stop,
 )
+from eval_harness.backends.end_tokens import strip_stop
 from eval_harness.backends.vllm_arguments import (
     check_usable,
     checked_arguments,

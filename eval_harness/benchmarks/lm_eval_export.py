@@ -2,9 +2,10 @@
 
 A task `distillens_<name>` has our prompts, stop strings and scores, so lm-eval reports the same
 numbers. Both begin a prompt as the tokenizer begins a text; to turn that off, as the protocol
-`minillm` does, give lm-eval --model_args add_bos_token=False. lm-eval differs in four ways: it does
+`minillm` does, give lm-eval --model_args add_bos_token=False. lm-eval differs in five ways: it does
 not cut prompts to 256 tokens, samples with one seed, reads <|endoftext|> in a row's text as the
-special token, and lets a chat template read the clock.
+special token, lets a chat template read the clock, and uses our own stops also in rows whose
+reference has them (see `cut_answer`).
 """
 
 import os
@@ -15,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.benchmarks import Benchmark, load_rows
+from eval_harness.benchmarks.lm_eval_folder import (
+    FUNCTIONS,
+    MARK,
+    check_folder,
+    module_file,
+    rows_file,
+    task_file,
+)
 from eval_harness.errors import DistillensError
 from eval_harness.protocols.generation_kwargs import generation_kwargs
 from eval_harness.protocols.protocol import Protocol
 from eval_harness.scoring.checked_metrics import checked_fields
 from eval_harness.shared.files.atomic import check_writable, write_text
 from eval_harness.shared.files.jsonl import write_jsonl
+from eval_harness.shared.text.prompt_starts import prompt_starts
 from eval_harness.shared.text.template_table import template_identity
-
-_FUNCTIONS = "distillens_functions"
-_MARK = "# Written by eval-harness export-lm-eval; it may be written over."
 
 _MODULE = '''{mark}
 """Rows, prompts and scores of the tasks beside this file, by eval_harness's own functions."""
@@ -40,6 +47,7 @@ TEMPLATES = {templates!r}
 FIELDS = {fields!r}
 METRICS = {metrics!r}
 UNTIL = {until!r}
+STARTS = {starts!r}
 NEWLINES = {newlines!r}
 DATA = {data!r}
 
@@ -77,7 +85,11 @@ def _references(doc, task):
 def _results(doc, results, task):
     references = _references(doc, task)
     answer = cut_answer(
-        results[0], until=UNTIL[task], newline=NEWLINES[task], references=references
+        results[0],
+        until=UNTIL[task],
+        starts=STARTS[task],
+        newline=NEWLINES[task],
+        references=references,
     )
     scored = score_rows([answer], [references], metrics=METRICS[task])
     return {{name: 100 * values[0] for name, values in scored.items()}}
@@ -115,8 +127,8 @@ def export_tasks(
     Returns:
         The YAML files, for --include_path FOLDER.
     Raises:
-        DistillensError: the folder cannot be written, local rows are malformed or conversations,
-            or a template is registered in this process only.
+        DistillensError: the folder cannot be written or holds what is not this export's, local
+            rows are malformed or conversations, or a template is registered in this process only.
     """
     target = Path(folder).resolve()
     for benchmark in benchmarks:
@@ -131,25 +143,37 @@ def export_tasks(
                 f"{benchmark.task}: a task of lm-eval compares every row with a reference, which "
                 "this one does not; evaluate it with eval-harness run"
             )
+    check_folder(target, benchmarks)
+    # All are read before any file is replaced.
+    rows = {item.task: _rows(item) for item in benchmarks if item.path is not None}
     check_writable(target)
+    if rows:
+        check_writable(target / "data")
     names = {benchmark.task: _identifier(benchmark.task) for benchmark in benchmarks}
     module = _MODULE.format(
-        mark=_MARK,
+        mark=MARK,
         templates={item.task: item.template or protocol.template for item in benchmarks},
         fields={item.task: {} if item.path else item.fields for item in benchmarks},
         metrics={item.task: item.metrics for item in benchmarks},
-        until={item.task: _stops(item, protocol) for item in benchmarks},
+        until={item.task: _of_benchmark(item, protocol).until for item in benchmarks},
+        starts={item.task: _starts(item, protocol) for item in benchmarks},
         newlines={item.task: item.newline or protocol.newline for item in benchmarks},
-        data={item.task: _data(item, target) for item in benchmarks},
+        data={
+            item.task: f"data/{item.task}.jsonl" if item.path else str(item.hub)
+            for item in benchmarks
+        },
     )
     for task, name in names.items():
         module += _TASK_FUNCTIONS.format(task=task, name=name)
-    write_text(target / f"{_FUNCTIONS}.py", module)
+    write_text(module_file(target), module)
     written = []
     for benchmark in benchmarks:
-        file = target / f"distillens_{benchmark.task}.yaml"
+        file = task_file(target, benchmark.task)
         write_text(file, _yaml(benchmark, names[benchmark.task], protocol))
         written.append(file)
+    # After the task files, which say that these are ours should this end halfway.
+    for task, content in rows.items():
+        write_jsonl(rows_file(target, task), content)
     return written
 
 
@@ -181,8 +205,8 @@ def lm_eval_command(
     return shlex.join(words)
 
 
-def _stops(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
-    return _of_benchmark(benchmark, protocol).stops
+def _starts(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
+    return prompt_starts(_of_benchmark(benchmark, protocol).template)
 
 
 def _of_benchmark(benchmark: Benchmark, protocol: Protocol) -> Protocol:
@@ -197,10 +221,7 @@ def _identifier(task: str) -> str:
     return "".join(character if character.isalnum() else "_" for character in task)
 
 
-def _data(benchmark: Benchmark, target: Path) -> str:
-    if benchmark.path is None:
-        assert benchmark.hub is not None, "load_benchmark makes sure of path or hub"
-        return str(benchmark.hub)
+def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:
     rows = load_rows(benchmark)
     talk = next((row for row in rows if row.conversation is not None), None)
     if talk is not None:
@@ -209,7 +230,7 @@ def _data(benchmark: Benchmark, target: Path) -> str:
             "with one text; evaluate it with eval-harness run"
         )
     # One shape for every row: Arrow, under lm-eval's reader, takes no mix of strings and lists.
-    content: list[dict[str, Any]] = [
+    return [
         {
             "id": row.row_id,
             "instruction": None if row.prompt is not None else row.instruction,
@@ -219,10 +240,6 @@ def _data(benchmark: Benchmark, target: Path) -> str:
         }
         for row in rows
     ]
-    file = target / "data" / f"{benchmark.task}.jsonl"
-    check_writable(file.parent)
-    write_jsonl(file, content)
-    return f"data/{file.name}"
 
 
 def _yaml(benchmark: Benchmark, name: str, protocol: Protocol) -> str:
@@ -242,7 +259,7 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol) -> str:
     }
     # The tag is lm-eval's own; PyYAML cannot write it without a class for it.
     functions = "".join(
-        f"{key}: !function {_FUNCTIONS}.{function}_{name}\n"
+        f"{key}: !function {FUNCTIONS}.{function}_{name}\n"
         for key, function in [
             ("custom_dataset", "rows"),
             ("doc_to_text", "prompt"),
@@ -250,4 +267,4 @@ def _yaml(benchmark: Benchmark, name: str, protocol: Protocol) -> str:
             ("process_results", "results"),
         ]
     )
-    return f"{_MARK}\n{yaml.safe_dump(task, sort_keys=False, width=100)}{functions}"
+    return f"{MARK}\n{yaml.safe_dump(task, sort_keys=False, width=100)}{functions}"

@@ -25,17 +25,17 @@ def run(args: argparse.Namespace) -> int:
     """Writes the report and prints its paths. Returns 0."""
     from eval_harness.comparison.systems import load_systems
     from eval_harness.errors import DistillensError
+    from eval_harness.report.place import check_place
     from eval_harness.scoring.rouge import metric_of_tokenizer
     from eval_harness.shared.files.atomic import check_can_be_made
     from eval_harness.shared.pages.figures import require_matplotlib
-    from eval_harness.shared.pages.foreign import refuse_foreign_page
 
     # Before the systems are read and scored, which may take a while.
     require_matplotlib()
     if args.num_rows < 0:
         raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
     check_can_be_made(args.output_path)
-    refuse_foreign_page(Path(args.output_path) / "report.html", "--output_path")
+    check_place(Path(args.output_path))
     systems = load_systems(
         args.systems,
         references=args.references,

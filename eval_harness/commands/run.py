@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from eval_harness.commands.flags.run_flags import add_run_flags
 from eval_harness.errors import RunFailure
+from eval_harness.scoring.exact_match import blank_references_note
 from eval_harness.scoring.rouge_words import word_notes
-from eval_harness.scoring.row_scores import some_scored_note
+from eval_harness.scoring.row_scores import scored_by, some_scored_note
 from eval_harness.scoring.unreadable import unreadable_answers_note, unreadable_references_note
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def _notes(results: "Results") -> list[str]:
             *word_notes(task.metrics, scored),
             unreadable_references_note(task.metrics, scored),
             unreadable_answers_note(task.metrics),
+            blank_references_note(s.target for s in scored_by(task.samples, "exact_match")),
         ]
         notes += [f"{task.task}: {note}" for note in found if note]
     return notes

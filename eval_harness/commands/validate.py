@@ -17,6 +17,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "-t",
         required=True,
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="names or YAML files, separated by spaces or commas",
     )

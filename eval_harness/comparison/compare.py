@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval_harness.comparison.notes import reference_notes, version_notes
+from eval_harness.comparison.notes import blank_notes, reference_notes, version_notes
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import NOT_AVAILABLE, Sample, metric_names
 from eval_harness.scoring.row_scores import row_scores, scored_by
@@ -142,7 +142,7 @@ def compare_loaded(systems: Sequence[System], *, all_pairs: bool = False) -> Com
     return Comparisons(
         systems=tables,
         comparisons=compare_systems(systems, all_pairs=all_pairs),
-        notes=[*version_notes(systems), *reference_notes(tables)],
+        notes=[*version_notes(systems), *reference_notes(tables), *blank_notes(systems)],
     )
 
 
@@ -206,4 +206,4 @@ def difference_line(comparison: dict[str, Any]) -> str:
 
 
 def _rows(samples: Sequence[Sample], metric: str) -> Floats:
-    return row_means(row_scores(scored_by(samples, metric), metric))
+    return row_means(row_scores(scored_by(samples, metric), metric, paired=True))

@@ -5,8 +5,9 @@ from typing import Any
 
 from eval_harness.comparison.systems import System
 from eval_harness.results.schema import metric_names
+from eval_harness.scoring.exact_match import blank_references_note
 from eval_harness.scoring.rouge_words import word_notes
-from eval_harness.scoring.row_scores import some_scored_note
+from eval_harness.scoring.row_scores import scored_by, some_scored_note
 from eval_harness.scoring.unreadable import unreadable_answers_note, unreadable_references_note
 from eval_harness.shared.differences import differences
 from eval_harness.shared.files.typed_json import shown
@@ -24,7 +25,8 @@ def version_notes(systems: Sequence[System]) -> list[str]:
                     continue
                 note = f"{key} is {ours} for {systems[0].name} and {theirs} for {system.name}"
                 tasks.setdefault(note, []).append(task)
-    notes = [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
+    notes = [*systems[0].notes]
+    notes += [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
     notes += _metric_notes(systems)
     notes += _lm_eval_notes(systems)
     if any(not system.fingerprints and not system.lm_eval for system in systems):
@@ -52,6 +54,16 @@ def reference_notes(tables: Mapping[str, dict[str, Any]]) -> list[str]:
             unreadable = unreadable_answers_note(metrics)
             notes |= {f"{task}, {name}: {unreadable}": None} if unreadable else {}
     return list(notes)
+
+
+def blank_notes(systems: Sequence[System]) -> list[str]:
+    """Where exact match takes an empty answer for right; references are the same for all."""
+    notes = []
+    for task, samples in systems[0].samples.items():
+        scored = scored_by(samples, "exact_match")
+        note = blank_references_note([sample.target for sample in scored])
+        notes += [f"{task}: {note}"] if note else []
+    return notes
 
 
 def _metric_notes(systems: Sequence[System]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval_harness.comparison.lm_eval_names import apart_note, name_apart
 from eval_harness.errors import DistillensError
 from eval_harness.results.folder import load_results
 from eval_harness.results.lm_eval_files import LmEvalTask, is_lm_eval, read_lm_eval
@@ -34,6 +35,7 @@ class System:
         metrics: by task, as the run wrote them; empty for prediction files and for lm-eval's.
         lm_eval: by task, what lm-eval wrote about it; empty for other systems.
         configs: by task, its settings in the results; empty for prediction files and lm-eval's.
+        notes: of a comparison's first system: tasks that are not compared, and why.
     """
 
     name: str
@@ -43,6 +45,7 @@ class System:
     metrics: dict[str, dict[str, Any]]
     lm_eval: dict[str, LmEvalTask] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def load_systems(
@@ -61,10 +64,10 @@ def load_systems(
         metrics: to compute where a run did not, beside those of its benchmarks; None: no scores
             are needed.
     Returns:
-        The systems in the order of `paths`, with the tasks that they all have.
+        The systems in the order of `paths`, with the tasks and metrics that they all have.
     Raises:
-        DistillensError: unreadable input, no common task, samples that were not logged, rows or
-            fingerprints that differ; names what differs.
+        DistillensError: unreadable input, no common task or metric, samples that were not logged,
+            rows or fingerprints that differ; names what differs.
     """
     if references is not None:
         expected = read_references(references)
@@ -78,7 +81,7 @@ def load_systems(
             _check_fingerprints(task, systems[0], system)
             _check_rows(task, systems[0], system)
     if metrics is not None:
-        _check_common_metrics(systems)
+        _keep_comparable_tasks(systems)
     return systems
 
 
@@ -118,6 +121,8 @@ def _from_results(
         )
     if is_lm_eval(path):
         found = read_lm_eval(path, needs_scores=metrics is not None)
+        for lm_eval_task in found.tasks.values():
+            name_apart(lm_eval_task)
         return System(
             name=found.model_name,
             source=os.fspath(path),
@@ -184,16 +189,34 @@ def _make_names_unique(systems: Sequence[System]) -> None:
 
 
 def _keep_common_tasks(systems: Sequence[System]) -> None:
-    common = [
-        task for task in systems[0].samples if all(task in system.samples for system in systems)
-    ]
+    having: dict[str, list[str]] = {}
+    for system in systems:
+        for task in system.samples:
+            having.setdefault(task, []).append(system.name)
+    common = [task for task, names in having.items() if len(names) == len(systems)]
     if not common:
         tasks = "; ".join(f"{system.name} has {', '.join(system.samples)}" for system in systems)
         raise DistillensError(f"no task that all systems have: {tasks}; run them on a common task")
+    alone: dict[str, list[str]] = {}
+    for task, names in having.items():
+        if task not in common:
+            alone.setdefault(", ".join(names), []).append(task)
+    if alone:
+        found = "; ".join(f"{_first(tasks)} only of {names}" for names, tasks in alone.items())
+        systems[0].notes.append(f"tasks that not all systems have are not compared: {found}")
+    _keep(systems, common)
+
+
+def _first(tasks: Sequence[str]) -> str:
+    rest = f" and {len(tasks) - 8} more" if len(tasks) > 8 else ""
+    return ", ".join(tasks[:8]) + rest
+
+
+def _keep(systems: Sequence[System], tasks: Sequence[str]) -> None:
     for system in systems:
-        system.samples = {task: system.samples[task] for task in common}
+        system.samples = {task: system.samples[task] for task in tasks}
         system.fingerprints = {
-            task: system.fingerprints[task] for task in common if task in system.fingerprints
+            task: system.fingerprints[task] for task in tasks if task in system.fingerprints
         }
 
 
@@ -254,7 +277,8 @@ def _differ(one: Sample, other: Sample) -> bool:
     return len(short) != 1 or short[0] not in (full[0], str(full))
 
 
-def _check_common_metrics(systems: Sequence[System]) -> None:
+def _keep_comparable_tasks(systems: Sequence[System]) -> None:
+    faults = {}
     for task in systems[0].samples:
         having = [metric_names(system.samples[task]) for system in systems]
         if not any(all(metric in names for names in having) for metric in having[0]):
@@ -262,4 +286,11 @@ def _check_common_metrics(systems: Sequence[System]) -> None:
                 f"{system.source} has {', '.join(map(shown, names)) or 'none'}"
                 for system, names in zip(systems, having, strict=True)
             )
-            raise DistillensError(f"{task}: no metric that all systems have: {found}")
+            note = apart_note(having)
+            faults[task] = (
+                f"{task}: no metric that all systems have: {found}{f'; {note}' if note else ''}"
+            )
+    if len(faults) == len(systems[0].samples):
+        raise DistillensError(next(iter(faults.values())))
+    systems[0].notes += [f"{fault}: not compared" for fault in faults.values()]
+    _keep(systems, [task for task in systems[0].samples if task not in faults])

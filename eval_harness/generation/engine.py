@@ -26,7 +26,7 @@ class Engine:
     Attributes:
         facts: of the model.
         identity: of the model, for the fingerprint: files, weights' type, arguments that matter.
-        versions: of the packages that answers depend on.
+        versions: of the packages that answers depend on, and what draws random numbers.
         load: (max_length=..., no_repeat_ngrams=...) -> a backend with weights.
         release: what is done with it when it is no longer needed.
         backend, arguments, trust_remote_code: what `load` was made from.
@@ -49,6 +49,7 @@ def choose_engine(
     default_dtype: str | None = None,
     trust_remote_code: bool = False,
     working_folder: Path | None = None,
+    sampled: bool = False,
 ) -> Engine:
     """Checks --model and --model_args, and reads everything about the model but its weights.
 
@@ -58,6 +59,7 @@ def choose_engine(
         default_dtype: the protocol's.
         trust_remote_code: allow code that comes with the model, and arguments that can run code.
         working_folder: where paths in model_args count from; None: this process's own.
+        sampled: answers will depend on random numbers.
     Raises:
         DistillensError: an unknown model or argument, one that needs trust (see `trust`), no usable
             vLLM, or an unreadable model.
@@ -110,6 +112,9 @@ def choose_engine(
         },
     }
     versions = {"backend": model, **backend.versions()}
+    if sampled and (kind := backend.sampled_on(arguments)):
+        # Not in `identity`: greedy answers to another task are still of the same model.
+        versions["sampled_on"] = kind
     load = _loader(backend, facts, arguments, trusted)
     return Engine(facts, identity, versions, load, backend, arguments, trusted)
 

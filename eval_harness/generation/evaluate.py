@@ -112,6 +112,7 @@ def _prepared(settings: Settings, read: Sequence[Read] | None) -> Evaluation:
         default_dtype=settings.protocol.dtype,
         trust_remote_code=settings.trust_remote_code,
         working_folder=settings.working_folder,
+        sampled=not settings.protocol.greedy,
     )
     tasks = [prepare_task(*item, settings=settings, facts=engine.facts) for item in read]
     if settings.write_out:

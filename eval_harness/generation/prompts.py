@@ -40,9 +40,10 @@ class PromptCounts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids of each row, in the rows' order; texts are what they were made from, uncut.
+    """Token ids of each row, in the rows' order.
 
     Attributes:
+        texts: what the token ids say, but for a first token that the template does not have.
         encoder: what made them; it knows how responses are tokenised and end.
     """
 
@@ -97,19 +98,22 @@ def prepare_prompts(
     context = context or Context()
     prompts = [_parts_after(context, row, encoder) for row in rows]
     token_ids: list[tuple[int, ...]] = []
+    texts: list[str] = []
     outcomes: list[Outcome] = []
     num_cut = num_empty = 0
     for row, parts, encoded in zip(rows, prompts, encoder.prompts(prompts), strict=True):
         encoder.check_turns(parts, encoded.outcome, f"row {row.row_id!r}")
         outcomes.append(encoded.outcome)
         ids: Sequence[int] = encoded.ids
+        text = _text(parts)
         if len(ids) > protocol.max_prompt_tokens:
             num_cut += 1
-            ids = _cut_after(context, row, ids, protocol, encoder)
+            ids, text = _cut_after(context, row, encoded.ids, protocol, encoder)
         if not ids:
             num_empty += 1
             ids = [_first_token(row, tokenizer)]
         token_ids.append(tuple(ids))
+        texts.append(text)
     counts = PromptCounts(
         len(rows),
         num_cut,
@@ -117,7 +121,6 @@ def prepare_prompts(
         as_text=outcomes.count(Outcome.AS_TEXT),
         special=outcomes.count(Outcome.SPECIAL),
     )
-    texts = ["".join(part.text for part in parts) for parts in prompts]
     return Prompts(token_ids, texts, counts, encoder)
 
 
@@ -137,19 +140,26 @@ def _parts_after(
 
 
 def _cut_after(
-    context: Context, row: Row, ids: Sequence[int], protocol: Protocol, encoder: TextEncoder
-) -> Sequence[int]:
-    """The prompt with as many examples as fit; without any, the row is cut as it is alone."""
+    context: Context, row: Row, ids: list[int], protocol: Protocol, encoder: TextEncoder
+) -> tuple[Sequence[int], str]:
+    """The prompt with as many examples as fit; without any, the row is cut as it is alone.
+
+    Args:
+        ids: of the whole prompt.
+    Returns:
+        (token ids, their text).
+    """
     num_examples = len(context.examples)
-    if protocol.truncation == "template":
-        for num_dropped in range(1, num_examples + 1):
-            parts = _parts_after(context, row, encoder, num_dropped=num_dropped)
-            fewer = encoder.prompt(parts).ids
-            if len(fewer) <= protocol.max_prompt_tokens:
-                return fewer
+    # Under every rule: a prompt that begins with examples and lacks its question asks nothing.
+    for num_dropped in range(1, num_examples + 1):
+        parts = _parts_after(context, row, encoder, num_dropped=num_dropped)
+        ids = encoder.prompt(parts).ids
+        if len(ids) <= protocol.max_prompt_tokens:
+            return ids, _text(parts)
     if context and encoder.template == "chat":
         row = context.conversation(row, num_dropped=num_examples)
-    return _cut(row, ids, protocol, encoder)
+    cut = _cut(row, ids, protocol, encoder)
+    return cut, _decoded(cut, encoder, whole=_text(_parts(row, encoder)))
 
 
 def _parts(row: Row, encoder: TextEncoder) -> list[Part]:
@@ -175,6 +185,18 @@ def _cut(row: Row, ids: Sequence[int], protocol: Protocol, encoder: TextEncoder)
         return cut
     # A ready prompt has no template to keep whole, so it loses its end under either rule.
     return ids[:limit]
+
+
+def _text(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _decoded(ids: Sequence[int], encoder: TextEncoder, *, whole: str) -> str:
+    """The text of a prompt that was cut, begun as the whole one's text is."""
+    before, tokenizer = list(encoder.prefix_ids), encoder.tokenizer
+    if before and not whole.startswith(tokenizer.decode(before)):
+        ids = ids[len(before) :]
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def _first_token(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -22,6 +22,7 @@ from eval_harness.shared.digest import digest
 from eval_harness.shared.model_folder.identity import ModelFiles
 from eval_harness.shared.model_folder.trained_with import differences
 from eval_harness.shared.program.launcher import is_main_process
+from eval_harness.shared.row_limit import num_limited
 from eval_harness.shared.text.first_tokens import check_add_bos_token
 
 
@@ -36,7 +37,8 @@ class Settings:
         protocol: with the user's changes.
         template: the user's choice, which overrides a benchmark's; None: the benchmark's, else the
             protocol's.
-        limit: rows of each benchmark (an integer), or the share of them (below 1); None: all.
+        limit: rows of each benchmark (an integer), or the share of them (below 1, rounded up);
+            None: all.
         samples: task -> indices of its rows, from 0; tasks that are not in it have all rows.
         fewshot_as_multiturn: None: where the template is `chat`.
         write_out: print the first prompt of each task.
@@ -123,10 +125,7 @@ def limited_rows(
                 f"{len(rows) - 1}"
             )
         return len(rows), [rows[index] for index in sorted(indices)]
-    if limit is None:
-        return len(rows), rows
-    kept = int(limit) if limit >= 1 else max(1, int(limit * len(rows)))
-    return len(rows), rows[:kept]
+    return len(rows), rows[: num_limited(limit, len(rows))]
 
 
 def prepare_task(

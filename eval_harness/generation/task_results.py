@@ -13,8 +13,9 @@ from eval_harness.protocols.generation_kwargs import generation_kwargs
 from eval_harness.results.environment import describe_run
 from eval_harness.results.folder import model_folder_name
 from eval_harness.results.schema import Fingerprint, Results, Sample, TaskResult
-from eval_harness.shared.text.answers import cut_answer
+from eval_harness.shared.text.answers import cut_at_stop
 from eval_harness.shared.text.chat_templates import chat_template_of
+from eval_harness.shared.text.prompt_starts import prompt_starts
 
 
 def results_of(
@@ -82,6 +83,16 @@ def _sample(task: Task, row: int) -> Sample:
     assert task.store is not None
     answers = [task.store.rows[task.key(row, seed)] for seed in task.protocol.seeds]
     doc, row_id = task.rows[row].doc, task.rows[row].row_id
+    cut = [
+        cut_at_stop(
+            answer["text"],
+            until=task.protocol.until,
+            starts=prompt_starts(task.protocol.template),
+            newline=task.protocol.newline,
+            references=task.rows[row].references,
+        )
+        for answer in answers
+    ]
     return Sample(
         doc_id=task.rows[row].doc_id,
         # Rows are paired by `id`, so a row without one gets its index as `id`.
@@ -98,16 +109,12 @@ def _sample(task: Task, row: int) -> Sample:
             "prompt_tokens": len(task.prompts.token_ids[row]),
         },
         resps=[answer["text"] for answer in answers],
-        filtered_resps=[
-            cut_answer(
-                answer["text"],
-                until=task.protocol.stops,
-                newline=task.protocol.newline,
-                references=task.rows[row].references,
-            )
-            for answer in answers
-        ],
+        filtered_resps=[text for text, _ in cut],
         seeds=list(task.protocol.seeds),
         num_tokens=[answer["num_tokens"] for answer in answers],
-        finish_reason=[answer["finish_reason"] for answer in answers],
+        # What a stop ended was complete before the token limit.
+        finish_reason=[
+            "stop" if is_stopped else answer["finish_reason"]
+            for answer, (_, is_stopped) in zip(answers, cut, strict=True)
+        ],
     )

@@ -29,6 +29,7 @@ class JudgedRow(Strict):
         text: all that it wrote.
         refused: it declined to judge.
         num_tokens: of the text, as the endpoint counts;  model: that answered, as it says.
+        base_url: of the endpoint; None in rows of earlier versions.
     """
 
     text: str
@@ -36,6 +37,7 @@ class JudgedRow(Strict):
     finish_reason: str | None
     num_tokens: Count | None
     model: str | None
+    base_url: str | None = None
 
 
 class _Said(Message):
@@ -127,6 +129,7 @@ class Judge:
             "finish_reason": reason,
             "num_tokens": chat.usage.completion_tokens if chat.usage is not None else None,
             "model": chat.model,
+            "base_url": self.base_url,
         }
 
     def _client_for(self, timeout_s: float) -> JsonClient:

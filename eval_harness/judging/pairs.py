@@ -12,6 +12,7 @@ from eval_harness.judging.prompt import PairPrompt
 from eval_harness.results.schema import Sample
 from eval_harness.shared.digest import digest
 from eval_harness.shared.near import near_names
+from eval_harness.shared.row_limit import num_limited
 from eval_harness.shared.shortened import shortened
 
 Key = tuple[str, ...]
@@ -72,16 +73,14 @@ def make_pairs(
 
     Args:
         a, b: from `load_systems`, so with the same rows in the same order.
-        limit: the first rows only: their number, or their share if below 1.
+        limit: the first rows only: their number, or their share if below 1, rounded up.
         all_seeds: every answer; otherwise the first of each row.
     Raises:
         DistillensError: the task has no texts, other seeds for one system, or no question.
     """
     rows = list(zip(a.samples[task], b.samples[task], strict=True))
-    if limit is not None:
-        rows = rows[: int(limit) if limit >= 1 else max(1, int(limit * len(rows)))]
     pairs = []
-    for ours, theirs in rows:
+    for ours, theirs in rows[: num_limited(limit, len(rows))]:
         if ours.is_choice or theirs.is_choice:
             raise DistillensError(
                 f"{task}: its answers are likelihoods of given texts, so there is nothing to "

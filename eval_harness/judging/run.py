@@ -79,6 +79,7 @@ def judge_pairs(
             for key, failure in failures.items():
                 say(f"{key[0]}: no verdict on row {key[1]!r}: {failure}")
             rows = {key: store.rows[key] for key in messages if key in store.rows}
+            _tell_of_others(rows, judge)
             judged = _judged(pairs, rows)
             tallies = _tallied(judged, path)
             adjusted = holm([found.paired.p_value for found in tallies.values()])
@@ -96,6 +97,17 @@ def judge_pairs(
             return replace(judgement, path=write_judgement(judgement, judged, rows, output_path))
         finally:
             store.close()
+
+
+def _tell_of_others(rows: Mapping[Key, Mapping[str, Any]], judge: Judge) -> None:
+    """A judge may move, so its address is not in the fingerprint; another may have its name."""
+    found = {row.get("base_url") or judge.base_url for row in rows.values()}
+    others = ", ".join(sorted(found - {judge.base_url}))
+    if others:
+        say(
+            f"WARNING: some verdicts here are of {judge.model} at {others}, not at "
+            f"{judge.base_url}; if that was another model, give another output path"
+        )
 
 
 def _judged(

@@ -11,19 +11,20 @@ import numpy as np
 
 from eval_harness.comparison.compare import NO_DIFFERENCE, compare_loaded, decimals, scored_metrics
 from eval_harness.comparison.systems import System
+from eval_harness.report.place import MARKDOWN, PAGE, TITLE, check_place
 from eval_harness.report.plots import plot_length, plot_scores
 from eval_harness.report.rows import ShownRow, primary_metric, printable, rows_that_differ
 from eval_harness.results.schema import NOT_AVAILABLE, Sample
 from eval_harness.scoring.row_scores import scored_by
+from eval_harness.shared.digest import digest
 from eval_harness.shared.files.atomic import check_writable, write_bytes, write_text
 from eval_harness.shared.pages.figures import Figure, require_matplotlib
-from eval_harness.shared.pages.foreign import refuse_foreign_page
+from eval_harness.shared.pages.foreign import MARKDOWN_MARK
 from eval_harness.shared.pages.markdown import cell, lines_of
 from eval_harness.shared.pages.render import render
 from eval_harness.shared.pages.tables import Grid
 from eval_harness.shared.statistics import Floats, correlation, row_means
 
-PAGE = "report.html"
 # Metric -> column title and decimals; a column is shown if any system has the metric.
 _COLUMNS = {
     "length_words": ("words", 1),
@@ -88,18 +89,19 @@ def write_report(
     Returns:
         Paths of the HTML page and the Markdown file.
     Raises:
-        DistillensError: matplotlib is missing, or the folder cannot be written.
+        DistillensError: matplotlib is missing, the folder cannot be written, or it holds a
+            report.html or report.md of somebody else.
     """
     require_matplotlib()
     check_writable(output_path)
     folder = Path(output_path)
-    refuse_foreign_page(folder / PAGE, "--output_path")
+    check_place(folder)
     result = compare_loaded(systems, all_pairs=all_pairs).to_json()
     sections = [_section(systems, task, result, num_rows) for task in systems[0].samples]
     notes = [printable(note) for note in result["notes"]]
     for plot in (plot for section in sections for plot in section.plots):
         write_bytes(folder / "plots" / f"{plot.name}.png", plot.png)
-    page, markdown = folder / PAGE, folder / "report.md"
+    page, markdown = folder / PAGE, folder / MARKDOWN
     write_text(markdown, _markdown(sections, notes))
     write_text(page, _html(systems, sections, notes))
     return page, markdown
@@ -172,11 +174,17 @@ def _plots(
         for m in metrics.values()
     ]
     means = [m[f"{primary},none"] for m in metrics.values()]
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", task)
+    stem = _stem(task)
     return [
         plot_scores(stem, title, names, means, intervals),
         plot_length(stem, title, names, lengths, scores),
     ]
+
+
+def _stem(task: str) -> str:
+    """The task's name for files; what it loses stays in a digest, so that no two are one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", task)
+    return plain if plain == task else f"{plain}-{digest(task)[:8]}"
 
 
 def score_with_interval(values: dict[str, Any], metric: str) -> str:
@@ -274,7 +282,7 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _markdown(sections: list[TaskSection], notes: list[str]) -> str:
-    lines = ["# Evaluation", ""]
+    lines = [MARKDOWN_MARK, "", TITLE, ""]
     for section in sections:
         lines += [f"## {cell(section.name)}", "", f"{section.num_rows} rows.", ""]
         for grid in section.grids:

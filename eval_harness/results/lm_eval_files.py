@@ -32,6 +32,7 @@ class LmEvalTask:
         num_fewshot, generation_kwargs: how it was asked.
         left_out: metrics whose value is not a mean over rows.
         source: the results file.
+        is_exported: by `export-lm-eval`, so with our scores.
     """
 
     samples: list[Sample]
@@ -39,6 +40,7 @@ class LmEvalTask:
     generation_kwargs: dict[str, Any]
     left_out: list[str] = field(default_factory=list)
     source: str = ""
+    is_exported: bool = False
 
 
 @dataclass
@@ -132,6 +134,7 @@ def _task(name: str, known: LmEvalResultsFile, file: Path, *, needs_scores: bool
         kwargs if isinstance(kwargs, dict) else {},
         left_out,
         str(file),
+        name.startswith(EXPORTED),
     )
 
 

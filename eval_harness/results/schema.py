@@ -57,8 +57,10 @@ class Sample:
         resps: the raw text of each seed.
         filtered_resps: the same cut at the protocol's stops; this is scored.
         seeds: one for each answer.
-        num_tokens: generated tokens of each answer, without the end token; None if unknown.
-        finish_reason: "stop" or "length" of each answer; None if unknown.
+        num_tokens: generated tokens of each answer, without the end token, and with what a stop
+            text cut off; None if unknown.
+        finish_reason: of each answer "length", if it reached the token limit before any stop, or
+            "stop"; None if unknown.
         scores: metric name to one score x 100 for each seed.
         extra: anything else worth keeping (log-likelihoods, counts); written with the rest.
     """

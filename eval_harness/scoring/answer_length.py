@@ -11,10 +11,12 @@ class AnswerStatistics:
     """Means over seeds; shares and distinct-4 are x 100.
 
     Attributes:
-        length_words: mean white-space-separated words of an answer.
-        length_tokens: mean generated tokens; None if the backend did not report them.
+        length_words: mean white-space-separated words of an answer as it is scored.
+        length_tokens: mean generated tokens, with those that a stop text cut off; None if the
+            backend did not report them.
         empty: share of answers without a visible character.
-        cut_off: share truncated at the token limit; None if the backend did not report it.
+        cut_off: share that reached the token limit before any stop; None if the backend did not
+            report it.
         distinct_4: share of distinct four-word sequences among all those in one seed's answers; low
             if a model repeats itself. None if no answer has four words.
     """

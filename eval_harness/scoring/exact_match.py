@@ -2,7 +2,7 @@
 
 import functools
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -17,7 +17,24 @@ def normalize_answer(text: str) -> str:
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """1.0 if the prediction equals one of its references after `normalize_answer`, else 0.0.
 
+    A reference of punctuation alone equals every answer without a word; see
+    `blank_references_note`.
     Source: `normalize_answer` of the SQuAD scorer, which MiniLLM's `rouge_metric.py` uses.
     """
     answer = normalize_answer(prediction)
     return float(any(answer == normalize_answer(reference) for reference in references))
+
+
+def blank_references_note(references: Iterable[Sequence[str]]) -> str | None:
+    """A note for the reader; None if every reference keeps something after `normalize_answer`.
+
+    Args:
+        references: of N rows.
+    """
+    blank = [any(not normalize_answer(text) for text in texts) for texts in references]
+    if not any(blank):
+        return None
+    return (
+        f"exact_match: {sum(blank)} of {len(blank)} rows have a reference of punctuation alone, "
+        "and there an empty answer or other punctuation is right too"
+    )

@@ -11,7 +11,9 @@ def scored_by(samples: Sequence[Sample], metric: str) -> list[Sample]:
     return [sample for sample in samples if metric in sample.scores]
 
 
-def row_scores(samples: Sequence[Sample], metric: str) -> list[list[float]]:
+def row_scores(
+    samples: Sequence[Sample], metric: str, *, paired: bool = False
+) -> list[list[float]]:
     """[N, S] scores of the samples, so that their mean is the task's score.
 
     Rows of several items (IFEval's instructions) weigh as many times, since the task's score is a
@@ -21,12 +23,20 @@ def row_scores(samples: Sequence[Sample], metric: str) -> list[list[float]]:
 
     Args:
         samples: N, all with the metric and the same S seeds.
+        paired: scores to subtract from those of another system on the same rows. They are
+            (w / mean w) x, whose mean is R too. Rows that both answer equally well then differ by
+            0; linearised, each around its own R, they would differ by what nobody answered.
     """
     scores = [sample.scores[metric] for sample in samples]
     weights = [num_items(sample, metric) for sample in samples]
     if len(set(weights)) <= 1:
         return scores
     total = sum(weights)
+    if paired:
+        return [
+            [weight * len(weights) / total * score for score in row]
+            for row, weight in zip(scores, weights, strict=True)
+        ]
     by_seed = list(zip(*scores, strict=True))
     ratios = [
         sum(weight * score for weight, score in zip(weights, column, strict=True)) / total

@@ -53,8 +53,9 @@ def compare_samples(
     assert len(rows) == len(ours.samples) == 4
     for row, sample in zip(rows, ours.samples, strict=True):
         assert row["arguments"]["gen_args_0"]["arg_0"] == sample.arguments["gen_args_0"]["arg_0"]
-        until = ours.fingerprint.protocol["until"]
-        answer = cut_answer(row["filtered_resps"][0], until=until, references=sample.target)
+        # None of these runs names stops of its own.
+        starts = ours.fingerprint.protocol["until"]
+        answer = cut_answer(row["filtered_resps"][0], starts=starts, references=sample.target)
         assert answer == sample.filtered_resps[0]
         for metric in METRICS:
             assert abs(row[metric] - sample.scores[metric][0]) < 1e-4, metric

@@ -91,3 +91,10 @@ def fake_run(
     (train / "summary.json").write_text(json.dumps(summary))
     records = [{"step": 0, "validation_loss": 9.0}, *validation]
     (train / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def fake_divergence(folder: Path, fingerprint: str) -> None:
+    """Writes what a run leaves whose loss was not finite."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"fingerprint": fingerprint, "resolved": {}}))
+    (folder / "train" / "diverged.json").write_text(json.dumps({"reason": "step 3: nan"}))

@@ -80,6 +80,30 @@ def test_rows_that_show_a_difference_are_not_enough_where_seeds_disagree():
     assert "training seeds" in found.reason
 
 
+def test_a_verdict_from_one_training_seed_says_so():
+    up = scores(2.0, seeds=(1,), spread=1.0)
+    table = make_table({"base": scores(0.0), "up": up}, {"up": ["base"]})
+    found = difference(table, "up")
+    assert (found.seeds, found.seed_interval, found.verdict) == ((1,), None, BETTER)
+    assert found.reason == "from one training seed"
+
+
+def test_differences_by_row_are_of_the_scores_to_subtract():
+    """As of IFEval's instructions: rows that both answer alike must not differ."""
+    values = scores(0.0).rows[ROUGE][1].values
+    equal = np.full(len(IDS), 3.0)
+    other = np.where(np.arange(len(IDS)) == 0, 4.0, 3.0)
+    base, up = (
+        MethodScores({ROUGE: {seed: RowScores(IDS, values + shift, rows) for seed in (1, 2)}}, {})
+        for shift, rows in ((0.0, equal), (1 / 60, other))
+    )
+    table = make_table({"base": base, "up": up}, {"up": ["base"]})
+    found = difference(table, "up").paired
+    assert (found.num_differing, found.p_value) == (1, 1.0)
+    assert found.difference == pytest.approx(1 / 60)
+    assert table.cells["up"][ROUGE].mean == pytest.approx(values.mean() + 1 / 60)
+
+
 def test_holm_is_over_all_differences_of_a_metric():
     methods = {f"m{i}": scores(0.4 + 0.1 * i, spread=2.0 + i / 10) for i in range(5)}
     table = make_table({"base": scores(0.0), **methods}, {name: ["base"] for name in methods})

@@ -31,7 +31,7 @@ def csv_table(results: Results) -> str:
                 line: dict[str, object] = {
                     "budget": budget,
                     "method": name,
-                    "label": results.study.label(name),
+                    "label": results.label(name, budget),
                     "task": metric.task,
                     "protocol": metric.protocol,
                     "metric": metric.name,

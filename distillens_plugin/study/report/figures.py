@@ -109,7 +109,8 @@ def plot_costs(stem: str, title: str, costs: Mapping[str, Cost]) -> Figure:
         figure,
         name=stem,
         title=title,
-        caption="Means over training seeds, on the machine of the study; shorter bars are cheaper.",
+        caption="Mean time of the training seeds and the most memory that one of them took, on the "
+        "machine of the study; shorter bars are cheaper.",
         alt=f"{title}: {told}",
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from distillens_plugin.study.compute import read_steps
 from distillens_plugin.study.report import words
 from distillens_plugin.study.report.csv_table import csv_table
+from distillens_plugin.study.report.place import MARKDOWN, PAGE, TABLE, check_place
 from distillens_plugin.study.report.results import COMPUTE, Results, collect
 from distillens_plugin.study.report.table import Metric, Table
 from distillens_plugin.study.runner import describe
@@ -18,6 +19,7 @@ from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
 from eval_harness.shared.pages import markdown
 from eval_harness.shared.pages.figures import Figure, require_matplotlib
+from eval_harness.shared.pages.foreign import MARKDOWN_MARK
 from eval_harness.shared.pages.render import render
 from eval_harness.shared.pages.tables import Grid
 
@@ -40,10 +42,12 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     """Writes report.html (all in one file), report.md, table.csv and figures/*.png.
 
     Raises:
-        DistillensError: the study has no finished run yet, or matplotlib is missing.
+        DistillensError: the study has no finished run yet, matplotlib is missing, or the folder
+            has a report of something else.
         RunFailure: a file cannot be written.
     """
     require_matplotlib()
+    check_place(folder)
     results = collect(study)
     if not any(table.cells for table in results.tables.values()):
         raise DistillensError(
@@ -56,7 +60,7 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     for section in sections:
         for figure in section.figures:
             write_bytes(folder / _FIGURES / f"{figure.name}.png", figure.png)
-    page, text, table = (folder / n for n in ("report.html", "report.md", "table.csv"))
+    page, text, table = (folder / name for name in (PAGE, MARKDOWN, TABLE))
     write_text(text, _markdown(study, sections, extra, notes))
     write_text(table, csv_table(results))
     write_text(page, _html(study, sections, extra, notes))
@@ -64,47 +68,48 @@ def write_report(study: Study, folder: Path) -> list[Path]:
 
 
 def _section(results: Results, budget: str) -> Section:
-    table = results.tables[budget]
     return Section(
         title=budget.capitalize(),
         sentences=[printable(text) for text in words.sentences(results, budget)],
         grids=[
-            *_score_grids(results, table),
-            _difference_grid(results, table),
+            *_score_grids(results, budget),
+            _difference_grid(results, budget),
             _cost_grid(results, budget),
         ],
         figures=_figures(results, budget),
     )
 
 
-def _score_grids(results: Results, table: Table) -> list[Grid]:
+def _score_grids(results: Results, budget: str) -> list[Grid]:
     """ROUGE-L and the losses first, the rest in a table of its own: both stay readable."""
+    table = results.tables[budget]
     primary = words.primary_metrics(table)
     further = [metric for metric in table.metrics() if metric not in primary]
-    grids = [_score_grid(results, table, "Scores", primary)]
-    return grids + ([_score_grid(results, table, "Further scores", further)] if further else [])
+    grids = [_score_grid(results, budget, "Scores", primary)]
+    return grids + ([_score_grid(results, budget, "Further scores", further)] if further else [])
 
 
-def _score_grid(results: Results, table: Table, title: str, metrics: list[Metric]) -> Grid:
+def _score_grid(results: Results, budget: str, title: str, metrics: list[Metric]) -> Grid:
     header = ["method"]
     for metric in metrics:
         header += [f"{metric.title} [95 %]", "sd of training seeds"]
     rows = []
-    for name, cells in table.cells.items():
-        line = [printable(results.study.label(name))]
+    for name, cells in results.tables[budget].cells.items():
+        line = [printable(results.label(name, budget))]
         for metric in metrics:
             cell = cells.get(metric)
             deviation = cell.seed_deviation if cell is not None else None
             line += [
-                words.score(cell, metric),
+                words.score(cell, metric, num_seeds=len(results.study.seeds)),
                 "N/A" if deviation is None else f"{deviation:.{metric.decimals}f}",
             ]
         rows.append(line)
     return Grid(title, header, rows)
 
 
-def _difference_grid(results: Results, table: Table) -> Grid:
-    rows = [words.difference_line(results, d) for d in table.differences]
+def _difference_grid(results: Results, budget: str) -> Grid:
+    table = results.tables[budget]
+    rows = [words.difference_line(results, budget, d) for d in table.differences]
     marked = tuple(i for i, d in enumerate(table.differences) if d.verdict != NO_DIFFERENCE)
     cells = [[printable(cell) for cell in row] for row in rows]
     return Grid("Paired differences", words.DIFFERENCE_HEADER, cells, marked)
@@ -119,7 +124,7 @@ def _cost_grid(results: Results, budget: str) -> Grid:
     rows = []
     for name, cost in results.costs[budget].items():
         line = [
-            printable(results.study.label(name)),
+            printable(results.label(name, budget)),
             str(cost.num_runs),
             f"{cost.num_steps:g}",
             f"{cost.train_seconds:.1f}",
@@ -142,7 +147,7 @@ def _search_grid(results: Results) -> Grid | None:
     marked: list[int] = []
     for name, choice in results.choices.items():
         for entry in choice.tried:
-            loss = "failed or missing"
+            loss = "diverged" if entry.has_diverged else "missing"
             if entry.validation_nll is not None:
                 loss = f"{entry.validation_nll:.4f}"
             if entry.settings == choice.settings:
@@ -186,12 +191,11 @@ def _figures(results: Results, budget: str) -> list[Figure]:
     from distillens_plugin.study.report import figures
 
     study, table = results.study, results.tables[budget]
+    labels = {name: printable(results.label(name, budget)) for name in results.costs[budget]}
     stem = budget.replace(" ", "_")
     made = []
     for metric in words.primary_metrics(table):
-        cells = {
-            printable(study.label(n)): c[metric] for n, c in table.cells.items() if metric in c
-        }
+        cells = {labels[n]: c[metric] for n, c in table.cells.items() if metric in c}
         unit = "nats per token" if metric.is_loss else "score x 100"
         axis = f"{unit}; line: 95 % interval, rings: training seeds"
         name = re.sub(r"[^A-Za-z0-9]+", "_", metric.title).strip("_")
@@ -200,7 +204,7 @@ def _figures(results: Results, budget: str) -> list[Figure]:
     if budget != COMPUTE and results.curves:
         curves = {printable(study.label(name)): c for name, c in results.curves.items()}
         made.append(figures.plot_curves("curves", curves))
-    costs = {printable(study.label(name)): cost for name, cost in results.costs[budget].items()}
+    costs = {labels[name]: cost for name, cost in results.costs[budget].items()}
     made.append(figures.plot_costs(f"{stem}_costs", f"Time and memory, {budget}", costs))
     return made
 
@@ -225,7 +229,14 @@ def _about(study: Study) -> str:
 
 
 def _markdown(study: Study, sections: list[Section], extra: list[Grid], notes: list[str]) -> str:
-    lines = [f"# {markdown.cell(printable(study.title))}", "", markdown.cell(_about(study)), ""]
+    lines = [
+        MARKDOWN_MARK,
+        "",
+        f"# {markdown.cell(printable(study.title))}",
+        "",
+        markdown.cell(_about(study)),
+        "",
+    ]
     for section in sections:
         lines += [f"## {section.title}", ""]
         lines += [f"- {markdown.cell(text)}" for text in section.sentences] + [""]

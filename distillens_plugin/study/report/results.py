@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distillens_plugin.study.compute import compute_runs_of, extended_methods, read_steps
-from distillens_plugin.study.evaluation import RowScores, read_scores, reference_notes
-from distillens_plugin.study.plan import Run
+from distillens_plugin.study.evaluation import (
+    RowScores,
+    is_evaluated,
+    read_scores,
+    reference_notes,
+)
+from distillens_plugin.study.plan import Run, num_steps_or_epochs
+from distillens_plugin.study.report.same_rows import same_rows_notes
 from distillens_plugin.study.report.table import MethodScores, Metric, Table, make_table
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice, search_so_far
@@ -21,7 +27,7 @@ OWN_STEPS = "steps of their own"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method's runs took, means over their seeds."""
+    """What a method's runs took, means over their seeds; of the memory the most."""
 
     num_runs: int
     num_steps: float
@@ -49,7 +55,10 @@ class Results:
         curves: by method, the final runs'.
         choices: what the search found, by method.
         missing: names of the study's runs that do not exist yet or are not evaluated.
-        reference_notes: what ROUGE-L cannot see of the tasks' references.
+        reference_notes: what ROUGE-L cannot see of the tasks' references, and benchmarks whose rows
+            the study has used.
+        time_shares: of the clock's training time, by method: those in the table of equal compute
+            that kept their final runs.
     """
 
     study: Study
@@ -60,6 +69,14 @@ class Results:
     choices: dict[str, Choice] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     reference_notes: list[str] = field(default_factory=list)
+    time_shares: dict[str, float] = field(default_factory=dict)
+
+    def label(self, method: str, budget: str) -> str:
+        """What the report calls a method; at equal compute with its time, if it is not the same."""
+        label = self.study.label(method)
+        if budget == COMPUTE and method in self.time_shares:
+            return f"{label} ({self.time_shares[method]:.2f} of the time)"
+        return label
 
 
 def collect(study: Study) -> Results:
@@ -77,7 +94,10 @@ def collect(study: Study) -> Results:
     ]
     scores = _scores(main, results)
     results.reference_notes = reference_notes(run for runs in main.values() for run in runs)
-    if len({run.recipe.train.num_steps for runs in main.values() for run in runs}) > 1:
+    if study.evaluation is not None:
+        firsts = [runs[0] for runs in main.values()]
+        results.reference_notes += same_rows_notes(study.evaluation, firsts)
+    if not _are_equally_long(main):
         results.held = OWN_STEPS
     results.costs[results.held] = _costs(main)
     references = {name: study.references(name) for name in study.methods}
@@ -94,20 +114,41 @@ def _add_equal_compute(
     scores: dict[str, MethodScores],
     references: Mapping[str, Sequence[str]],
 ) -> None:
-    study = results.study
+    study, clock = results.study, results.study.budget.equal_compute
+    assert clock is not None  # the caller has checked
+    named = extended_methods(study, main)
+    # Those of another clock are no longer of this study.
     steps = {
         name: entry["num_steps"]
         for name, entry in read_steps(study).items()
-        if name in extended_methods(study, main)
+        if name in named and entry.get("clock", clock.clock) == clock.clock
     }
+    results.missing += [f"compute/{name}" for name in named if name in main and name not in steps]
     runs = compute_runs_of(study, {n: c.settings for n, c in results.choices.items()}, steps)
     extended = _scores(runs, results)
-    # Methods without extra training time (those with a lens) keep their final runs.
-    others = {n: s for n, s in scores.items() if n not in extended_methods(study, main)}
+    # The clock, and methods that are not given its time, keep their final runs.
+    others = {n: s for n, s in scores.items() if n not in named}
     if extended:
         results.tables[COMPUTE] = make_table({**extended, **others}, references)
-        costs = {**_costs(runs), **{n: results.costs[results.held][n] for n in others}}
-        results.costs[COMPUTE] = costs
+        own = results.costs[results.held]
+        results.costs[COMPUTE] = {**_costs(runs), **{n: own[n] for n in others}}
+        results.time_shares = {
+            name: own[name].train_seconds / own[clock.clock].train_seconds
+            for name in others
+            if name != clock.clock and clock.clock in own and own[clock.clock].train_seconds
+        }
+
+
+def _are_equally_long(runs: Mapping[str, Sequence[Run]]) -> bool:
+    """Whether final runs take, or took, as many steps as each other."""
+    members = [run for group in runs.values() for run in group]
+    done = [run for run in members if is_trained(run, overwrite=True)]
+    steps = {summary(run)["num_steps"] for run in done}
+    left = {num_steps_or_epochs(run.recipe) for run in members if run not in done}
+    steps |= {length for unit, length in left if unit == "steps"}
+    # How many steps an epoch has is known once one run has ended.
+    epochs = {length for unit, length in left if unit == "epochs"}
+    return len(steps) <= 1 and (bool(steps) or len(epochs) <= 1)
 
 
 def _scores(runs: Mapping[str, Sequence[Run]], results: Results) -> dict[str, MethodScores]:
@@ -120,11 +161,12 @@ def _scores(runs: Mapping[str, Sequence[Run]], results: Results) -> dict[str, Me
                 results.missing.append(run.name)
                 continue
             scores = read_scores(run)
-            if results.study.evaluation is not None and not scores:
-                results.missing.append(f"{run.name}: not evaluated")
+            spec = results.study.evaluation
+            for protocol in spec.protocols if spec is not None else []:
+                if not is_evaluated(run, protocol, overwrite=True):
+                    results.missing.append(f"{run.name}/evaluation/{protocol}")
             for (task, protocol, metric), values in scores.items():
                 rows.setdefault(Metric(task, protocol, metric), {})[run.seed] = values
-            spec = results.study.evaluation
             loss = validation_nll(run, spec.checkpoint if spec is not None else "best")
             if loss is not None:
                 validation[run.seed] = loss

@@ -109,7 +109,8 @@ class Difference:
         paired: over rows; over seeds for the validation loss.
         seed_interval: of the difference, training seeds resampled; None with fewer than 2.
         verdict: better, worse, or "no difference shown", for the method.
-        reason: why nothing is shown where the rows alone would show something; else "".
+        reason: why nothing is shown where the rows alone would show something, or what a verdict
+            lacks; else "".
     """
 
     method: str
@@ -199,7 +200,7 @@ def _difference(
         seeds = tuple(seed for seed in mine if seed in yours)
         if not seeds:
             return None
-        ours, theirs = _mean_rows(mine, seeds, metric), _mean_rows(yours, seeds, metric)
+        ours, theirs = (_mean_rows(rows, seeds, metric, paired=True) for rows in (mine, yours))
         if mine[seeds[0]].ids != yours[seeds[0]].ids:
             raise DistillensError(
                 f"{metric.title}: {name} and {reference} answered different rows; evaluate them "
@@ -212,14 +213,17 @@ def _difference(
     return found, ours - theirs
 
 
-def _mean_rows(by_seed: Mapping[int, RowScores], seeds: Iterable[int], metric: Metric) -> Floats:
+def _mean_rows(
+    by_seed: Mapping[int, RowScores], seeds: Iterable[int], metric: Metric, *, paired: bool = False
+) -> Floats:
+    """[N] means over training seeds; to be subtracted from another method's if `paired`."""
     chosen = [by_seed[seed] for seed in seeds]
     if any(found.ids != chosen[0].ids for found in chosen):
         raise DistillensError(
             f"{metric.title}: the seeds of a method answered different rows; evaluate them again "
             "with --overwrite"
         )
-    return np.mean([found.values for found in chosen], axis=0)
+    return np.mean([found.paired if paired else found.values for found in chosen], axis=0)
 
 
 def _judged(members: Sequence[tuple[Difference, Floats]]) -> list[Difference]:
@@ -242,6 +246,7 @@ def _judge(member: Difference, adjusted_p: float) -> Difference:
         agree = interval is None or (interval[0] > 0 if higher else interval[1] < 0)
         if agree:
             shown = WORSE if higher == member.metric.is_loss else BETTER
+            reason = "" if interval is not None else "from one training seed"
         else:
             reason = "the rows show one, but the interval over training seeds does not exclude 0"
     elif member.metric.is_validation and 2.0 ** (1 - len(member.seeds)) >= ALPHA:

@@ -16,7 +16,7 @@ def primary_metrics(table: Table) -> list[Metric]:
 
 def sentences(results: Results, budget: str) -> list[str]:
     """One sentence for each metric and reference: who is better, worse, or neither."""
-    study, table = results.study, results.tables[budget]
+    table = results.tables[budget]
     said = []
     for metric in primary_metrics(table):
         members = [d for d in table.differences if d.metric == metric]
@@ -26,21 +26,20 @@ def sentences(results: Results, budget: str) -> list[str]:
             for word, head in ((BETTER, "better"), (WORSE, "worse")):
                 chosen = [d for d in against if d.verdict == word]
                 if chosen:
-                    parts.append(f"{head}: {_named(results, chosen)}")
+                    parts.append(f"{head}: {_named(results, budget, chosen)}")
             rest = [d for d in against if d.verdict == NO_DIFFERENCE]
             if rest:
-                parts.append(f"{NO_DIFFERENCE}: {_named(results, rest)}")
-            said.append(
-                f"{metric.title}, against {study.label(reference)} at {budget}: {'; '.join(parts)}."
-            )
+                parts.append(f"{NO_DIFFERENCE}: {_named(results, budget, rest)}")
+            other = results.label(reference, budget)
+            said.append(f"{metric.title}, against {other} at {budget}: {'; '.join(parts)}.")
     if budget == COMPUTE and not said:
         said.append("Nothing is compared at equal compute yet.")
     return said
 
 
-def _named(results: Results, members: Sequence[Difference]) -> str:
+def _named(results: Results, budget: str, members: Sequence[Difference]) -> str:
     return ", ".join(
-        f"{results.study.label(d.method)} ({signed(d.paired.difference, d.metric)}"
+        f"{results.label(d.method, budget)} ({signed(d.paired.difference, d.metric)}"
         + (f"; {d.reason}" if d.reason else "")
         + ")"
         for d in members
@@ -56,19 +55,25 @@ def notes(results: Results) -> list[str]:
         "Variation over rows predicts scores on other questions with these models; it says nothing "
         "about retraining. Variation over training seeds predicts the scores of retrained models.",
         "A difference is shown only if the sign-flip test over rows rejects after Holm's "
-        "correction (over all differences of a metric, tasks together) and the bootstrap interval "
-        "over training seeds excludes 0. The validation loss is tested over training seeds, since "
-        "it has no rows.",
+        "correction (over all differences of a metric under one protocol and budget, tasks "
+        "together) and the bootstrap interval over training seeds excludes 0 (with one seed in "
+        "common there is none, and the verdict says so). The validation loss is tested over "
+        "training seeds, since it has no rows.",
     ]
+    if results.time_shares:
+        said.append(
+            "At equal compute, methods with a share of the time kept their final runs: they "
+            "trained for that part of the clock's time, not for all of it."
+        )
     if len(study.seeds) == 1:
         said.append("There is one training seed: nothing here predicts the scores of retraining.")
-    searched = [f"{study.label(n)} {len(c.tried)}" for n, c in results.choices.items() if c.tried]
+    tried = {n: sum(not t.missing for t in c.tried) for n, c in results.choices.items()}
+    searched = [f"{study.label(name)} {count}" for name, count in tried.items() if count]
     if searched and study.tune is not None:
         said.append(
             "Number of settings that the search tried on the validation split (seeds "
             f"{', '.join(map(str, study.tune.seeds))}): {', '.join(searched)}. The final runs' "
-            "validation loss is measured on the split that chose their settings; the benchmarks' "
-            "rows were not used to choose."
+            "validation loss is measured on the split that chose their settings."
         )
     said += results.reference_notes
     if results.missing:
@@ -76,25 +81,31 @@ def notes(results: Results) -> list[str]:
     return said
 
 
-def score(cell: Cell | None, metric: Metric) -> str:
-    """Mean and interval, without a place to break."""
+def score(cell: Cell | None, metric: Metric, *, num_seeds: int) -> str:
+    """Mean and interval, without a place to break, and the training seeds if some are missing.
+
+    Args:
+        num_seeds: of the study.
+    """
     if cell is None:
         return NOT_AVAILABLE
-    mean = f"{cell.mean:.{metric.decimals}f}"
-    if cell.interval is None:
-        return mean
-    low, high = (f"{end:.{metric.decimals}f}" for end in cell.interval)
-    return f"{mean}\u00a0[{low},\u00a0{high}]"
+    text = f"{cell.mean:.{metric.decimals}f}"
+    if cell.interval is not None:
+        low, high = (f"{end:.{metric.decimals}f}" for end in cell.interval)
+        text += f"\u00a0[{low},\u00a0{high}]"
+    if len(cell.by_seed) < num_seeds:
+        text += f" ({len(cell.by_seed)} of {num_seeds} seeds)"
+    return text
 
 
 def signed(value: float, metric: Metric) -> str:
     return f"{value:+.{metric.decimals}f}"
 
 
-def difference_line(results: Results, difference: Difference) -> list[str]:
+def difference_line(results: Results, budget: str, difference: Difference) -> list[str]:
     """A row of the table of differences."""
     d, metric = difference, difference.metric
-    study, paired = results.study, difference.paired
+    paired = difference.paired
 
     def ends(low: float | None, high: float | None) -> str:
         if low is None or high is None:
@@ -104,7 +115,7 @@ def difference_line(results: Results, difference: Difference) -> list[str]:
     reach = paired.smallest_detectable
     return [
         metric.title,
-        f"{study.label(d.method)} - {study.label(d.reference)}",
+        f"{results.label(d.method, budget)} - {results.label(d.reference, budget)}",
         signed(paired.difference, metric),
         ends(paired.low, paired.high),
         ends(*(d.seed_interval or (None, None))),

@@ -73,8 +73,8 @@ def read_model(
     """Finds a model and reads its configuration, its tokenizer and the headers of its weights.
 
     Args:
-        pretrained: a folder or a Hub name; `revision` is a Hub branch, tag or commit.
-        tokenizer: a folder or Hub name; None: the model's own.
+        pretrained: a folder or a Hub name; `revision` is a branch, tag or commit of the latter.
+        tokenizer: a folder or Hub name, of which no weights are read; None: the model's own.
         adapter: a peft folder or Hub name.
         max_length: the user's own limit, at most the model's.
         trust_remote_code: allow code that comes with the model.
@@ -83,17 +83,20 @@ def read_model(
         working_folder: where relative paths count from; None: this process's own. Names in results
             and fingerprints stay as they were given.
     Raises:
-        DistillensError: files are missing, broken or do not belong together, the tokenizer has ids
-            that the model lacks, or `max_length` exceeds the model's.
+        DistillensError: files are missing, broken or do not belong together, a folder has no
+            revision, the tokenizer has ids that the model lacks, or `max_length` exceeds the
+            model's.
     """
-    folder = model_folder(
-        placed(pretrained, working_folder), revision, with_weights=must_have_weights
-    )
+    place = placed(pretrained, working_folder)
+    if revision is not None and Path(place).is_dir():
+        raise DistillensError(
+            f"--model_args revision={revision}: {pretrained} is a folder here, which has no "
+            "revisions; leave revision out, or give a Hub name"
+        )
+    folder = model_folder(place, revision, with_weights=must_have_weights)
     tokenizer_folder = folder
     if tokenizer:
-        tokenizer_folder = model_folder(
-            placed(tokenizer, working_folder), with_weights=must_have_weights
-        )
+        tokenizer_folder = model_folder(placed(tokenizer, working_folder), with_weights=False)
     adapter_folder = model_folder(placed(adapter, working_folder)) if adapter else None
     if adapter_folder and not (adapter_folder / "adapter_config.json").is_file():
         raise DistillensError(f"peft={adapter}: no adapter_config.json in {adapter_folder}")
@@ -113,7 +116,12 @@ def read_model(
         )
     identity = {"name": pretrained, "files": files_digest(folder)}
     if tokenizer:
-        identity["tokenizer"] = files_digest(tokenizer_folder)
+        # With the weights only where they are the model's own: a teacher that is trained further
+        # still has the same tokenizer.
+        is_own = tokenizer_folder.samefile(folder)
+        identity["tokenizer"] = (
+            identity["files"] if is_own else files_digest(tokenizer_folder, with_weights=False)
+        )
     if adapter_folder:
         identity["adapter"] = files_digest(adapter_folder)
     return ModelFiles(
@@ -176,14 +184,12 @@ def model_folder(name: str, revision: str | None = None, *, with_weights: bool =
     return folder
 
 
-def files_digest(folder: Path) -> str:
+def files_digest(folder: Path, *, with_weights: bool = True) -> str:
     """Sixteen hexadecimal digits over names and contents of the files that decide the outputs."""
+    suffixes = {".json", ".model", ".txt", ".jinja", ".py", *(_WEIGHTS if with_weights else ())}
     hashes = {}
     for file in sorted(folder.iterdir()):
-        if (
-            file.suffix in {*_WEIGHTS, ".json", ".model", ".txt", ".jinja", ".py"}
-            and file.is_file()
-        ):
+        if file.suffix in suffixes and file.is_file():
             with open(file, "rb") as stream:
                 hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digest(hashes)

@@ -122,6 +122,82 @@ def test_cut_and_newline_marks_are_those_of_a_run(tmp_path):
         assert functions.results_mine(doc, [""])["exact_match"] == 0.0
 
 
+def capitals(folder: Path) -> Path:
+    """A benchmark whose rows are where an export would put them."""
+    (folder / "data").mkdir(parents=True)
+    row = json.dumps({"instruction": "The capital of France?", "output": "Paris"})
+    (folder / "data" / "capitals.jsonl").write_text(f"{row}\n")
+    (folder / "capitals.yaml").write_text("task: capitals\npath: data/capitals.jsonl\n")
+    return folder / "capitals.yaml"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, folder: Path, tasks: str, *flags: str) -> str:
+    """What is said of an export that must leave the folder as it is."""
+    before = contents(folder)
+    assert main(["export-lm-eval", str(folder), "--tasks", tasks, *flags]) == 2
+    assert contents(folder) == before
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_a_folder_with_tasks_or_rows_of_others_is_refused(tmp_path, capsys):
+    bench = capitals(tmp_path / "bench").parent
+    said = refused(capsys, bench, "capitals", "--include_path", str(bench))
+    assert "capitals.yaml: found a file that export-lm-eval did not write" in said
+    # Its file elsewhere, its rows here; also by a link, which is followed.
+    (bench / "capitals.yaml").rename(tmp_path / "capitals.yaml")
+    (tmp_path / "data").symlink_to(bench / "data")
+    said = refused(capsys, bench, str(tmp_path / "capitals.yaml"))
+    assert "capitals.jsonl: capitals reads its rows here, and they would be replaced" in said
+    other = tmp_path / "other.jsonl"
+    other.write_bytes((bench / "data" / "capitals.jsonl").read_bytes())
+    data = ("--data", f"capitals={other}")
+    said = refused(capsys, bench, str(tmp_path / "capitals.yaml"), *data)
+    assert "capitals.jsonl: found rows of no exported task" in said
+    module = tmp_path / "own" / "distillens_functions.py"
+    module.parent.mkdir()
+    module.write_text("def mine(): ...\n")
+    assert "distillens_functions.py: found a file" in refused(capsys, module.parent, "gsm8k")
+
+
+def test_tasks_are_exported_again_or_with_more_but_not_without_the_earlier(tmp_path, capsys):
+    task, out = str(capitals(tmp_path / "bench")), tmp_path / "out"
+    export = ["export-lm-eval", str(out), "--tasks"]
+    assert main([*export, task]) == 0
+    first = contents(out)
+    assert main([*export, task]) == 0
+    assert contents(out) == first
+    capsys.readouterr()
+    assert "distillens_capitals.yaml: found another exported task" in refused(capsys, out, "vicuna")
+    assert main([*export, task, "vicuna"]) == 0
+    assert {file.stem for file in out.glob("*.yaml")} == {
+        "distillens_capitals",
+        "distillens_vicuna",
+    }
+    functions = functions_of(out)
+    assert callable(functions.rows_capitals)
+    assert callable(functions.rows_vicuna)
+
+
+def test_nothing_is_replaced_by_an_export_whose_rows_are_refused(tmp_path, capsys):
+    task = str(capitals(tmp_path / "bench"))
+    out = tmp_path / "out"
+    talk = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    (tmp_path / "talks.yaml").write_text("task: talks\npath: talks.jsonl\n")
+    assert main(["export-lm-eval", str(out), "--tasks", task]) == 0
+    rows = tmp_path / "bench" / "data" / "capitals.jsonl"
+    rows.write_text(rows.read_text().replace("Paris", "Lyon"))
+    capsys.readouterr()
+    both = f"{task},{tmp_path / 'talks.yaml'}"
+    assert "row '0' is a conversation" in refused(capsys, out, both)
+
+
 @pytest.mark.parametrize(
     ("flags", "exported"),
     [

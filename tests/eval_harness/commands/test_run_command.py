@@ -275,6 +275,8 @@ def test_validate_reads_every_row(harness, small_benchmark, tmp_path):
     assert "small: 48 rows" in done.stdout
     assert "gsm8k: 1319 rows" in done.stdout
     (small_benchmark / "small.jsonl").write_text('{"instruction": "a", "output": "b"}\n[]\n')
-    done = harness("validate", "--tasks", "small", "--include_path", small_benchmark)
+    # Both of the flags count.
+    flags = ("--tasks", "small", "--tasks", "gsm8k")
+    done = harness("validate", *flags, "--include_path", small_benchmark)
     assert done.returncode == 2
     assert "small.jsonl:2:1:" in done.stderr

@@ -173,6 +173,23 @@ def test_different_rows_are_named(tmp_path):
         load_systems(folders)
 
 
+def test_tasks_that_not_all_systems_have_are_named(tmp_path):
+    samples = make_samples(answers(1, 0.5), references=REFERENCES)
+    folders = [
+        str(write_results(make_results(name, *(make_task(t, samples) for t in tasks)), tmp_path))
+        for name, tasks in (("one", "abc"), ("two", "abd"), ("three", "aef"))
+    ]
+    comparisons = compare_loaded(load_systems(folders))
+    assert {found.task for found in comparisons.comparisons} == {"a"}
+    assert comparisons.notes == [
+        "tasks that not all systems have are not compared: b only of one, two; c only of one; d "
+        "only of two; e, f only of three"
+    ]
+    assert compare_loaded(load_systems(folders[:2])).notes == [
+        "tasks that not all systems have are not compared: c only of one; d only of two"
+    ]
+
+
 def test_different_references_are_named(tmp_path):
     other = [*REFERENCES[:3], ["changed"], *REFERENCES[4:]]
     first = save(tmp_path, "first", answers(9, 0.5))

@@ -105,6 +105,42 @@ def test_an_exported_task_is_paired_with_ours(tmp_path, capsys):
     )
 
 
+def test_an_own_task_s_metric_of_our_name_is_no_pair_for_ours(tmp_path, capsys):
+    ours = make_samples([["x", "x"], ["y", "z"]], references=[["x"], ["y"]])
+    rows = [
+        {**lm_eval_sample(n, s.target[0], exact_match=0.5 * n), "doc": {"id": s.row_id}}
+        for n, s in enumerate(ours)
+    ]
+    write_results(make_results("ours", make_task("mytask", ours)), tmp_path)
+    folders = [
+        save_lm_eval(tmp_path / name, found, task="mytask")
+        for name, found in (("one", rows), ("two", [{**row, "exact_match": 1.0} for row in rows]))
+    ]
+    said = refused(capsys, folders[0], tmp_path / "ours")
+    assert "one has exact_match (lm-eval); " in said
+    assert "exact_match of lm-eval's own tasks is no pair for ours (other units, other" in said
+    # Two runs of lm-eval are a pair, in its unit.
+    (found,) = compared(capsys, *folders)["comparisons"]
+    assert (found["metric"], found["difference"]) == ("exact_match (lm-eval)", -0.75)
+    # Beside a task that can be compared, it is left out by name.
+    both = write_results(
+        make_results("both", make_task("mytask", ours), make_task("sums", ours)), tmp_path
+    )
+    exported = [{**row, "exact_match": 100.0 * row["exact_match"]} for row in rows]
+    theirs = save_lm_eval(tmp_path / "theirs", rows, task="mytask")
+    other = save_lm_eval(tmp_path / "other", exported, task="distillens_sums")
+    later = TIME.replace("2026", "2027")
+    for file in (other / "m").iterdir():
+        file.rename(theirs / "m" / file.name.replace(TIME, later))
+    result = compared(capsys, theirs, both.parent)
+    assert [(c["task"], c["metric"], c["difference"]) for c in result["comparisons"]] == [
+        ("sums", "exact_match", 25.0 - 75.0)
+    ]
+    (note,) = [note for note in result["notes"] if note.startswith("mytask: ")]
+    assert "exact_match of lm-eval's own tasks is no pair for ours" in note
+    assert note.endswith(": not compared")
+
+
 def test_what_cannot_be_paired_is_refused_in_one_line(tmp_path, capsys):
     rows = [lm_eval_sample(n, "x", acc=1.0) for n in range(3)]
     whole = save_lm_eval(tmp_path / "whole", rows)

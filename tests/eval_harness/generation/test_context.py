@@ -9,7 +9,7 @@ from eval_harness.benchmarks import Row, load_benchmark, load_fewshot
 from eval_harness.errors import DistillensError
 from eval_harness.generation.context import Context
 from eval_harness.generation.prompts import prepare_prompts
-from eval_harness.protocols.protocol import PROTOCOLS
+from eval_harness.protocols.protocol import PROTOCOLS, TRUNCATIONS
 from eval_harness.shared.text.messages import Conversation, Message
 
 SHORT = replace(PROTOCOLS["default"], template="question", max_prompt_tokens=10**6)
@@ -61,9 +61,13 @@ def test_examples_of_another_template_are_prompts_with_their_answers():
     ]
 
 
+@pytest.mark.parametrize("truncation", TRUNCATIONS)
 @pytest.mark.parametrize("as_turns", [True, False])
 @pytest.mark.parametrize("protocol", [SHORT, CHAT])
-def test_a_long_prompt_loses_its_first_examples_and_last_the_question_s_end(protocol, as_turns):
+def test_a_long_prompt_loses_its_first_examples_and_last_the_question_s_end(
+    protocol, as_turns, truncation
+):
+    protocol = replace(protocol, truncation=truncation)
     system = "Be brief." if protocol is CHAT else None
     whole = Context(system, EXAMPLES, as_turns)
     kept = prompts(Context(system, EXAMPLES[1:], as_turns), protocol)
@@ -71,10 +75,21 @@ def test_a_long_prompt_loses_its_first_examples_and_last_the_question_s_end(prot
     for expected in (kept, alone):
         length = len(expected.token_ids[0])
         found = prompts(whole, replace(protocol, max_prompt_tokens=length))
-        assert found.token_ids == expected.token_ids
+        assert (found.token_ids, found.texts) == (expected.token_ids, expected.texts)
         assert found.counts.cut == 1
     shorter = replace(protocol, max_prompt_tokens=len(alone.token_ids[0]) - 1)
-    assert prompts(whole, shorter).token_ids == prompts(Context(system), shorter).token_ids
+    found, expected = prompts(whole, shorter), prompts(Context(system), shorter)
+    assert (found.token_ids, found.texts) == (expected.token_ids, expected.texts)
+
+
+@pytest.mark.parametrize("truncation", TRUNCATIONS)
+def test_a_ready_prompt_loses_its_examples_before_its_own_end(truncation):
+    ready = replace(row("q"), instruction="", prompt="Which city is the capital of Peru? It is")
+    protocol = replace(SHORT, truncation=truncation)
+    (alone,) = prompts(Context(), protocol, ready).token_ids
+    for length in (len(alone) + 1, len(alone), len(alone) - 1):
+        shorter = replace(protocol, max_prompt_tokens=length)
+        assert prompts(Context(None, EXAMPLES), shorter, ready).token_ids == [alone[:length]]
 
 
 def test_what_has_no_place_for_a_context_is_refused():

@@ -85,6 +85,18 @@ def test_the_reference_keeps_the_first_tokens_and_loses_the_response_mark(tokeni
     assert prompts.counts.cut == 1
 
 
+@pytest.mark.parametrize("protocol", [DEFAULT, MINILLM, replace(DEFAULT, template="chat")])
+def test_texts_are_what_the_model_gets(protocol):
+    own = with_first_token(byte_level())
+    rows = [row(input="word " * 1000), row(), row("", prompt="x " * 999)]
+    prompts = prepare_prompts(rows, protocol, own)
+    assert prompts.counts.cut == 2
+    for ids, text in zip(prompts.token_ids, prompts.texts, strict=True):
+        begins = len(ids) - len(own.encode(text, add_special_tokens=False))
+        assert begins == (0 if protocol is MINILLM else 1)
+        assert own.decode(ids[begins:]) == text
+
+
 def test_ready_prompts_are_taken_as_they_are(tokenizer):
     prompts = prepare_prompts(
         [row("", prompt="Say hi."), row("", prompt="x " * 999)], DEFAULT, tokenizer

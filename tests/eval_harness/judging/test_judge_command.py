@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_judge import CHAT, MODEL, longer
-from fake_server import MODELS, answering, status
+from fake_judge import CHAT, MODEL, FakeJudge, longer
+from fake_server import MODELS, answering, running, status
 from lm_eval_results import lm_eval_sample, save_lm_eval
 from result_samples import NASTY, save_answers
 
@@ -88,6 +88,9 @@ def test_more_rows_seeds_and_the_other_order_of_systems_reuse_what_is_there(
 ):
     assert results_of(arguments, capsys, "--limit=4")["results"]["small"]["num_rows"] == 4
     assert len(fake.messages) == 8
+    # A share is rounded up.
+    assert results_of(arguments, capsys, "--limit=0.31")["results"]["small"]["num_rows"] == 4
+    assert len(fake.messages) == 8
     results_of(arguments, capsys)
     assert len(fake.messages) == 20
     swapped = [arguments[0], str(systems[1]), str(systems[0]), *arguments[3:]]
@@ -117,6 +120,19 @@ def test_another_judge_prompt_or_request_mixes_with_nothing(arguments, fake, cap
         assert len(fake.messages) == num_before + 20
     assert len({found["fingerprints"]["small"]["judge"] for found in results}) == 5
     assert len(list((tmp_path / "judged").glob("verdicts_*.jsonl"))) == 5
+
+
+def test_verdicts_from_another_address_are_used_and_told_of(arguments, fake, capsys):
+    results_of(arguments, capsys, "--limit=4")
+    with running(FakeJudge()) as moved:
+        there = [*arguments, f"--base_url={moved.url}/v1"]
+        assert main([*there, "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["results"]["small"]["num_rows"] == 10
+        assert (len(fake.messages), len(moved.messages)) == (8, 12)
+        assert f"WARNING: some verdicts here are of {MODEL} at {fake.url}/v1, not at" in said.err
+    assert main([*arguments, "--limit=4"]) == 0
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_a_changed_answer_is_judged_again(arguments, fake, capsys, systems):

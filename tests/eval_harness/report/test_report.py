@@ -233,6 +233,48 @@ def test_a_page_of_others_is_not_replaced(folders, tmp_path):
     assert "Profits" in page.read_text()
 
 
+def test_a_text_of_others_is_not_replaced(folders, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    notes = out / "report.md"
+    notes.write_text("# Evaluation\n\n## My notes\n")
+    done = run_report(*folders, "--output_path", str(out))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--output_path: {notes} is no report of this project" in done.stderr
+    with pytest.raises(DistillensError, match="is no report of this project"):
+        write_report(load_systems(folders), out)
+    assert [path.name for path in out.iterdir()] == ["report.md"]
+    assert "My notes" in notes.read_text()
+
+
+def test_a_text_of_ours_is_replaced_also_one_without_a_mark(folders, tmp_path):
+    systems, out = load_systems(folders), tmp_path / "out"
+    _, markdown = write_report(systems, out)
+    text = markdown.read_text(encoding="utf-8")
+    mark, _, older = text.partition("\n\n")
+    assert mark.startswith("<!-- ")
+    assert write_report(systems, out)[1] == markdown
+    # As earlier versions wrote it, beside its page.
+    markdown.write_text(older, encoding="utf-8")
+    write_report(systems, out)
+    assert markdown.read_text(encoding="utf-8") == text
+    markdown.write_text("# My notes\n")
+    with pytest.raises(DistillensError, match="is no report of this project"):
+        write_report(systems, out)
+
+
+def test_each_task_has_figures_of_its_own_whatever_its_name(tmp_path):
+    tasks = ["数学", "语文", "a b", "a_b"]
+    samples = make_samples([["x", "y"], ["z", "z"]])
+    path = write_results(make_results("m", *(make_task(t, samples) for t in tasks)), tmp_path)
+    _, markdown = write_report(load_systems([path]), tmp_path / "out")
+    plots = [f.name for f in (tmp_path / "out" / "plots").iterdir()]
+    assert len(plots) == 2 * len(tasks)
+    shown = re.findall(r"\(plots/([^)]*)\)", markdown.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(plots)
+    assert "a_b_scores.png" in plots
+
+
 def test_unwritable_folder_is_refused(folders, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DistillensError, match="cannot be written"):

@@ -1,8 +1,15 @@
 """Exact match forgives case, ASCII punctuation and white space, and nothing else."""
 
 import pytest
+from result_samples import make_results, make_samples, make_task
 
-from eval_harness.scoring.exact_match import exact_match, normalize_answer
+from eval_harness import compare
+from eval_harness.results.folder import write_results
+from eval_harness.scoring.exact_match import (
+    blank_references_note,
+    exact_match,
+    normalize_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +35,16 @@ def test_any_reference_may_match():
 def test_empty_answer_matches_only_an_empty_reference():
     assert exact_match("", ["?"]) == 1.0
     assert exact_match("", ["a"]) == 0.0
+
+
+def test_references_of_punctuation_alone_are_told(tmp_path):
+    assert exact_match(">", ["<"]) == exact_match("", ["a", "+"]) == 1.0
+    note = blank_references_note([["<"], ["a", "+"], ["a"]])
+    assert note is not None
+    assert note.startswith("exact_match: 2 of 3 rows have a reference of punctuation alone")
+    assert blank_references_note([["a"], ["“"]]) is None
+    samples = make_samples([[">", "x"], ["b", "c"]], references=[["< 1", "<"], ["b"]])
+    for name in ("one", "two"):
+        write_results(make_results(name, make_task("t", samples)), tmp_path)
+    (note,) = compare(tmp_path / "one", tmp_path / "two").notes
+    assert note.startswith("t: exact_match: 1 of 2 rows")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from judged_rows import IFEVAL
 
+from eval_harness.comparison.compare import compare_systems
+from eval_harness.comparison.systems import System
 from eval_harness.errors import DistillensError
 from eval_harness.results.schema import Sample
 from eval_harness.scoring.checked_metrics import CHECKED_METRICS, check_rows
@@ -97,11 +99,32 @@ def test_a_difference_is_that_of_the_scores(scored):
     other = samples_of([list(reversed(texts)) for texts in ANSWERS[:2]] + ANSWERS[2:])
     score_samples(other, metrics=tuple(CHECKED_METRICS))
     for name in CHECKED_METRICS:
-        rows = [row_means(row_scores(samples, name)) for samples in (scored, other)]
+        rows = [row_means(row_scores(samples, name, paired=True)) for samples in (scored, other)]
         expected = [task_metrics(samples)[f"{name},none"] for samples in (scored, other)]
         assert compare_paired(*rows).difference == pytest.approx(
             expected[0] - expected[1], abs=1e-3
         )
+
+
+def test_rows_that_both_answer_equally_well_do_not_differ():
+    """Only the first row differs: no signs of the others' can make that one improbable."""
+    name = "inst_level_strict_acc"
+    pair = []
+    for first in (100.0, 0.0):
+        samples = samples_of(ANSWERS)
+        for sample, score in zip(samples, (first, 100.0, 50.0, 0.0), strict=True):
+            sample.scores = {name: [score, score]}
+        pair.append(samples)
+    rows = [row_means(row_scores(samples, name, paired=True)) for samples in pair]
+    scores = [task_metrics(samples)[f"{name},none"] for samples in pair]
+    assert [found.mean() for found in rows] == pytest.approx(scores, abs=1e-3)
+    systems = [
+        System(which, which, {"ifeval": samples}, {}, {})
+        for which, samples in zip("ab", pair, strict=True)
+    ]
+    (found,) = compare_systems(systems)
+    assert found.paired.difference == pytest.approx(scores[0] - scores[1], abs=1e-3)
+    assert (found.paired.num_differing, found.paired.p_value) == (1, 1.0)
 
 
 @pytest.mark.parametrize(

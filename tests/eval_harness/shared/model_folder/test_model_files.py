@@ -61,6 +61,37 @@ def test_a_hub_name_that_cannot_be_had_says_so():
         read_model("no-one/nothing")
 
 
+def test_a_folder_has_no_revision(small_llama):
+    with pytest.raises(DistillensError, match=r"revision=0010: .* is a folder here, which has no"):
+        read_model(str(small_llama), revision="0010")
+
+
+def test_a_tokenizer_s_weights_are_not_read(copy, small_llama, small_gpt2):
+    def identity(tokenizer):
+        return read_model(str(small_llama), tokenizer=str(tokenizer)).identity
+
+    before = identity(copy)
+    shutil.copy(small_gpt2 / "model.safetensors", copy)
+    assert identity(copy) == before
+    (copy / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
+    assert identity(copy) != before
+    # As in earlier versions, whose answers are kept.
+    own = identity(f"{small_llama}/../{small_llama.name}")
+    assert own["tokenizer"] == own["files"] == files_digest(small_llama)
+
+
+def test_a_tokenizer_s_weights_are_not_downloaded(small_llama, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, *, revision, ignore_patterns):
+        asked.append((name, "*.safetensors" in ignore_patterns, "*.bin" in ignore_patterns))
+        return str(small_llama)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    read_model("somebody/model", tokenizer="somebody/teacher")
+    assert asked == [("somebody/model", False, True), ("somebody/teacher", True, True)]
+
+
 def test_an_empty_folder_is_no_model(tmp_path):
     with pytest.raises(DistillensError, match=r"no config\.json"):
         read_model(str(tmp_path))

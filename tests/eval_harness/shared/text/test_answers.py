@@ -3,7 +3,12 @@
 import pytest
 
 from eval_harness.scoring.score import score_rows
-from eval_harness.shared.text.answers import cut_answer, final_answer_score, without_empty
+from eval_harness.shared.text.answers import (
+    cut_answer,
+    cut_at_stop,
+    final_answer_score,
+    without_empty,
+)
 
 QUESTION = ("\nQuestion:",)
 
@@ -52,8 +57,24 @@ def test_stops_can_be_chosen_and_switched_off():
 )
 def test_an_answer_that_equals_its_reference_has_full_marks(reference):
     for text in (reference, f"\n\n{reference}\n"):
-        answer = cut_answer(text, references=[reference])
-        assert score_rows([answer], [[reference]]) == {"rougeL": [1.0], "exact_match": [1.0]}
+        for starts in (None, QUESTION):
+            answer = cut_answer(text, starts=starts, references=[reference])
+            assert score_rows([answer], [[reference]]) == {"rougeL": [1.0], "exact_match": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [("\n", "It is Lima. Quito"), (".", "It is Lima"), ("Quito", "It is Lima.")],
+)
+def test_a_stop_that_somebody_names_is_used_in_every_row(stop, expected):
+    text = "It is Lima. Quito\nis another."
+    assert cut_answer(text, until=[stop], references=[text]) == expected
+    assert cut_answer(text, starts=[stop], references=[text]) == text
+
+
+def test_what_a_stop_ended_is_known_also_where_no_word_is_lost():
+    assert cut_at_stop("a<n>", until=["\n"], newline="<n>") == ("a", True)
+    assert cut_at_stop(" a<n>", newline="<n>") == ("a", False)
 
 
 def test_an_answer_that_runs_on_is_scored_by_its_own_part():
