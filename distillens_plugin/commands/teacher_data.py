@@ -27,6 +27,13 @@ def add_teacher_and_data(parser: argparse.ArgumentParser, *, output: str) -> Non
     parser.add_argument(
         "--max_prompt_length", type=count, default=256, help="tokens of a prompt (256)"
     )
+    parser.add_argument(
+        "--add_bos_token",
+        choices=("auto", "true", "false"),
+        default="auto",
+        help="how prompts begin, as in the recipe (auto: as the tokenizer begins a text)",
+    )
+    parser.add_argument("--newline", metavar="TEXT", help='what the data write for one, as "<n>"')
     parser.add_argument("--layers", metavar="K,...", help="default: all, 0 to the last but one")
     parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")
     parser.add_argument(
@@ -64,6 +71,8 @@ def data_of(arguments: argparse.Namespace) -> "DatasetSpec":
         "max_prompt_length": arguments.max_prompt_length,
         "num_rows": arguments.num_rows,
         "loss_on_prompt": arguments.loss_on_prompt,
+        "newline": arguments.newline,
+        "add_bos_token": {"true": True, "false": False}.get(arguments.add_bos_token, "auto"),
     }
     return checked(DatasetSpec, data, lambda at: f"--{at[0] if at else 'data'}")
 

@@ -59,8 +59,16 @@ def run_of(
         walk=walk,
         moments=_moments(recipe),
         batches=recipe.train.optimizer.grad_accum_step,
-        chunk_rows=recipe.chunk_rows,
+        chunk_rows=_chunk_rows(recipe),
     )
+
+
+def _chunk_rows(recipe: Recipe) -> int | None:
+    """The least that the recipe or one of its terms gives; None leaves it to the walk."""
+    terms = recipe.train.criterion.kwargs.sub_terms.values()
+    own = [term.criterion.kwargs.get("chunk_rows") for term in terms]
+    limits = [limit for limit in (recipe.chunk_rows, *own) if isinstance(limit, int)]
+    return min(limits, default=None)
 
 
 def _moments(recipe: Recipe) -> int:

@@ -70,12 +70,38 @@ def active_adapters(module: nn.Module) -> list[str]:
     return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
+def _refuse_other_adapters(module: nn.Module) -> None:
+    """DoRA and the like: a new one changes nothing yet, so that no look at the logits finds it.
+
+    Raises:
+        DistillensError: an active adapter of the head is not plain LoRA.
+    """
+    layer: Any = module
+    if not hasattr(layer, "get_base_layer") or layer.disable_adapters or layer.merged:
+        return
+    for name in layer.active_adapters:
+        held = any(name in getattr(layer, part, ()) for part in layer.adapter_layer_names)
+        # What peft calls variants of LoRA: DoRA, and others that are more than a product of two.
+        is_variant = name in getattr(layer, "lora_variant", ()) or getattr(
+            layer, "use_dora", {}
+        ).get(name, False)
+        if held and (is_variant or name not in getattr(layer, "lora_A", ())):
+            raise DistillensError(
+                f"the unembedding has the adapter {name!r} ({type(layer).__name__}"
+                f"{', DoRA or another variant' if is_variant else ''}), expected plain LoRA or "
+                "none, as the lens reads W + s B A; take the head out of target_modules, or use "
+                "plain LoRA"
+            )
+
+
 def unembedding(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [V, D_head] and bias [V] of a head, LoRA merged in and differentiable in its factors.
 
     Raises:
-        DistillensError: the weight is not a float matrix (quantised), or in pieces.
+        DistillensError: the weight is not a float matrix (quantised), or in pieces, or has an
+            adapter other than plain LoRA.
     """
+    _refuse_other_adapters(module)
     layer: Any = module
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     weight: Any = getattr(base, "weight", None)

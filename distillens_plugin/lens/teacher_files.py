@@ -48,7 +48,8 @@ class TeacherFile:
     Attributes:
         num_layers, width: of the teacher that it was made for.
         layers: those with a matrix; k is the residual stream after k blocks.
-        weights: digest of that teacher's weights; None if unknown.
+        weights: digest of that teacher's weights; None if it was not in a local folder.
+        teacher: its name, or its folder then; None if unknown.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class TeacherFile:
     width: int
     layers: tuple[int, ...]
     weights: str | None = None
+    teacher: str | None = None
 
     def check(self, layers: Sequence[Any], num_layers: int, width: int, where: str) -> None:
         """Refuses another teacher, or layers without a matrix.
@@ -78,11 +80,18 @@ class TeacherFile:
             )
 
     def check_weights(self, teacher: str | os.PathLike[str], where: str) -> None:
-        """Refuses a teacher in a local folder that has been trained further since.
+        """Refuses a teacher of the same sizes whose layers are others.
 
-        Its sizes are the same, but its layers have changed.
+        That is one in a local folder that has been trained further since, or one with another name
+        on the Hub.
         """
         kind, found = self.kind, weights_digest(teacher)
+        name = os.fspath(teacher)
+        if self.weights is None and found is None and self.teacher not in (None, name):
+            raise DistillensError(
+                f"{where}: these {kind.plural} were {kind.past} on {self.teacher}, but the teacher "
+                f"is {name}; {kind.verb} them on it with `distillens {kind.command}`"
+            )
         if None not in (self.weights, found) and found != self.weights:
             raise DistillensError(
                 f"{where}: these {kind.plural} were {kind.past} on other weights than those in "
@@ -113,12 +122,14 @@ def read_header(path: str | os.PathLike[str], kind: Kind, where: str) -> Teacher
         with safe_open(path, framework="pt") as file:
             info = (file.metadata() or {}).get(kind.format)
         fields = json.loads(info) if info is not None else {}
+        notes = fields.get("notes", {})
         return TeacherFile(
             kind,
             fields["num_layers"],
             fields["width"],
             tuple(fields["layers"]),
-            fields.get("notes", {}).get("teacher_weights"),
+            notes.get("teacher_weights"),
+            notes.get("teacher"),
         )
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = "there is no such file" if not os.path.isfile(path) else "the file holds none"

@@ -163,6 +163,9 @@ def _with_positions(batch: Mapping[str, Any], device: torch.device) -> Batch:
             f"choose_layers: a batch has no {missing[0]} (found: {', '.join(batch)}); give "
             "mappings with input_ids, attention_mask and labels"
         )
-    given = {key: batch[key].to(device) for key in ("input_ids", "attention_mask") if key in batch}
-    given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
+    kept = ("input_ids", "attention_mask", "position_ids")
+    given = {key: batch[key].to(device) for key in kept if batch.get(key) is not None}
+    # Positions that begin anew are how packed rows are told apart, where there is no mask.
+    if "position_ids" not in given:
+        given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
     return given, Supervised(*find_supervised(batch["labels"])).to(device)

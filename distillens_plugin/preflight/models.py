@@ -173,6 +173,8 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
             continue
         if paired.layers.to_be_measured:
             lines.append(_to_be_measured(name, paired.layers, depths, recipe.where(key)))
+            # Which of its layers are read is not known yet, but whose they are.
+            lines += _check_teacher_files(recipe, paired.teacher_files, [], facts, key)
             continue
         pairs = resolve_pairs(
             paired.layers.model_dump(exclude_none=True),
@@ -189,11 +191,25 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         )
         if missing:
             lines[-1] += f"; skipped {missing} range because its config is not known"
-        for name_of_file, path in paired.teacher_files.items():
-            where = recipe.where(key.removesuffix("layers") + name_of_file)
-            layers = [layer for _, layer in pairs]
-            lines.append(_check_teacher_file(recipe, path, layers, facts, where))
+        layers = [layer for _, layer in pairs]
+        lines += _check_teacher_files(recipe, paired.teacher_files, layers, facts, key)
     return lines
+
+
+def _check_teacher_files(
+    recipe: Recipe,
+    files: dict[str, str],
+    layers: list[Layer],
+    facts: dict[str, ModelFacts],
+    key: str,
+) -> list[str]:
+    """A line for each file of matrices of a term whose layers are at `key`."""
+    return [
+        _check_teacher_file(
+            recipe, path, layers, facts, recipe.where(key.removesuffix("layers") + name)
+        )
+        for name, path in files.items()
+    ]
 
 
 def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where: str) -> str:

@@ -197,6 +197,8 @@ def _why_without_gradients(lens: RecipeLens) -> str | None:
     """Why the gradients of a reading by both models' own heads would not be this term's."""
     if lens.loss.readout == "teacher":
         return "it reads the student by the teacher's head through maps, which only a run trains"
+    if lens.loss.teacher_translators is not None:
+        return "it reads the teacher through its translators, which these gradients would not"
     if lens.loss.positions.reads_entropy:
         return "it weighs or chooses positions by the teacher's entropy"
     return None
@@ -223,5 +225,11 @@ def _gradients(
     with torch.no_grad():
         theirs = Streams(teacher, batches, [b for _, b in pairs])
     ours = Streams(student, batches, [a for a, _ in pairs])
-    pulls = Pulls(ours, theirs, lens.loss.divergence, lens.loss.temperature)
+    pulls = Pulls(
+        ours,
+        theirs,
+        lens.loss.divergence,
+        lens.loss.temperature,
+        detach_unembedding=lens.loss.detach_unembedding,
+    )
     return [pulls.of(pair, norm) for pair in pairs for norm in norms]

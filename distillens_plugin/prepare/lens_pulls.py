@@ -62,15 +62,22 @@ class Pulls:
     """Compares gradients in one student, whose forward pass must have kept the graph."""
 
     def __init__(
-        self, student: Streams, teacher: Streams, divergence: Divergence, temperature: float
+        self,
+        student: Streams,
+        teacher: Streams,
+        divergence: Divergence,
+        temperature: float,
+        *,
+        detach_unembedding: bool = False,
     ) -> None:
-        """Takes the lens's divergence and temperature."""
+        """Takes the lens's divergence and temperature, and whether it reaches the unembedding."""
         self.student, self.teacher = student, teacher
         self.divergence, self.temperature = divergence, temperature
         self.heads = student.lens.head(), teacher.lens.head()
         self.parameters = [p for p in student.model.parameters() if p.requires_grad]
         head = {id(p) for p in student.lens.head_parameters()}
         self._is_head = [id(p) in head for p in self.parameters]
+        self._reaches_head = not detach_unembedding
         loss = self._loss(student.final, teacher.final, ForwardKL())
         self._reference = self._gradients(loss)
 
@@ -89,6 +96,8 @@ class Pulls:
             _compare(own, reference)
             for own, reference in zip(self._gradients(loss), self._reference, strict=True)
         )
+        if not self._reaches_head:
+            unembedding = None
         share = radial_share(pull, rows.detach())
         return PairGradient(pair, norm, loss.item(), share, unembedding, others)
 

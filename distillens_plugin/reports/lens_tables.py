@@ -68,4 +68,4 @@ def gradient_grid(found: LensMap) -> Grid | None:
 
 
 def _numbers(part: tuple[float, float] | None) -> tuple[str, str]:
-    return ("frozen", "frozen") if part is None else (f"{part[0]:.3f}", f"{part[1]:.2f}")
+    return ("none", "none") if part is None else (f"{part[0]:.3f}", f"{part[1]:.2f}")

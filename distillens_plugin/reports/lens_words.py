@@ -67,7 +67,7 @@ def _gradient_lines(found: LensMap) -> list[str]:
     for each in found.gradients:
         line = f"{shown_pair(each.pair):>8} {each.norm:>9} {each.loss:7.4f} {each.radial:7.2f}"
         for part in (each.unembedding, each.others):
-            numbers = f"{part[0]:7.3f} {part[1]:7.2f}" if part else f"{'frozen':>15}"
+            numbers = f"{part[0]:7.3f} {part[1]:7.2f}" if part else f"{'no gradient':>15}"
             line += f" | {numbers}"
         lines.append(line)
     return lines

@@ -14,6 +14,7 @@ from distillens_plugin.data.supervision import IGNORED
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
+from distillens_plugin.lens.translators import Translators, read_info
 from distillens_plugin.lens_maps.batches import lens_batches
 from distillens_plugin.lens_maps.confidence import compare_confidence
 from distillens_plugin.lens_maps.statistics import LayerStatistics, ModelReading, read_model
@@ -41,6 +42,7 @@ class LensReadings:
         self.teacher: nn.Module | None = None
         if experiment.readout is None and recipe.is_distillation:
             self.teacher = unwrap(experiment.box.teacher_model)
+        self._translators = _translators(experiment) if self.teacher is not None else None
         self.pairs = _pairs(experiment) if self.teacher is not None else []
         self._student = unwrap(trained_model(experiment.box))
         self._of_teacher: ModelReading | None = None
@@ -57,7 +59,7 @@ class LensReadings:
         Args:
             with_teacher: the record has the teacher's own numbers, too.
         """
-        student, teacher = self._read(self._student), self._teacher_reading()
+        student, teacher = self._read(self._student, None), self._teacher_reading()
         record: dict[str, Any] = {
             "norm": self.norm,
             "num_positions": student.statistics.num_positions,
@@ -76,17 +78,30 @@ class LensReadings:
             }
         return record if _is_finite(record) else None
 
-    def _read(self, model: nn.Module) -> ModelReading:
+    def _read(self, model: nn.Module, translators: Translators | None) -> ModelReading:
         with self._accelerator.autocast():
-            return read_model(model, self._batches, norm=self.norm)
+            return read_model(model, self._batches, norm=self.norm, translators=translators)
 
     def _teacher_reading(self) -> ModelReading | None:
         """Read once: neither the teacher nor the sample changes."""
         if self.teacher is not None and self._of_teacher is None:
-            self._of_teacher = self._read(self.teacher)
+            self._of_teacher = self._read(self.teacher, self._translators)
             if self._puts_away:
                 put_away(self.teacher)
         return self._of_teacher
+
+
+def _translators(experiment: Experiment) -> Translators | None:
+    """Those of the first lens term, for the layers that have one; others are read as they are."""
+    terms = experiment.recipe.lens_terms()
+    path = terms[0][1].teacher_translators if terms else None
+    if path is None:
+        return None
+    where = "teacher_translators"
+    info = read_info(path, where)
+    return Translators(
+        path, info.layers, num_layers=info.num_layers, width=info.width, where=where
+    )
 
 
 def _rows(experiment: Experiment) -> list[dict[str, Any]]:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from tiny_run import ASSETS, save_tiny_model, tiny_recipe
 
 from distillens_plugin.cli import main
+from distillens_plugin.lens.translators import save_translators
 
 LENS = "train.criterion.kwargs.sub_terms.lens"
 
@@ -71,6 +73,26 @@ def test_a_recipe_without_the_lens_has_no_gradients_but_all_the_rest(tmp_path, c
     lines = capsys.readouterr().out.splitlines()
     assert pairs_of(lines) == []
     assert "least divergent pairs: 1-" in lines[-1]
+
+
+def test_gradients_that_are_not_the_term_s_own_are_left_out(tmp_path, capsys):
+    recipe = str(tiny_recipe(tmp_path))
+    given = ["lens", recipe, "--rows", "2", "--norm", "final", "--set"]
+    assert main([*given, f"{LENS}.criterion.kwargs.detach_unembedding=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if "-" in line[:8] and "|" in line]
+    assert len(shown) == len(pairs_of(lines)) == 2
+    for line in shown:
+        unembedding, others = line.split("|")[-2:]
+        assert not any(letter.isdigit() for letter in unembedding)
+        assert any(letter.isdigit() for letter in others)
+    file = str(tmp_path / "tuned.safetensors")
+    maps = {k: (torch.zeros(32, 32), torch.zeros(32)) for k in (2, 4)}
+    save_translators(file, maps, num_layers=4, notes={})
+    assert main([*given, f"{LENS}.criterion.kwargs.teacher_translators={file}"]) == 0
+    found = capsys.readouterr().out
+    assert pairs_of(found.splitlines()) == []
+    assert "it reads the teacher through its translators" in found
 
 
 def test_pairs_by_divergence_are_those_of_the_map(tmp_path, capsys):

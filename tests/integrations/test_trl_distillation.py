@@ -128,7 +128,7 @@ def test_accumulation_does_not_change_the_training(tmp_path):
 
 def test_lens_weight_of_zero_and_no_lens_at_all_train_alike(tmp_path):
     """TRL's own loss is left as it is."""
-    own = lens_arguments(lens_weight=0.0, cross_entropy=1e-30)
+    own = lens_arguments(lens_weight=0.0, kd="fkl", kd_weight=1e-30)
     more = {"max_steps": 3, "generation_kwargs": GREEDY}
     ours = distillation_trainer(tmp_path / "ours", distillens=own, **more)
     student, teacher = student_and_teacher()

@@ -8,6 +8,7 @@ from trl.experimental.gkd import GKDTrainer
 from trl_run import (
     LensGKDTrainer,
     dialogues,
+    distillation_trainer,
     expected_losses,
     gkd_config,
     gkd_trainer,
@@ -117,6 +118,24 @@ def test_without_the_lens_gkd_trains_as_ever(tmp_path):
         trainer.train()
     assert not is_apart(ours.model, plain.model)
     assert is_apart(lens.model, plain.model)
+
+
+def test_an_evaluation_takes_nothing_of_the_training_s_log(tmp_path):
+    more = {"lmbda": 0.0, "max_steps": 4, "logging_steps": 4, "eval_dataset": dialogues()}
+    plain = gkd_trainer(tmp_path / "plain", **more)
+    between = gkd_trainer(tmp_path / "between", eval_strategy="steps", eval_steps=3, **more)
+    for trainer in (plain, between):
+        trainer.train()
+    assert len(logged(between, "eval_lens")) == 2
+    assert logged(between, "lens") == pytest.approx(logged(plain, "lens"), rel=1e-6)
+
+
+def test_cross_entropy_on_the_students_own_answers_is_refused(tmp_path):
+    taught = lens_arguments(cross_entropy=0.5)
+    with pytest.raises(DistillensError, match="would teach the student its own sampled answers"):
+        gkd_trainer(tmp_path, distillens=taught, lmbda=0.5)
+    with pytest.raises(DistillensError, match="would teach the student its own sampled answers"):
+        distillation_trainer(tmp_path, distillens=taught)
 
 
 def test_evaluation_has_the_same_terms(tmp_path):

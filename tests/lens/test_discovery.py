@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lens_reference import EVERY, lens_logits, run, with_lora
+from peft import IA3Config, LoraConfig, get_peft_model
 from small_models import ARCHITECTURES, WITH_HEAD_BIAS, small_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +26,7 @@ from distillens_plugin.lens.discovery import (
     supports_headless,
     unwrap,
 )
+from distillens_plugin.lens.known_lenses import lens_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.causality import reads_later_tokens
 
@@ -283,6 +285,24 @@ def test_blocks_that_do_not_chain_are_refused():
     assert "tried: model.layers" in refusal(model)
 
 
-def test_a_dora_head_is_refused_with_the_measured_error():
-    model = with_lora(small_model("llama"), target_modules=["lm_head"], use_dora=True)
-    assert "self-check failed" in refusal(model)
+def test_a_head_with_another_adapter_than_lora_is_refused_though_it_changes_nothing_yet():
+    trained = with_lora(small_model("llama"), target_modules=["lm_head"], use_dora=True)
+    assert "DoRA or another variant" in refusal(trained)
+    dora = LoraConfig(target_modules=["lm_head"], use_dora=True)
+    new = get_peft_model(small_model("llama"), dora)
+    assert "DoRA or another variant" in refusal(new)
+    config = IA3Config(target_modules=["lm_head"], feedforward_modules=["lm_head"])
+    other = get_peft_model(small_model("llama"), config)
+    assert "the adapter 'default'" in refusal(other)
+    # A lens that was made before: the head is looked at whenever it is read.
+    model = small_model("llama")
+    lens = lens_of(model)
+    get_peft_model(model, dora)
+    with pytest.raises(DistillensError, match="expected plain LoRA or none"):
+        lens.head()
+
+
+def test_a_dora_adapter_elsewhere_leaves_the_head_plain():
+    config = LoraConfig(target_modules=["q_proj"], use_dora=True)
+    model = get_peft_model(small_model("llama"), config)
+    assert self_check(model, find_anatomy(model)) < 1e-5

@@ -9,7 +9,7 @@ from distillens_plugin import AttachedLens, choose_layers
 from distillens_plugin.data.supervision import Supervised, find_supervised
 from distillens_plugin.integrations.transformers.arguments import DistillLensArguments
 from distillens_plugin.lens.translators import save_translators
-from distillens_plugin.lens_maps.choice import least_divergence
+from distillens_plugin.lens_maps.choice import _with_positions, least_divergence
 from eval_harness.errors import DistillensError
 
 
@@ -82,6 +82,35 @@ def test_only_the_layers_between_and_those_with_a_translator_are_measured(tmp_pa
     assert tuned.by_depth[0] == {"student": [2], "teacher": [3]}
     with pytest.raises(DistillensError, match="for 1 of the layers 1 to 4, fewer than the 2 pairs"):
         chosen(2, str(file))
+
+
+def test_packed_rows_are_measured_as_they_are_alone(cut):
+    def matrix(batches):
+        given = [_with_positions(each, torch.device("cpu")) for each in batches]
+        return least_divergence(
+            *cut,
+            given,
+            1,
+            norm="final",
+            divergence="jsd",
+            temperature=1.0,
+            teacher_translators=None,
+            where="here",
+        ).matrix
+
+    (alone,) = rows(1)
+    labels = alone["labels"].clone()
+    labels[:, 0] = -100  # what would be predicted from the row before
+    ids = alone["input_ids"]
+    positions = torch.arange(ids.shape[1]).repeat(ids.shape[0])
+    packed = {
+        "input_ids": ids.reshape(1, -1),
+        "position_ids": positions.unsqueeze(0),
+        "labels": labels.reshape(1, -1),
+    }
+    assert matrix([packed]).values == pytest.approx(matrix([alone]).values, rel=1e-4)
+    without = {key: value for key, value in packed.items() if key != "position_ids"}
+    assert matrix([without]).values != pytest.approx(matrix([alone]).values, rel=1e-2)
 
 
 def test_what_cannot_be_measured_is_refused(cut):

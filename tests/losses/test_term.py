@@ -7,12 +7,17 @@ import torch
 from boxes import build_box
 from example_term import NormGap
 from hidden_box import box_recipe
-from tiny_run import REPO
+from tiny_run import REPO, tiny_recipe
 
+from distillens_plugin.costs.reading import _chunk_rows
+from distillens_plugin.experiment.accelerator import make_accelerator
+from distillens_plugin.experiment.build import build_experiment
+from distillens_plugin.experiment.data import load_data
 from distillens_plugin.losses.lens import DistillLensLoss
 from distillens_plugin.losses.term import Term, terms_of
 from distillens_plugin.losses.trained_parameters import loss_parameters
 from distillens_plugin.losses.weighted_sum import WeightedSum, named_values
+from distillens_plugin.recipe.loading import load_recipe
 
 SUMS = ["WeightedSumLoss", "distillens.weighted_sum"]
 
@@ -201,3 +206,33 @@ def test_a_loss_without_terms_is_nothing_to_train_or_to_log():
     assert terms_of(torch.nn.MSELoss()) == {}
     assert named_values(torch.nn.MSELoss()) == {}
     assert loss_parameters(torch.nn.MSELoss()) == {}
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "least"),
+    [(None, None, None), (64, None, 64), (None, 8, 8), (64, 8, 8), (4, 8, 4)],
+)
+def test_the_least_chunk_of_the_walks_terms_counts(tmp_path, monkeypatch, shared, own, least):
+    from distillens_plugin.losses import term as module
+
+    given = []
+    real = module.walk_in_type
+
+    def spy(groups, reading, readout, chunk_rows):
+        given.append(chunk_rows)
+        return real(groups, reading, readout, chunk_rows)
+
+    monkeypatch.setattr(module, "walk_in_type", spy)
+    path = tiny_recipe(tmp_path)
+    kwargs = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs.chunk_rows"
+    changes = [] if own is None else [f"{kwargs}={own}"]
+    changes += [] if shared is None else [f"chunk_rows={shared}"]
+    recipe = load_recipe(path, changes)
+    accelerator = make_accelerator(recipe, tmp_path / "trackers")
+    experiment = build_experiment(recipe, accelerator, load_data(recipe))
+    box = experiment.box
+    box.pre_epoch_process(epoch=0)
+    batch, targets = next(iter(box.train_data_loader))
+    box.forward_process(batch, targets)
+    assert given == [least]
+    assert _chunk_rows(recipe) == least

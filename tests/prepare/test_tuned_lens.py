@@ -1,5 +1,6 @@
 """The tuned lens: identity at the start, better after training, and read by DistillLensLoss."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from tiny_run import ASSETS, save_tiny_model, tiny_recipe
 from transformers import AutoModelForCausalLM
 
 from distillens_plugin.cli import main
+from distillens_plugin.commands import tune_lens as tune_lens_command
+from distillens_plugin.commands.teacher_data import data_of
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
@@ -210,6 +213,32 @@ def test_translators_of_a_teacher_that_was_trained_again_are_refused(tmp_path):
         validate_without_weights(load_recipe(recipe, changes))
     assert weights_digest("") is None
     assert weights_digest("org/model") is None
+    # Which layers are read is yet to be measured, but whose they are is known.
+    measured = [f"{LENS}.layers={{auto: 1, by: divergence}}", f"{LENS}.norm=final", *changes]
+    with pytest.raises(DistillensError, match=r"trained on other weights than those in .*teacher"):
+        validate_without_weights(load_recipe(recipe, measured))
+
+
+def test_translators_of_another_model_of_the_hub_are_refused(tmp_path):
+    maps = {2: (torch.zeros(32, 32), torch.zeros(32))}
+    path = tmp_path / "base.safetensors"
+    save_translators(path, maps, num_layers=4, notes={"teacher": "org/base"})
+    info = read_info(path, "x")
+    info.check_weights("org/base", "x")
+    with pytest.raises(DistillensError, match="trained on org/base, but the teacher is org/chat"):
+        info.check_weights("org/chat", "x")
+    # A copy in a folder cannot be told from its name.
+    tiny_recipe(tmp_path)
+    info.check_weights(tmp_path / "teacher", "x")
+
+
+def test_the_rows_begin_as_those_of_the_recipe():
+    parser = argparse.ArgumentParser()
+    tune_lens_command.add_parser(parser.add_subparsers())
+    command = ["tune-lens", "TEACHER", "--data", "rows.jsonl", "--output", "x", "--newline", "<n>"]
+    data = data_of(parser.parse_args([*command, "--add_bos_token", "false"]))
+    assert (data.add_bos_token, data.newline) == (False, "<n>")
+    assert data_of(parser.parse_args(command)).add_bos_token == "auto"
 
 
 def test_validate_checks_the_translators_against_the_teacher(tmp_path):

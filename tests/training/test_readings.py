@@ -12,6 +12,7 @@ from forked_run import forked, kill_after_states, quick_recipe, what_it_left
 from run_process import change
 from tiny_run import ASSETS, tiny_recipe
 
+from distillens_plugin.lens.translators import save_translators
 from distillens_plugin.storage.kept_state import FORM
 from distillens_plugin.storage.manifest import write_manifest
 from distillens_plugin.training import closing, lifecycle
@@ -68,6 +69,20 @@ def test_the_lens_reads_before_at_each_validation_and_after(measured):
         # The last layer through the final norm is the model's own distribution.
         assert line["student"]["kl_from_final"][-1] == pytest.approx(0, abs=1e-6)
     assert others[-1]["student"]["entropy"] != first["student"]["entropy"]
+
+
+def test_the_teacher_is_read_through_its_translators(tmp_path, measured):
+    folder, _ = measured
+    file = tmp_path / "tuned.safetensors"
+    maps = {k: (torch.eye(32), torch.ones(32)) for k in (2,)}
+    save_translators(file, maps, num_layers=4, notes={})
+    path = tiny_recipe(tmp_path / "run", report={"max_share": 1, "page": False})
+    lens = "train.criterion.kwargs.sub_terms.lens.criterion.kwargs"
+    change(path, f"{lens}.teacher_translators", str(file))
+    tuned, _ = ran(path)
+    plain, through = (lines(each, "lens.jsonl")[0]["teacher"] for each in (folder, tuned))
+    same = [a == b for a, b in zip(plain["entropy"], through["entropy"], strict=True)]
+    assert same == [True, True, False, True, True]
 
 
 def test_answers_are_kept_through_training(measured):

@@ -26,6 +26,7 @@ def check_before_loading(
     initialise: Callable[..., None],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    distillens: DistillLensArguments | None,
 ) -> None:
     """Refuses what would only show after TRL has loaded the models, or changed them.
 
@@ -33,7 +34,8 @@ def check_before_loading(
         trainer: before its initialisation.
         initialise: the trainer's own `__init__`, which `args` and `kwargs` are for.
     Raises:
-        DistillensError: the teacher does not run here, or Liger's kernels are to replace layers.
+        DistillensError: the teacher does not run here, Liger's kernels are to replace layers, or
+            cross-entropy is to teach the student its own answers.
     """
     who = type(trainer).__name__
     given = dict(zip(_positions(initialise), args, strict=False)) | dict(kwargs)
@@ -53,6 +55,13 @@ def check_before_loading(
         raise DistillensError(
             f"{who}: use_liger_kernel, which patches layers that the lens reads; leave it out: the "
             "lens makes no logits for the whole vocabulary either"
+        )
+    # GKD's share of steps on them; DistillationTrainer has nothing else.
+    own_share = getattr(config, "lmbda", 1.0)
+    if (weight := arguments_or_default(distillens).cross_entropy) and own_share > 0:
+        raise DistillensError(
+            f"{who}: cross_entropy = {weight}, which would teach the student its own sampled "
+            "answers; leave it out, or train on the dataset's alone (GKD with lmbda 0)"
         )
 
 
@@ -114,11 +123,17 @@ class LensOfTrainer:
         )
         return loss + self.trainer_loss * own.to(loss.device) if self.trainer_loss else loss
 
-    def log_into(self, metrics: dict[str, dict[str, list[float]]], accelerator: Any) -> None:
-        """Puts the averages since the last call into the metrics that TRL is about to log."""
-        for mode, averages in self._averages.items():
-            for name, value in averages.take(accelerator).items():
-                metrics[mode][name] = [value]
+    def log_into(
+        self, metrics: dict[str, dict[str, list[float]]], accelerator: Any, *, mode: str
+    ) -> None:
+        """Puts the averages since the mode's last call into the metrics that TRL is about to log.
+
+        Args:
+            mode: that is logged. An evaluation between two logs of the training takes nothing of
+                the latter's.
+        """
+        for name, value in self._averages[mode].take(accelerator).items():
+            metrics[mode][name] = [value]
 
 
 def check_sharding(trainer: Trainer) -> None:
@@ -151,7 +166,10 @@ class LogsLens:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with the terms among its metrics."""
-        self._lens_of_trainer.log_into(self._metrics, self.accelerator)  # type: ignore[attr-defined]
+        trainer: Any = self
+        # As TRL finds out what it logs.
+        mode = "train" if trainer.model.training else "eval"
+        self._lens_of_trainer.log_into(trainer._metrics, trainer.accelerator, mode=mode)
         super().log(logs, start_time)  # type: ignore[misc]
 
 

@@ -46,7 +46,7 @@ class DistillLensDistillationMixin(LogsLens, _Base):
     def __init__(
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
-        check_before_loading(self, super().__init__, args, kwargs)
+        check_before_loading(self, super().__init__, args, kwargs, distillens)
         router_loss = arguments_or_default(distillens).router_loss
         if router_loss:
             raise DistillensError(

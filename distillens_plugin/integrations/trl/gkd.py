@@ -39,7 +39,7 @@ class DistillLensGKDMixin(LogsLens, _Base):
         self, *args: Any, distillens: DistillLensArguments | None = None, **kwargs: Any
     ) -> None:
         _check_base(type(self))
-        check_before_loading(self, super().__init__, args, kwargs)
+        check_before_loading(self, super().__init__, args, kwargs, distillens)
         super().__init__(*args, **kwargs)
         self._lens_of_trainer = LensOfTrainer(self, distillens)
 

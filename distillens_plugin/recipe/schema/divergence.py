@@ -60,8 +60,8 @@ class DivergenceKwargs(_Parameters):
     )
     chunk_rows: Count | None = Field(
         default=None,
-        description="rows at a time in the pass over the vocabulary; null chooses by vocabulary "
-        "and device",
+        description="rows at a time in the pass over the vocabulary, in which the least of its "
+        "terms' counts; null chooses by vocabulary and device",
     )
 
     @classmethod
