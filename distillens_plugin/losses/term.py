@@ -236,10 +236,7 @@ def evaluate(
 
     Groups that share the student's rows share one product with the vocabulary, and all of them one
     gradient of the unembedding. Those that are read by the teacher's head have a walk of their own.
-
-    Args:
-        chunk_rows: rows of a walk at a time; the least counts, of this and of the terms' own. None
-            chooses.
+    The least of `chunk_rows`, the rows at a time, and the terms' own counts.
     """
     groups = {name: weighted.term.groups(reading) for name, weighted in terms.items()}
     result = Evaluated()
@@ -274,9 +271,9 @@ def _walk(
         for name in terms
         for group in groups[name]
     ]
-    own_limits = [weighted.term.chunk_rows for weighted in terms.values()]
-    limits = [limit for limit in (chunk_rows, *own_limits) if limit is not None]
-    walked = walk_in_type(renamed, reading, readout, min(limits, default=None))
+    limits = [chunk_rows, *(weighted.term.chunk_rows for weighted in terms.values())]
+    least = min((limit for limit in limits if limit is not None), default=None)
+    walked = walk_in_type(renamed, reading, readout, least)
     values: dict[str, Tensor] = {}
     for name, weighted in terms.items():
         own = groups[name]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from distillens_plugin.lens.config_facts import PEFT_PREFIX, ModelFacts, facts_from_config
 from distillens_plugin.lens.known_configs import known_facts
-from distillens_plugin.lens.layers import Layer, check_measurable, resolve_pairs
+from distillens_plugin.lens.layers import check_measurable, resolve_pairs
 from distillens_plugin.models.hub import Hub, UnreachableError, is_path
 from distillens_plugin.models.tokenizers import check_vocabularies as compare_vocabularies
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.preflight.adapters import check_adapter_folder
+from distillens_plugin.preflight.teacher_files import check_teacher_files
 from distillens_plugin.preflight.text import check_text
 from distillens_plugin.preflight.widths import check_widths
 from distillens_plugin.recipe.schema.layers import LayerPairs
@@ -174,7 +175,7 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         if paired.layers.to_be_measured:
             lines.append(_to_be_measured(name, paired.layers, depths, recipe.where(key)))
             # Which of its layers are read is not known yet, but whose they are.
-            lines += _check_teacher_files(recipe, paired.teacher_files, [], facts, key)
+            lines += check_teacher_files(recipe, paired.teacher_files, [], facts, key)
             continue
         pairs = resolve_pairs(
             paired.layers.model_dump(exclude_none=True),
@@ -192,24 +193,8 @@ def check_layers(recipe: Recipe, facts: dict[str, ModelFacts]) -> list[str]:
         if missing:
             lines[-1] += f"; skipped {missing} range because its config is not known"
         layers = [layer for _, layer in pairs]
-        lines += _check_teacher_files(recipe, paired.teacher_files, layers, facts, key)
+        lines += check_teacher_files(recipe, paired.teacher_files, layers, facts, key)
     return lines
-
-
-def _check_teacher_files(
-    recipe: Recipe,
-    files: dict[str, str],
-    layers: list[Layer],
-    facts: dict[str, ModelFacts],
-    key: str,
-) -> list[str]:
-    """A line for each file of matrices of a term whose layers are at `key`."""
-    return [
-        _check_teacher_file(
-            recipe, path, layers, facts, recipe.where(key.removesuffix("layers") + name)
-        )
-        for name, path in files.items()
-    ]
 
 
 def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where: str) -> str:
@@ -221,24 +206,6 @@ def _to_be_measured(name: str, layers: LayerPairs, depths: dict[str, int], where
         f"ok the layers of {name}: {pairs} by divergence, measured before "
         f"training on {layers.num_rows} rows, of layers 1-{student - 1} and 1-{teacher - 1}"
     )
-
-
-def _check_teacher_file(
-    recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
-) -> str:
-    from distillens_plugin.lens.translators import read_info
-    from distillens_plugin.losses.fisher_metric import check_fisher, read_fisher
-
-    is_fisher = where.endswith("metric_file")
-    info = read_fisher(path, where) if is_fisher else read_info(path, where)
-    teacher, spec = facts.get("teacher_model"), recipe.models.teacher_model
-    if teacher is not None and is_fisher:
-        check_fisher(info, layers, teacher.num_layers, teacher.width, where)
-    elif teacher is not None:
-        info.check(layers, teacher.num_layers, teacher.width, where)
-    if spec is not None and spec.adapter is None and spec.name_or_path is not None:
-        info.check_weights(spec.name_or_path, where)
-    return f"ok {info.kind.plural}: {path}, {len(info.layers)} layers"
 
 
 def check_vocabularies(recipe: Recipe, facts: dict[str, ModelFacts], hub: Hub) -> list[str]:
