@@ -28,18 +28,23 @@ def measure(
     calls: Sequence[Callable[[], object]],
     device: torch.device,
     *,
+    reset: Callable[[], object] | None = None,
     least: int = 3,
     most: int = 15,
     seconds: float = 0.8,
 ) -> dict[str, Any]:
     """Median and spread in ms of calls that do the same on different inputs, taken in turn.
 
-    Peak memory is what one call holds beyond what was held before it, in MiB; None on a CPU.
+    Peak memory is what one call holds beyond what was held before it, in MiB; None on a CPU. What
+    a call leaves behind and the next one begins by dropping, such as gradients, would count as held
+    before: `reset` drops it.
     """
     peak: float | None = None
     calls[0]()
     if device.type == "cuda":
         torch.cuda.synchronize()
+        if reset is not None:
+            reset()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         calls[0]()

@@ -1,9 +1,16 @@
-"""Random rows and heads in bfloat16, the floor, and our lens on them.
+"""Random rows and heads in bfloat16, the floor and our lens on them, and how a call is timed.
 
 Legend: R rows, D width, V vocabulary.
 """
 
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from clock import measure
 from torch import Tensor
 
 from distillens_plugin.fused import lens_divergence
@@ -16,7 +23,7 @@ class Problem:
     """Rows and heads whose logits have a standard deviation of 3.
 
     Attributes:
-        rows: R; flops: of the four matrix products.
+        rows: R; vocab: V; flops: of the four matrix products.
     """
 
     def __init__(
@@ -32,12 +39,37 @@ class Problem:
         self.weight = normal(vocab, student, std=student**-0.5).requires_grad_()
         self.teacher_hidden = normal(rows, teacher, std=3.0)
         self.teacher_weight = normal(vocab, teacher, std=teacher**-0.5)
-        self.rows = rows
+        self.rows, self.vocab = rows, vocab
         self.flops = 2.0 * rows * vocab * (3 * student + teacher)
+
+    def aligned(self, multiple: int) -> "Problem":
+        """The same rows with a vocabulary up to the next multiple; its new ids are zeros."""
+        made = copy.copy(self)
+        made.vocab = -(-self.vocab // multiple) * multiple
+        made.flops = self.flops / self.vocab * made.vocab
+        padding = (0, 0, 0, made.vocab - self.vocab)
+        made.weight = F.pad(self.weight.detach(), padding)
+        made.teacher_weight = F.pad(self.teacher_weight, padding)
+        return made
 
     def clear(self) -> None:
         """Drops the gradients, as an optimiser's zero_grad does."""
         self.hidden.grad = self.weight.grad = None
+
+
+def clear(made: Sequence[Problem]) -> None:
+    """Drops all gradients, and leaves the inputs."""
+    for problem in made:
+        problem.clear()
+
+
+def timed(
+    made: Sequence[Problem], method: Callable[[Problem], object], **options: Any
+) -> dict[str, Any]:
+    """A method's time on these problems in turn, and its peak memory beyond the inputs."""
+    calls = [partial(method, problem) for problem in made]
+    device = made[0].hidden.device
+    return measure(calls, device, reset=partial(clear, made), **options)
 
 
 def fused(problem: Problem, *, chunk_rows: int | None = None) -> Tensor:

@@ -53,6 +53,8 @@ def first_line(error: BaseException) -> str:
 class Record:
     """The cases of a stage; its file is whole after each of them.
 
+    A case that the time was not enough for has no verdict: its `ok` is None.
+
     Args:
         out: folder; the stage writes `<name>.json`, and `<name>.errors.txt` with tracebacks.
         seconds: after this long no further case is started.
@@ -72,6 +74,11 @@ class Record:
     def seconds_left(self) -> float:
         return self.ends - time.monotonic()
 
+    @property
+    def failed(self) -> list[str]:
+        """The cases that ran and were not right."""
+        return [case["case"] for case in self.cases if case["ok"] is False]
+
     def add(self, case: str, **fields: Any) -> None:
         """Writes a case that was measured elsewhere."""
         self.cases.append({"case": case, **fields})
@@ -80,9 +87,9 @@ class Record:
         print(f"[{time.monotonic() - self.started:6.1f} s] {case}: {shown}", flush=True)
 
     def run(self, case: str, measure: Callable[[], Fields]) -> Fields | None:
-        """One case: what `measure` returns, or its error in one line; None if it failed."""
+        """One case: what `measure` returns, or its error in one line; None if it has no figures."""
         if self.seconds_left <= 0:
-            self.add(case, ok=False, error="not run: the stage's time was up")
+            self.add(case, ok=None, not_run="the stage's time was up")
             return None
         began = time.monotonic()
         try:

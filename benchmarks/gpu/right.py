@@ -5,10 +5,14 @@ what takes the time.
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from right_fused import fused_cases
 from right_models import model_cases
@@ -17,57 +21,78 @@ from stage import Call, call_of
 
 from distillens_plugin.divergences import DIVERGENCES
 
-Workers = dict[str, subprocess.Popen[str]]
+# For all workers together, once the stage's time is up.
+LEAST_SECONDS = 5.0
 
 
-def start_compiled(call: Call) -> Workers:
+class Worker(NamedTuple):
+    """A process, and the files of what it prints: a pipe stays open as long as its compilers."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    errors: Path
+
+
+def start_compiled(call: Call, folder: Path) -> dict[str, Worker]:
     """A process for each divergence that is compiled; on a CPU one, which is enough of a trial."""
     names = [*DIVERGENCES, "cross_entropy"] if not call.tiny else ["jsd"]
     script = Path(__file__).with_name("right_compiled.py")
-    return {
-        name: subprocess.Popen(
-            [sys.executable, str(script), name, call.device.type],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in names
-    }
+    # Each worker would start a compiler for every core.
+    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+    workers = {}
+    for name in names:
+        command = [sys.executable, str(script), name, call.device.type]
+        output, errors = folder / f"{name}.output", folder / f"{name}.errors"
+        with output.open("wb") as printed, errors.open("wb") as said:
+            process = subprocess.Popen(command, stdout=printed, stderr=said, env=environment)
+        workers[name] = Worker(process, output, errors)
+    return workers
 
 
-def compiled_result(name: str, worker: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-    """What a worker printed last.
+def compiled_results(
+    workers: dict[str, Worker], seconds: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each worker found, within `seconds` for all of them; those that have not ended then are
+    killed."""
+    until = time.monotonic() + max(LEAST_SECONDS, seconds)
+    for name, worker in workers.items():
+        try:
+            worker.process.wait(timeout=max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+            yield name, {"ok": False, "error": "compiling did not end in time"}
+        else:
+            yield name, found_by(worker)
 
-    Raises:
-        RuntimeError: it failed, or did not end in time.
-    """
-    try:
-        output, errors = worker.communicate(timeout=max(5.0, seconds))
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.communicate()
-        raise RuntimeError(f"{name}: compiling did not end in time") from None
-    if worker.returncode != 0:
-        raise RuntimeError((errors.strip().splitlines() or ["no message"])[-1])
-    found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+
+def found_by(worker: Worker) -> dict[str, Any]:
+    """The line that a worker printed last, or the last line of its error."""
+    texts = (path.read_text(errors="replace") for path in (worker.output, worker.errors))
+    printed, errors = (text.strip().splitlines() for text in texts)
+    if worker.process.returncode != 0 or not printed:
+        return {"ok": False, "error": (errors or ["no message"])[-1]}
+    found: dict[str, Any] = json.loads(printed[-1])
     return found
+
+
+def cases(call: Call, folder: Path) -> int:
+    """The compiled ones run in `folder` beside all others."""
+    record = call.record("right")
+    workers = start_compiled(call, folder)
+    device = call.device
+    for case, check in (*fused_cases(device), *triton_cases(device), *model_cases(device)):
+        record.run(case, check)
+    for name, found in compiled_results(workers, record.seconds_left):
+        record.add(f"compiled {name}", **found)
+    record.finish()
+    return int(not all(case["ok"] for case in record.cases))
 
 
 def main() -> int:
     call = call_of(__doc__ or "")
-    record = call.record("right")
-    workers = start_compiled(call)
-    device = call.device
-    for case, check in (*fused_cases(device), *triton_cases(device), *model_cases(device)):
-        record.run(case, check)
-    for name, worker in workers.items():
-        try:
-            found = compiled_result(name, worker, record.seconds_left)
-            record.add(f"compiled {name}", **found)
-        except RuntimeError as error:
-            record.add(f"compiled {name}", ok=False, error=str(error))
-    record.finish()
-    return int(not all(case["ok"] for case in record.cases))
+    with tempfile.TemporaryDirectory() as folder:
+        return cases(call, Path(folder))
 
 
 if __name__ == "__main__":

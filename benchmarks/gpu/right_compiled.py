@@ -1,7 +1,7 @@
 """One divergence through torch.compile against float64: `right_compiled.py NAME DEVICE`.
 
-Prints one line of JSON. A compiled pass that failed would run uncompiled with a warning; here that
-counts as wrong.
+Prints one line of JSON. A compiled pass that failed would run uncompiled with a warning, and one
+that the compiler cut in pieces would be slow without one; here both count as wrong.
 """
 
 import json
@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch._dynamo
 from right_fused import Problem, difference, verdict
 
 from distillens_plugin.divergences import make_divergence
@@ -34,9 +35,10 @@ def main() -> int:
             one = verdict(errors, dtype, name)
             found = {**one, "ok": one["ok"] and found.get("ok", True)}
     fallback = [str(w.message) for w in caught if "could not compile" in str(w.message)]
-    found["ok"] = found["ok"] and not fallback
-    if fallback:
-        found["error"] = fallback[0]
+    breaks = [" ".join(reason.split()) for reason in torch._dynamo.utils.counters["graph_break"]]
+    found["ok"] = found["ok"] and not fallback and not breaks
+    if fallback or breaks:
+        found["error"] = fallback[0] if fallback else f"compiled in pieces: {breaks[0]}"
     print(json.dumps(found))
     return 0
 

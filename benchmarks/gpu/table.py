@@ -13,8 +13,10 @@ def table_of(stages: list[dict[str, Any]]) -> str:
         lines.append(", ".join(f"{key} {value}" for key, value in facts.items() if value))
     for stage in stages:
         right = sum(bool(case.get("ok")) for case in stage["cases"])
+        late = sum("not_run" in case for case in stage["cases"])
         whole = "" if stage["complete"] else ", INCOMPLETE"
         count = f"{right} of {len(stage['cases'])} cases ok"
+        count += f", {late} not run" if late else ""
         lines.append(f"-- {stage['stage']}: {count}, {stage['seconds']} s{whole}")
         # Right is right: only what is not needs its line. Times are all of interest.
         shown = stage["cases"]
@@ -26,6 +28,8 @@ def table_of(stages: list[dict[str, Any]]) -> str:
 
 def line_of(case: dict[str, Any]) -> str:
     """A case in one line."""
+    if "not_run" in case:
+        return f"{case['case']:<46} not run: {case['not_run']}"
     if "error" in case:
         return f"{case['case']:<46} NOT OK {case['error'][:140]}"
     figures = "  ".join(

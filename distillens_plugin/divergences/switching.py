@@ -1,6 +1,6 @@
 """A divergence that changes its formula with the distance, with a hand-written gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -20,10 +20,13 @@ class FarForwardKL:
     beta: float = 0.5
     threshold: float = 0.1
     name: ClassVar[str] = "fkl_jsd"
+    # Made once: its check of beta cannot be traced by a compiler.
+    _near: JensenShannon = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         INNER_BETA.check("beta", self.beta)
         SWITCH.check("threshold", self.threshold)
+        object.__setattr__(self, "_near", JensenShannon(self.beta))
 
     def __call__(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         return functions.fkl_jsd(
@@ -38,7 +41,7 @@ class FarForwardKL:
         log_ratio = torch.sub(teacher.shifted, student.shifted, out=allocate(student.probs))
         log_ratio.sub_((teacher.total / student.total).log())
         far = log_ratio.mul_(teacher.probs).sum(-1) + far_gradient.sum(-1)
-        near, near_gradient = JensenShannon(self.beta).loss_and_gradient(teacher, student, allocate)
+        near, near_gradient = self._near.loss_and_gradient(teacher, student, allocate)
         is_far = near >= self.threshold
         far_gradient.mul_(scale)
         gradient = torch.where(is_far.unsqueeze(-1), far_gradient, near_gradient, out=log_ratio)

@@ -153,7 +153,11 @@ class Group:
     def inverse_denominator(self, row_weights: Tensor) -> Tensor:
         """0-d 1 / denominator, and 0 for a denominator of 0."""
         denominator = row_weights.sum() if self.denominator is None else self.denominator
-        denominator = torch.as_tensor(denominator, dtype=row_weights.dtype).to(row_weights.device)
+        if isinstance(denominator, Tensor):
+            denominator = denominator.to(row_weights.device, row_weights.dtype)
+        else:
+            # Filled there: a copy from the host would wait for all that the GPU still has to do.
+            denominator = row_weights.new_full((), denominator)
         empty = denominator == 0
         return torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, denominator)).detach()
 

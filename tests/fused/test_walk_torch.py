@@ -1,6 +1,7 @@
 """The fused walk among torch's other machinery: backward, compile, checkpointing, DDP, memory."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,39 @@ def test_nothing_is_larger_than_a_chunk_of_logits() -> None:
     assert fused.largest <= chunk_rows * vocab
 
 
+class Copies(TorchDispatchMode):
+    """Counts copies of a tensor from one device or type to another."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_number_as_denominator_is_not_copied_from_the_host() -> None:
+    rows, weights = torch.ones(4, 6, device="meta"), torch.ones(4, device="meta")
+    group = Group("g", rows, CROSS_ENTROPY, labels=torch.zeros(4), denominator=3.0)
+    with Copies() as copies:
+        inverse = group.inverse_denominator(weights)
+    assert inverse.device == weights.device
+    assert copies.count == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("denominator", [3.3, 7, 0, 1e30])
+def test_a_number_as_denominator_is_what_a_tensor_is(
+    denominator: float, dtype: torch.dtype
+) -> None:
+    group = Group("g", torch.ones(4, 6), CROSS_ENTROPY, labels=torch.zeros(4))
+    by_number = replace(group, denominator=denominator)
+    by_tensor = replace(group, denominator=torch.tensor(denominator, dtype=torch.float64))
+    weights = torch.ones(4, dtype=dtype)
+    found, expected = (g.inverse_denominator(weights) for g in (by_number, by_tensor))
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+
+
 class Student(nn.Module):
     """An embedding tied to the unembedding, and a layer between."""
 
@@ -216,6 +250,16 @@ def test_whole_chunks_without_scratch_memory_give_the_same(
 ) -> None:
     # What a compiler is given, run as it is; compiling every divergence would take minutes.
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    assert_compiled_is_the_same(name, entropies=True)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_every_divergence_is_traced_in_one_piece(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph break would be silent on a GPU: smaller pieces, each of them a pass over memory."""
+    whole = partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", whole)
     assert_compiled_is_the_same(name, entropies=True)
 
 

@@ -63,4 +63,17 @@ def test_a_case_that_fails_is_one_line_and_the_next_one_runs(tmp_path):
 def test_no_case_begins_after_the_time_is_up(tmp_path):
     record = Record("late", tmp_path, torch.device("cpu"), seconds=0)
     assert record.run("case", lambda: pytest.fail("it ran")) is None
-    assert "time was up" in record.cases[0]["error"]
+    assert "time was up" in record.cases[0]["not_run"]
+
+
+def test_a_case_without_time_is_no_failure_and_no_success(tmp_path):
+    record = Record("late", tmp_path, torch.device("cpu"), seconds=60)
+    record.run("right", dict)
+    record.run("wrong", lambda: {"ok": False})
+    record.ends = record.started
+    record.run("late", dict)
+    record.finish()
+    assert record.failed == ["wrong"]
+    table = table_of([json.loads((tmp_path / "late.json").read_text(encoding="utf-8"))])
+    assert "1 of 3 cases ok, 1 not run" in table
+    assert "not run: the stage's time was up" in table
