@@ -15,7 +15,7 @@ from distillens_plugin.data.dataset import DataCounts, InstructionDataset
 from distillens_plugin.data.examples import RowEncoder, load_examples
 from distillens_plugin.data.rows import FIRST_ROWS, read_rows
 from distillens_plugin.data.spec import DatasetSpec
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,8 +81,8 @@ class StreamedDataset(IterableDataset[dict[str, Any]]):
         """This process's share of the rows, from the start of the first pass.
 
         Raises:
-            DistillensError: a row is malformed, or a whole pass holds no row for this process.
-            RunFailure: the source could not be read on.
+            DistillensError: a whole pass holds no row for this process.
+            RunFailure: a row is malformed, or the source could not be read on.
         """
         for number in count():
             rows = read_rows(self.spec, where=self._where, default_split=self._default_split)
@@ -90,8 +90,7 @@ class StreamedDataset(IterableDataset[dict[str, Any]]):
             rng = random.Random(f"{self.seed}:{number}")
             share = islice(shuffled(rows, self.buffer, rng), process_index, None, num_processes)
             num_kept = 0
-            while group := list(islice(share, _GROUP)):
-                part = self._part(self._encode(group))
+            while (part := self._next_part(share)) is not None:
                 num_kept += len(part)
                 yield from (part[index] for index in range(len(part)))
             if num_kept == 0:
@@ -99,6 +98,16 @@ class StreamedDataset(IterableDataset[dict[str, Any]]):
                     f"{self._where}: {self.spec.path} has no row for process {process_index} of "
                     f"{num_processes}; use fewer processes"
                 )
+
+    def _next_part(self, share: Iterator[Any]) -> InstructionDataset | None:
+        try:
+            group = list(islice(share, _GROUP))
+            return self._part(self._encode(group)) if group else None
+        except RunFailure:
+            raise
+        except DistillensError as error:
+            # Behind the first rows, which were read before training: no mistake of the start.
+            raise RunFailure(str(error)) from error
 
     def _part(self, rows: list[Any]) -> InstructionDataset:
         part = InstructionDataset(self.spec, rows, DataCounts(), pad_id=self.head.pad_id)

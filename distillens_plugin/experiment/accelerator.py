@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from distillens_plugin.experiment.meeting import signals_end_at_once
-from distillens_plugin.preflight.sharding import check_fits
+from distillens_plugin.preflight.sharding import check_fits, check_precision
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.sharding.launch import Launch, launch_of
 from eval_harness.errors import DistillensError
@@ -24,7 +24,7 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
 
     Raises:
         DistillensError: the launcher shards in a way that is not supported, or that does not fit
-            the recipe.
+            the recipe, or asks for another precision than the recipe.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -32,6 +32,7 @@ def make_accelerator(recipe: Recipe, tracker_folder: Path | None) -> Accelerator
         _check_tracker(tracker)
     launch = launch_of(os.environ)
     check_fits(recipe, launch.kind)
+    check_precision(recipe, os.environ)
     if launch.kind in ("zero1", "zero2"):
         _check_deepspeed_can_start()
     arguments: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""A run without steps is refused, and a fraction of an epoch that is less than a step."""
+"""A run without steps is refused, and a fraction of an epoch that is less than a step.
+
+A schedule that does not do in these steps what it is for is noted: a trial run may be that short.
+"""
 
 from math import ceil
 
@@ -64,3 +67,26 @@ def check_steps(recipe: Recipe, num_rows: int, num_steps: int) -> None:
             f"{recipe.where('train.train_data_loader')}: an epoch over {num_rows} training rows "
             "has no batch, so nothing would be trained; check sampler, batch_size and drop_last"
         )
+
+
+def schedule_notes(recipe: Recipe, num_steps: int) -> list[str]:
+    """A line where the learning rate never reaches its peak, and where it never falls from it.
+
+    Args:
+        num_steps: optimiser steps of the run.
+    """
+    scheduler, peak = recipe.train.scheduler, recipe.train.optimizer.kwargs.get("lr")
+    notes = []
+    warmup = scheduler.warmup_steps(num_steps)
+    if warmup >= num_steps:
+        notes.append(
+            f"note: train.scheduler.kwargs warms up for {warmup} steps, and the run has "
+            f"{num_steps}: the learning rate never reaches lr"
+        )
+    floor = scheduler.kwargs.get("min_lr") if scheduler.own_key is not None else None
+    if floor is not None and peak is not None and floor >= peak:
+        notes.append(
+            f"note: train.scheduler.kwargs.min_lr is {floor:g}, and lr {peak:g}: the learning rate "
+            "never falls below lr"
+        )
+    return notes

@@ -1,5 +1,7 @@
 """Which of accelerate's configurations a recipe can run under, and why not under the others."""
 
+from collections.abc import Mapping
+
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.sharding.launch import CONFIGURATIONS, Kind
 from eval_harness.errors import DistillensError
@@ -15,6 +17,25 @@ def check_fits(recipe: Recipe, kind: Kind) -> None:
     if obstacle is not None:
         key, found, todo = obstacle
         raise DistillensError(f"{recipe.where(key)}: found {found} under {kind}, {todo}")
+
+
+def check_precision(recipe: Recipe, environment: Mapping[str, str]) -> None:
+    """Refuses a launcher's precision that is not the recipe's: accelerate would drop it unsaid.
+
+    Args:
+        environment: accelerate's launcher sets ACCELERATE_MIXED_PRECISION, `no` unless it is told.
+    Raises:
+        DistillensError: names both, and what to do.
+    """
+    wanted = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if wanted in ("no", "none", recipe.mixed_precision):
+        return
+    takes = f"set it with --set mixed_precision={wanted}, or " if wanted in ("bf16", "fp16") else ""
+    raise DistillensError(
+        f"{recipe.where('mixed_precision')}: found {recipe.mixed_precision}, but accelerate launch "
+        f"asks for {wanted} (--mixed_precision, or its configuration file), and the recipe counts; "
+        f"{takes}launch with --mixed_precision no"
+    )
 
 
 def fitting_line(recipe: Recipe) -> str:

@@ -177,6 +177,8 @@ def _loader(recipe: Recipe, loader: DataLoader, dataset_id: str) -> dict[str, An
         batches["drop_last"] = True
     if loader.batch_sampler is not None:
         batches.update(loader.batch_sampler.kwargs)
+        if loader.batch_sampler.key == "distillens.length_grouped":
+            batches.setdefault("seed", recipe.seed)
         form["batch_sampler"] = {"key": loader.batch_sampler.key, "kwargs": batches}
     elif loader.sampler is None and not is_stream:
         grouped = {**batches, "seed": recipe.seed}

@@ -71,8 +71,8 @@ class PairGradient:
         norm: identity or final.
         loss: of the lens, in nats per position.
         radial: share of the squared gradient at the stream along the stream, 0 to 1.
-        unembedding, others: (ratio of norms, cosine) over these parameters; None where none train, or
-            where the lens does not reach them.
+        unembedding, others: (ratio of norms, cosine) over these parameters; None where none train,
+            or where the lens does not reach them.
     """
 
     pair: tuple[Layer, Layer]

@@ -23,6 +23,8 @@ from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.identity import files_digest
 
 Fingerprint = dict[str, Any]
+# What is loaded from a model's own repository, at its `revision`.
+_AT_REVISION = ("name_or_path", "init.teacher")
 
 
 def make_fingerprint(
@@ -67,13 +69,27 @@ def check_same_inputs(before: Fingerprint, now: Fingerprint, folder: Path) -> No
     for key in {**before["files"], **now["files"]}:
         old, new = before["files"].get(key), now["files"].get(key)
         # A commit that was unknown offline says nothing.
-        if old != new and None not in (old, new):
-            changes.append(f"{key}: {old} then, {new} now")
+        if old is not None and new is not None and not _same(old, new):
+            changes.append(f"{key}: {old} then, {new} now{_remedy(key, old)}")
     if changes:
         raise DistillensError(
             f"--resume: the run in {folder} started with other content ({'; '.join(changes)}); "
             "restore that, or start over with --overwrite"
         )
+
+
+def _same(old: str, new: str) -> bool:
+    """Earlier versions kept the first 12 characters of a commit."""
+    return new.startswith(old) or old.startswith(new)
+
+
+def _remedy(key: str, old: str) -> str:
+    """What brings a commit on the Hub back; nothing does so for local content."""
+    kind, _, commit = old.partition(" ")
+    if kind != "commit":
+        return ""
+    _, role, place = key.split(".", 2)
+    return f": --set models.{role}.revision={commit}" if place in _AT_REVISION else ""
 
 
 def changed_surroundings(before: Fingerprint, now: Fingerprint) -> str | None:
@@ -172,7 +188,7 @@ def _commit(name: str, revision: str | None, file: str) -> str | None:
     except Exception:  # loading the model says what is wrong with it
         return None
     parts = path.parts
-    return f"commit {parts[parts.index('snapshots') + 1][:12]}" if "snapshots" in parts else None
+    return f"commit {parts[parts.index('snapshots') + 1]}" if "snapshots" in parts else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -36,7 +36,7 @@ def save_model(
         card: text of its README.md.
         loss_state: what the loss trained beside the model (projections); kept in a folder of its
             own, `loss/parameters.safetensors`, so that no loader takes it for the model's weights.
-        note: how the training prompts looked (`trained_with`), for evaluation.
+        note: how the training prompts looked (`trained_with`), for evaluation, and the step.
     Raises:
         RunFailure: the disk is full or the folder cannot be written.
     """

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ OWN = (
 _REPLACED = (BEST, LAST, STATE, STATE_BEFORE)
 # Present while an earlier run is removed: what lies beside it belongs to no run.
 _CLEARING = ".clearing"
+_TRACKERS_ASIDE = f".{TRACKERS}.replaced"
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -91,12 +92,47 @@ def _is_own(name: str) -> bool:
 
 
 @contextmanager
-def cleared(folder: Path) -> Iterator[None]:
+def trackers_anew(folder: Path) -> Iterator[None]:
+    """For a block that starts a new run's trackers while an earlier run is still there.
+
+    That run's tracker files are set aside, for `cleared` to remove. If the block fails, or is
+    killed, they come back, and the earlier run is as it was.
+
+    Raises:
+        RunFailure: the files cannot be moved.
+    """
+    trackers = folder / TRACKERS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _put_trackers_back(folder)
+        if trackers.exists():
+            trackers.rename(folder / _TRACKERS_ASIDE)
+    except OSError as error:
+        raise RunFailure(f"output_dir: cannot prepare {folder} ({error})") from error
+    try:
+        yield
+    except BaseException:
+        remove(trackers)
+        _put_trackers_back(folder)
+        raise
+
+
+def _put_trackers_back(folder: Path) -> None:
+    aside = folder / _TRACKERS_ASIDE
+    if aside.exists():
+        remove(folder / TRACKERS)
+        aside.rename(folder / TRACKERS)
+
+
+@contextmanager
+def cleared(folder: Path, *, keep: Collection[str] = ()) -> Iterator[None]:
     """Makes the folder and removes an earlier run from it; call it when all else is ready.
 
     The block writes the new run's first files. Until it has ended without an error,
     `is_half_cleared` is true of the folder, so a kill leaves no mixture that looks like a run.
 
+    Args:
+        keep: names of what is the new run's already.
     Raises:
         RunFailure: the folder cannot be made or cleared.
     """
@@ -104,7 +140,7 @@ def cleared(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CLEARING).touch()
         for path in list(folder.iterdir()):
-            if not _is_own(path.name) or path.name == _CLEARING:
+            if not _is_own(path.name) or path.name in (_CLEARING, *keep):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -135,6 +171,7 @@ def tidy(folder: Path) -> list[str]:
         return []
     try:
         back = [name for name in _REPLACED if recover(folder / name)]
+        _put_trackers_back(folder)
         for path in folder.iterdir():
             if path.name not in (*OWN, _CLEARING) and _is_own(path.name) and path.is_file():
                 path.unlink()

@@ -89,11 +89,13 @@ class Epochs:
         trainer, box = self.trainer, self.trainer.box
         is_resumed = self.batches_taken > 0
         step_before = trainer.step_number
+        is_whole = True
         box.pre_epoch_process(epoch=self.epoch)
         for window in self._windows():
             self._step(window, progress)
+            is_whole = self._is_last(window)
             # What is due after the last window comes after the epoch.
-            if not (self._is_over() or self._is_last(window)):
+            if not (self._is_over() or is_whole):
                 self._between_steps(progress, ends_epoch=False)
             if self._is_over():
                 break
@@ -103,8 +105,9 @@ class Epochs:
                 "trained; check its sampler, batch_size and drop_last"
             )
         box.post_epoch_process()
-        self.epoch += 1
-        self.batches_taken, self._order = 0, None
+        if is_whole or not self._is_over():
+            self.epoch += 1
+            self.batches_taken, self._order = 0, None
         if self.history.stopped is None:
             self._between_steps(progress, ends_epoch=True)
 

@@ -99,9 +99,7 @@ def _translators(experiment: Experiment) -> Translators | None:
         return None
     where = "teacher_translators"
     info = read_info(path, where)
-    return Translators(
-        path, info.layers, num_layers=info.num_layers, width=info.width, where=where
-    )
+    return Translators(path, info.layers, num_layers=info.num_layers, width=info.width, where=where)
 
 
 def _rows(experiment: Experiment) -> list[dict[str, Any]]:

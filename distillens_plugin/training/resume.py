@@ -11,12 +11,14 @@ from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import Fingerprint
 from distillens_plugin.storage.kept_state import Standing, damage_of, read_standing
 from distillens_plugin.training.kept_pairs import Pairs, measured_pairs, without_new_pairs
+from distillens_plugin.training.later_best import with_later_best
 from distillens_plugin.training.other_processes import for_processes, without_accumulation
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.atomic import write_bytes, write_text
 
 _ANEW = "start over with --overwrite"
-# What changes nothing that is learned; `sharding` says only where models lie.
+# What changes nothing that is learned, or is compared by content; `sharding` says only where models
+# lie, and the validation loss does not depend on its batches but for rounding.
 _MAY_DIFFER = (
     "output_dir",
     "resumable",
@@ -31,6 +33,17 @@ _MAY_DIFFER = (
     "teacher_cache.max_gb",
     "train.save_every",
     "train.keep_last",
+    "train.val_data_loader",
+    "trackers",
+    "validation_terms",
+    "log_every",
+    # The length of answers chooses the best model, with `best_by: rougeL`.
+    "samples.num_rows",
+    "threads",
+    # The commit is held against that of before: a branch on the Hub may have moved on.
+    "models.teacher_model.revision",
+    "models.student_model.revision",
+    "models.model.revision",
 )
 
 
@@ -92,6 +105,8 @@ def find_kept(folder: Path, recipe_yaml: str, num_processes: int) -> Kept:
         standing = for_processes(standing, before, now, num_processes=num_processes, folder=folder)
         standing = replace(standing, recipe=recipe_yaml)
     _check_best(folder, standing)
+    standing, told = with_later_best(folder, standing)
+    lines += told
     return Kept(standing, state, False, standing.fingerprint, lines, others, measured)
 
 
@@ -249,7 +264,9 @@ def _check_same_recipe(
     recipes = without_new_pairs(_parse(before), given), given
     if not with_accumulation:
         recipes = without_accumulation(recipes[0]), without_accumulation(recipes[1])
-    difference = _difference(*recipes, "")
+    # A recipe without the section has its defaults.
+    old, new = ({"samples": {}, **recipe} for recipe in recipes)
+    difference = _difference(old, new, "")
     if difference is not None:
         raise DistillensError(
             f"--resume: {folder / run_folder.RECIPE} is another recipe ({difference}); use that "

@@ -19,6 +19,7 @@ from distillens_plugin.storage.main_process import on_main_process, say
 from distillens_plugin.storage.model_card import model_card, student_name
 from distillens_plugin.storage.model_folder import save_model
 from distillens_plugin.training.evaluation import Evaluation
+from distillens_plugin.training.later_best import with_step
 from eval_harness.shared.model_folder.trained_with import training_note
 
 
@@ -55,6 +56,9 @@ def save_student(
     )
     # A card travels with the model: it names files as the recipe does, not where they are here.
     card = card.replace(f"{Path(recipe.path).resolve().parent}{os.sep}", "./")
+    note = training_note(
+        recipe.datasets.train.template, begins_with_token=bool(experiment.train.prefix_ids)
+    )
     student = unwrap(trained_model(experiment.box))
     # All processes gather the weights of a sharded student.
     weights = model_state(student)
@@ -66,9 +70,6 @@ def save_student(
             experiment.tokenizer,
             card,
             loss_state=loss_state(experiment.box.criterion),
-            note=training_note(
-                recipe.datasets.train.template,
-                begins_with_token=bool(experiment.train.prefix_ids),
-            ),
+            note=with_step(note, step, scores.get(evaluation.score_name)),
         ),
     )

@@ -1,12 +1,14 @@
 """Experiment trackers: where they write, and the recipe as their configuration."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.main_process import on_main_process
 from eval_harness.errors import RunFailure
 
@@ -15,31 +17,37 @@ _PROJECT = "distillens"
 Setting = str | int | float | bool
 
 
-def start_trackers(recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+def start_trackers(
+    recipe: Recipe, run: Path, accelerator: Accelerator, *, anew: bool = False
+) -> None:
     """Starts the trackers of a recipe, on the main process.
 
     Args:
-        folder: for their files, inside the run's folder.
+        run: the run's folder, which has a folder for their files.
+        anew: an earlier run may be there; it is as it was if a tracker cannot start.
     Raises:
         RunFailure: one cannot start: wandb asks for a login, or its server does not answer.
     """
     if not recipe.trackers:
         return
 
+    folder = run / run_folder.TRACKERS
+
     def start() -> None:
-        # wandb takes another place for a folder that is not there.
-        folder.mkdir(exist_ok=True)
-        try:
-            accelerator.init_trackers(
-                _PROJECT,
-                config=flat_settings(recipe),
-                init_kwargs={"wandb": {"dir": str(folder)}},
-            )
-        except Exception as error:
-            raise RunFailure(
-                f"trackers: {' and '.join(recipe.trackers)} cannot start ({error}); for wandb, run "
-                "`wandb login`, or set WANDB_MODE=offline and sync later; or delete the key"
-            ) from error
+        with run_folder.trackers_anew(run) if anew else nullcontext():
+            # wandb takes another place for a folder that is not there.
+            folder.mkdir(exist_ok=True)
+            try:
+                accelerator.init_trackers(
+                    _PROJECT,
+                    config=flat_settings(recipe),
+                    init_kwargs={"wandb": {"dir": str(folder)}},
+                )
+            except Exception as error:
+                raise RunFailure(
+                    f"trackers: {' and '.join(recipe.trackers)} cannot start ({error}); for wandb, "
+                    "run `wandb login`, or set WANDB_MODE=offline and sync later; or delete the key"
+                ) from error
 
     on_main_process(accelerator, start)
 

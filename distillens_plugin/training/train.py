@@ -12,7 +12,7 @@ from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import RunData, load_data
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.experiment.layer_choice import with_pairs
-from distillens_plugin.preflight.run_length import check_enough_rows
+from distillens_plugin.preflight.run_length import check_enough_rows, schedule_notes
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.full_form import to_yaml
 from distillens_plugin.recipe.schema.by_steps import interval_in_steps
@@ -91,11 +91,11 @@ def _train_locked(
         # Rows computed before a state are read again after it, as without an interruption.
         before_keeping = cache.end_epoch
     standing = _put_back(experiment, folder, kept)
-    # An earlier run is replaced only now, when nothing else can fail.
+    start_trackers(recipe, folder, accelerator, anew=standing is None)
+    # An earlier run is replaced only now, when the trackers have started and nothing else can fail.
     if standing is None:
         on_main_process(accelerator, lambda: _prepare(folder, experiment, fingerprint))
         say_all(accelerator, _nothing_kept(experiment))
-    start_trackers(recipe, folder / run_folder.TRACKERS, accelerator)
     run = TrainingRun(experiment, folder, fingerprint, before_keeping)
     with noted(folder, accelerator):
         run.train(standing, kept.state if kept is not None else None)
@@ -123,6 +123,7 @@ def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: RunData) 
         states_only = on_main_process(accelerator, lambda: needs_readout_alone(recipe, data[1]))
     experiment = build_experiment(recipe, accelerator, data, states_only=states_only)
     say(accelerator, describe_models(experiment))
+    say_all(accelerator, schedule_notes(recipe, experiment.num_steps))
     return experiment
 
 
@@ -191,7 +192,8 @@ def _prepare(folder: Path, experiment: Experiment, fingerprint: Fingerprint) -> 
         if records
         else kept_text(recipe, folder, fingerprint)
     )
-    with run_folder.cleared(folder):
+    # The trackers are the new run's already.
+    with run_folder.cleared(folder, keep=(run_folder.TRACKERS,) if recipe.trackers else ()):
         write_text(folder / run_folder.RECIPE, to_yaml(recipe.to_plain()))
         write_text(folder / run_folder.FINGERPRINT, encode_fingerprint(fingerprint))
         if pairs is not None:

@@ -20,7 +20,7 @@ class Window:
     Attributes:
         batches: (batch, targets) pairs; each targets carries `num_supervised`.
         num_supervised: supervised tokens of the window over all ranks, at least 1.
-        num_all_masked: batches of this rank in which nothing is supervised.
+        num_all_masked: batches in which nothing is supervised, over all ranks.
     """
 
     batches: list[Batch]
@@ -42,12 +42,13 @@ def windows(loader: Iterable[Batch], size: int, accelerator: Accelerator) -> Ite
 
 def _close(batches: list[Batch], accelerator: Accelerator) -> Window:
     counts = [int(targets["positions"].numel()) for _, targets in batches]
-    total = float(sum(counts))
+    total, num_all_masked = float(sum(counts)), float(counts.count(0))
     if accelerator.num_processes > 1:
         # Alone, the count is on the host already: a reduction would only make the device wait.
-        total = accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum").item()
+        local = torch.tensor([total, num_all_masked], device=accelerator.device)
+        total, num_all_masked = accelerator.reduce(local, "sum").tolist()
     # An all-masked window gives zero gradients rather than a division by zero.
     num_supervised = max(1.0, total)
     for _, targets in batches:
         targets["num_supervised"] = num_supervised
-    return Window(batches, num_supervised, counts.count(0))
+    return Window(batches, num_supervised, int(num_all_masked))

@@ -79,7 +79,8 @@ SECTIONS = {
             "distillens_plugin/storage/fingerprint.py",
             "started with other content (<changes>); restore that, or start over with --overwrite",
             "Data, weights or tokenizer have changed since the run began.",
-            "Bring the old files back, or train anew.",
+            "Bring the old files back, or train anew. Where a model's branch on the Hub has a new "
+            "commit, the message has the `--set` that names the old one.",
         ),
     ],
     "Models": [
@@ -160,7 +161,8 @@ SECTIONS = {
             "is intact; lower the learning rate or check these rows",
             "A NaN or an infinity in a loss term, which is named with the rows of its batch.",
             "Lower the learning rate, lengthen the warm-up, or train in bf16 or float32 "
-            "instead of fp16; then `--resume`.",
+            "instead of fp16, and start over with `--overwrite`: `--resume` goes on under the same "
+            "recipe alone.",
         ),
         Message(
             "distillens_plugin/experiment/accelerator.py",

@@ -134,7 +134,7 @@ def test_a_malformed_tail_is_not_reached_until_its_turn(tmp_path, tokenizer):
     examples = stream.examples()
     assert len(list(islice(examples, FIRST_ROWS + 300))) == FIRST_ROWS + 300
     assert stream.counts.read < FIRST_ROWS + 350
-    with pytest.raises(DistillensError, match=rf"rows\.jsonl:{FIRST_ROWS + 501}:"):
+    with pytest.raises(RunFailure, match=rf"rows\.jsonl:{FIRST_ROWS + 501}:"):
         list(islice(examples, 500))
 
 

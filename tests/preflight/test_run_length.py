@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_run import save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from distillens_plugin.preflight.run_length import check_enough_rows, check_steps
+from distillens_plugin.preflight.run_length import check_enough_rows, check_steps, schedule_notes
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.storage.kept_state import read_standing
 from eval_harness.errors import DistillensError
@@ -73,6 +73,23 @@ def test_every_process_needs_a_batch(recipe):
             with pytest.raises(DistillensError, match=f"for each of {num_processes} processes"):
                 check_enough_rows(dropping, num_rows, num_processes)
     check_enough_rows(load_recipe(recipe), 1, 8)
+
+
+def test_a_schedule_that_never_peaks_or_never_falls_is_noted(recipe):
+    def notes(kwargs, num_steps=10, key="cosine"):
+        scheduler = f"train.scheduler={{key: {key}, kwargs: {kwargs}}}"
+        found = load_recipe(recipe, [scheduler, "train.optimizer.kwargs.lr=1e-3"])
+        return schedule_notes(found, num_steps)
+
+    assert notes("{warmup_steps: 9, min_lr: 9e-4}") == []
+    (note,) = notes("{warmup_steps: 10}", key="constant")
+    assert "warms up for 10 steps, and the run has 10: the learning rate never reaches lr" in note
+    (note,) = notes("{warmup_ratio: 1}")
+    assert "warms up for 10 steps" in note
+    (note,) = notes("{min_lr: 1e-3}", key="linear")
+    assert "min_lr is 0.001, and lr 0.001: the learning rate never falls below lr" in note
+    # Of schedules that are not ours, the keys mean what they mean there.
+    assert notes("{T_max: 5, eta_min: 1}", key="CosineAnnealingLR") == []
 
 
 def test_an_epoch_without_batches_and_a_sampler_that_cannot_be_built(recipe):

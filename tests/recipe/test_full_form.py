@@ -65,6 +65,21 @@ def test_what_can_be_derived_is_filled_in(tmp_path):
     assert train["post_forward_process"] == "distillens.post_forward"
 
 
+def test_the_seed_orders_batches_that_are_written_out_too(tmp_path):
+    def batches(kwargs, *overrides):
+        sampler = f"train.train_data_loader.batch_sampler={{{kwargs}}}"
+        loader = form_of(tmp_path, sampler, *overrides)["train"]["train_data_loader"]
+        return loader["batch_sampler"]["kwargs"]
+
+    own = "key: distillens.length_grouped, kwargs: {pool_batches: 2%s}"
+    assert batches(own % "", "seed=3") == {"batch_size": 4, "pool_batches": 2, "seed": 3}
+    assert batches(own % ", seed: 7", "seed=3")["seed"] == 7
+    assert batches("key: BatchSampler, kwargs: {drop_last: true}", "seed=3") == {
+        "batch_size": 4,
+        "drop_last": True,
+    }
+
+
 def test_layer_zero_is_the_input_of_the_first_block_and_paths_are_taken_as_they_are(tmp_path):
     form = form_of(tmp_path, f"{LENS}.layers={{student: [0, a.b], teacher: [1, c.d]}}")
     assert form["train"]["student"]["forward_hook"] == {

@@ -60,6 +60,8 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
             "train.scheduler={key: constant, kwargs: {min_lr: 1e-6}}",
             "does not lower the learning rate",
         ),
+        ("train.on_policy={step: 0.2}", "train.on_policy.step: found with schedule: fixed"),
+        ("train.on_policy={schedule: fixed, tolerance: 0.1}", "on_policy.tolerance: found with"),
         ("train.num_epochs=null", "found neither of num_epochs and num_steps"),
         ("train.train_data_loader.kwargs.batch_size=null", "missing; expected rows per batch"),
         ("train.val_data_loader.kwargs.num_workers=2", "unknown key"),

@@ -9,16 +9,17 @@ from tiny_run import REPO, tiny_recipe
 
 from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.placement import placement_of
-from distillens_plugin.preflight.sharding import check_fits, fitting_line
+from distillens_plugin.preflight.sharding import check_fits, check_precision, fitting_line
 from distillens_plugin.preflight.validate import validate_without_weights
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.sharding.launch import CONFIGURATIONS, launch_of
 from eval_harness.errors import DistillensError
 
 
-def launched(file):
+def launched(file, *flags):
     """The variables that `accelerate launch` gives its processes."""
-    arguments = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
+    given = ["--config_file", str(file), *flags, "script.py"]
+    arguments = launch_command_parser().parse_args(given)
     arguments, _, _ = _validate_launch_command(arguments)
     if arguments.use_deepspeed:
         arguments.deepspeed_fields_from_accelerate_config = ""  # as its launch_command does
@@ -88,6 +89,29 @@ def test_a_launch_that_shards_nothing_ends_the_command(tmp_path, monkeypatch):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "shards nothing here (cpu, 1 processes)" in done.stderr
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_precision_of_the_launcher_that_is_not_the_recipes_is_refused(tmp_path, name):
+    """accelerate would train in the recipe's, without a word."""
+    path = tiny_recipe(tmp_path)
+    recipe, half = load_recipe(path), load_recipe(path, overrides=["mixed_precision=bf16"])
+    file = REPO / "recipes" / "accelerate" / f"{name}.yaml"
+    check_precision(recipe, launched(file))
+    check_precision(half, launched(file))
+    asked = launched(file, "--mixed_precision", "bf16")
+    check_precision(half, asked)
+    with pytest.raises(DistillensError, match=r"found no, .* bf16 .*; set it with --set mixed_pre"):
+        check_precision(recipe, asked)
+    with pytest.raises(DistillensError, match=r"asks for fp8 .* counts; launch with --mixed_prec"):
+        check_precision(recipe, {**asked, "ACCELERATE_MIXED_PRECISION": "fp8"})
+
+
+def test_another_precision_ends_the_command(tmp_path, monkeypatch):
+    recipe = load_recipe(tiny_recipe(tmp_path))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(DistillensError, match="mixed_precision: found no, but accelerate launch"):
+        make_accelerator(recipe, None)
 
 
 @pytest.mark.parametrize("on_cpu", ["false", "true"])

@@ -76,6 +76,25 @@ def test_what_a_run_leaves_is_known_as_a_runs(tmp_path, name):
     run_folder.check_free(tmp_path, overwrite=True)
 
 
+def test_trackers_of_a_run_that_was_not_replaced_come_back(tmp_path):
+    """Also where the process was killed after its trackers had started."""
+    fill(tmp_path, "trackers", "best")
+    with run_folder.trackers_anew(tmp_path):
+        fill(tmp_path, "trackers")
+        (tmp_path / "trackers" / "new").touch()
+    assert sorted(os.listdir(tmp_path)) == [".trackers.replaced", "best", "trackers"]
+    run_folder.tidy(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["best", "trackers"]
+    assert os.listdir(tmp_path / "trackers") == ["a"]
+    with run_folder.trackers_anew(tmp_path):
+        fill(tmp_path, "trackers")
+        (tmp_path / "trackers" / "new").touch()
+    with run_folder.cleared(tmp_path, keep=("trackers",)):
+        pass
+    assert os.listdir(tmp_path) == ["trackers"]
+    assert sorted(os.listdir(tmp_path / "trackers")) == ["a", "new"]
+
+
 def test_files_of_others_are_refused_and_never_removed(tmp_path):
     fill(tmp_path, "notes.txt")
     for overwrite in (False, True):

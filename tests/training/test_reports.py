@@ -1,16 +1,19 @@
 """What a run reports: metrics.jsonl, tensorboard, wandb, and lines where there is no terminal."""
 
+import json
 import os
 import pty
 import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from forked_run import forked, quick_recipe
 from run_process import ENVIRONMENT, TWO_PROCESSES, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import REPO, tiny_recipe
@@ -20,6 +23,7 @@ from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import load_examples
 from distillens_plugin.models.tokenizers import load_tokenizer
 from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.training.averages import Averages
 from distillens_plugin.training.progress import Progress
 from eval_harness.errors import DistillensError
 
@@ -110,6 +114,42 @@ def test_wandb_writes_inside_the_run_folder(reported):
         assert name in written
 
 
+def test_a_tracker_that_cannot_start_leaves_the_earlier_run_as_it_was(tmp_path):
+    def no_login():
+        from accelerate import Accelerator
+
+        def init_trackers(self, *_, init_kwargs, **__):
+            (Path(init_kwargs["wandb"]["dir"]) / "begun").touch()
+            raise RuntimeError("401 Unauthorized")
+
+        Accelerator.init_trackers = init_trackers
+
+    path = quick_recipe(tmp_path, num_epochs=1, trackers=["tensorboard"])
+    out = tmp_path / "out"
+    place = {"output": out, "log": tmp_path / "log"}
+
+    def files():
+        found = [found for found in out.rglob("*") if found.is_file() and found.name != ".lock"]
+        return {path: path.read_bytes() for path in found}
+
+    # Nor does it leave anything where there was none.
+    assert forked(path, **place, before=no_login).returncode == 1
+    assert not out.exists()
+    done = forked(path, **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (out / "trackers" / "mark").touch()
+    earlier = files()
+    done = forked(path, "--overwrite", **place, before=no_login)
+    assert done.returncode == 1
+    assert "trackers: tensorboard cannot start (401 Unauthorized)" in done.stderr
+    assert files() == earlier
+    done = forked(path, "--overwrite", **place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (out / "trackers" / "mark").exists()
+    assert not (out / ".trackers.replaced").exists()
+    assert list((out / "trackers" / "distillens").glob("events*"))
+
+
 def test_a_log_file_gets_a_line_for_each_record_and_no_bar(reported):
     _, done = reported
     lines = [line for line in done.stderr.split("\n") if line.startswith("step ")]
@@ -144,6 +184,21 @@ def test_the_reported_divergence_is_that_of_the_saved_student(reported):
     last = records(folder / "out")[-1]
     assert last["val/kd"] == pytest.approx(total / count, rel=1e-4)
     assert last["val/lens"] == pytest.approx((last["val/lens/1-2"] + last["val/lens/2-4"]) / 2)
+
+
+def test_a_step_without_a_value_is_no_part_of_its_mean():
+    """fp16 skips a step whose gradient overflows: it has a loss, and no gradient's norm."""
+    averages = Averages()
+    averages.add({"loss": 1.0, "grad_norm": 2.0})
+    averages.add({"loss": 3.0})
+    resumed = Averages()
+    resumed.restore(json.loads(json.dumps(averages.state())))
+    resumed.add({"loss": 5.0, "grad_norm": 4.0})
+    assert resumed.take() == {"loss": 3.0, "grad_norm": 3.0}
+    assert resumed.take() == {}
+    # As a state of an earlier version has them.
+    resumed.restore({"sums": {"loss": 6.0}, "steps": 2})
+    assert resumed.take() == {"loss": 3.0}
 
 
 def test_the_pace_leaves_out_the_steps_after_a_start(monkeypatch):

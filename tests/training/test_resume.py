@@ -148,8 +148,8 @@ def test_another_recipe_is_refused_and_nothing_is_lost(cut_off):
     before = contents()
     error = refused(path, "--resume", "--set", "train.optimizer.kwargs.lr=0.5", output=output)
     assert "train.optimizer.kwargs.lr was 0.002 and is 0.5" in error
-    error = refused(path, "--resume", "--set", "log_every=5", output=output)
-    assert "log_every was 3 and is 5" in error
+    error = refused(path, "--resume", "--set", "samples.max_new_tokens=5", output=output)
+    assert "samples.max_new_tokens was 8 and is 5" in error
     assert "continue it with --resume" in refused(path, output=output)
     assert contents() == before
 

@@ -11,6 +11,8 @@ from run_process import change
 from safetensors.torch import load_file, save_file
 from tiny_run import save_tiny_model
 
+from distillens_plugin.storage import fingerprint
+from distillens_plugin.storage.fingerprint import check_same_inputs
 from distillens_plugin.training.resume import _check_same_recipe
 from eval_harness.errors import DistillensError
 
@@ -152,6 +154,59 @@ def test_what_did_not_change_is_not_told(cut):
     done = resumed(cut)
     assert done.returncode == 2
     assert "its rows have other texts or ids" in done.stderr
+
+
+def test_a_model_whose_branch_moved_on_is_resumed_at_its_commit(monkeypatch):
+    old, new = "ab" * 20, "cd" * 20
+    keys = ("models.teacher_model.name_or_path", "models.student_model.adapter")
+
+    def at(commit):
+        return {"data": {}, "files": dict.fromkeys(keys, f"commit {commit}")}
+
+    with pytest.raises(DistillensError) as refused:
+        check_same_inputs(at(old), at(new), Path("out"))
+    message = str(refused.value)
+    wanted = f"commit {old} then, commit {new} now: --set models.teacher_model.revision={old}"
+    assert f"(models.teacher_model.name_or_path: {wanted}; " in message
+    # peft takes an adapter from the main branch, whatever the revision.
+    assert f"models.student_model.adapter: commit {old} then, commit {new} now)" in message
+    # An earlier version kept a part of it.
+    check_same_inputs(at(old[:12]), at(old), Path("out"))
+    with pytest.raises(DistillensError, match="commit abababababab then, commit cdcd"):
+        check_same_inputs(at(old[:12]), at(new), Path("out"))
+    before = "models: {teacher_model: {name_or_path: a/b}}\n"
+    pinned = f"models: {{teacher_model: {{name_or_path: a/b, revision: {old}}}}}\n"
+    _check_same_recipe(before, pinned, Path("out"))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda name, file, revision: f"/cache/snapshots/{revision}/{file}",
+    )
+    assert fingerprint._content("", "no/folder", old, "config.json") == f"commit {old}"
+
+
+KEYS_THAT_TEACH_NOTHING = [
+    "trackers: [tensorboard]",
+    "log_every: 1",
+    "threads: 2",
+    "validation_terms: false",
+    "samples: {num_rows: 0}",
+    "train: {val_data_loader: {kwargs: {batch_size: 1}}}",
+]
+
+
+@pytest.mark.parametrize("line", KEYS_THAT_TEACH_NOTHING)
+def test_a_key_that_nothing_learned_depends_on_may_change(line):
+    # Every recipe has a section `train`.
+    before = "train: {}\n" if line.startswith("train") else "{}\n"
+    _check_same_recipe(before, f"{line}\n", Path("out"))
+    _check_same_recipe(f"{line}\n", before, Path("out"))
+
+
+def test_the_length_of_answers_may_not_change():
+    with pytest.raises(DistillensError, match=r"samples\.max_new_tokens was 8 and is 9"):
+        _check_same_recipe(
+            "samples: {max_new_tokens: 8}\n", "samples: {max_new_tokens: 9}\n", Path("out")
+        )
 
 
 def test_where_a_teacher_cache_lies_and_how_it_is_read_makes_no_other_recipe():

@@ -1,7 +1,9 @@
 """A run that keeps states within its epochs ends as one that was never interrupted."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 from forked_run import MSE, TERMS, forked, kill_after_states, quick_recipe, what_it_left
@@ -95,6 +97,77 @@ def test_a_state_of_an_earlier_version_still_resumes(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming after epoch 1, step 3" in done.stdout
     assert what_it_left(tmp_path / "out") == whole
+
+
+def kill_after_best(step):
+    """For `before`: ends the child by SIGKILL when it has saved `best` of this step."""
+
+    def patch():
+        from distillens_plugin.training import lifecycle
+
+        save = lifecycle.save_student
+
+        def save_student(folder, name, *arguments, **settings):
+            save(folder, name, *arguments, **settings)
+            if (name, settings["step"]) == ("best", step):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        lifecycle.save_student = save_student
+
+    return patch
+
+
+def kill_at_once():
+    """For `before`: ends the child by SIGKILL when its next step has been taken."""
+    from distillens_plugin.training.trainer import Trainer
+
+    Trainer.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worse_from_now_on():
+    """For `before`: as where other devices round otherwise, every later score is worse."""
+    from distillens_plugin.training import evaluation
+
+    scores = evaluation.validation_scores
+
+    def validation_scores(*arguments, **settings):
+        return {name: value + 1.0 for name, value in scores(*arguments, **settings).items()}
+
+    evaluation.validation_scores = validation_scores
+
+
+def test_a_best_that_is_later_than_the_state_stays_the_best_and_the_summary_names_it(tmp_path):
+    path = quick_recipe(tmp_path, num_epochs=2, train__save_every=2, train__eval_every=1)
+    place = {"output": tmp_path / "out", "log": tmp_path / "log"}
+    best = tmp_path / "out" / "best"
+    ended = forked(path, **place, before=kill_after_best(3))
+    assert ended.returncode == -9, ended.stderr
+    assert read_standing(tmp_path / "out" / "state").step == 2
+    score = records(tmp_path / "out")[-1]["validation_loss"]
+    weights = (best / "model.safetensors").read_bytes()
+    # Killed again, before it comes to that step: the score is no longer in metrics.jsonl.
+    ended = forked(path, "--resume", **place, before=kill_at_once)
+    assert ended.returncode == -9, ended.stderr
+    done = forked(path, "--resume", **place, before=worse_from_now_on)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{best}: is of step 3, which is after the state of step 2" in done.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["best_step"], summary["best_score"]) == (3, score)
+    assert (best / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_whose_steps_end_within_an_epoch_says_so(tmp_path):
+    path = quick_recipe(tmp_path, num_epochs=None, train__num_steps=3)
+    out = tmp_path / "out"
+    # Killed when its last step is kept: only the end is left to do.
+    ended = forked(path, output=out, before=kill_after_states(2))
+    assert ended.returncode == -9, ended.stderr
+    standing = read_standing(out / "state")
+    assert (standing.step, standing.epoch, standing.batches_taken) == (3, 1, 1)
+    done = forked(path, "--resume", output=out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert [(s["step"], s["epoch"]) for s in summary["validation"]] == [(2, 1), (3, 1.5)]
 
 
 def test_a_run_whose_score_stays_ends_early_and_is_finished(tmp_path):

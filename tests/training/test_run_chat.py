@@ -54,6 +54,8 @@ def test_a_chat_run_says_what_is_unusual_and_saves_what_ends_an_answer(recipe):
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert sorted(settings["eos_token_id"]) == sorted(ends)
     note = json.loads((best / "distillens.json").read_text(encoding="utf-8"))
+    assert note.pop("step") > 0
+    assert note.pop("score") > 0
     assert note == {"format": 1, "template": "chat", "add_bos_token": True}
 
 

@@ -14,7 +14,9 @@ from tiny_run import REPO
 from distillens_plugin.storage.kept_state import read_standing
 
 SRUN = """#!/bin/bash
-# One task; passes SIGUSR1 on, as srun does.
+# One task; passes SIGUSR1 on, as srun does. A task that fails ends the others only if it is told.
+[ "$1" = --kill-on-bad-exit=1 ] || exit 64
+shift
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" &
 task=$!
 trap 'kill -USR1 "$task"' USR1

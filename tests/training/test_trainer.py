@@ -286,6 +286,19 @@ def test_a_foreign_mean_under_weighted_sum_loss_is_refused_where_batches_are_sum
         build(path)
 
 
+def test_all_masked_batches_of_every_process_are_counted():
+    class SecondOfTwo:
+        num_processes, device = 2, "cpu"
+
+        def reduce(self, local, how):
+            assert how == "sum"
+            return local + torch.tensor([5.0, 2.0])  # of the other: 5 tokens, 2 empty batches
+
+    batches = [({}, {"positions": torch.arange(count)}) for count in (3, 0)]
+    (window,) = windows(batches, 2, SecondOfTwo())
+    assert (window.num_supervised, window.num_all_masked) == (8.0, 3)
+
+
 def test_an_all_masked_batch_is_counted_and_gives_no_gradient(tmp_path):
     experiment = build(sequential_recipe(tmp_path, batch_size=4))
     box = experiment.box

@@ -79,6 +79,17 @@ class OnPolicy(Strict):
     )
 
     @model_validator(mode="after")
+    def _is_adaptive(self) -> "OnPolicy":
+        for key in ("step", "tolerance"):
+            if self.schedule == "fixed" and key in self.model_fields_set:
+                complain(
+                    "found with schedule: fixed, which keeps the share; delete the key, or set "
+                    "schedule: adaptive",
+                    at=(key,),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _samples_something(self) -> "OnPolicy":
         if self.schedule == "fixed" and self.share == 0:
             complain(
