@@ -149,7 +149,7 @@ def export_tasks(
     check_writable(target)
     if rows:
         check_writable(target / "data")
-    names = {benchmark.task: _identifier(benchmark.task) for benchmark in benchmarks}
+    names = _identifiers([benchmark.task for benchmark in benchmarks])
     module = _MODULE.format(
         mark=MARK,
         templates={item.task: item.template or protocol.template for item in benchmarks},
@@ -217,8 +217,17 @@ def _of_benchmark(benchmark: Benchmark, protocol: Protocol) -> Protocol:
     )
 
 
-def _identifier(task: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in task)
+def _identifiers(tasks: Sequence[str]) -> dict[str, str]:
+    """Each task as a part of functions' names; two that would be alike get a number."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        plain = "".join(character if character.isalnum() else "_" for character in task)
+        name, number = plain, 1
+        while name in found.values():
+            number += 1
+            name = f"{plain}_{number}"
+        found[task] = name
+    return found
 
 
 def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:

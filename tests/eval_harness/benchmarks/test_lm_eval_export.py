@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,24 @@ def test_tasks_are_exported_again_or_with_more_but_not_without_the_earlier(tmp_p
     functions = functions_of(out)
     assert callable(functions.rows_capitals)
     assert callable(functions.rows_vicuna)
+
+
+def test_tasks_whose_names_differ_in_a_sign_have_functions_of_their_own(tmp_path):
+    files = []
+    for task in ("mine-1", "mine_1"):
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps({"prompt": task, "output": "x"}) + "\n")
+        file = tmp_path / f"{task}.yaml"
+        file.write_text(f"task: {task}\npath: {task}.jsonl\n")
+        files.append(str(file))
+    out = tmp_path / "out"
+    assert main(["export-lm-eval", str(out), "--tasks", *files]) == 0
+    named = [
+        re.findall(r"rows_\w+", (out / f"distillens_{task}.yaml").read_text())
+        for task in ("mine-1", "mine_1")
+    ]
+    assert named == [["rows_mine_1"], ["rows_mine_1_2"]]
+    functions = functions_of(out)
+    assert functions.rows_mine_1 is not functions.rows_mine_1_2
 
 
 def test_nothing_is_replaced_by_an_export_whose_rows_are_refused(tmp_path, capsys):
