@@ -270,7 +270,7 @@ def losses_on(path):
     return steps
 
 
-def wait_until(condition, limit_s=120):
+def wait_until(condition, limit_s=400):
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
