@@ -70,6 +70,17 @@ class Translators:
             return (rows + rows @ weight.T + bias).to(rows_ND.dtype)
 
 
+def all_translators(
+    path: str | os.PathLike[str], *, num_layers: int, width: int, where: str
+) -> Translators:
+    """The translators of every layer that a file has one for.
+
+    Args, Raises: as for `Translators`.
+    """
+    layers = read_info(path, where).layers
+    return Translators(path, layers, num_layers=num_layers, width=width, where=where)
+
+
 def save_translators(
     path: str | os.PathLike[str],
     maps: Mapping[int, tuple[Tensor, Tensor]],

@@ -14,20 +14,18 @@ def check_teacher_files(
 ) -> list[str]:
     """A line for each file of matrices of a term whose layers are at `key`."""
     return [
-        _check_teacher_file(
-            recipe, path, layers, facts, recipe.where(key.removesuffix("layers") + name)
-        )
+        _check_teacher_file(recipe, path, layers, facts, key.removesuffix("layers") + name)
         for name, path in files.items()
     ]
 
 
 def _check_teacher_file(
-    recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], where: str
+    recipe: Recipe, path: str, layers: list[Layer], facts: dict[str, ModelFacts], key: str
 ) -> str:
     from distillens_plugin.lens.translators import read_info
     from distillens_plugin.losses.fisher_metric import check_fisher, read_fisher
 
-    is_fisher = where.endswith("metric_file")
+    where, is_fisher = recipe.where(key), key.endswith("metric_file")
     info = read_fisher(path, where) if is_fisher else read_info(path, where)
     teacher, spec = facts.get("teacher_model"), recipe.models.teacher_model
     if teacher is not None and is_fisher:

@@ -10,7 +10,7 @@ import torch
 from distillens_plugin.data.supervision import IGNORED
 from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.layers import Layer
-from distillens_plugin.lens.translators import Translators, read_info
+from distillens_plugin.lens.translators import Translators, all_translators
 from distillens_plugin.lens_maps.batches import Batch, lens_batches, num_positions
 from distillens_plugin.lens_maps.matrix import LayerMatrix, layer_matrix
 from distillens_plugin.lens_maps.pairs import monotone_pairs
@@ -84,9 +84,8 @@ def _translators(subjects: Subjects) -> Translators | None:
     if subjects.translators is None:
         return None
     lens = lens_of(subjects.main.model)
-    return Translators(
+    return all_translators(
         subjects.translators,
-        read_info(subjects.translators, "--translators").layers,
         num_layers=lens.num_layers,
         width=lens.anatomy.width,
         where="--translators",

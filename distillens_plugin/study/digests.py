@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distillens_plugin.recipe.schema.recipe import Recipe
-from distillens_plugin.teacher_cache.fingerprint import engine_of, read_fingerprint
+from distillens_plugin.teacher_cache.fingerprint import engine_of, is_quantised, read_fingerprint
 from eval_harness.shared.digest import digest
 
 # Keys that name files and folders. Elsewhere a word without a slash, such as a template's name, is
@@ -37,9 +37,8 @@ def other_engine(recipe: Recipe) -> dict[str, str] | None:
     if recipe.teacher_cache is None or recipe.models.teacher_model is None:
         return None
     engine = engine_of(read_fingerprint(Path(recipe.teacher_cache.path)))
-    is_quantised = engine.get("quantisation", "none") not in ("none", "None", "")
-    other_type = engine.get("dtype", recipe.models.teacher_model.dtype)
-    return engine if is_quantised or other_type != recipe.models.teacher_model.dtype else None
+    dtype = recipe.models.teacher_model.dtype
+    return engine if is_quantised(engine) or engine.get("dtype", dtype) != dtype else None
 
 
 def leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -154,6 +154,11 @@ def engine_of(stored: object) -> dict[str, str]:
     return {"engine": TRAINING}
 
 
+def is_quantised(engine: Mapping[str, str]) -> bool:
+    """Whether an engine (of `engine_of`) ran the teacher in fewer bits than its weights have."""
+    return engine.get("quantisation", "none") not in ("none", "None", "")
+
+
 def unread_states(states: Sequence[str], stored: object) -> list[str]:
     """What a cache holds beyond what a recipe reads, if it holds all of that.
 

@@ -14,7 +14,7 @@ from distillens_plugin.data.supervision import IGNORED
 from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.probe import unwrap
-from distillens_plugin.lens.translators import Translators, read_info
+from distillens_plugin.lens.translators import Translators, all_translators
 from distillens_plugin.lens_maps.batches import lens_batches
 from distillens_plugin.lens_maps.confidence import compare_confidence
 from distillens_plugin.lens_maps.statistics import LayerStatistics, ModelReading, read_model
@@ -42,7 +42,7 @@ class LensReadings:
         self.teacher: nn.Module | None = None
         if experiment.readout is None and recipe.is_distillation:
             self.teacher = unwrap(experiment.box.teacher_model)
-        self._translators = _translators(experiment) if self.teacher is not None else None
+        self._translators = None if self.teacher is None else _translators(experiment)
         self.pairs = _pairs(experiment) if self.teacher is not None else []
         self._student = unwrap(trained_model(experiment.box))
         self._of_teacher: ModelReading | None = None
@@ -97,9 +97,11 @@ def _translators(experiment: Experiment) -> Translators | None:
     path = terms[0][1].teacher_translators if terms else None
     if path is None:
         return None
-    where = "teacher_translators"
-    info = read_info(path, where)
-    return Translators(path, info.layers, num_layers=info.num_layers, width=info.width, where=where)
+    teacher = experiment.teacher_anatomy
+    assert teacher is not None  # the caller has checked
+    return all_translators(
+        path, num_layers=teacher.num_layers, width=teacher.width, where="teacher_translators"
+    )
 
 
 def _rows(experiment: Experiment) -> list[dict[str, Any]]:

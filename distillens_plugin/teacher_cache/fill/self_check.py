@@ -14,6 +14,7 @@ from torch import Tensor
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
 from distillens_plugin.teacher_cache.fill.token_log_probs import token_log_probs
+from distillens_plugin.teacher_cache.fingerprint import is_quantised
 from eval_harness.errors import RunFailure
 
 # Largest mean |difference| in nats that an engine's own arithmetic explains. Right states differ by
@@ -30,7 +31,7 @@ NUM_COMPARED = 512
 
 def tolerance_of(identity: Mapping[str, str]) -> float:
     """The largest mean difference, in nats, for an engine."""
-    if identity.get("quantisation", "none") not in ("none", "None", ""):
+    if is_quantised(identity):
         return _QUANTISED
     return TOLERANCES.get(identity.get("dtype", ""), _QUANTISED)
 
