@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distillens_plugin.attached.batch_check import check_batch
 from distillens_plugin.attached.side import Side
+from distillens_plugin.attached.teacher_files import check_teacher_files
 from distillens_plugin.attached.terms import (
     KD,
     checked_chunk_rows,
@@ -57,8 +58,8 @@ class AttachedLens:
             `cross_entropy`, `router_loss`; 0-d, detached, on the device. They are means over the
             N supervised positions, or sums over them divided by `num_items_in_batch`.
     Raises:
-        DistillensError: arguments that do not fit the models or each other, or a model that the
-            lens cannot read.
+        DistillensError: arguments that do not fit the models or each other, a file that was made
+            on another teacher, or a model that the lens cannot read.
     """
 
     def __init__(
@@ -145,6 +146,8 @@ class AttachedLens:
                 )
         link_projections(self.terms)
         for term in all_terms:
+            if other is not None:
+                check_teacher_files(term, other)
             term.prepare(student, teacher)
         own.attach([a for a, _ in pairs])
         sides = [own]

@@ -64,8 +64,16 @@ def weighted_terms(
     """Every term by its name in the log; those of weight 0 are left out.
 
     Raises:
-        DistillensError: a weight below 0, a name given twice, or no term at all.
+        DistillensError: a weight below 0 or of a term that is not there, a name given twice, or no
+            term at all.
     """
+    check_weights_are_read(
+        "AttachedLens: ",
+        has_lens=lens is not None,
+        lens_weight=lens_weight,
+        has_kd=kd is not None,
+        kd_weight=kd_weight,
+    )
     known: dict[str, tuple[Term, float]] = {}
     if lens is not None:
         known["lens"] = (lens, _weight("lens_weight", lens_weight))
@@ -83,6 +91,28 @@ def weighted_terms(
             "AttachedLens: there is no loss term; give layers, kd, cross_entropy or terms"
         )
     return terms
+
+
+def check_weights_are_read(
+    where: str, *, has_lens: bool, lens_weight: float, has_kd: bool, kd_weight: float
+) -> None:
+    """Refuses a weight, other than 1, of a term that is not there.
+
+    Args:
+        where: what stands before the argument's name.
+    Raises:
+        DistillensError: nothing would read the weight.
+    """
+    if not has_lens and lens_weight != 1:
+        raise DistillensError(
+            f"{where}lens_weight = {lens_weight!r}, but layers are none, so that there is no lens; "
+            "give layers, or leave it out"
+        )
+    if not has_kd and kd_weight != 1:
+        raise DistillensError(
+            f"{where}kd_weight = {kd_weight!r}, but kd is not given; name its divergence, such as "
+            "fkl, or leave it out"
+        )
 
 
 def check_arguments(options: Mapping[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """What several subcommands share: flags, and quiet libraries."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from distillens_plugin.integrations.when_loaded import before_loading, when_loaded
 
@@ -28,9 +30,17 @@ def add_overrides(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_fragments(parser: argparse._ActionsContainer) -> None:
-    """--with, repeatable; `fragments` of the arguments."""
-    parser.add_argument(
+def add_fragments(
+    parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None
+) -> None:
+    """--with, repeatable; `fragments` of the arguments. Words that belong to no flag are explained.
+
+    Args:
+        parser: of a command with --set too.
+        group: of its flags, where they have groups.
+    """
+    _explain_stray_words(parser)
+    (parser if group is None else group).add_argument(
         "--with",
         action="append",
         default=[],
@@ -38,6 +48,29 @@ def add_fragments(parser: argparse._ActionsContainer) -> None:
         dest="fragments",
         help="lay a fragment over the recipe, such as methods/sft (repeatable)",
     )
+
+
+def _explain_stray_words(parser: argparse.ArgumentParser) -> None:
+    """Makes words without a flag, such as a fragment after the recipe, an error with the mend.
+
+    argparse leaves them to the program's own parser, which does not know the command's flags. On
+    the object, since argparse makes the parsers of subcommands itself.
+    """
+    parse = parser.parse_known_args
+
+    def parse_known_args(
+        arguments: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, left = parse(arguments, namespace)
+        # Behind an unknown flag a word may be its value.
+        if left and not any(word.startswith("-") for word in left):
+            parser.error(
+                f"unrecognized arguments: {' '.join(left)}; a fragment goes after --with, a "
+                "changed key (A.B=VALUE) after --set"
+            )
+        return found, left
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
 
 
 def quiet_transformers() -> None:

@@ -10,19 +10,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="print a model's module paths, layers, norm and head",
         description="Prints what a recipe can name: a model's blocks, layers, final norm and head.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub name of a causal LM")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or Hub name of a causal LM, or an adapter's folder"
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the description."""
     from distillens_plugin.lens.hooks import describe_hooks
-    from distillens_plugin.models.loading import load_pretrained
-    from distillens_plugin.recipe.schema.models import TeacherSpec
+    from distillens_plugin.models.loading import load_teacher
+    from distillens_plugin.models.named import model_spec
     from eval_harness.errors import DistillensError
 
-    spec = TeacherSpec(name_or_path=arguments.model, revision=arguments.revision)
-    model = load_pretrained(spec, where="MODEL")
+    spec = model_spec(arguments.model, revision=arguments.revision)
+    model = load_teacher(spec, where="MODEL")
     try:
         print(describe_hooks(model))
     except DistillensError as error:

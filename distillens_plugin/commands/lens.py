@@ -10,6 +10,7 @@ from distillens_plugin.commands.flags import (
     add_trust,
     quiet_transformers,
 )
+from distillens_plugin.commands.teacher_data import flag_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.program.flag_numbers import count, whole
 
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_for_models(parser.add_argument_group("for a model"))
     recipes = parser.add_argument_group("for a recipe")
     recipes.add_argument("--student", help="a trained student; default: the recipe's, as it starts")
-    add_fragments(recipes)
+    add_fragments(parser, recipes)
     add_overrides(recipes)
 
 
@@ -167,7 +168,8 @@ def _check(arguments: argparse.Namespace, is_recipe: bool) -> None:
 
 def _of_models(arguments: argparse.Namespace) -> "Subjects":
     from distillens_plugin.models.loading import DTYPES
-    from distillens_plugin.prepare.lens_subjects import model_spec, models_subjects
+    from distillens_plugin.models.named import model_spec
+    from distillens_plugin.prepare.lens_subjects import models_subjects
     from distillens_plugin.recipe.schema.base import checked
     from distillens_plugin.recipe.schema.data import DatasetSpec
 
@@ -181,7 +183,7 @@ def _of_models(arguments: argparse.Namespace) -> "Subjects":
     if arguments.max_length is not None and arguments.max_prompt_length is None:
         # The default would not fit into short rows.
         data["max_prompt_length"] = min(256, max(1, arguments.max_length // 2))
-    spec = checked(DatasetSpec, data, lambda at: f"--{at[0] if at else 'data'}")
+    spec = checked(DatasetSpec, data, flag_of)
     models = [
         model_spec(name, dtype=dtype, trusted=arguments.trust_recipe)
         for name in (arguments.target, arguments.other)
@@ -193,7 +195,8 @@ def _of_models(arguments: argparse.Namespace) -> "Subjects":
 
 
 def _of_recipe(arguments: argparse.Namespace) -> "Subjects":
-    from distillens_plugin.prepare.lens_subjects import model_spec, recipe_subjects
+    from distillens_plugin.models.named import model_spec
+    from distillens_plugin.prepare.lens_subjects import recipe_subjects
     from distillens_plugin.recipe.loading import load_recipe
 
     recipe = load_recipe(

@@ -97,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int | None:
 def _refuse_together(arguments: argparse.Namespace) -> None:
     if arguments.print_form and not arguments.validate:
         raise DistillensError("--print: needs --validate; add it")
+    if arguments.validate and arguments.dry_run:
+        raise DistillensError("--dry-run: cannot be combined with --validate; give one")
     if arguments.resume and (arguments.overwrite or arguments.validate or arguments.dry_run):
         raise DistillensError(
             "--resume: cannot be combined with --overwrite, --validate or --dry-run; give one"

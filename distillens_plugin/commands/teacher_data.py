@@ -9,6 +9,7 @@ from eval_harness.shared.program.flag_numbers import count
 if TYPE_CHECKING:
     from distillens_plugin.recipe.schema.data import DatasetSpec
     from distillens_plugin.recipe.schema.models import TeacherSpec
+    from distillens_plugin.recipe.yaml_reader import KeyPath
 
 
 def add_teacher_and_data(parser: argparse.ArgumentParser, *, output: str) -> None:
@@ -17,7 +18,11 @@ def add_teacher_and_data(parser: argparse.ArgumentParser, *, output: str) -> Non
     Args:
         output: what the file is for.
     """
-    parser.add_argument("teacher", metavar="TEACHER", help="folder or Hub name of a causal LM")
+    parser.add_argument(
+        "teacher",
+        metavar="TEACHER",
+        help="folder or Hub name of a causal LM, or an adapter's folder",
+    )
     parser.add_argument("--data", required=True, help="instruction data: JSON Lines or a Hub name")
     parser.add_argument("--output", required=True, metavar="FILE.safetensors", help=output)
     parser.add_argument(
@@ -45,14 +50,14 @@ def teacher_of(arguments: argparse.Namespace) -> "TeacherSpec":
     """The teacher's section of a recipe.
 
     Raises:
-        DistillensError: an unknown --dtype.
+        DistillensError: an unknown --dtype, or an adapter without a base.
     """
     from distillens_plugin.models.loading import DTYPES
-    from distillens_plugin.recipe.schema.models import TeacherSpec
+    from distillens_plugin.models.named import model_spec
 
     if arguments.dtype not in DTYPES:
         raise DistillensError(f"--dtype {arguments.dtype}: expected one of {', '.join(DTYPES)}")
-    return TeacherSpec(name_or_path=arguments.teacher, dtype=arguments.dtype)
+    return model_spec(arguments.teacher, dtype=arguments.dtype)
 
 
 def data_of(arguments: argparse.Namespace) -> "DatasetSpec":
@@ -74,7 +79,14 @@ def data_of(arguments: argparse.Namespace) -> "DatasetSpec":
         "newline": arguments.newline,
         "add_bos_token": {"true": True, "false": False}.get(arguments.add_bos_token, "auto"),
     }
-    return checked(DatasetSpec, data, lambda at: f"--{at[0] if at else 'data'}")
+    return checked(DatasetSpec, data, flag_of)
+
+
+def flag_of(at: "KeyPath") -> str:
+    """The flag for a key of the data section, for errors."""
+    from distillens_plugin.data.spec import key_of
+
+    return key_of("--data", str(at[0])) if at else "--data"
 
 
 def layers_of(arguments: argparse.Namespace) -> list[int] | None:

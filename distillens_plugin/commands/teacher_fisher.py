@@ -9,7 +9,7 @@ from distillens_plugin.commands.teacher_data import (
     layers_of,
     teacher_of,
 )
-from eval_harness.shared.program.flag_numbers import count
+from eval_harness.shared.program.flag_numbers import count, whole
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,7 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="the data's own (the empirical Fisher matrix), or drawn from the teacher (data)",
     )
     parser.add_argument("--batch_size", "-b", type=count, default=8, help="rows at a time (8)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn labels (0)")
+    parser.add_argument("--seed", type=whole, default=0, help="seed of the drawn labels (0)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from distillens_plugin.commands.teacher_data import (
     teacher_of,
 )
 from eval_harness.errors import DistillensError
-from eval_harness.shared.program.flag_numbers import count
+from eval_harness.shared.program.flag_numbers import count, whole
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,7 +27,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--num_steps", type=count, default=250, help="steps of Adam (250)")
     parser.add_argument("--batch_size", "-b", type=count, default=8, help="rows per step (8)")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (1e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order of rows (0)")
+    parser.add_argument("--seed", type=whole, default=0, help="seed of the order of rows (0)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -47,6 +47,10 @@ class Architecture:
         block_vectors: parameters of a block beside its matrices and their biases.
         embeddings: parameters of the token embeddings; extra: of positions, final norm and so on.
         is_known: counted by this package's formulas, not only by building the empty model.
+        mean_weights_used: weights that a token meets, where blocks differ from each other; None:
+            those of `linears`.
+        share_in_flops: share of a block's parameters of whose use `mean_weights_used` tells; the
+            rest is small vectors, or what is unknown.
     """
 
     model_type: str
@@ -76,14 +80,18 @@ class Architecture:
     attention_dropout: float = 0.0
     num_positions: int | None = None
     is_known: bool = True
+    mean_weights_used: float | None = None
+    share_in_flops: float = 1.0
 
     @property
     def block_parameters(self) -> int:
         return sum(linear.parameters for linear in self.linears) + self.block_vectors
 
     @property
-    def block_weights_used(self) -> int:
+    def block_weights_used(self) -> float:
         """Weights of a block that one token meets, for FLOPs."""
+        if self.mean_weights_used is not None:
+            return self.mean_weights_used
         return sum(linear.used_weights for linear in self.linears)
 
     @property

@@ -7,6 +7,8 @@ from distillens_plugin.costs.run import Cost
 from distillens_plugin.recipe.schema.layers import unmeasured
 
 _GB = 1e9
+# Of a block's parameters; its vectors are a few percent of a small one.
+_NEARLY_ALL = 0.9
 _COLUMNS = ("weights", "gradients", "optimiser", "activations", "logits", "teacher", "peak")
 
 
@@ -46,6 +48,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
                 "parameters": cost.model.num_parameters,
                 "bytes": cost.bytes,
                 "activations": "counted" if cost.model.is_known else "estimated",
+                "share_of_blocks_in_flops": cost.model.share_in_flops,
             }
             for role, cost in models.items()
         },
@@ -123,6 +126,12 @@ def _notes(plan: Plan) -> list[str]:
         )
     if plan.cache is not None:
         lines += _teacher_notes(plan)
+    for role, cost in (("student", plan.run.student), ("teacher", plan.run.teacher)):
+        if cost is not None and cost.model.share_in_flops < _NEARLY_ALL:
+            lines.append(
+                f"time without {1 - cost.model.share_in_flops:.0%} of the {role}'s blocks: its "
+                "config does not say how many of these weights (experts) a token meets."
+            )
     lines.append(_time(plan))
     return lines
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from distillens_plugin.data.conversations import answer_text
 from distillens_plugin.data.dataset import DataCounts, Row
 from distillens_plugin.data.rows import RawRow
-from distillens_plugin.data.spec import DatasetSpec
+from distillens_plugin.data.spec import DatasetSpec, key_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.answer_turns import answer_turns
 from eval_harness.shared.text.conversation_cut import cut_conversation
@@ -48,21 +49,30 @@ def conversation_rows(
     encoded = encode_turns(conversations, encoder, places=places, **options)
     rows: list[Row | None] = []
     for raw, conversation, turns, place in zip(raws, conversations, encoded, places, strict=True):
-        if turns.prompt_length > spec.max_prompt_length:
-            if spec.long_prompts == "drop":
-                counts.dropped_long_prompts += 1
-                rows.append(None)
-                continue
-            counts.cut += 1
-            turns = _cut(conversation, spec, encoder, place=place, where=where)
-        counts.truncated_responses += len(turns.ids) > spec.max_length
-        counts.special += turns.outcome is Outcome.SPECIAL
-        counts.as_text += turns.outcome is Outcome.AS_TEXT
-        rows.append(_row(raw, turns, spec.max_length))
+        is_long = turns.prompt_length > spec.max_prompt_length
+        if is_long and spec.long_prompts == "cut":
+            kept = _cut(conversation, turns.first, spec, encoder, place=place, where=where)
+        else:
+            kept = turns
+        # A template may print so much before what it marks that nothing learnt is left.
+        is_lost = not any(kept.is_learnt[: spec.max_length])
+        if is_lost or (is_long and spec.long_prompts == "drop"):
+            counts.dropped_long_prompts += 1
+            rows.append(None)
+            continue
+        counts.cut += is_long
+        counts.truncated_responses += len(kept.ids) > spec.max_length
+        counts.special += kept.outcome is Outcome.SPECIAL
+        counts.as_text += kept.outcome is Outcome.AS_TEXT
+        references = raw.references
+        if turns.first != answer_turns(conversation, spec.supervise)[0]:
+            # The template marks nothing of the turns before.
+            references = [answer_text(conversation.messages[turns.first])]
+        rows.append(_row(raw.id, references, kept, spec.max_length))
     return rows
 
 
-def _row(raw: RawRow, turns: EncodedTurns, max_length: int) -> Row:
+def _row(row_id: str, references: list[str], turns: EncodedTurns, max_length: int) -> Row:
     ids, is_learnt = turns.ids[:max_length], turns.is_learnt[:max_length]
     # A row that is cut within a question would only make the loss compute what nothing learns from.
     while not is_learnt[-1]:
@@ -74,13 +84,18 @@ def _row(raw: RawRow, turns: EncodedTurns, max_length: int) -> Row:
             stretches.append((start, end))
         start = end
     prompt_ids, response_ids = ids[: turns.prompt_length], ids[turns.prompt_length : start]
-    return Row(raw.id, prompt_ids, response_ids, raw.references, tuple(stretches))
+    return Row(row_id, prompt_ids, response_ids, references, tuple(stretches))
 
 
 def _cut(
-    conversation: Conversation, spec: DatasetSpec, encoder: TextEncoder, *, place: str, where: str
+    conversation: Conversation,
+    first: int,
+    spec: DatasetSpec,
+    encoder: TextEncoder,
+    *,
+    place: str,
+    where: str,
 ) -> EncodedTurns:
-    first = answer_turns(conversation, spec.supervise)[0]
     answers = conversation.messages[first:]
 
     def encode(question: Conversation) -> _Prompted:
@@ -92,4 +107,4 @@ def _cut(
         question = conversation.before(first)
         return cut_conversation(question, encode, spec.max_prompt_length).turns
     except DistillensError as error:
-        raise DistillensError(f"{where}.max_prompt_length: {error}") from error
+        raise DistillensError(f"{key_of(where, 'max_prompt_length')}: {error}") from error

@@ -55,11 +55,11 @@ def read_trained(
     if outputs and turns[0] == len(conversation.messages) - 1:
         references = list(outputs)
     else:
-        references = [_text(conversation.messages[turns[0]])]
+        references = [answer_text(conversation.messages[turns[0]])]
     return TrainedConversation(conversation.before(turns[-1] + 1), references)
 
 
-def _text(message: Message) -> str:
+def answer_text(message: Message) -> str:
     """What a model would be compared with: an answer that only calls tools has no other text."""
     if message.content.strip():
         return message.content

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from distillens_plugin.data.conversation_rows import conversation_rows
 from distillens_plugin.data.dataset import DataCounts, InstructionDataset, Row
 from distillens_plugin.data.rows import RawRow, read_rows
-from distillens_plugin.data.spec import DatasetSpec
+from distillens_plugin.data.spec import DatasetSpec, key_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.text.first_tokens import check_add_bos_token
 from eval_harness.shared.text.special_text import Part
@@ -127,11 +127,11 @@ def _check_template(spec: DatasetSpec, where: str) -> None:
     try:
         check_template(spec.template)
     except DistillensError as error:
-        raise DistillensError(f"{where}.template: {error}") from error
+        raise DistillensError(f"{key_of(where, 'template')}: {error}") from error
 
 
 def _encoder(spec: DatasetSpec, tokenizer: "PreTrainedTokenizerBase", where: str) -> TextEncoder:
-    add_bos_token = check_add_bos_token(spec.add_bos_token, f"{where}.add_bos_token")
+    add_bos_token = check_add_bos_token(spec.add_bos_token, key_of(where, "add_bos_token"))
     try:
         return TextEncoder(tokenizer, template=spec.template, add_bos_token=add_bos_token)
     except DistillensError as error:
@@ -171,7 +171,7 @@ def _cut(row: RawRow, spec: DatasetSpec, encoder: TextEncoder, where: str) -> li
             spec.template, row.instruction, row.input, max_tokens=limit, tokenizer=encoder
         )
     except DistillensError as error:
-        raise DistillensError(f"{where}.max_prompt_length: {error}") from error
+        raise DistillensError(f"{key_of(where, 'max_prompt_length')}: {error}") from error
     return ids
 
 

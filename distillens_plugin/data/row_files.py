@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from distillens_plugin.data.spec import DatasetSpec
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.gzipped import SUFFIX, open_bytes
 from eval_harness.shared.files.json_files import json_type
@@ -108,7 +109,22 @@ class _CsvLines(Protocol):
     def __next__(self) -> list[str]: ...
 
 
+def check_streamable(path: Path, spec: DatasetSpec, where: str) -> None:
+    """Refuses a JSON array where rows are to be read while training.
+
+    Raises:
+        DistillensError: it is one.
+    """
+    if spec.streaming and format_of(path) == ".json" and is_json_array(path):
+        raise DistillensError(
+            f"{where}.streaming: {path} is one JSON array, which can only be read whole; save it "
+            "as JSON Lines, one object a line"
+        )
+
+
 READERS = {".jsonl": read_jsonl_rows, ".json": read_json_rows, ".csv": read_csv_rows}
+# Of the files that are read, also through the `datasets` library.
+SUFFIXES = (*READERS, *(f"{suffix}.gz" for suffix in READERS), ".parquet")
 
 
 def format_of(path: Path) -> str:

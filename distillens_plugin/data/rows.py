@@ -9,7 +9,7 @@ from typing import Any
 
 from distillens_plugin.data.conversations import read_trained
 from distillens_plugin.data.sources import open_source
-from distillens_plugin.data.spec import DatasetSpec
+from distillens_plugin.data.spec import DatasetSpec, key_of
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import names, shown
 from eval_harness.shared.files.jsonl import replace_lone_surrogates
@@ -94,8 +94,8 @@ def read_rows(
 def _check_template(spec: DatasetSpec, where: str, found: str) -> None:
     if spec.template != "chat":
         raise DistillensError(
-            f"{where}.template: {found}, but {spec.template!r} has no place for turns; set it to "
-            "chat, the tokenizer's own"
+            f"{key_of(where, 'template')}: {found}, but {spec.template!r} has no place for turns; "
+            "set it to chat, the tokenizer's own"
         )
 
 

@@ -1,19 +1,25 @@
 """Where rows come from: a file, a folder, or the Hub through the `datasets` library."""
 
+import glob
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from distillens_plugin.data.columns import FIELDS, renamed
-from distillens_plugin.data.row_files import READERS, PlacedRow, format_of, is_json_array
-from distillens_plugin.data.spec import DatasetSpec
+from distillens_plugin.data.folders import check_all_taken, check_folder_name, own_rows
+from distillens_plugin.data.row_files import (
+    READERS,
+    SUFFIXES,
+    PlacedRow,
+    check_streamable,
+    format_of,
+)
+from distillens_plugin.data.spec import DatasetSpec, key_of
+from distillens_plugin.data.splits import sliced
 from eval_harness.errors import DistillensError, RunFailure
 
-_SUFFIXES = (*READERS, *(f"{suffix}.gz" for suffix in READERS), ".parquet")
-_SLICE = re.compile(r"(\w+)(?:\[(-?\d{0,18}):(-?\d{0,18})\])?")
 # Names of `datasets`' own readers rather than of the Hub: pickled tables and Python objects.
 _CODE_FORMATS = ("pandas", "generator", "spark", "sql", "cache")
 # CSV has no null: there an empty cell is a missing value, except in a text that may be empty.
@@ -56,19 +62,20 @@ def _open(
     form = format_of(path)
     is_single = not path.is_dir() and (path.exists() or form == ".jsonl")
     if not is_single and not path.exists():
-        looks_like_a_file = path.name.endswith(_SUFFIXES)
+        looks_like_a_file = path.name.endswith(SUFFIXES)
         if looks_like_a_file or spec.path.startswith((".", os.sep, "~")):
-            raise DistillensError(f"{where}.path: {spec.path} does not exist")
+            raise DistillensError(f"{key_of(where, 'path')}: {spec.path} does not exist")
     if not is_single:
         return _load_with_datasets(spec, where, default_split, cache_dir)
     _refuse_options(spec, where, ("name", "split", "data_files"), f"{path} is a single file")
-    if not path.name.endswith(_SUFFIXES):
+    if not path.name.endswith(SUFFIXES):
         raise DistillensError(
-            f"{where}.path: {spec.path} ends in {path.suffix!r}, expected {', '.join(_SUFFIXES)}"
+            f"{key_of(where, 'path')}: {spec.path} ends in {path.suffix!r}, expected "
+            f"{', '.join(SUFFIXES)}"
         )
     if form not in READERS:
         return _load_with_datasets(spec, where, default_split, cache_dir)
-    _refuse_streamed_array(spec, where, path)
+    check_streamable(path, spec, where)
     return READERS[form](path), form == ".csv"
 
 
@@ -80,14 +87,6 @@ def _refuse_options(spec: DatasetSpec, where: str, options: tuple[str, ...], wha
             )
 
 
-def _refuse_streamed_array(spec: DatasetSpec, where: str, path: Path) -> None:
-    if spec.streaming and format_of(path) == ".json" and is_json_array(path):
-        raise DistillensError(
-            f"{where}.streaming: {path} is one JSON array, which can only be read whole; save it "
-            "as JSON Lines, one object a line"
-        )
-
-
 def _load_with_datasets(
     spec: DatasetSpec, where: str, default_split: str, cache_dir: str | None
 ) -> tuple[Iterator[PlacedRow], bool]:
@@ -95,8 +94,8 @@ def _load_with_datasets(
     path = Path(spec.path)
     if spec.path in _CODE_FORMATS and not path.exists():
         raise DistillensError(
-            f"{where}.path: found {spec.path!r}, a file format that can run code; expected a file, "
-            "a folder, or a data set on the Hub"
+            f"{key_of(where, 'path')}: found {spec.path!r}, a file format that can run code; "
+            "expected a file, a folder, or a data set on the Hub"
         )
     # Imported here: it takes a second, which a plain file does not need.
     import datasets
@@ -110,18 +109,23 @@ def _load_with_datasets(
         if (path / "dataset_dict.json").exists():
             _refuse_options(spec, where, ("name", "data_files"), no_option)
             saved = datasets.load_from_disk(str(path))
-            rows = _sliced(split, lambda name: saved[name], where)
+            rows = sliced(split, lambda name: saved[name], where, streaming=False)
         elif (path / "state.json").exists():
             _refuse_options(spec, where, ("name", "data_files", "split"), no_option)
             rows = iter(datasets.load_from_disk(str(path)))
         else:
             kind = ("parquet", None) if path.is_file() else (spec.path, spec.name)
-            files = str(path) if path.is_file() else spec.data_files
+            # What is given as a file is taken for a pattern.
+            files = glob.escape(os.path.abspath(path)) if path.is_file() else spec.data_files
+            if path.is_dir():
+                check_folder_name(spec, where)
             builder = datasets.load_dataset_builder(*kind, data_files=files, cache_dir=cache_dir)
             is_csv = builder.name == "csv"
-            own = _own_files(builder, split, spec, where) if path.is_dir() else None
-            if own is not None:
-                return own, is_csv
+            if path.is_dir():
+                check_all_taken(builder, spec, where)
+                own = own_rows(builder, split, spec, where)
+                if own is not None:
+                    return own, is_csv
             # pandas would take NA, None and null for missing.
             texts = {"keep_default_na": False, "na_filter": False} if is_csv else {}
 
@@ -136,7 +140,9 @@ def _load_with_datasets(
                 )
 
             # A stream has no length, so `datasets` does not slice it.
-            rows = _sliced(split, load, where) if spec.streaming else iter(load(split))
+            rows = (
+                sliced(split, load, where, streaming=True) if spec.streaming else iter(load(split))
+            )
     except DistillensError:
         raise
     except Exception as error:  # whatever a Hub, a network or a file format can raise
@@ -171,65 +177,10 @@ def _refuse(spec: DatasetSpec, split: str, where: str, error: Exception) -> NoRe
     else:
         advice = "expected a .jsonl file, a folder, or a data set on the Hub that can be reached"
     raise DistillensError(
-        f"{where}.path: {spec.path!r} (split {split!r}) cannot be loaded: {_first_line(error)}; "
-        f"{advice}"
+        f"{key_of(where, 'path')}: {spec.path!r} (split {split!r}) cannot be loaded: "
+        f"{_first_line(error)}; {advice}"
     ) from error
 
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-def _sliced(
-    split: str, load: Callable[[str], Iterable[dict[str, Any]]], where: str
-) -> Iterator[dict[str, Any]]:
-    """The rows of `train` or `train[2:5]`; any other text is for `load` to refuse.
-
-    Args:
-        load: gives the rows of a split by its name alone.
-    """
-    wanted = _SLICE.fullmatch(split)
-    if wanted is None:
-        return iter(load(split))
-    start, end = _bounds(wanted)
-    rows = load(wanted[1])
-    if start >= 0 and (end or 0) >= 0:
-        return islice(rows, start, end)
-    if not isinstance(rows, Sized):
-        _refuse_from_the_end(split, where)
-    first, last, _ = slice(start, end).indices(len(rows))
-    return islice(rows, first, max(first, last))
-
-
-def _bounds(wanted: re.Match[str]) -> tuple[int, int | None]:
-    return int(wanted[2] or 0), int(wanted[3]) if wanted[3] else None
-
-
-def _refuse_from_the_end(split: str, where: str) -> NoReturn:
-    raise DistillensError(
-        f"{where}.split: found {split}, which counts from the end, but a stream is read from its "
-        "start; count from the start, or delete streaming"
-    )
-
-
-def _own_files(
-    builder: Any, split: str, spec: DatasetSpec, where: str
-) -> Iterator[PlacedRow] | None:
-    """The rows of a split of a local folder whose files can be read without guessing types.
-
-    None for other formats, or for a split that only `datasets` can slice or refuse.
-    """
-    wanted = _SLICE.fullmatch(split)
-    splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}
-    files = [Path(file) for file in (splits.get(wanted[1]) or [] if wanted else [])]
-    if not wanted or not files or any(format_of(file) not in READERS for file in files):
-        return None
-    for file in files:
-        _refuse_streamed_array(spec, where, file)
-    rows = (row for file in files for row in READERS[format_of(file)](file))
-    start, end = _bounds(wanted)
-    if start >= 0 and (end or 0) >= 0:
-        return islice(rows, start, end)
-    if spec.streaming:
-        _refuse_from_the_end(split, where)
-    return iter(list(rows)[start:end])

@@ -4,6 +4,18 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
+def key_of(where: str, key: str) -> str:
+    """Where a key of the settings is given, for errors: `r.yaml:3: datasets.train.template`.
+
+    Args:
+        where: of the section; `--data` in a command without a recipe, whose flag it is for `path`:
+            other keys have flags of their own names.
+    """
+    if where == "--data":
+        return where if key == "path" else f"--{key}"
+    return f"{where}.{key}"
+
+
 class DatasetSpec(Protocol):
     """What to read and how.
 

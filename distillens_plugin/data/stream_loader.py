@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 
 from distillens_plugin.data.collate import Batch
 from distillens_plugin.data.streaming import StreamedDataset
+from eval_harness.errors import DistillensError, RunFailure
 
 
 class StreamLoader:
@@ -66,10 +67,17 @@ class StreamLoader:
         Returns:
             Whether the batches until there are the same.
         Raises:
-            DistillensError: as `StreamedDataset.examples`.
+            DistillensError: a row until there is malformed, or as `StreamedDataset.examples`.
+            RunFailure: the source could not be read on.
         """
-        while self.num_batches < state["num_batches"]:
-            self._next_examples()
+        try:
+            while self.num_batches < state["num_batches"]:
+                self._next_examples()
+        except RunFailure as error:
+            if isinstance(error.__cause__, DistillensError):
+                # A mistake in the data, as among the first rows: training has not begun again.
+                raise DistillensError(str(error)) from error
+            raise
         return self.state() == state
 
     def _next_examples(self) -> list[dict[str, Any]]:

@@ -216,11 +216,12 @@ def alpha_beta(
 
     Args:
         teacher_logits, student_logits: [N, V], as `forward_kl`.
-        alpha, beta: exponents of the teacher and the student; neither they nor their sum may be 0.
+        alpha, beta: exponents of the teacher and the student; neither is 0, and their sum is above
+            0. With a negative one the value is infinite where float32 cannot hold a power.
     Returns:
         [N], never negative.
     Raises:
-        ValueError: the shapes differ, or an exponent or their sum is 0.
+        ValueError: the shapes differ, an exponent is 0, or their sum is not above 0.
     Source: Wang et al. 2025 (ABKD), arXiv 2505.04560, eq. 8; Cichocki et al. 2011.
     """
     check_alpha_beta(alpha, beta)

@@ -83,11 +83,14 @@ def check_coefficients(coefficients: Sequence[float]) -> None:
 
 
 def check_alpha_beta(alpha: float, beta: float) -> None:
-    """Raise ValueError unless both are finite and neither they nor their sum is 0."""
+    """Raise ValueError unless both are finite, neither is 0, and their sum is above 0.
+
+    With a sum below 0 the rarest tokens alone would decide, whose powers overflow float32.
+    """
     if not (TEACHER_EXPONENT.accepts(alpha) and STUDENT_EXPONENT.accepts(beta)) or (
-        alpha + beta == 0
+        alpha + beta <= 0
     ):
         raise ValueError(
-            f"alpha = {alpha}, beta = {beta}: expected finite numbers, and neither they nor their "
-            "sum may be 0 (use fkl for (1, 0) and rkl for (0, 1))"
+            f"alpha = {alpha}, beta = {beta}: expected finite numbers other than 0 with a sum "
+            "above 0 (use fkl for (1, 0) and rkl for (0, 1))"
         )

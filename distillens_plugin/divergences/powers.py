@@ -51,6 +51,9 @@ class AlphaBeta:
         # Small powers of a floored probability are not small, so this starts from the logarithms.
         log_p = teacher.shifted.sub_(teacher.log_total)
         log_q = student.shifted.sub_(student.log_total)
+        if student.absent is not None:  # equal logarithms add nothing, as in `functions.alpha_beta`
+            log_p.masked_fill_(student.absent, 0)
+            log_q.masked_fill_(student.absent, 0)
         cross, teacher_part = functions.alpha_beta_parts(log_p, log_q, self.alpha, self.beta)
         total = self.alpha + self.beta
         loss = (cross - self.alpha / total * teacher_part).sum(-1) / (-self.alpha * self.beta)

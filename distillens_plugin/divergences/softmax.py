@@ -25,11 +25,13 @@ class SoftmaxRows:
         shifted: [r, V] logits less their maximum.
         probs: [r, V] softmax, with exp(FLOOR) of the largest as its least value.
         total: [r, 1] sum of exp(shifted), so that log prob = shifted - log(total).
+        absent: [r, V] bool, columns that were taken out, or None where all count.
     """
 
     shifted: Tensor
     probs: Tensor
     total: Tensor
+    absent: Tensor | None = None
 
     @property
     def log_total(self) -> Tensor:
@@ -59,7 +61,7 @@ def softmax_rows(logits: Tensor, allocate: Allocate, absent: Tensor | None = Non
     probs = torch.clamp_min(shifted, FLOOR, out=allocate(logits)).exp_()
     total = probs.sum(-1, keepdim=True)
     probs.mul_(total.reciprocal())
-    return SoftmaxRows(shifted, probs, total)
+    return SoftmaxRows(shifted, probs, total, absent)
 
 
 def log_ratio_(teacher: SoftmaxRows, student: SoftmaxRows) -> Tensor:

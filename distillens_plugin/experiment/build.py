@@ -103,7 +103,7 @@ def build_experiment(
     try:
         with placement.in_box(teacher, student, accelerator):
             box = build_box(form, teacher, student, rows, accelerator)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         # Arguments of torch's optimizers, schedulers and losses are only known to these.
         raise DistillensError(
             f"{recipe.where('train')}: torchdistill cannot build it ({error}); check the kwargs of "

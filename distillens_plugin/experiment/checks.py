@@ -1,5 +1,6 @@
 """What can be refused only once models are built, before the first step."""
 
+import re
 from typing import Any
 
 from accelerate import Accelerator
@@ -7,13 +8,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distillens_plugin.data.examples import InstructionDataset
-from distillens_plugin.lens.discovery import Anatomy
+from distillens_plugin.lens.discovery import Anatomy, unwrap
 from distillens_plugin.lens.hooks import check_paths
 from distillens_plugin.lens.positions import num_positions
 from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
 from eval_harness.errors import DistillensError
+
+_INSTANCE = re.compile(r"instance\((\w+)\)")
 
 
 def check_embeddings(
@@ -49,6 +52,28 @@ def check_hooks(
         if model is not None:
             for kind, paths in hooks.items():
                 check_paths(model, paths, where=f"{recipe.path}: train.{role}.forward_hook.{kind}")
+            frozen = train.get(role, {}).get("frozen_modules", [])
+            _check_frozen(model, frozen, f"{recipe.path}: train.{role}.frozen_modules")
+
+
+def _check_frozen(model: nn.Module, paths: list[str], where: str) -> None:
+    """torchdistill only logs what it does not find, and would train it.
+
+    It takes paths of modules, names of parameters, and `instance(LayerNorm)` of torch.nn.
+    """
+    parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)}
+    for path in paths:
+        if path == ".":
+            raise DistillensError(f"{where}: found '.'; to freeze all, set requires_grad: false")
+        if found := _INSTANCE.fullmatch(path):
+            kind = getattr(nn, found[1], None)
+            if not isinstance(kind, type) or not any(isinstance(m, kind) for m in model.modules()):
+                raise DistillensError(
+                    f"{where}: the model has no module of torch.nn.{found[1]}; name the class of "
+                    "one that it has, or module paths"
+                )
+        elif path not in parameters:
+            check_paths(model, [path], where=where)
 
 
 def check_positions(
@@ -62,14 +87,23 @@ def check_positions(
     config = getattr(model, "config", None)
     limit = num_positions(config) if config is not None else None
     for name, data in (("train", train), ("validation", validation)):
-        if data is None:
-            continue
-        # Of a stream, only the first rows are known.
-        streamed = data.spec.streaming
-        longest = data.spec.max_length if streamed else max(data.lengths)
-        if limit is not None and longest > limit:
-            found = "rows of the stream may have" if streamed else "the longest row has"
-            raise DistillensError(
-                f"{recipe.where(f'datasets.{name}')}: {found} {longest} tokens, but "
-                f"the {role} has {limit} positions; set max_length to {limit} or less"
-            )
+        if data is not None:
+            check_lengths(role, limit, data, recipe.where(f"datasets.{name}"))
+
+
+def check_lengths(role: str, limit: int | None, data: InstructionDataset, where: str) -> None:
+    """Refuses rows that are longer than a model's positions.
+
+    Args:
+        limit: how many these are; None if its config sets no limit.
+        where: the recipe's key, for errors.
+    """
+    # Of a stream, only the first rows are known.
+    streamed = data.spec.streaming
+    longest = data.spec.max_length if streamed else max(data.lengths)
+    if limit is not None and longest > limit:
+        found = "rows of the stream may have" if streamed else "the longest row has"
+        raise DistillensError(
+            f"{where}: {found} {longest} tokens, but the {role} has {limit} positions; set "
+            f"max_length to {limit} or less"
+        )

@@ -22,12 +22,13 @@ class BlockResult(NamedTuple):
 
     Attributes:
         losses: [r] in nats.
-        gradient: [r, V] of each row's loss towards the student's logits.
+        gradient: [r, V] of each row's loss towards the student's logits; None where it is not kept
+            and would cost a backward pass of its own.
         student_entropy, teacher_entropy: [r] in nats, or None where not asked for.
     """
 
     losses: Tensor
-    gradient: Tensor
+    gradient: Tensor | None
     student_entropy: Tensor | None = None
     teacher_entropy: Tensor | None = None
 
@@ -55,24 +56,27 @@ def divergence_block(
     allocate: Allocate,
     *,
     entropies: bool = False,
+    keep_gradient: bool = True,
     check_on_host: bool = True,
 ) -> BlockResult:
     """Losses and gradient of a divergence for [r, V] logits of both models, left unchanged.
 
     Args:
+        keep_gradient: False where nothing reads it.
         check_on_host: test on the host for -inf columns, and mask them only if there are any;
             otherwise always mask them, which costs a GPU nothing and spares it a wait.
     """
+    both: tuple[Tensor | None, Tensor | None] = (None, None)
     if not isinstance(divergence, FusedDivergence):
-        return _by_autograd(
-            divergence, teacher_logits, student_logits, allocate, entropies=entropies
-        )
+        if entropies:
+            both = _entropies(teacher_logits, student_logits, allocate)
+        call = _by_autograd if keep_gradient else _value_alone
+        return BlockResult(*call(divergence, teacher_logits, student_logits), *both)
     absent: Tensor | None = None
     if not (check_on_host and _all_finite(teacher_logits) and _all_finite(student_logits)):
         absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
     teacher = softmax_rows(teacher_logits, allocate, absent)
     student = softmax_rows(student_logits, allocate, absent)
-    both: tuple[Tensor | None, Tensor | None] = (None, None)
     if entropies:
         product = allocate(student_logits)
         both = (student.entropy(product), teacher.entropy(product))
@@ -110,30 +114,43 @@ def _all_finite(logits: Tensor) -> bool:
     return math.isfinite(logits.sum().item())
 
 
+def _entropies(
+    teacher_logits: Tensor, student_logits: Tensor, allocate: Allocate
+) -> tuple[Tensor, Tensor]:
+    """The student's and the teacher's, [r] each."""
+    product = allocate(student_logits)
+    absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
+    return (
+        softmax_rows(student_logits, allocate, absent).entropy(product),
+        softmax_rows(teacher_logits, allocate, absent).entropy(product),
+    )
+
+
 def _by_autograd(
-    divergence: Divergence,
-    teacher_logits: Tensor,
-    student_logits: Tensor,
-    allocate: Allocate,
-    *,
-    entropies: bool,
-) -> BlockResult:
-    """A divergence without its own gradient: differentiated within the block."""
-    both: tuple[Tensor | None, Tensor | None] = (None, None)
-    if entropies:
-        product = allocate(student_logits)
-        absent = torch.isneginf(teacher_logits) | torch.isneginf(student_logits)
-        both = (
-            softmax_rows(student_logits, allocate, absent).entropy(product),
-            softmax_rows(teacher_logits, allocate, absent).entropy(product),
-        )
+    divergence: Divergence, teacher_logits: Tensor, student_logits: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Losses and gradient of a divergence without its own: differentiated within the block."""
     with torch.enable_grad():
         leaf = student_logits.detach().requires_grad_()
-        losses = divergence(teacher_logits, leaf)
-        if losses.shape != leaf.shape[:1]:
-            raise ValueError(
-                f"divergence {divergence.name!r} returned shape {tuple(losses.shape)} for logits "
-                f"{tuple(leaf.shape)}, expected one value per row: {tuple(leaf.shape[:1])}"
-            )
+        losses = _row_losses(divergence, teacher_logits, leaf)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return BlockResult(losses.detach(), gradient, *both)
+    return losses.detach(), gradient
+
+
+def _value_alone(
+    divergence: Divergence, teacher_logits: Tensor, student_logits: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Its losses, where no gradient is kept: inference mode would not even allow one."""
+    with torch.no_grad():
+        return _row_losses(divergence, teacher_logits, student_logits), None
+
+
+def _row_losses(divergence: Divergence, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    losses = divergence(teacher_logits, student_logits)
+    if losses.shape != student_logits.shape[:1]:
+        raise ValueError(
+            f"divergence {divergence.name!r} returned shape {tuple(losses.shape)} for logits "
+            f"{tuple(student_logits.shape)}, expected one value per row: "
+            f"{tuple(student_logits.shape[:1])}"
+        )
+    return losses

@@ -69,8 +69,8 @@ class GroupBlocks:
             self.scratch.used = 0
             logits = self._logits(products, self.student)
             teachers = [self._logits(part[block], self.teacher) for part in teacher_products]
-            gradient = self._gradient(row_set, rows, logits, teachers)
-            if not keep_gradient:
+            gradient = self._gradient(row_set, rows, logits, teachers, keep=keep_gradient)
+            if gradient is None:
                 continue
             if self.student.softcap is not None:
                 slope = torch.div(logits, self.student.softcap, out=self._take(logits))
@@ -86,12 +86,12 @@ class GroupBlocks:
             products[:, gradient.shape[1] :].zero_()
 
     def _gradient(
-        self, row_set: RowSet, rows: slice, logits: Tensor, teachers: list[Tensor]
-    ) -> Tensor:
+        self, row_set: RowSet, rows: slice, logits: Tensor, teachers: list[Tensor], *, keep: bool
+    ) -> Tensor | None:
         """The gradient of all groups of a row set towards the logits, in their shares."""
         total: Tensor | None = None
         scratch = self.scratch
-        if row_set.shares is not None:
+        if row_set.shares is not None and keep:
             widest = (
                 logits if any(g.is_cross_entropy for g in row_set.groups) else self._cut(logits)
             )
@@ -100,7 +100,7 @@ class GroupBlocks:
             used = scratch.used
             teacher_index = row_set.teacher_of[index]
             teacher = None if teacher_index is None else teachers[teacher_index]
-            result = self._one(group, rows, logits, teacher)
+            result = self._one(group, rows, logits, teacher, keep)
             row_set.losses[index][rows] = result.losses
             entropies = row_set.entropies[index]
             if entropies is not None and result.student_entropy is not None:
@@ -108,6 +108,9 @@ class GroupBlocks:
                 if entropies[1] is not None and result.teacher_entropy is not None:
                     entropies[1][rows] = result.teacher_entropy
             gradient = result.gradient
+            if gradient is None or not keep:
+                scratch.used = used
+                continue
             if group.temperature != 1:
                 gradient.mul_(1 / group.temperature)
             if row_set.shares is None or total is None:
@@ -115,11 +118,10 @@ class GroupBlocks:
             share = row_set.shares[index][rows].unsqueeze(-1)
             total[:, : gradient.shape[1]].addcmul_(gradient, share)
             scratch.used = used
-        assert total is not None  # a row set has at least one group
         return total
 
     def _one(
-        self, group: Group, rows: slice, logits: Tensor, teacher: Tensor | None
+        self, group: Group, rows: slice, logits: Tensor, teacher: Tensor | None, keep: bool
     ) -> BlockResult:
         divergence = group.divergence
         if isinstance(divergence, CrossEntropy) or teacher is None:
@@ -129,7 +131,14 @@ class GroupBlocks:
             return cross_entropy_block(labels, logits, self._take, entropies=self.entropies)
         teacher = self._cool(teacher, group.temperature)
         logits = self._cool(self._cut(logits), group.temperature)
-        return divergence_block(divergence, teacher, logits, self._take, entropies=self.entropies)
+        return divergence_block(
+            divergence,
+            teacher,
+            logits,
+            self._take,
+            entropies=self.entropies,
+            keep_gradient=keep,
+        )
 
     def _cut(self, logits: Tensor) -> Tensor:
         return logits[:, : self.common]

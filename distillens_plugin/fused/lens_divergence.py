@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distillens_plugin.divergences import Divergence, make_divergence
+from distillens_plugin.divergences.table import divergence_entry, readers
 from distillens_plugin.fused.naive import walk_naive
 from distillens_plugin.fused.parts import Group, Head, WalkResult
 from distillens_plugin.fused.walk import walk
@@ -58,7 +59,7 @@ class LensDivergence:
         teacher_weight: Tensor,
         *,
         divergence: str | Divergence = "jsd",
-        beta: float = 0.5,
+        beta: float | None = None,
         temperature: float = 1.0,
         student_bias: Tensor | None = None,
         teacher_bias: Tensor | None = None,
@@ -82,7 +83,8 @@ class LensDivergence:
             divergence: jsd, fkl, rkl, jeffreys, skew_fkl, skew_rkl, akl, tvd, alpha_beta, fkl_jsd,
                 or an object with parameters of its own (`make_divergence`, or yours: see
                 `divergences.protocol`).
-            beta: of jsd given by name, weight of the teacher in [0, 1]; 0 is FKL, 1 is RKL.
+            beta: of a divergence given by name that has one; None is its default. Of jsd, weight of
+                the teacher in [0, 1] (0.5; 0 is FKL, 1 is RKL). Others have no beta.
             temperature: divides both models' logits, > 0.
             student_bias, teacher_bias: [V] or None.
             student_softcap, teacher_softcap: c in c tanh(logits / c), > 0, or None.
@@ -93,15 +95,21 @@ class LensDivergence:
         Returns:
             0-d (or [R]) float32, float64 for float64 weights.
         Raises:
-            ValueError: shapes that do not fit, or a parameter out of range.
+            ValueError: shapes that do not fit, a parameter out of range, or a beta that nothing
+                would read.
             RuntimeError: in the backward of reduction "none", in a second backward after a first
                 without retain_graph=True, and in a double backward.
         """
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction = {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
         if isinstance(divergence, str):
-            # beta belongs to jsd here; alpha_beta's exponents are set through make_divergence.
-            divergence = make_divergence(divergence, beta=beta if divergence == "jsd" else None)
+            _check_beta(divergence, beta)
+            divergence = make_divergence(divergence, beta=beta)
+        elif beta is not None:
+            raise ValueError(
+                f"beta = {beta} beside the object {divergence.name!r}, which has its parameters "
+                "already; leave it out"
+            )
         group = Group(
             name=divergence.name,
             student_rows=student_hidden,
@@ -123,6 +131,14 @@ class LensDivergence:
             return rows
         leaves = (student_hidden, student_weight, student_bias)
         return _ForwardOnly.apply(rows, *(leaf for leaf in leaves if leaf is not None))
+
+
+def _check_beta(name: str, beta: float | None) -> None:
+    if beta is not None and "beta" not in divergence_entry(name).parameters:
+        raise ValueError(
+            f"beta = {beta} is not a parameter of {name}, only of {', '.join(readers('beta'))}; "
+            "leave it out"
+        )
 
 
 lens_divergence = LensDivergence(walk)

@@ -102,13 +102,14 @@ def segment_block(
         losses.append(result.losses)
         entropies.append((result.student_entropy, result.teacher_entropy))
         part = result.gradient
+        if part is None or not kind.keep_gradient:
+            continue
         if group.temperature != 1:
             part = part * (1 / group.temperature)
         if shares is not None:
             part = part * shares[index].unsqueeze(-1)
         gradient = part if gradient is None else _sum(gradient, part)
-    assert gradient is not None  # a row set has at least one group
-    if not kind.keep_gradient:
+    if gradient is None:
         return SegmentResult(losses, entropies, None)
     columns = gradient.shape[1]
     scale, softcap = kind.student
@@ -148,6 +149,7 @@ def _one(
         logits,
         allocate,
         entropies=kind.entropies,
+        keep_gradient=kind.keep_gradient,
         check_on_host=False,
     )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Where a PeftModel with LoRA keeps the model it wraps.
 PEFT_PREFIX = "base_model.model."
+_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,16 @@ def read_config(fields: Mapping[str, Any]) -> Any:
         )
     check_config(fields)
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(fields))
+        return CONFIG_MAPPING[model_type].from_dict(_decoded(fields))
     except Exception as error:  # config classes validate with exceptions of their own
         reason = " ".join(str(error).split())
         raise DistillensError(f"the model's config ({model_type}): {reason}") from error
+
+
+def _decoded(value: Any) -> Any:
+    """With the numbers that JSON lacks: transformers writes {"__float__": "Infinity"}."""
+    if isinstance(value, Mapping):
+        if list(value) == ["__float__"] and value["__float__"] in _FLOATS:
+            return float(value["__float__"])
+        return {key: _decoded(entry) for key, entry in value.items()}
+    return [_decoded(entry) for entry in value] if isinstance(value, list) else value

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class TeacherFile:
         layers: those with a matrix; k is the residual stream after k blocks.
         weights: digest of that teacher's weights; None if it was not in a local folder.
         teacher: its name, or its folder then; None if unknown.
+        adapter, adapter_weights: the same of the adapter that was merged into it, if there was one.
     """
 
     kind: Kind
@@ -58,6 +60,8 @@ class TeacherFile:
     layers: tuple[int, ...]
     weights: str | None = None
     teacher: str | None = None
+    adapter: str | None = None
+    adapter_weights: str | None = None
 
     def check(self, layers: Sequence[Any], num_layers: int, width: int, where: str) -> None:
         """Refuses another teacher, or layers without a matrix.
@@ -79,37 +83,94 @@ class TeacherFile:
                 "layers"
             )
 
-    def check_weights(self, teacher: str | os.PathLike[str], where: str) -> None:
+    def check_weights(
+        self, teacher: str | os.PathLike[str], where: str, *, adapter: str | None = None
+    ) -> None:
         """Refuses a teacher of the same sizes whose layers are others.
 
-        That is one in a local folder that has been trained further since, or one with another name
-        on the Hub.
+        That is one in a local folder that has been trained further since, one with another name on
+        the Hub, or one with another adapter or without the file's.
+
+        Args:
+            adapter: folder or Hub name of what is merged into it. Beside a file of a plain model
+                nothing is compared: that may have been the merged one.
         """
-        kind, found = self.kind, weights_digest(teacher)
-        name = os.fspath(teacher)
-        if self.weights is None and found is None and self.teacher not in (None, name):
-            raise DistillensError(
-                f"{where}: these {kind.plural} were {kind.past} on {self.teacher}, but the teacher "
-                f"is {name}; {kind.verb} them on it with `distillens {kind.command}`"
+        if self.adapter is None and adapter is not None:
+            return
+        if self.adapter is not None and adapter is None:
+            raise self._made_on(
+                f"{self.teacher} with the adapter {self.adapter}",
+                f"the teacher is {os.fspath(teacher)} without one",
+                where,
             )
-        if None not in (self.weights, found) and found != self.weights:
+        self.check_base(teacher, where)
+        if self.adapter is not None and adapter is not None:
+            self._compare(
+                self.adapter, self.adapter_weights, adapter, where, who="the teacher's adapter"
+            )
+
+    def check_base(self, teacher: str | os.PathLike[str], where: str) -> None:
+        """The same where nobody knows what was merged into the teacher since it was loaded."""
+        self._compare(self.teacher, self.weights, os.fspath(teacher), where)
+
+    def _compare(
+        self,
+        made_on: str | None,
+        weights: str | None,
+        given: str,
+        where: str,
+        *,
+        who: str = "the teacher",
+    ) -> None:
+        kind = self.kind
+        if weights is None:
+            if made_on not in (None, given) and not _weight_files(given):
+                raise self._made_on(str(made_on), f"{who} is {given}", where)
+        elif weights_digest(given) not in (None, weights):
             raise DistillensError(
                 f"{where}: these {kind.plural} were {kind.past} on other weights than those in "
-                f"{os.fspath(teacher)}; {kind.verb} them again with `distillens {kind.command}`"
+                f"{given}; {kind.verb} them again with `distillens {kind.command}`"
             )
+
+    def _made_on(self, what: str, found: str, where: str) -> DistillensError:
+        kind = self.kind
+        return DistillensError(
+            f"{where}: these {kind.plural} were {kind.past} on {what}, but {found}; {kind.verb} "
+            f"them on it with `distillens {kind.command}`"
+        )
+
+
+def teacher_notes(teacher: str, adapter: str | None) -> dict[str, str | None]:
+    """What a file's notes say of the teacher that it was made on, as `TeacherFile` reads it.
+
+    Args:
+        teacher: folder or Hub name.
+        adapter: the same of the adapter that is merged into it.
+    """
+    notes = {"teacher": teacher, "teacher_weights": weights_digest(teacher)}
+    if adapter is None:
+        return notes
+    return {**notes, "adapter": adapter, "adapter_weights": weights_digest(adapter)}
 
 
 def weights_digest(teacher: str | os.PathLike[str]) -> str | None:
     """Sixteen hexadecimal digits over the weights in a local folder; None if it has none."""
-    folder = os.fspath(teacher)
-    files = sorted(p for p in Path(folder).glob("*") if folder and p.suffix in _WEIGHTS)
-    if not files:
+    facts = [(path, path.stat()) for path in _weight_files(teacher)]
+    if not facts:
         return None
-    hashes = []
-    for path in files:
-        with open(path, "rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digest(hashes)
+    return digest([_hash(path.absolute(), at.st_size, at.st_mtime_ns) for path, at in facts])
+
+
+def _weight_files(teacher: str | os.PathLike[str]) -> list[Path]:
+    folder = os.fspath(teacher)
+    return sorted(p for p in Path(folder).glob("*") if folder and p.suffix in _WEIGHTS)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, num_bytes: int, changed_at_ns: int) -> str:
+    """Of a file; kept, since several files of matrices are held against one teacher."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_header(path: str | os.PathLike[str], kind: Kind, where: str) -> TeacherFile:
@@ -130,6 +191,8 @@ def read_header(path: str | os.PathLike[str], kind: Kind, where: str) -> Teacher
             tuple(fields["layers"]),
             notes.get("teacher_weights"),
             notes.get("teacher"),
+            notes.get("adapter"),
+            notes.get("adapter_weights"),
         )
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = "there is no such file" if not os.path.isfile(path) else "the file holds none"

@@ -46,8 +46,8 @@ class LogitsKD(Term):
         beta: weight of the teacher in jsd, in [0, 1] (0.5; exactly 0 is FKL and exactly 1 RKL); the
             exponent of the student in alpha_beta (0.7).
         temperature: divides both models' logits; > 0.
-        scale_by_temperature_squared: multiply by temperature ** 2 (Hinton et al. 2015); the paper
-            does not.
+        scale_by_temperature_squared: multiply by temperature ** 2 in the loss (Hinton et al. 2015),
+            not in the logged value; the paper does not.
         chunk_rows: rows of the vocabulary walk at a time; None chooses.
         divergence_options: further parameters of the divergence (alpha of skew_*, ...).
     """
@@ -69,7 +69,7 @@ class LogitsKD(Term):
         super().__init__(chunk_rows=chunk_rows)
         self.divergence = make_divergence(divergence, beta=beta, **divergence_options)
         self.temperature = temperature
-        self.scale = temperature**2 if scale_by_temperature_squared else 1.0
+        self.loss_scale = temperature**2 if scale_by_temperature_squared else 1.0
 
     def groups(self, reading: Reading) -> list[Group]:
         supervised = reading.supervised
@@ -79,7 +79,6 @@ class LogitsKD(Term):
                 student_rows=reading.student.final_rows(supervised),
                 teacher_rows=reading.teacher.final_rows(supervised).detach(),
                 divergence=self.divergence,
-                weight=self.scale,
                 temperature=self.temperature,
                 denominator=supervised.count,
             )

@@ -7,10 +7,12 @@ Legend: N supervised positions, D width, K layer pairs.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from distillens_plugin.lens.known_lenses import lens_of
-from distillens_plugin.losses.fisher_metric import FISHER, fisher_metrics
+from distillens_plugin.lens.teacher_files import TeacherFile
+from distillens_plugin.losses.fisher_metric import FISHER, fisher_metrics, read_fisher
 from distillens_plugin.losses.projection import ProjectedTerm
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.term import LayerSpec, Part
@@ -65,6 +67,11 @@ class HiddenMSE(ProjectedTerm):
         # [D, D] of each pair, on the CPU until a pair's first comparison; empty for identity.
         self._metrics: list[Tensor] = []
 
+    def teacher_files(self) -> dict[str, TeacherFile]:
+        if self.metric_file is None:
+            return {}
+        return {"metric_file": read_fisher(self.metric_file, f"{self.where}.metric_file")}
+
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
         if self.metric_file is not None and teacher is not None and not self._metrics:
@@ -79,10 +86,11 @@ class HiddenMSE(ProjectedTerm):
 
     def parts(self, reading: Reading) -> list[Part]:
         if self.metric in ("unembedding", "inverse_unembedding") and not self._metrics:
-            # The teacher is frozen, so once is enough.
-            metric = unembedding_metric(
-                reading.teacher.lens.head().weight, inverse=self.metric == "inverse_unembedding"
-            )
+            # The teacher is frozen, so once is enough. A validation may come first, and training
+            # cannot use what is made in inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                weight = reading.teacher.lens.head().weight
+                metric = unembedding_metric(weight, inverse=self.metric == "inverse_unembedding")
             self._metrics = [metric] * len(self.weighted_pairs(reading))
         return super().parts(reading)
 
@@ -95,7 +103,8 @@ class HiddenMSE(ProjectedTerm):
                 f"distillens.hidden_mse: metric = {self.metric} without its matrices, which "
                 "prepare() reads; set pre_epoch_process: distillens.pre_epoch"
             )
-        metric_DD = self._metrics[index] = self._metrics[index].to(error.device)
+        with torch.inference_mode(False), torch.no_grad():  # as in `parts`
+            metric_DD = self._metrics[index] = self._metrics[index].to(error.device)
         width = metric_DD.shape[0]
         if error.shape[-1] != width:
             raise DistillensError(

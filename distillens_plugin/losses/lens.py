@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from distillens_plugin.divergences import make_divergence
 from distillens_plugin.fused import Group
 from distillens_plugin.lens.layers import Layer
-from distillens_plugin.lens.translators import Translators
+from distillens_plugin.lens.teacher_files import TeacherFile
+from distillens_plugin.lens.translators import Translators, read_info
 from distillens_plugin.losses.lens_positions import Compared, LensPositions
 from distillens_plugin.losses.projection import Projected
 from distillens_plugin.losses.reading import Reading
@@ -84,7 +85,7 @@ class DistillLensLoss(Projected):
         self.norm = norm
         self.divergence = make_divergence(divergence, beta=beta, **divergence_options)
         self.temperature = temperature
-        self.scale = temperature**2 if scale_by_temperature_squared else 1.0
+        self.loss_scale = temperature**2 if scale_by_temperature_squared else 1.0
         self.detach_unembedding = detach_unembedding
         self.teacher_translators = teacher_translators
         self.positions = LensPositions(positions, min_teacher_entropy, weigh_by)
@@ -98,6 +99,12 @@ class DistillLensLoss(Projected):
     @property
     def has_maps(self) -> bool:
         return self.readout == "teacher" and super().has_maps
+
+    def teacher_files(self) -> dict[str, TeacherFile]:
+        name = "teacher_translators"
+        if self.teacher_translators is None:
+            return {}
+        return {name: read_info(self.teacher_translators, f"{self.where}.{name}")}
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         if self.readout == "teacher":
@@ -113,7 +120,7 @@ class DistillLensLoss(Projected):
                 teacher_rows=compared.of(self._teacher_rows(reading, b)),
                 divergence=self.divergence,
                 row_weights=compared.row_weights(),
-                weight=share * self.scale,
+                weight=share,
                 temperature=self.temperature,
                 denominator=compared.denominator(supervised),
                 detach_unembedding=self.detach_unembedding,

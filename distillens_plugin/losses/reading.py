@@ -74,7 +74,8 @@ class Reading:
         """The weight of a mean over this batch when the runner sums over a window.
 
         It is the batch's supervised tokens divided by those of the window over all ranks, and 1
-        where nothing is summed: means of batches of different size must not count equally.
+        where nothing is summed: means of batches of different size must not count equally. A window
+        without any has the share 0, as a group of rows has (`Group.inverse_denominator`).
         """
         targets = self.targets if isinstance(self.targets, Mapping) else {}
         count: float | Tensor | None = targets.get("num_supervised")
@@ -83,7 +84,9 @@ class Reading:
         positions = targets.get("positions")
         if positions is None:
             positions = supervised_from_targets(targets).positions
-        return positions.numel() / count
+        if isinstance(count, Tensor):
+            return torch.where(count == 0, 0.0, positions.numel() / count)
+        return positions.numel() / count if count else 0.0
 
     @cached_property
     def teacher_entropy(self) -> Tensor:

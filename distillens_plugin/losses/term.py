@@ -1,9 +1,8 @@
 """`Term`, the one base of this package's loss terms, and their evaluation on a batch.
 
 A term states which layers it compares (`pairs`), what else it reads (`needs`), what it trains
-itself (`prepare`, `trained`), and what its loss is: either groups of rows for the fused walk over
-the vocabulary (`groups`) or a number of its own (`value`). Callers ask these questions and never
-check a term's type. torchdistill's own losses answer them through `as_term`.
+itself (`prepare`, `trained`), and its loss: groups of rows for the fused walk (`groups`) or a
+number of its own (`value`). Callers never check a term's type; `as_term` makes one of any loss.
 
 Legend: N supervised positions, D width, V vocabulary.
 """
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from distillens_plugin.fused import Group
 from distillens_plugin.lens.layers import Layer, pair_shares, resolve_pairs
 from distillens_plugin.lens.output import IoDict
+from distillens_plugin.lens.teacher_files import TeacherFile
 from distillens_plugin.losses.needs import Needs, zeros_through
 from distillens_plugin.losses.reading import Reading
 from distillens_plugin.losses.walks import walk_in_type
@@ -49,6 +49,7 @@ class Term(nn.Module):
         needs: what it reads besides its layers.
         needs_teacher: whether it reads the teacher at all.
         readout: whose head its groups' student rows are read by, `student` or `teacher`.
+        loss_scale: a factor of its groups in the loss, which its logged values leave out.
         last_values: after a forward pass, each group's or part's value by name, `name` or
             `name/1-2` for a layer pair (0-d tensors, detached).
     """
@@ -56,6 +57,7 @@ class Term(nn.Module):
     default_name = "term"
     needs_teacher = True
     readout = "student"
+    loss_scale = 1.0
 
     def __init__(
         self,
@@ -83,6 +85,10 @@ class Term(nn.Module):
     def has_maps(self) -> bool:
         """Whether other terms may use its trained projections (`projection_of`)."""
         return False
+
+    def teacher_files(self) -> dict[str, TeacherFile]:
+        """Headers of the files that it reads and that were made on one teacher, by parameter."""
+        return {}
 
     def pairs(self, student_layers: int, teacher_layers: int) -> list[tuple[Layer, Layer]]:
         """The (student layer, teacher layer) pairs for models of these depths.
@@ -127,11 +133,7 @@ class Term(nn.Module):
         return _sum(zeros) if zeros else None
 
     def named_values(self, name: str) -> dict[str, Tensor]:
-        """The last values for the log: `name`, or `name/1-2` for a layer pair.
-
-        Args:
-            name: of the term in the recipe.
-        """
+        """The last values for the log: `name` in the recipe, or `name/1-2` for a layer pair."""
         return {
             f"{name}/{own.partition('/')[2]}" if "/" in own else name: value
             for own, value in self.last_values.items()
@@ -265,9 +267,10 @@ def _walk(
     readout: str,
     chunk_rows: int | None,
 ) -> Evaluated:
+    factors = {name: w.factor * w.term.loss_scale for name, w in terms.items()}
     # Two terms of one kind would otherwise meet under one name.
     renamed = [
-        replace(group, name=_full_name(name, group), weight=group.weight * terms[name].factor)
+        replace(group, name=_full_name(name, group), weight=group.weight * factors[name])
         for name in terms
         for group in groups[name]
     ]
@@ -276,10 +279,9 @@ def _walk(
     walked = walk_in_type(renamed, reading, readout, least)
     values: dict[str, Tensor] = {}
     for name, weighted in terms.items():
-        own = groups[name]
-        weighted.term.last_values = {g.name: walked.values[_full_name(name, g)] for g in own}
-        summed = [group.weight * walked.values[_full_name(name, group)] for group in own]
-        values[name] = torch.stack(summed).sum()
+        own = [(group, walked.values[_full_name(name, group)]) for group in groups[name]]
+        weighted.term.last_values = {group.name: value for group, value in own}
+        values[name] = torch.stack([group.weight * value for group, value in own]).sum()
     return Evaluated(walked.loss, values)
 
 
@@ -291,8 +293,7 @@ def _anchors(terms: list[Term], reading: Reading) -> Tensor | float:
     """The terms' anchors, unless the terms together reach every parameter already."""
     if any(t.needs.final_states for t in terms) and any(t.needs.unembedding for t in terms):
         return 0.0
-    anchors = (term.anchor(reading) for term in terms)
-    return sum((anchor for anchor in anchors if anchor is not None), 0.0)
+    return sum((zero for term in terms if (zero := term.anchor(reading)) is not None), 0.0)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

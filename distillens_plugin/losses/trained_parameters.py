@@ -28,10 +28,11 @@ from eval_harness.errors import DistillensError
 def adopt(box: Box) -> None:
     """Builds what the terms train, and puts it into the optimizer; a second call changes nothing.
 
-    Matrices join the optimizer's first group of parameters and vectors its last: with
-    `distillens.adamw` those with and without weight decay. So they share learning rate, schedule,
-    clipping and loss scaling with the student. Beside a student in pieces they join groups like
-    these in `box.loss_optimizer`.
+    Matrices join the optimizer's first group of parameters. Vectors join the last one without
+    weight decay or with the student's own vectors; beside a student without any, as one with LoRA,
+    they get a group of their own without decay. So they share learning rate, schedule, clipping and
+    loss scaling with the student. Beside a student in pieces they join groups like these in
+    `box.loss_optimizer`.
     """
     terms = terms_of(box.criterion)
     link_projections(terms)
@@ -51,7 +52,12 @@ def adopt(box: Box) -> None:
     known = {id(p) for group in groups for p in group["params"]}
     for parameter in parameters:
         if id(parameter) not in known:
-            groups[_group_of(parameter)]["params"].append(parameter)
+            group = _group_for(parameter, groups)
+            if any(group is one for one in groups):
+                group["params"].append(parameter)
+            else:
+                box.optimizer.add_param_group({**group, "params": [parameter]})
+                _schedule_one_more(getattr(box, "lr_scheduler", None))
 
 
 def loss_optimizer(box: Box) -> Optimizer | None:
@@ -65,22 +71,38 @@ def follow_optimizer(box: Box) -> None:
     if own is None:
         return
     for group in own.param_groups:
-        leader = box.optimizer.param_groups[_group_of(group["params"][0])]
+        leader = _group_for(group["params"][0], box.optimizer.param_groups)
         group.update({key: value for key, value in leader.items() if key != "params"})
 
 
-def _group_of(parameter: Tensor) -> int:
-    return 0 if parameter.dim() >= 2 else -1
+def _group_for(parameter: Tensor, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The group of an optimizer that a parameter belongs in, or what a new one for it holds."""
+    if parameter.dim() >= 2:
+        return groups[0]
+    for group in reversed(groups):
+        if not group.get("weight_decay") or any(p.dim() < 2 for p in group["params"]):
+            return group
+    return {**groups[-1], "weight_decay": 0.0}
+
+
+def _schedule_one_more(scheduler: Any) -> None:
+    """A schedule was made for the groups there were; a new one follows the last of them."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    for name in ("base_lrs", "lr_lambdas", "min_lrs", "max_lrs"):
+        if by_group := getattr(scheduler, name, None):
+            by_group.append(by_group[-1])
+    for inner in getattr(scheduler, "_schedulers", ()):
+        _schedule_one_more(inner)
 
 
 def _like(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
     """An optimizer of the same kind and settings, for other parameters."""
     leader: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
     groups = []
-    for index in (0, -1):
-        own = [parameter for parameter in parameters if _group_of(parameter) == index]
+    for are_matrices in (True, False):
+        own = [parameter for parameter in parameters if (parameter.dim() >= 2) is are_matrices]
         if own:
-            groups.append({**leader.param_groups[index], "params": own})
+            groups.append({**_group_for(own[0], leader.param_groups), "params": own})
     accepted = inspect.signature(type(leader)).parameters
     settings = {key: value for key, value in leader.defaults.items() if key in accepted}
     made: Optimizer = type(leader)(groups, **settings)

@@ -142,7 +142,7 @@ def import_peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:
-        raise DistillensError("the recipe uses LoRA, which needs peft: pip install peft") from error
+        raise DistillensError("LoRA and other adapters need peft: pip install peft") from error
     return peft
 
 

@@ -1,8 +1,6 @@
 """On-policy answers from a vLLM server that holds the student's weights."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from distillens_plugin.models.generating import num_unembedded
 from distillens_plugin.models.merging import merged
 from distillens_plugin.on_policy.vllm_client import VllmClient
 from distillens_plugin.on_policy.weights_check import WeightsCheck
+from distillens_plugin.on_policy.weights_folder import WeightsFolder
 from distillens_plugin.recipe.schema.on_policy import OnPolicy
 from distillens_plugin.sharding.state import model_state
 from distillens_plugin.sharding.whole_model import whole_model
@@ -72,11 +71,8 @@ class ServerSampler:
         # Log-probabilities under the weights that the server has; what tells them from others.
         self._expected = torch.empty(0)
         self._check: WeightsCheck | None = None
-        # Deleted when the process ends, or with this object.
-        self._parent = (
-            tempfile.TemporaryDirectory(prefix="distillens-", dir=settings.server.weights_dir)
-            if accelerator.is_main_process
-            else None
+        self._folder = (
+            WeightsFolder(settings.server.weights_dir) if accelerator.is_main_process else None
         )
 
     def start_step(self, step: int) -> None:
@@ -148,8 +144,8 @@ class ServerSampler:
         return check
 
     def _send(self, model: Any, weights: dict[str, Tensor]) -> None:
-        assert self._parent is not None
-        folder = Path(self._parent.name).resolve() / "student"
+        assert self._folder is not None  # on the main process
+        folder = self._folder.student
         partial = folder.with_name("partial")
         try:
             # save_pretrained removes the tensors from the mapping that it is given.

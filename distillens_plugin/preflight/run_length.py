@@ -3,7 +3,7 @@
 A schedule that does not do in these steps what it is for is noted: a trial run may be that short.
 """
 
-from math import ceil
+from math import ceil, floor
 
 from distillens_plugin.recipe.schema.by_steps import interval_in_steps
 from distillens_plugin.recipe.schema.recipe import Recipe
@@ -69,14 +69,15 @@ def check_steps(recipe: Recipe, num_rows: int, num_steps: int) -> None:
         )
 
 
-def schedule_notes(recipe: Recipe, num_steps: int) -> list[str]:
-    """A line where the learning rate never reaches its peak, and where it never falls from it.
+def schedule_notes(recipe: Recipe, num_steps: int, steps_per_epoch: int) -> list[str]:
+    """A line for each of these: the learning rate never reaches its peak, or never falls from it;
+    the run never stops early.
 
     Args:
-        num_steps: optimiser steps of the run.
+        num_steps: optimiser steps of the run, and `steps_per_epoch` those of an epoch.
     """
     scheduler, peak = recipe.train.scheduler, recipe.train.optimizer.kwargs.get("lr")
-    notes = []
+    notes = _stopping_notes(recipe, num_steps, steps_per_epoch)
     warmup = scheduler.warmup_steps(num_steps)
     if warmup >= num_steps:
         notes.append(
@@ -90,3 +91,19 @@ def schedule_notes(recipe: Recipe, num_steps: int) -> list[str]:
             "never falls below lr"
         )
     return notes
+
+
+def _stopping_notes(recipe: Recipe, num_steps: int, steps_per_epoch: int) -> list[str]:
+    stopping, every = recipe.train.early_stopping, recipe.train.eval_every
+    if stopping is None:
+        return []
+    interval = steps_per_epoch if every is None else interval_in_steps(every, steps_per_epoch)
+    # Those before the last step, which ends the run in any case; the first one sets the reference.
+    num_evaluations = floor((num_steps - 1) / interval)
+    if stopping.patience < num_evaluations:
+        return []
+    return [
+        f"note: train.early_stopping.patience is {stopping.patience}, which ends a run at "
+        f"evaluation {stopping.patience + 1} at the earliest, and there are {num_evaluations} "
+        "before the last step: the run never stops early"
+    ]

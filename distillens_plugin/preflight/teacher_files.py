@@ -32,6 +32,6 @@ def _check_teacher_file(
         check_fisher(info, layers, teacher.num_layers, teacher.width, where)
     elif teacher is not None:
         info.check(layers, teacher.num_layers, teacher.width, where)
-    if spec is not None and spec.adapter is None and spec.name_or_path is not None:
-        info.check_weights(spec.name_or_path, where)
+    if spec is not None and spec.name_or_path is not None:
+        info.check_weights(spec.name_or_path, where, adapter=spec.adapter)
     return f"ok {info.kind.plural}: {path}, {len(info.layers)} layers"

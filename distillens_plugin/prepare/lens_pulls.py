@@ -132,7 +132,8 @@ def radial_share(gradient: Tensor, rows: Tensor) -> float:
 
 
 def _compare(own: Tensor, reference: Tensor) -> tuple[float, float] | None:
-    if own.numel() == 0:
+    # The reference is 0 where both models give the same logits: nothing to compare with.
+    if own.numel() == 0 or not reference.any():
         return None
     cosine = F.cosine_similarity(own, reference, dim=0)
     return (own.norm() / reference.norm()).item(), cosine.item()

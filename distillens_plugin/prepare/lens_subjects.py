@@ -4,9 +4,7 @@ A pair is drawn with the one model's layers in rows and the other's in columns: 
 of a recipe, `--other` and MODEL of the command line.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,9 +24,6 @@ from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from distillens_plugin.recipe.schema.recipe import Recipe
 from eval_harness.errors import DistillensError
-from eval_harness.shared.files.json_files import read_json_object
-
-_MAX_CONFIG_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -83,25 +78,6 @@ class Subjects:
     def all(self) -> list[Subject]:
         """The models in the order of the page: the student before its teacher."""
         return [self.main] if self.other is None else [self.other, self.main]
-
-
-def model_spec(name: str, *, dtype: str = "float32", trusted: bool = False) -> TeacherSpec:
-    """The section for a model, or for an adapter's folder on the base that it names.
-
-    Raises:
-        DistillensError: the adapter names no base.
-    """
-    settings = {"dtype": dtype, "trust_remote_code": trusted}
-    adapter, config = Path(name) / "adapter_config.json", Path(name) / "config.json"
-    # Path.is_file would raise on a name that no file can have.
-    if not os.path.isfile(adapter) or os.path.isfile(config):
-        return TeacherSpec.model_validate({**settings, "name_or_path": name})
-    base = read_json_object(adapter, max_bytes=_MAX_CONFIG_BYTES).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise DistillensError(
-            f"{adapter}: base_model_name_or_path = {base!r}, expected the base's folder or Hub name"
-        )
-    return TeacherSpec.model_validate({**settings, "name_or_path": base, "adapter": name})
 
 
 def models_subjects(
@@ -231,5 +207,4 @@ def _check_positions(
 def _check_translators(path: str, config: PretrainedConfig, spec: TeacherSpec) -> None:
     info, text = read_info(path, "--translators"), config.get_text_config()
     info.check((), text.num_hidden_layers, text.hidden_size, f"--translators {path}")
-    if spec.adapter is None:
-        info.check_weights(spec.name_or_path, f"--translators {path}")
+    info.check_weights(spec.name_or_path, f"--translators {path}", adapter=spec.adapter)

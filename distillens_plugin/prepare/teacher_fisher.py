@@ -27,15 +27,19 @@ from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.probe import frozen, in_eval_mode, plain_model
 from distillens_plugin.lens.streams import recorded_streams
-from distillens_plugin.lens.teacher_files import weights_digest
+from distillens_plugin.lens.teacher_files import teacher_notes
 from distillens_plugin.lens_maps.batches import lens_batches
 from distillens_plugin.losses.fisher_metric import save_fisher
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
-from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
+from distillens_plugin.prepare.teacher_data import (
+    check_output,
+    check_positions,
+    check_teacher,
+    layers_below_last,
+)
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.shared.files.atomic import check_writable
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,15 @@ def teacher_fisher(
         teacher: a model section of the recipe.
         data: instruction data; all of its rows are read.
     Raises:
-        DistillensError: a layer out of range, or data that are unreadable or supervise nothing.
+        DistillensError: a teacher that cannot be loaded, a layer out of range, or data that are
+            unreadable or supervise nothing.
         RunFailure: a gradient is not finite, or the file cannot be written.
     """
-    check_writable(output.parent)
-    examples = load_examples(data, load_tokenizer(teacher.tokenizer_name), where="--data")
+    check_output(output)
+    check_teacher(teacher)
+    examples = load_examples(
+        data, load_tokenizer(teacher.tokenizer_name, revision=teacher.revision), where="--data"
+    )
     model = load_teacher(teacher, where="TEACHER").to(settings.device)
     check_positions(model, examples)
     num_layers = lens_of(model).num_layers
@@ -97,8 +105,7 @@ def teacher_fisher(
     sampled = generator if settings.labels == "sampled" else None
     matrices, count = fisher_matrices(model, batches, layers, sampled=sampled)
     notes = {
-        "teacher": teacher.name_or_path,
-        "teacher_weights": weights_digest(teacher.name_or_path or ""),
+        **teacher_notes(teacher.name_or_path, teacher.adapter),
         "data": examples.describe(),
         "num_positions": count,
         "settings": {**asdict(settings), "layers": layers},

@@ -29,14 +29,18 @@ from distillens_plugin.lens.known_lenses import lens_of
 from distillens_plugin.lens.output import LensOutput, rows_at
 from distillens_plugin.lens.readout import Lens
 from distillens_plugin.lens.streams import recorded_streams
-from distillens_plugin.lens.teacher_files import weights_digest
+from distillens_plugin.lens.teacher_files import teacher_notes
 from distillens_plugin.lens.translators import save_translators
 from distillens_plugin.models.loading import load_teacher
 from distillens_plugin.models.tokenizers import load_tokenizer
-from distillens_plugin.prepare.teacher_data import check_positions, layers_below_last
+from distillens_plugin.prepare.teacher_data import (
+    check_output,
+    check_positions,
+    check_teacher,
+    layers_below_last,
+)
 from distillens_plugin.recipe.schema.models import TeacherSpec
 from eval_harness.errors import DistillensError, RunFailure
-from eval_harness.shared.files.atomic import check_writable
 
 _HELD_OUT = 0.1
 _MAX_GRAD_NORM = 1.0
@@ -89,11 +93,13 @@ def tune_lens(
         teacher: a model section of the recipe.
         data: instruction data; a tenth of its rows (the last ones) is held out.
     Raises:
-        DistillensError: a layer out of range, or data that are unreadable or too few.
+        DistillensError: a teacher that cannot be loaded, a layer out of range, or data that are
+            unreadable or too few.
         RunFailure: the loss is not finite, or the file cannot be written.
     """
-    check_writable(output.parent)
-    tokenizer = load_tokenizer(teacher.tokenizer_name)
+    check_output(output)
+    check_teacher(teacher)
+    tokenizer = load_tokenizer(teacher.tokenizer_name, revision=teacher.revision)
     examples = load_examples(data, tokenizer, where="--data")
     num_held_out = max(1, int(_HELD_OUT * len(examples)))
     if num_held_out == len(examples):
@@ -115,8 +121,7 @@ def tune_lens(
     results = [LayerResult(layer, before[layer], after[layer]) for layer in layers]
     maps = {layer: (each.weight, each.bias) for layer, each in made.items()}
     notes = {
-        "teacher": teacher.name_or_path,
-        "teacher_weights": weights_digest(teacher.name_or_path or ""),
+        **teacher_notes(teacher.name_or_path, teacher.adapter),
         "data": examples.describe(),
         "settings": {**asdict(settings), "layers": layers},
         "held_out_kl": [asdict(result) for result in results],

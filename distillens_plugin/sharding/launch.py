@@ -57,6 +57,13 @@ def launch_of(environment: Mapping[str, str]) -> Launch:
         return Launch("ddp")
     if _number(environment, "FSDP_VERSION", 1) != 2:
         raise _refusal("FSDP version 1")
+    if _is_on(environment, "FSDP_OFFLOAD_PARAMS"):
+        raise _refusal("FSDP2 with parameters offloaded to the CPU")
+    if _is_on(environment, "FSDP_ACTIVATION_CHECKPOINTING"):
+        raise _refusal(
+            "FSDP2 with activation checkpointing of its own",
+            instead="set gradient_checkpointing: true for the model in the recipe, and ",
+        )
     one_rank_reads = _is_on(environment, "FSDP_CPU_RAM_EFFICIENT_LOADING")
     return Launch("hsdp" if sizes["DP_REPLICATE"] > 1 else "fsdp2", one_rank_reads)
 
@@ -78,9 +85,9 @@ def _zero(environment: Mapping[str, str]) -> Kind:
     return "zero1" if stage == 1 else "zero2"
 
 
-def _refusal(found: str, *, or_else: str = "fsdp2.yaml") -> DistillensError:
+def _refusal(found: str, *, instead: str = "", or_else: str = "fsdp2.yaml") -> DistillensError:
     return DistillensError(
-        f"accelerate is set up for {found}, which is not supported; "
+        f"accelerate is set up for {found}, which is not supported; {instead}"
         f"{_USE_FSDP2.replace('fsdp2.yaml', or_else)}"
     )
 

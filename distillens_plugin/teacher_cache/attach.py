@@ -27,7 +27,11 @@ from distillens_plugin.teacher_cache.fingerprint import (
     read_fingerprint,
     unread_states,
 )
-from distillens_plugin.teacher_cache.folder import open_folder, write_fingerprint
+from distillens_plugin.teacher_cache.folder import (
+    forget_leftover,
+    open_folder,
+    write_fingerprint,
+)
 from distillens_plugin.teacher_cache.forward import CachingForward
 from distillens_plugin.teacher_cache.identity import make_fingerprint
 from distillens_plugin.teacher_cache.plan import Plan, plan_teacher_cache, stored_bytes
@@ -116,6 +120,8 @@ class TeacherCache:
         # A full cache is held beside others from the first moment: runs may start together.
         beside = _looks_full(plan)
         lock = self._take_lock(beside=beside)
+        if lock.exclusive:
+            forget_leftover(folder)
         stored = read_fingerprint(folder)
         own = _fingerprint(experiment, plan, stored)
         if stored is not None and (different := own.differences(stored)):
@@ -247,7 +253,7 @@ def _fingerprint(
 ) -> Fingerprint | FingerprintOne:
     """This run's own, in the format of what is stored."""
     recipe, teacher = experiment.recipe, experiment.teacher
-    if not isinstance(stored, dict) or format_of(stored) == 2:
+    if not isinstance(stored, dict) or format_of(stored, plan.place) == 2:
         return make_fingerprint(recipe, experiment.train, plan.states)
     assert teacher is not None  # the schema refuses a cache without a teacher
     if experiment.readout is not None or is_in_pieces(teacher):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from eval_harness.errors import DistillensError
 from eval_harness.shared.files.json_files import read_json_object
-from eval_harness.shared.model_folder.checkpoint_files import stored_tensors
+from eval_harness.shared.model_folder.checkpoint_files import pickled_tensors, stored_tensors
 from eval_harness.shared.model_folder.foreign_errors import foreign_errors
+from eval_harness.shared.model_folder.safetensors_header import read_header
 
 # Not part of the hash: these describe where a model came from, not what it computes.
 PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -46,13 +47,15 @@ def hash_adapter(folder: Path | None) -> str:
     """The same of a peft adapter's weights and settings; `none` without one.
 
     Raises:
-        DistillensError: files are missing or damaged.
+        DistillensError: files are missing, truncated or damaged.
     """
     if folder is None:
         return "none"
     files = [folder / name for name in _ADAPTER_WEIGHTS if (folder / name).exists()]
     if not files:
         raise DistillensError(f"{folder}: no {_ADAPTER_WEIGHTS[0]}, expected a peft adapter")
+    # One line on a damaged file, as for a model, before its bytes are taken at their word.
+    (read_header if files[0].suffix == ".safetensors" else pickled_tensors)(files[0])
     settings = hash_json(folder / "adapter_config.json", without=_ADAPTER_PROVENANCE)
     return hashlib.sha256(f"{settings} {_hash_files(files[:1])}".encode()).hexdigest()
 

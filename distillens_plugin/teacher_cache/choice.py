@@ -17,9 +17,9 @@ from distillens_plugin.teacher_cache.fingerprint import (
     TRAINING,
     engine_of,
     format_of,
-    read_fingerprint,
     unread_states,
 )
+from distillens_plugin.teacher_cache.folder import owner_of
 from distillens_plugin.teacher_cache.identity import make_fingerprint
 from distillens_plugin.teacher_cache.model_facts import facts_of
 from distillens_plugin.teacher_cache.plan import Plan, plan_from_configs
@@ -56,7 +56,7 @@ def num_lacking(recipe: Recipe) -> int:
     _, examples, _ = load_data(recipe)
     assert isinstance(examples, InstructionDataset)  # the schema refuses a stream beside a cache
     if unmeasured(recipe.layer_terms()):
-        is_empty = read_fingerprint(Path(recipe.teacher_cache.path)) is None
+        is_empty = owner_of(Path(recipe.teacher_cache.path)) is None
         return len(examples) if is_empty else 0
     plan = plan_from_configs(recipe, examples, facts_of(recipe))
     return len(missing_rows(plan.folder, plan.row_ids, thorough=False))
@@ -72,7 +72,7 @@ def describe_choice(recipe: Recipe) -> str:
     path, wanted = recipe.teacher_cache.path, recipe.teacher_cache.teacher
     if wanted == "whole":
         return f"ok teacher_cache: {path}; the whole teacher is loaded"
-    if wanted == "auto" and read_fingerprint(Path(path)) is None:
+    if wanted == "auto" and owner_of(Path(path)) is None:
         return f"ok teacher_cache: {path} holds no states yet; the whole teacher is loaded"
     _, examples, _ = load_data(recipe)
     assert isinstance(examples, InstructionDataset)  # the schema refuses a stream beside a cache
@@ -97,10 +97,10 @@ def _lacking(recipe: Recipe, examples: InstructionDataset, *, weigh: bool) -> st
     if reason is not None:
         return reason
     plan = plan_from_configs(recipe, examples, facts_of(recipe))
-    stored = read_fingerprint(plan.folder)
+    stored = owner_of(plan.folder)
     if stored is None:
         return f"{plan.folder} holds no states yet; {fill_command(recipe)}"
-    if isinstance(stored, dict) and format_of(stored) == 1:
+    if isinstance(stored, dict) and format_of(stored, plan.place) == 1:
         return (
             f"{plan.folder} was filled by an older version, which compared the whole teacher; set "
             "teacher_cache.teacher: whole, or name another path and fill it"

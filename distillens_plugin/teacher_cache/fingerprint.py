@@ -132,15 +132,20 @@ def read_fingerprint(folder: Path) -> object | None:
         return "unreadable"
 
 
-def format_of(stored: object) -> int:
+def format_of(stored: object, where: str) -> int:
     """1 or 2.
 
+    Args:
+        where: the recipe's key and the folder, for errors.
     Raises:
         DistillensError: it is of a later version.
     """
     found = stored.get("format") if isinstance(stored, dict) else None
     if isinstance(found, int) and found > 2:
-        raise DistillensError(f"its format is {found}, and this version reads 1 and 2; update")
+        raise DistillensError(
+            f"{where}: its format is {found}, and this version reads 1 and 2; update, or name "
+            "another path"
+        )
     return 1 if found == 1 else 2
 
 

@@ -12,6 +12,7 @@ from torchdistill.losses.registry import get_high_level_loss
 
 from distillens_plugin.data.dataset import InstructionDataset
 from distillens_plugin.data.supervision import IGNORED
+from distillens_plugin.experiment.checks import check_lengths
 from distillens_plugin.lens.layers import Layer
 from distillens_plugin.losses.term import terms_of
 from distillens_plugin.recipe.full_form import BlockFacts, full_form
@@ -58,6 +59,11 @@ class Plan:
             f"states ({self.dtype}) = {shown_size(self.num_bytes)} in {self.folder}, "
             f"{shown_size(free_bytes(self.folder))} free there"
         )
+
+    @property
+    def place(self) -> str:
+        """Key and folder, for errors about what lies there."""
+        return f"{self.where}.path: {self.folder}"
 
     @property
     def max_bytes(self) -> float:
@@ -123,10 +129,13 @@ def plan_from_configs(recipe: Recipe, examples: InstructionDataset, facts: PairF
     """The same plan without weights and without a box.
 
     Raises:
-        DistillensError: as `plan_teacher_cache` does.
+        DistillensError: as `plan_teacher_cache` does, or a row is longer than a model's positions,
+            which a run finds out before that.
     """
     where = recipe.where("teacher_cache")
     _check_teacher(recipe, where)
+    for role, model in (("student", facts.student), ("teacher", facts.teacher)):
+        check_lengths(role, model.num_positions, examples, recipe.where("datasets.train"))
     import_dependencies([dep.model_dump(exclude_none=True) for dep in recipe.dependencies])
     criterion = get_high_level_loss(
         full_form(recipe, facts.student, facts.teacher)["train"]["criterion"]

@@ -41,17 +41,20 @@ def write_shard(
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing half-written is left.
     """
-    partial = path.with_suffix(".partial")
+    partial, placed = path.with_suffix(".partial"), False
     try:
         save_file(tensors, partial)
         index = ShardIndex(rows, dtypes, partial.stat().st_size, _crc32(partial))
         _sync(partial)
         os.replace(partial, path)
+        placed = True
         partial.write_text(json.dumps(asdict(index)), encoding="utf-8")
         _sync(partial)
         os.replace(partial, _index_path(path))
     except BaseException as error:
         partial.unlink(missing_ok=True)
+        if placed:  # without its index it would only be in the way
+            delete_shard(path)
         # safetensors reports a full disk by an exception of its own.
         if isinstance(error, Exception) and not isinstance(error, OSError):
             raise OSError(str(error)) from error

@@ -28,6 +28,7 @@ def describe_models(experiment: Experiment) -> str:
             f"{experiment.teacher_anatomy.num_layers} layers x {experiment.teacher_anatomy.width}"
         )
     lines += [*_describe_pairs(experiment), *_describe_balance(experiment)]
+    lines += _describe_unread(experiment)
     if recipe.train.on_policy is not None:
         settings = recipe.train.on_policy
         lines.append(
@@ -56,6 +57,35 @@ def _describe_pairs(experiment: Experiment) -> list[str]:
             weight = "auto" if name in balanced else weighted.factor
             lines.append(f"{name}: layer pairs {shown} (student-teacher), weight {weight}")
     return lines
+
+
+def _describe_unread(experiment: Experiment) -> list[str]:
+    """A line where blocks above the last layer that is read get weight decay and nothing else."""
+    box, anatomy = experiment.box, experiment.student_anatomy
+    depth = anatomy.num_layers
+    terms = [weighted.term for weighted in terms_of(box.criterion).values()]
+    read_all = any(term.needs.final_states or term.needs.activations for term in terms)
+    read_all |= experiment.recipe.train.criterion.kwargs.model_term is not None
+    decay = any(group.get("weight_decay") for group in box.optimizer.param_groups)
+    if experiment.teacher_anatomy is None or not terms or read_all or not decay:
+        return []
+    pairs = [term.pairs(depth, experiment.teacher_anatomy.num_layers) for term in terms]
+    layers = [a for own in pairs for a, _ in own]
+    # What a term without layers reads (a router loss), or a module's place, is not known here.
+    if not all(pairs) or not all(isinstance(layer, int) for layer in layers):
+        return []
+    last = max(layer for layer in layers if isinstance(layer, int))
+    above = tuple(f"{anatomy.blocks}.{index}." for index in range(last, depth))
+    if not any(
+        parameter.requires_grad and any(block in name for block in above)
+        for name, parameter in experiment.student.named_parameters()
+    ):
+        return []
+    return [
+        f"note: no loss term reads the student above layer {last}, so blocks {last + 1} to {depth} "
+        "get weight decay and no gradient; freeze them (train.student.frozen_modules) or set "
+        "weight_decay: 0"
+    ]
 
 
 def _describe_balance(experiment: Experiment) -> list[str]:

@@ -26,7 +26,8 @@ def check_stream(experiment: Experiment, standing: Standing, folder: Path) -> No
     """Reads each process's stream on to where an interrupted run stood.
 
     Raises:
-        DistillensError: on every process, if the rows until there are others than that run's.
+        DistillensError: on every process, if the rows until there are others than that run's; or
+            one of them is malformed.
     """
     loader, accelerator = experiment.box.train_data_loader, experiment.accelerator
     if not isinstance(loader, StreamLoader):

@@ -11,8 +11,11 @@ from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.main_process import on_main_process
 from eval_harness.errors import RunFailure
+from eval_harness.shared.files.atomic import write_text
 
 _PROJECT = "distillens"
+# Beside wandb's own files, so that a new run, which sets those of an earlier one aside, has none.
+_WANDB_ID = "wandb_id"
 
 Setting = str | int | float | bool
 
@@ -21,6 +24,8 @@ def start_trackers(
     recipe: Recipe, run: Path, accelerator: Accelerator, *, anew: bool = False
 ) -> None:
     """Starts the trackers of a recipe, on the main process.
+
+    A run that is resumed goes on in the same run of wandb.
 
     Args:
         run: the run's folder, which has a folder for their files.
@@ -41,15 +46,27 @@ def start_trackers(
                 accelerator.init_trackers(
                     _PROJECT,
                     config=flat_settings(recipe),
-                    init_kwargs={"wandb": {"dir": str(folder)}},
+                    init_kwargs={"wandb": {"dir": str(folder), **_same_wandb_run(folder)}},
                 )
             except Exception as error:
                 raise RunFailure(
                     f"trackers: {' and '.join(recipe.trackers)} cannot start ({error}); for wandb, "
                     "run `wandb login`, or set WANDB_MODE=offline and sync later; or delete the key"
                 ) from error
+            if "wandb" in recipe.trackers:
+                run_id = accelerator.get_tracker("wandb", unwrap=True).id
+                write_text(folder / _WANDB_ID, f"{run_id}\n")
 
     on_main_process(accelerator, start)
+
+
+def _same_wandb_run(folder: Path) -> dict[str, str]:
+    """What makes wandb go on with the run whose id was kept; nothing, where there is none."""
+    try:
+        run_id = (folder / _WANDB_ID).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return {}
+    return {"id": run_id, "resume": "allow"} if run_id else {}
 
 
 def flat_settings(recipe: Recipe) -> dict[str, Setting]:

@@ -123,7 +123,8 @@ def build_and_describe(recipe: Recipe, accelerator: Accelerator, data: RunData) 
         states_only = on_main_process(accelerator, lambda: needs_readout_alone(recipe, data[1]))
     experiment = build_experiment(recipe, accelerator, data, states_only=states_only)
     say(accelerator, describe_models(experiment))
-    say_all(accelerator, schedule_notes(recipe, experiment.num_steps))
+    notes = schedule_notes(recipe, experiment.num_steps, experiment.steps_per_epoch)
+    say_all(accelerator, notes)
     return experiment
 
 

@@ -7,6 +7,7 @@ Legend: N positions, K layers, D width.
 """
 
 import hashlib
+import json
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
+
+from eval_harness.errors import DistillensError
+from eval_harness.shared.model_folder.checkpoint_files import stored_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{8,64}(-[0-9]{1,12})?")
@@ -130,9 +134,25 @@ def digest(model: Path) -> str:
     """Of a model folder's weights and configuration, from a few pieces of every file.
 
     It tells one checkpoint from another without reading 140 GB, on both sides of a network drive.
+    Files that no model is loaded from, such as training_args.bin, may be on one side alone.
     """
+    try:
+        named = json.loads((model / "config.json").read_bytes()).get("transformers_weights")
+        tensors = stored_tensors(model, named)
+    except (DistillensError, ValueError, AttributeError):
+        # Weights in a form that vLLM alone may know, or none: it will say so better.
+        return digest_of_all(model)
+    return _digest(model, sorted({tensor.file for tensor in tensors.values()}))
+
+
+def digest_of_all(model: Path) -> str:
+    """The same of every file that might hold weights, as older versions gave it."""
+    return _digest(model, sorted([*model.glob("*.safetensors"), *model.glob("*.bin")]))
+
+
+def _digest(model: Path, files: list[Path]) -> str:
     whole = hashlib.sha256((model / "config.json").read_bytes())
-    for path in sorted([*model.glob("*.safetensors"), *model.glob("*.bin")]):
+    for path in files:
         size = path.stat().st_size
         whole.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from eval_harness.errors import DistillensError
 
@@ -15,6 +16,21 @@ def path_of(value: object, where: str) -> str:
     if not isinstance(value, str | os.PathLike):
         raise _wrong(where, value, "a text or a path")
     return str(os.fspath(value))
+
+
+def folder_of(value: object, where: str) -> Path:
+    """The path of a folder to write to.
+
+    Raises:
+        DistillensError: neither a text nor a path object; or empty, which would be the folder that
+            the process happens to work in.
+    """
+    text = path_of(value, where)
+    if not text.strip():
+        raise DistillensError(
+            f"{where} = {text!r} is empty, expected a folder; name one ('.' is the current folder)"
+        )
+    return Path(text)
 
 
 def tasks_of(tasks: object) -> str | list[str]:

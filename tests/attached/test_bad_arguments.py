@@ -17,6 +17,8 @@ LAYERS = {"auto": 2}
         ({"kd": "fkl", "temperature": 2.0}, r"temperature = 2.0 is for the lens, but layers is N"),
         ({"kd": "fkl", "alpha": 0.1}, r"alpha = 0.1 is for the lens, but layers is None"),
         ({"kd": "fkl", "detach_unembedding": True}, r"detach_unembedding = True is for the lens"),
+        ({"layers": LAYERS, "kd_weight": 5.0}, r"kd_weight = 5.0, but kd is not given; name its"),
+        ({"kd": "fkl", "lens_weight": 9.0}, r"AttachedLens: lens_weight = 9.0, but layers are n"),
         ({"kd": ["fkl"]}, r"kd = \['fkl'\], expected a divergence such as 'fkl'"),
         ({"layers": LAYERS, "chunk_rows": 0}, r"chunk_rows = 0, expected a whole number >= 1"),
         ({"kd": "fkl", "chunk_rows": "8"}, r"chunk_rows = '8', expected a whole number >= 1"),

@@ -11,6 +11,7 @@ import pytest
 from tiny_run import save_tiny_model, tiny_recipe
 
 import distillens_plugin
+from distillens_plugin import cli, run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -64,6 +65,38 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(arguments):
     done = call("distillens_plugin.cli", *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        (cli.main, ["run"]),
+        (cli.main, ["plan", "--memory", "80GB"]),
+        (cli.main, ["cache"]),
+        (cli.main, ["lens"]),
+        (cli.main, ["lens-report"]),
+        (run.main, []),
+    ],
+)
+def test_a_fragment_without_its_flag_is_told_where_it_goes(capsys, program, command):
+    for words in (["r.yaml", "methods/sft"], ["r.yaml", "--set", "seed=1", "methods/sft"]):
+        with pytest.raises(SystemExit, match="2"):
+            program([*command, *words])
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert "unrecognized arguments: methods/sft; a fragment goes after --with, " in line
+        assert not command or line.startswith(f"distillens {command[0]}: ")
+    # 3 may be what the unknown flag was to have.
+    with pytest.raises(SystemExit, match="2"):
+        program([*command, "r.yaml", "--sed", "3"])
+    line = capsys.readouterr().err
+    assert "unrecognized arguments: --sed 3" in line
+    assert "--with" not in line
+
+
+def test_a_check_and_a_trial_at_once_are_refused(tmp_path, capsys):
+    assert cli.main(["run", str(tiny_recipe(tmp_path)), "--validate", "--dry-run"]) == 2
+    assert "--dry-run: cannot be combined with --validate" in capsys.readouterr().err
 
 
 def test_print_without_validate_is_refused(tmp_path):

@@ -199,6 +199,8 @@ def test_the_page_is_written_beside_its_numbers_and_not_over_other_files(tmp_pat
         (["MODEL"], "--data: missing"),
         (["MODEL", "--data", "ROWS", "--student", "x"], "--student: found with a model"),
         (["MODEL", "--data", "nosuch.jsonl"], "nosuch.jsonl"),
+        (["MODEL", "--data", "./nosuch.csv"], "lens: --data: ./nosuch.csv does not exist"),
+        (["MODEL", "--data", "ROWS", "--template", "nosuch"], "lens: --template: template 'nosuch"),
         (["MODEL", "--data", "ROWS", "--max_length", "900"], "--max_length to 256 or less"),
         (["MODEL", "--data", "ROWS", "--translators", "ROWS"], "cannot read translators"),
         (["MODEL", "--data", "ROWS", "--dtype", "int8"], "--dtype int8: expected one of"),

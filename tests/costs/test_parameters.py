@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING
 from distillens_plugin.costs.counted import counted_architecture
 from distillens_plugin.costs.families import known_architecture
 from distillens_plugin.lens.config_facts import read_config
+from eval_harness.errors import DistillensError
 from eval_harness.shared.model_folder.shapes import empty_model
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*/config.json"))
@@ -123,3 +124,19 @@ def test_an_architecture_without_a_formula_is_counted_on_the_empty_model():
     assert found.num_parameters == number(built(fields))
     assert (found.num_layers, found.mlp_width, found.is_known) == (3, 80, False)
     assert any(linear.path == "attention.query_key_value" for linear in found.modules())
+
+
+def test_a_model_without_attention_is_refused_in_one_line(tmp_path):
+    """Its config, as transformers writes it, holds an infinity, which JSON lacks."""
+    sizes = {"hidden_size": 32, "num_heads": 4, "head_dim": 16, "num_hidden_layers": 2}
+    CONFIG_MAPPING["mamba2"](**sizes, n_groups=1, vocab_size=97).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert fields["time_step_limit"][1] == {"__float__": "Infinity"}
+    with pytest.raises(DistillensError) as caught:
+        counted_architecture(fields)
+    assert "model_type = 'mamba2': its config has no num_attention_heads" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    config = read_config(fields)
+    assert config.time_step_limit[1] == float("inf")
+    nested = {**fields, "time_step_limit": [{"__float__": "-Infinity"}, 1.0]}
+    assert read_config(nested).time_step_limit[0] == -float("inf")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distillens_plugin.costs.flops import row_flops
 from distillens_plugin.costs.plan import Machine, plan_recipe, state_bytes
-from distillens_plugin.costs.report import plan_lines
+from distillens_plugin.costs.report import plan_json, plan_lines
 from distillens_plugin.costs.shardings import memory
 from distillens_plugin.costs.walk import WalkRows
 from distillens_plugin.recipe.loading import load_recipe
@@ -186,17 +186,21 @@ def test_layers_out_of_range_are_refused(tmp_path):
         planned(tmp_path, f"{LENS}.layers={{student: [1, 23], teacher: [1, 2]}}")
 
 
-def test_flops_are_those_that_torch_counts(tmp_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = json.dumps(SMALL)
-    plan = planned(
+def row_plan(tmp_path, config):
+    """The plan of a student with this config."""
+    return planned(
         tmp_path,
-        f"{STUDENT}={{init: {{config: {config}}}}}",
+        f"{STUDENT}={{init: {{config: {json.dumps(config)}}}}}",
         f"{LENS}.layers={{student: [1, 2], teacher: [2, 4]}}",
         "datasets.train.max_length=64",
         "datasets.train.max_prompt_length=8",
     )
+
+
+def test_flops_are_those_that_torch_counts(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    plan = row_plan(tmp_path, SMALL)
     body = LlamaForCausalLM(LlamaConfig(**SMALL, attn_implementation="eager")).model
     with FlopCounterMode(display=False) as counter:
         body(input_ids=torch.zeros(1, 64, dtype=torch.int64)).last_hidden_state.sum().backward()
@@ -206,3 +210,45 @@ def test_flops_are_those_that_torch_counts(tmp_path):
     assert counted + attention == pytest.approx(counter.get_total_flops(), rel=0.03)
     again = replace(plan.run, checkpointing=True)
     assert row_flops(again, 64, 0).student == pytest.approx(counted * 4 / 3)
+
+
+EXPERTS = {"num_experts_per_tok": 2, "num_key_value_heads": 2}
+WITH_EXPERTS = [
+    # The first block has none.
+    {"model_type": "qwen3_moe", "num_experts": 8, "moe_intermediate_size": 96, "head_dim": 64}
+    | {"mlp_only_layers": [0]},
+    {"model_type": "olmoe", "num_experts": 8},
+    # Its shared expert is met by every token.
+    {"model_type": "qwen2_moe", "num_experts": 8, "moe_intermediate_size": 96}
+    | {"shared_expert_intermediate_size": 160},
+]
+
+
+@pytest.mark.parametrize("fields", WITH_EXPERTS, ids=lambda fields: fields["model_type"])
+def test_flops_of_experts_are_those_that_torch_counts(tmp_path, fields):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = {**SMALL, **EXPERTS, **fields}
+    plan = row_plan(tmp_path, config)
+    kwargs = {key: value for key, value in config.items() if key != "model_type"}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(config["model_type"], **kwargs), attn_implementation="eager"
+    )
+    model.set_experts_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.model(input_ids=torch.zeros(1, 64, dtype=torch.int64))
+    counted = row_flops(plan.run, 64, 0).student / 3
+    attention = 2 * 2.0 * SMALL["hidden_size"] * 64 * 64 * SMALL["num_hidden_layers"] / 2
+    assert counted + attention == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert plan.run.student.model.experts_per_token == 2
+    assert not any("time without" in line for line in plan_lines(plan))
+
+
+def test_experts_of_which_the_config_does_not_say_how_many_a_token_meets_are_named(tmp_path):
+    fields = {"model_type": "deepseek_v2", "n_routed_experts": 8, "moe_intermediate_size": 96}
+    plan = row_plan(tmp_path, {**SMALL, **fields, "first_k_dense_replace": 0})
+    (line,) = (line for line in plan_lines(plan) if line.startswith("time without"))
+    assert "of the student's blocks: its config does not say how many of these weights" in line
+    share = plan_json(plan)["models"]["student"]["share_of_blocks_in_flops"]
+    assert f" {1 - share:.0%} " in line
+    assert 0 < share < 0.9

@@ -136,6 +136,24 @@ def test_thoughts_are_the_same_tokens_in_an_output_and_in_a_turn(load):
     assert [data[1]["labels"].count(index) for index in (think, end)] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("name", "output", "turn"),
+    [
+        ("llama3", " Hello \n<|eot_id|>", "Hello<|eot_id|>"),
+        ("qwen3", " Hello \n<|im_end|>", "<think>\n\n</think>\n\n Hello \n<|im_end|>"),
+    ],
+)
+def test_an_output_is_learnt_as_written_and_a_turn_as_the_template_prints_it(
+    load, name, output, turn
+):
+    tokenizer = chat_tokenizer(name)
+    said = {"role": "assistant", "content": " Hello \n"}
+    rows = {"instruction": "Hi", "output": " Hello \n"}, {"messages": [TURNS[0], said]}
+    data = load(*rows, tok=tokenizer)
+    assert [labelled(data, tokenizer, index) for index in (0, 1)] == [[output], [turn]]
+    assert data.rows[0].prompt_ids == data.rows[1].prompt_ids
+
+
 def test_an_output_answers_the_messages(load, tokenizer):
     data = load({"messages": TURNS[:3], "output": ["See you", "Ciao"]}, supervise="last_turn")
     assert labelled(data, tokenizer) == ["See you<|im_end|>"]
@@ -174,6 +192,51 @@ def test_a_row_that_is_too_long_loses_its_end_and_keeps_its_mask(load, tokenizer
         assert item["labels"] == whole[0]["labels"][:length]
         assert item["labels"][-1] != -100
         assert data.counts.truncated_responses == 1
+
+
+# Thoughts are printed before what the template marks, and of a call it marks nothing.
+LATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}<|im_end|>{% else %}<think>\n\n</think>\n\n"
+    "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% endif %}{% else %}"
+    "{{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_row_of_which_nothing_learnt_is_left_is_dropped_and_counted(load):
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = LATE
+    row = {"messages": TURNS}
+    whole = load(row, tok=tokenizer).rows[0]
+    prompt, (first, _) = len(whole.prompt_ids), whole.learnt[0]
+    assert labelled(load(row, tok=tokenizer), tokenizer)[0] == "Hello there<|im_end|>"
+    assert prompt + 1 < first
+    for long_prompts in ("drop", "cut"):
+        limits = {"max_prompt_length": prompt, "long_prompts": long_prompts, "tok": tokenizer}
+        # A shorter row, so that not all are dropped.
+        short = {"messages": [{**TURNS[0], "content": ""}, TURNS[1]]}
+        data = load(row, short, max_length=first, **limits)
+        assert (data.counts.read, data.counts.kept, data.counts.dropped_long_prompts) == (2, 1, 1)
+        assert load(row, max_length=first + 1, **limits).rows[0].learnt == ((first, first + 1),)
+
+
+def test_a_call_that_the_template_does_not_mark_belongs_to_the_prompt(load):
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = LATE
+    call = {"function": {"name": "f", "arguments": {}}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    row = {"messages": [TURNS[0], calling, {"role": "tool", "content": "word " * 20}, *TURNS[1:]]}
+    (found,) = load(row, tok=tokenizer).rows
+    asked = tokenizer.decode(found.prompt_ids)
+    assert asked.endswith("word <|im_end|><|im_start|>assistant\n")
+    assert found.references == ["Hello there"]
+    limits = {"max_prompt_length": 150, "max_length": 400, "tok": tokenizer}
+    assert load(row, {"messages": TURNS}, **limits).counts.dropped_long_prompts == 1
+    data = load(row, long_prompts="cut", **limits)
+    assert len(data.rows[0].prompt_ids) == 150
+    assert data.rows[0].references == ["Hello there"]
+    assert labelled(data, tokenizer) == ["Hello there<|im_end|>", "See you<|im_end|>"]
 
 
 def test_a_prompt_that_is_too_long_is_dropped_or_loses_its_oldest_turns(load, tokenizer):

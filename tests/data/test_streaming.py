@@ -11,6 +11,7 @@ import pytest
 from accelerate import Accelerator
 from small_tokenizers import byte_level
 
+from distillens_plugin.data import streaming
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.examples import load_examples
 from distillens_plugin.data.rows import FIRST_ROWS
@@ -243,6 +244,22 @@ def test_a_stream_read_again_is_compared_up_to_where_it_stood(
     if is_same:
         following = [targets["row_ids"] for _, targets in again]
         assert following == [["r3"], ["r4"], ["r5"]]
+
+
+def test_a_malformed_row_that_is_read_again_is_a_mistake_of_the_start(
+    tmp_path, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(streaming, "FIRST_ROWS", 2)
+    path = write(tmp_path / "rows.jsonl", rows_up_to(6))
+    first = loader_of(stream_of(path, tokenizer))
+    assert len(list(first)) == 3
+    write(path, rows_up_to(5), tail="no JSON")
+    with pytest.raises(DistillensError, match=r"rows\.jsonl:6:1: ") as again:
+        loader_of(stream_of(path, tokenizer)).read_again(first.state())
+    with pytest.raises(RunFailure) as in_training:
+        list(loader_of(stream_of(path, tokenizer)))
+    assert (again.value.exit_code, in_training.value.exit_code) == (2, 1)
+    assert str(again.value) == str(in_training.value)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

@@ -1,5 +1,7 @@
 """A built experiment with a teacher cache, run epoch by epoch, whose teacher is counted."""
 
+import shutil
+
 import pytest
 from run_process import change
 from tiny_run import tiny_recipe
@@ -68,3 +70,20 @@ def agree(left, right, **tolerance):
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         assert one == pytest.approx(other, **tolerance)
+
+
+def folder_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+
+
+def copy_of(filled, folder):
+    """A recipe folder with a filled cache, free to be spoilt."""
+    shutil.copytree(filled.folder, folder, dirs_exist_ok=True)
+    path = folder / "recipe.yaml"
+    change(path, "models.teacher_model.name_or_path", str(folder / "teacher"))
+    change(path, "output_dir", str(folder / "out"))
+    return path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])

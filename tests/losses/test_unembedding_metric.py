@@ -4,7 +4,9 @@ import pytest
 import torch
 from boxes import build_box
 from hidden_box import LAYERS, box_recipe, rows_of
+from pair import batch, pair, run_both
 
+from distillens_plugin import AttachedLens
 from distillens_plugin.losses.hidden import HiddenMSE
 from distillens_plugin.losses.unembedding_metric import unembedding_metric
 from eval_harness.errors import DistillensError
@@ -77,3 +79,30 @@ def test_another_metric_and_states_that_the_unembedding_does_not_read_are_refuse
     term._metrics = [torch.eye(4) / 4] * 2
     with pytest.raises(DistillensError, match="width 3, but its matrix is for 4"):
         term.compare(0, torch.ones(2, 3), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("metric", ["unembedding", "inverse_unembedding"])
+def test_a_validation_in_inference_mode_may_come_before_training(metric):
+    """Lightning's sanity check does so; autograd saves no tensor that inference mode made."""
+    student, teacher = pair()
+    ids, labels = batch()
+    term = HiddenMSE(LAYERS, metric=metric)
+    with AttachedLens(student, teacher, terms={"mse": (term, 1.0)}) as lens:
+        with torch.inference_mode():
+            run_both(student, teacher, ids)
+            validated = lens.loss(labels)
+        run_both(student, teacher, ids)
+        loss = lens.loss(labels)
+        loss.backward()
+    assert loss.item() == pytest.approx(validated.item())
+    assert student.model.layers[0].mlp.up_proj.weight.grad.any()
+
+
+def test_a_matrix_that_is_moved_in_inference_mode_can_train():
+    term = HiddenMSE(LAYERS, metric="unembedding", projection="none")
+    term.build([(3, 3), (3, 3)], torch.device("cpu"))
+    term._metrics = [torch.eye(3) / 3] * 2
+    with torch.inference_mode():
+        term.compare(0, torch.ones(2, 3, device="meta"), torch.ones(2, 3, device="meta"))
+    assert term._metrics[0].is_meta
+    assert not term._metrics[0].is_inference()

@@ -145,6 +145,16 @@ def test_weights_are_sent_before_what_was_remembered_of_prompts_is_forgotten(ser
     assert calls == [RELOAD, FORGET, SCORE] * 3
 
 
+def test_they_are_sent_by_the_path_that_the_recipe_names(serving, tmp_path):
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "mounted")
+    _, sampler, _ = sampler_of(serving, tmp_path, weights_dir=f"'{tmp_path}/shared'")
+    sampler.start_step(0)
+    paths = {body["kwargs"]["weights_path"] for call, body in serving.calls if call == RELOAD}
+    assert len(paths) == 1
+    assert paths.pop().startswith(f"{tmp_path}/shared/distillens-student-")
+
+
 def test_a_server_that_rounds_is_not_taken_for_one_with_old_weights():
     """Its error stays; the weights move by less, by as much, and by more than it."""
     generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,9 @@ from transformers import AutoModelForCausalLM
 from distillens_plugin.preflight.run_length import check_enough_rows, check_steps, schedule_notes
 from distillens_plugin.recipe.loading import load_recipe
 from distillens_plugin.storage.kept_state import read_standing
+from distillens_plugin.training.early_stopping import judge
+from distillens_plugin.training.history import History
+from distillens_plugin.training.schedule import Schedule
 from eval_harness.errors import DistillensError
 
 
@@ -79,7 +82,7 @@ def test_a_schedule_that_never_peaks_or_never_falls_is_noted(recipe):
     def notes(kwargs, num_steps=10, key="cosine"):
         scheduler = f"train.scheduler={{key: {key}, kwargs: {kwargs}}}"
         found = load_recipe(recipe, [scheduler, "train.optimizer.kwargs.lr=1e-3"])
-        return schedule_notes(found, num_steps)
+        return schedule_notes(found, num_steps, 2)
 
     assert notes("{warmup_steps: 9, min_lr: 9e-4}") == []
     (note,) = notes("{warmup_steps: 10}", key="constant")
@@ -90,6 +93,48 @@ def test_a_schedule_that_never_peaks_or_never_falls_is_noted(recipe):
     assert "min_lr is 0.001, and lr 0.001: the learning rate never falls below lr" in note
     # Of schedules that are not ours, the keys mean what they mean there.
     assert notes("{T_max: 5, eta_min: 1}", key="CosineAnnealingLR") == []
+
+
+@pytest.mark.parametrize(
+    ("every", "epoch_steps"), [(None, 2), (None, 5), (1, 4), (3, 4), (0.25, 10), (0.5, 3)]
+)
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_early_stopping_that_cannot_come_is_noted(recipe, every, epoch_steps, patience):
+    schedule = Schedule(eval_every=every, steps_per_epoch=epoch_steps)
+    changes = [f"train.early_stopping={{patience: {patience}}}"]
+    changes += [f"train.eval_every={every}"] if every is not None else []
+    found = load_recipe(recipe, changes)
+    told = []
+    for num_steps in range(1, 30):
+        history = History()
+        for step in range(1, num_steps):
+            if schedule.evaluates(step, ends_epoch=step % epoch_steps == 0):
+                judge(
+                    history,
+                    1.0,
+                    found.train.early_stopping,
+                    score_name="loss",
+                    higher_is_better=False,
+                )
+        notes = schedule_notes(found, num_steps, epoch_steps)
+        told.append(any("the run never stops early" in note for note in notes))
+        assert told[-1] == (history.stopped is None), num_steps
+    assert set(told) == {True, False}
+
+
+def test_a_dry_run_tells_of_early_stopping_that_cannot_come(recipe):
+    done = forked(
+        recipe,
+        "--dry-run",
+        *("--set", "train.early_stopping={patience: 2}"),
+        output=recipe.parent / "out",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stdout.splitlines() if "early_stopping" in line]
+    assert line == (
+        "note: train.early_stopping.patience is 2, which ends a run at evaluation 3 at the "
+        "earliest, and there are 2 before the last step: the run never stops early"
+    )
 
 
 def test_an_epoch_without_batches_and_a_sampler_that_cannot_be_built(recipe):

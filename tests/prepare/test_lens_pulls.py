@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from distillens_plugin.data.collate import collate
 from distillens_plugin.data.supervision import supervised_from_targets
-from distillens_plugin.divergences import make_divergence
+from distillens_plugin.divergences import ForwardKL, make_divergence
 from distillens_plugin.prepare.lens_pulls import Pulls, Streams, radial_share
 
 
@@ -125,3 +125,14 @@ def test_frozen_parameters_are_not_compared(models):
     pull = pulls.of((1, 2), "final")
     assert pull.unembedding is None
     assert pull.others is not None
+
+
+def test_equal_models_leave_nothing_to_compare_with(models):
+    """Forward KL between equal logits has no gradient: no ratio of norms, rather than infinity."""
+    teacher, _ = models
+    pulls = Pulls(
+        Streams(teacher, batches(), [1]), Streams(teacher, batches(), [2]), ForwardKL(), 1.0
+    )
+    pull = pulls.of((1, 2), "final")
+    assert (pull.unembedding, pull.others) == (None, None)
+    assert pull.loss > 0

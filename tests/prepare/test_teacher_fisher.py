@@ -162,4 +162,9 @@ def test_the_command_writes_what_a_recipe_reads(tmp_path, capsys):
         load_recipe(recipe, [changes[0].replace(f", metric_file: {file}", "")])
     assert main([*command, "--layers", "9", "--output", str(file), "--device", "cpu"]) == 2
     assert "--layers 9: the teacher has layers 0 to 4" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path), "--device", "cpu"]) == 2
+    assert f"--output {tmp_path}: is a folder; name a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--output", str(file), "--seed", "9" * 23])
+    assert f"--seed: found {'9' * 23}, expected an integer" in capsys.readouterr().err
     assert read_fisher(file, "x").layers == (1, 2)

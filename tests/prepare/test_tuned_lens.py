@@ -263,11 +263,19 @@ def test_validate_checks_the_translators_against_the_teacher(tmp_path):
     [
         (["--layers", "4"], "--layers 4: the teacher has layers 0 to 4"),
         (["--layers", "x"], "--layers x: expected layer numbers"),
+        (["--template", "nosuch"], "tune-lens: --template: template 'nosuch' is not known"),
         (["--max_length", "300"], "but the teacher has 256 positions; pass --max_length 256"),
         (["--lr", "0"], "--lr 0.0: expected more than 0"),
         (["--output", "/dev/null/t.safetensors"], "/dev/null: cannot be written"),
+        (["--output", "."], "--output .: is a folder; name a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, teacher, more, expected, capsys):
     assert main(arguments(teacher, tmp_path / "t.safetensors", *more)) == 2
     assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_seed_that_torch_cannot_hold_is_refused_by_name(tmp_path, teacher, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(teacher, tmp_path / "t.safetensors", "--seed", "9" * 23))
+    assert f"--seed: found {'9' * 23}, expected an integer from 0" in capsys.readouterr().err

@@ -61,6 +61,8 @@ def test_what_is_supported(variables, kind):
     [
         ({**FSDP, "FSDP_VERSION": "1"}, "FSDP version 1"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1"),
+        ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "FSDP2 with parameters offloaded"),
+        ({**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "FSDP2 with activation checkpointing"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "ZeRO stage 3"),
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "params offloaded"),
         ({**AXES, "PARALLELISM_CONFIG_TP_SIZE": "2"}, "tensor parallel over 2"),
@@ -72,7 +74,10 @@ def test_what_is_supported(variables, kind):
 def test_what_is_refused_names_what_to_use(variables, found):
     with pytest.raises(DistillensError, match=rf"{found}.*not supported; .*fsdp2\.yaml") as refused:
         launch_of(variables)
-    assert "\n" not in str(refused.value)
+    message = str(refused.value)
+    assert "\n" not in message
+    # What only the recipe can say.
+    assert ("gradient_checkpointing: true" in message) is ("activation" in found)
 
 
 def test_a_deepspeed_file_of_ones_own_is_refused():

@@ -20,6 +20,7 @@ SHIPPED = (
     "quickstart_ablations_1.2e-2",
     "quickstart_confirmed",
     "quickstart_forms",
+    "quickstart_forms_longer",
     "quickstart_layers",
     "quickstart_longer",
     "paper_gpt2",

@@ -1,18 +1,25 @@
 """What cannot fill a cache is refused before anything starts, in one line."""
 
+import json
 import sys
 
 import pytest
 import torch
 from cached_run import cached_recipe
 from fake_server import MODELS, SCORE, FakeServer, answering, running
+from run_process import change
 from small_models import small_model
 
 from distillens_plugin.cli import main
+from distillens_plugin.teacher_cache.fill.engine import FillRow
 from distillens_plugin.teacher_cache.fill.scratch import Scratch
 from distillens_plugin.teacher_cache.fill.server import ServerEngine
 from distillens_plugin.teacher_cache.fill.vllm import VllmEngine, vllm_flags
-from distillens_plugin.teacher_cache.fill.vllm_process import VllmProcess, check_python
+from distillens_plugin.teacher_cache.fill.vllm_process import (
+    VllmProcess,
+    absolute_python,
+    check_python,
+)
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
 from distillens_plugin.teacher_cache.shards import shard_paths
 from distillens_plugin.vllm_states.exchange import digest, write_states
@@ -87,6 +94,23 @@ def test_an_interpreter_without_vllm_is_refused(tmp_path, prints, expected):
         check_python(str(python))
     with pytest.raises(DistillensError, match="cannot be run"):
         check_python(str(tmp_path / "none"))
+
+
+def test_an_interpreter_may_be_named_from_here_or_from_home(teacher, tmp_path, monkeypatch):
+    python = tmp_path / "venv" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho \"['vllm']\"\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for typed in ("venv/python", "./venv/python", "~/venv/python", str(python)):
+        # It has been run: it says what it lacks.
+        with pytest.raises(DistillensError, match=f"{python}: has no vLLM"):
+            VllmEngine(wanted(teacher), {"python": typed}, beside=tmp_path / "cache")
+    # A link is not followed: the interpreter of a virtual environment is one.
+    (tmp_path / "link").symlink_to(sys.executable)
+    assert absolute_python("./link") == str(tmp_path / "link")
+    assert absolute_python("python3") == "python3"
 
 
 def test_a_child_that_ends_says_why(tmp_path):
@@ -179,6 +203,29 @@ def test_a_server_that_gives_these_states_is_taken(teacher, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"model": "0" * 64}])
+def test_no_row_is_taken_from_another_engine_that_answers_meanwhile(teacher, tmp_path, change):
+    """It is started anew for one row, and is what it was for all others."""
+
+    def right(call, body):
+        if call == MODELS:
+            return {"data": [{"max_model_len": 16}]}
+        write_states(tmp_path, body["kv_transfer_params"]["name"], torch.zeros(1, 2, 32))
+        changed = change if body["prompt"] == [2] else {}
+        return states_answer({"facts": facts(teacher, tmp_path, **changed)})
+
+    fake = FakeServer()
+    fake.right = right
+    taken = []
+    with running(fake):
+        engine = ServerEngine(wanted(teacher), {"base_url": fake.url, "folder": str(tmp_path)})
+        rows = [FillRow(str(number), [number, 0], [0]) for number in range(5)]
+        key, value = next(iter(change.items()))
+        with pytest.raises(RunFailure, match=f"become another engine .*: {key}: found {value}"):
+            taken.extend(result.row_id for result in engine.states(rows, [1, 3]))
+    assert "2" not in taken
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -231,6 +278,22 @@ def test_a_server_whose_context_is_short_is_refused(teacher, tmp_path):
         with pytest.raises(DistillensError, match="found max_model_len 15, expected at least 16"):
             ServerEngine(wanted(teacher), {"base_url": fake.url, "folder": str(tmp_path)})
     assert [call for call, _ in fake.calls] == [MODELS]
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_rows_beyond_a_models_positions_are_refused_as_a_run_does(tmp_path, capsys, role):
+    path = cached_recipe(tmp_path)
+    rows = [{"id": str(i), "instruction": "Add.", "output": "Two and two. " * 200} for i in "ab"]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
+    change(path, "datasets.train.path", str(tmp_path / "rows.jsonl"))
+    change(path, "datasets.train.max_length", 400)
+    if role == "teacher":
+        change(path, "models.student_model.init.config.n_positions", 512)
+    assert main(["cache", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert f"datasets.train: the longest row has 400 tokens, but the {role} has 256" in error
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,16 @@ import shutil
 import pytest
 import torch
 from cached_run import Run, agree, cached_recipe
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_models import small_model
 
 from distillens_plugin.experiment.data import load_data
 from distillens_plugin.recipe.loading import load_recipe
-from distillens_plugin.teacher_cache.checkpoint_hash import hash_checkpoint, hash_json
+from distillens_plugin.teacher_cache.checkpoint_hash import (
+    hash_adapter,
+    hash_checkpoint,
+    hash_json,
+)
 from distillens_plugin.teacher_cache.choice import needs_readout_alone
 from distillens_plugin.teacher_cache.fingerprint import (
     FINGERPRINT,
@@ -74,8 +78,21 @@ def test_a_configuration_counts_but_not_where_it_came_from(tmp_path):
 
 
 def test_a_later_format_is_refused():
-    with pytest.raises(DistillensError, match="its format is 3, and this version reads 1 and 2"):
-        format_of({"format": 3})
+    with pytest.raises(DistillensError, match="KEY: DIR: its format is 3, and this version reads"):
+        format_of({"format": 3}, "KEY: DIR")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("kept", [5, 200])
+def test_a_truncated_adapter_is_one_line_that_names_its_file(tmp_path, name, kept):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    weights = {"lora_A": torch.ones(64, 64)}
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save(weights, tmp_path / name)
+    assert len(hash_adapter(tmp_path)) == 64
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    with pytest.raises(DistillensError, match=f"{name}: .*file again|{name}: .*it again"):
+        hash_adapter(tmp_path)
 
 
 @pytest.fixture(scope="module")

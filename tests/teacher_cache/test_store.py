@@ -95,6 +95,21 @@ def test_a_store_sees_the_shards_of_another_process_after_refresh(tmp_path):
     assert torch.equal(mine.read(["a"], device)["final"], other.read(["a"], device)["final"])
 
 
+def test_a_shard_whose_index_cannot_be_written_is_not_left_behind(tmp_path, monkeypatch):
+    def full(path, text, **settings):
+        raise OSError(28, "No space left on device")
+
+    store = Store(tmp_path, dtype="bfloat16")
+    store.add(["a"], [1], {"final": torch.ones(1, 2)})
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(RunFailure, match="No space left on device"):
+        store.flush()
+    assert contents(tmp_path) == {}
+    monkeypatch.undo()
+    store.flush()
+    assert sorted(contents(tmp_path)) == ["shard-0-00000.json", "shard-0-00000.safetensors"]
+
+
 def test_a_full_disk_is_a_failure_that_keeps_what_was_written(tmp_path, monkeypatch):
     store = Store(tmp_path, dtype="bfloat16")
     store.add(["a"], [1], {"final": torch.ones(1, 2)})

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from forked_run import forked, quick_recipe
+from forked_run import forked, kill_after_states, quick_recipe
 from run_process import ENVIRONMENT, TWO_PROCESSES, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import REPO, tiny_recipe
@@ -112,6 +112,32 @@ def test_wandb_writes_inside_the_run_folder(reported):
     written = path.read_bytes()
     for name in (b"train/lens/1-2", b"val/kd", b"train.optimizer.kwargs.lr"):
         assert name in written
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path):
+    def offline():
+        os.environ["WANDB_MODE"] = "offline"
+
+    def offline_and_killed():
+        offline()
+        kill_after_states(1)()
+
+    path = quick_recipe(tmp_path, num_epochs=2, trackers=["wandb"])
+    place = {"output": tmp_path / "out", "log": tmp_path / "log"}
+
+    def run_ids():
+        folders = (tmp_path / "out" / "trackers" / "wandb").glob("offline-run-*")
+        return [folder.name.rpartition("-")[2] for folder in folders]
+
+    assert forked(path, **place, before=offline_and_killed).returncode == -9
+    (run_id,) = run_ids()
+    done = forked(path, "--resume", **place, before=offline)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert run_ids() == [run_id, run_id]
+    # A new run in its place is another one for wandb too.
+    assert forked(path, "--overwrite", **place, before=offline_and_killed).returncode == -9
+    (other_id,) = run_ids()
+    assert other_id != run_id
 
 
 def test_a_tracker_that_cannot_start_leaves_the_earlier_run_as_it_was(tmp_path):

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distillens_plugin.vllm_states.exchange import (
     Asked,
     asked,
     digest,
+    digest_of_all,
     take_states,
     write_states,
 )
@@ -73,6 +75,23 @@ def test_the_digest_knows_one_checkpoint_from_another(tmp_path):
     assert digest(model("begins", b"x" + content[1:])) != digest(same)
     (also / "config.json").write_text('{"a": 1}', encoding="utf-8")
     assert digest(also) != digest(same)
+
+
+def test_the_digest_is_of_what_a_model_is_loaded_from(tmp_path):
+    def model(name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
+        save_file({"weight": torch.arange(9.0)}, tmp_path / name / "model.safetensors")
+        return tmp_path / name
+
+    served, trained = model("served"), model("trained")
+    (trained / "training_args.bin").write_bytes(b"settings")
+    save_file({"step": torch.zeros(1)}, trained / "optimizer.safetensors")
+    assert digest(trained) == digest(served)
+    # Older versions gave the same where there is nothing else.
+    assert digest_of_all(served) == digest(served) != digest_of_all(trained)
+    save_file({"weight": torch.arange(9.0) + 1}, trained / "model.safetensors")
+    assert digest(trained) != digest(served)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from distillens_plugin.lens.probe import is_engine
 from distillens_plugin.losses.box import Box, Loader, trained_model
@@ -21,6 +22,7 @@ from distillens_plugin.losses.trained_parameters import (
     loss_optimizer,
 )
 from distillens_plugin.sharding.pieces import is_in_pieces
+from eval_harness.errors import DistillensError
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,23 @@ def apply_gradients(box: Box) -> bool:
         optimizer.zero_grad()
     skipped = box.accelerator is not None and box.accelerator.optimizer_step_was_skipped
     if box.lr_scheduler is not None and box.scheduling_step > 0 and not skipped:
-        box.lr_scheduler.step()
+        advance(box.lr_scheduler)
     return skipped
+
+
+def advance(scheduler: LRScheduler) -> None:
+    """One step of the schedule.
+
+    Raises:
+        DistillensError: torch's own schedules read some of their kwargs only now, such as a
+            step_size of 0.
+    """
+    try:
+        scheduler.step()
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise DistillensError(
+            f"train.scheduler.kwargs: the schedule cannot take a step ({error}); correct them"
+        ) from error
 
 
 def optimizers_of(box: Box) -> list[Optimizer]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distillens_plugin.attached.terms import check_arguments
+from distillens_plugin.attached.terms import check_arguments, check_weights_are_read
 from distillens_plugin.lens.layers import Layer
 from eval_harness.errors import DistillensError
 
@@ -129,18 +129,20 @@ class DistillLensArguments:
                 )
         if self.kd in ("", "none"):
             self.kd = None
-        unread = {"kd_beta": None, "kd_options": None, "kd_weight": 1.0, "kd_temperature": 1.0}
+        check_weights_are_read(
+            "DistillLensArguments.",
+            has_lens=_layers(self.layers) is not None,
+            lens_weight=self.lens_weight,
+            has_kd=self.kd is not None,
+            kd_weight=self.kd_weight,
+        )
+        unread = {"kd_beta": None, "kd_options": None, "kd_temperature": 1.0}
         for name, default in unread.items():
             if self.kd is None and getattr(self, name) != default:
                 raise DistillensError(
                     f"DistillLensArguments.{name} = {getattr(self, name)!r}, but kd is not given; "
                     "name its divergence, such as fkl"
                 )
-        if _layers(self.layers) is None and self.lens_weight != 1:
-            raise DistillensError(
-                f"DistillLensArguments.lens_weight = {self.lens_weight!r}, but layers are none, so "
-                "that there is no lens; name layers, such as auto:5"
-            )
         if self.router_loss and self.trainer_loss:
             raise DistillensError(
                 f"DistillLensArguments.router_loss = {self.router_loss!r} with trainer_loss, which "

@@ -13,7 +13,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -46,6 +46,9 @@ class Filler:
         numbers: the layer of each state, by name.
         last: number of the teacher's blocks, the layer before its final norm.
         torn: damaged shards, to be left alone.
+        chunk_bytes: about what is computed at a time.
+        claim: called before each shard is written; raises where the folder is no longer this
+            engine's, since nothing holds others off on file systems without locks.
 
     Attributes:
         check: of the engine's states against its own probabilities.
@@ -58,8 +61,10 @@ class Filler:
         last: int,
         engine: StatesEngine,
         teacher: TeacherSpec,
+        *,
         torn: Sequence[Path],
         chunk_bytes: int,
+        claim: Callable[[], None],
     ) -> None:
         self._plan = plan
         self._numbers = numbers
@@ -68,19 +73,25 @@ class Filler:
         self._dtype = DTYPES[teacher.dtype]
         self._lens = readout_of(teacher)
         self._chunk_bytes = chunk_bytes
+        self._claim = claim
         self._said_at = time.monotonic()
         self.check = SelfCheck(self._lens, engine.identity)
         # Never the name of another writer's shard, on whatever machine.
         self._store = Store(plan.folder, dtype=plan.dtype, writer=_writer(), shard_bytes=2**62)
         self._store.refresh(without=torn)
 
-    def fill(self, rows: Sequence[FillRow]) -> int:
-        """Stores the rows that are still missing; returns how many it computed."""
+    def fill(self, rows: Sequence[FillRow], *, alone: bool) -> int:
+        """Stores the rows that are still missing; returns how many it computed.
+
+        Args:
+            alone: nobody else was at work here at the start.
+        """
         num_filled = 0
         position_bytes = max(1, self._plan.num_bytes // max(1, self._plan.num_positions))
         waiting = list(chunks(rows, max(1, self._chunk_bytes // position_bytes)))
-        # Machines that were given the same rows begin in different places.
-        start = random.randrange(len(waiting))
+        # Machines that were given the same rows begin in different places; but the first of them
+        # with the longest rows, so that it is told at once that these do not fit in memory.
+        start = 0 if alone else random.randrange(len(waiting))
         shows = sys.stderr.isatty()
         with tqdm(total=len(rows), unit="row", disable=not shows, dynamic_ncols=True) as progress:
             for chunk in waiting[start:] + waiting[:start]:
@@ -154,6 +165,7 @@ class Filler:
             for name, layer in self._numbers.items():
                 states[name] = results[row.row_id].states[layer].to("cpu", self._dtype)
             self._store.add([row.row_id], [len(row.positions)], states)
+        self._claim()
         self._store.flush()
         return len(rows)
 
@@ -165,6 +177,7 @@ class Filler:
         for name in self._numbers:
             states[name] = head.new_empty(0, anatomy.width, dtype=self._dtype)
         self._store.add([row.row_id for row in rows], [0] * len(rows), states)
+        self._claim()
         self._store.flush()
 
     def _final(self, last_ND: Tensor) -> Tensor:

@@ -27,7 +27,11 @@ from distillens_plugin.teacher_cache.fingerprint import (
     format_of,
     read_fingerprint,
 )
-from distillens_plugin.teacher_cache.folder import open_folder, write_fingerprint
+from distillens_plugin.teacher_cache.folder import (
+    forget_leftover,
+    open_folder,
+    write_fingerprint,
+)
 from distillens_plugin.teacher_cache.identity import make_fingerprint
 from distillens_plugin.teacher_cache.model_facts import facts_of
 from distillens_plugin.teacher_cache.plan import (
@@ -98,8 +102,10 @@ def fill_cache(recipe: Recipe, settings: FillSettings) -> str:
         )
     ) as lock:
         torn = find_torn(plan.folder)
-        if lock.exclusive:
+        alone = lock.exclusive
+        if alone:
             _clear_up(plan.folder, torn)
+            forget_leftover(plan.folder)
             torn = []
         lock.share()
         stored = read_fingerprint(plan.folder)
@@ -123,20 +129,22 @@ def fill_cache(recipe: Recipe, settings: FillSettings) -> str:
         )
         with closing(make_engine(settings.model, order)) as engine:
             own = make_fingerprint(recipe, examples, plan.states, engine.identity)
-            if stored is None:
-                stored = write_fingerprint(plan.folder, own.to_json())
-                # Another fill may have been first: rows of this one must not lack its states.
-                _check_contents(own, stored, plan, settings.model)
-                refuse_to_complete(plan, stored)
-            if different := own.engine_differences(stored):
-                raise DistillensError(
-                    f"{plan.where}.path: {plan.folder} was filled by another engine "
-                    f"({'; '.join(different)}), and two are never mixed; name another path, or "
-                    "delete that folder"
-                )
-            teacher = order.teacher
-            filler = Filler(plan, numbers, last, engine, teacher, torn, settings.chunk_bytes)
-            num_filled = filler.fill(rows)
+
+            def claim() -> None:
+                _claim(own, plan, settings.model)
+
+            claim()
+            filler = Filler(
+                plan,
+                numbers,
+                last,
+                engine,
+                order.teacher,
+                torn=torn,
+                chunk_bytes=settings.chunk_bytes,
+                claim=claim,
+            )
+            num_filled = filler.fill(rows, alone=alone)
     seconds = time.perf_counter() - started_at
     done = f"{num_filled:,} computed by {engine.identity['engine']} in {seconds:.0f} s"
     return _closing_line(plan, f"{done}; {filler.check.describe()}")
@@ -153,12 +161,29 @@ def _clear_up(folder: Path, torn: Sequence[Path]) -> None:
         )
 
 
+def _claim(own: Fingerprint, plan: Plan, model: str) -> None:
+    """Makes a folder this engine's, and refuses one that is another's by now."""
+    stored = read_fingerprint(plan.folder)
+    if stored is None:
+        # What another fill has written in this moment stays, and is what is compared.
+        stored = write_fingerprint(plan.folder, own.to_json())
+    _check_contents(own, stored, plan, model)
+    # Rows of this fill must not lack states of the other.
+    refuse_to_complete(plan, stored)
+    if different := own.engine_differences(stored):
+        raise DistillensError(
+            f"{plan.where}.path: {plan.folder} was filled by another engine "
+            f"({'; '.join(different)}), and two are never mixed; name another path, or delete "
+            "that folder"
+        )
+
+
 def _check_contents(own: Fingerprint, stored: object, plan: Plan, model: str) -> None:
     """Refuses a cache of something else, before an engine starts."""
     if stored is None:
         return
     engine = engine_of(stored).get("engine", "")
-    if (isinstance(stored, dict) and format_of(stored) == 1) or engine == TRAINING:
+    if (isinstance(stored, dict) and format_of(stored, plan.place) == 1) or engine == TRAINING:
         raise DistillensError(
             f"{plan.where}.path: {plan.folder} is filled by runs in their first epoch, and two "
             "engines are never mixed; name another path, or delete that folder"

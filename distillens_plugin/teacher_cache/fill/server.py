@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
 from distillens_plugin.teacher_cache.fill.states_client import StatesClient, StatesMissing
-from distillens_plugin.teacher_cache.fill.vllm_answers import EngineFacts
+from distillens_plugin.teacher_cache.fill.vllm_answers import EngineFacts, identity_of
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
-from distillens_plugin.vllm_states.exchange import FORMAT, digest
+from distillens_plugin.vllm_states.exchange import FORMAT, digest, digest_of_all
 from eval_harness.errors import DistillensError, RunFailure
 
 # A file of a few bytes; network drives show new ones after some seconds.
@@ -42,6 +42,7 @@ class ServerEngine:
         )
         wanted.check()
         facts = self._check()
+        self._checked = facts
         self.identity = identity_of(facts)
         # A server that writes 64 large files at once over a network takes longer than for one.
         self._client = StatesClient(
@@ -79,7 +80,8 @@ class ServerEngine:
             raise self._refusal(problem or f"{where}: found a server without our connector")
         if facts.format != FORMAT:
             raise self._refusal(f"{where}: found format {facts.format}, expected {FORMAT}")
-        if facts.model != digest(self._wanted.model):
+        # A server whose installation is older says the second.
+        if facts.model not in (digest(self._wanted.model), digest_of_all(self._wanted.model)):
             raise self._refusal(f"{where}: serves another model than {self._wanted.model}")
         if facts.layers != self._wanted.layers:
             raise self._refusal(
@@ -100,29 +102,11 @@ class ServerEngine:
     def states(self, rows: Sequence[FillRow], layers: Sequence[int]) -> Iterator[RowStates]:
         """As `StatesEngine.states`."""
         assert list(layers) == self._wanted.layers
-        yield from self._client.states(rows, layers)
-        facts = self._client.facts
-        if facts is not None and identity_of(facts) != self.identity:
-            raise RunFailure(
-                f"{self._client.base_url}: has become another engine while it was asked: found "
-                f"{identity_of(facts)}, expected {self.identity}"
-            )
+        yield from self._client.states(rows, layers, self._checked)
 
     def close(self) -> None:
         """Removes files that nobody has taken; the server stays."""
         self._client.clear()
-
-
-def identity_of(facts: EngineFacts) -> dict[str, str]:
-    """What decides the states besides the weights. The number of GPUs does not."""
-    return {
-        "engine": facts.engine,
-        "version": facts.version,
-        "dtype": facts.dtype,
-        "quantisation": facts.quantisation,
-        "kv_cache_dtype": facts.kv_cache_dtype,
-        "hf_overrides": facts.hf_overrides,
-    }
 
 
 def _folder(arguments: dict[str, Any]) -> Path:

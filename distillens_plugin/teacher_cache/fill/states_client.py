@@ -19,6 +19,7 @@ from distillens_plugin.teacher_cache.fill.vllm_answers import (
     ServedModels,
     StatesAnswer,
     StatesChoice,
+    identity_of,
 )
 from distillens_plugin.vllm_states.exchange import take_states
 from eval_harness.errors import RunFailure
@@ -77,12 +78,17 @@ class StatesClient:
         answer = self._client.ask("GET", "/v1/models", patient=False)
         return read(ServedModels, answer, f"{self.base_url}/v1/models").data[0].max_model_len
 
-    def ask(self, row: FillRow, layers: Sequence[int]) -> RowStates | None:
+    def ask(
+        self, row: FillRow, layers: Sequence[int], expected: EngineFacts | None = None
+    ) -> RowStates | None:
         """States of a row; None: the server has answered, but has no connector of ours.
 
+        Args:
+            expected: what the server has said about itself, to be compared with what it says now:
+                it may be started anew between two rows.
         Raises:
             StatesMissing: its file has not come.
-            RunFailure: the request failed.
+            RunFailure: the request failed, or another engine has answered it.
         """
         name = f"{self._run}-{next(self._numbers)}"
         end = row.positions[-1] + 1
@@ -103,23 +109,31 @@ class StatesClient:
         answer = read(StatesAnswer, found, self.base_url + _PATH)
         if answer.kv_transfer_params is None:
             return None
-        self.facts = answer.kv_transfer_params.facts
+        # Of this answer: others, in other threads, replace self.facts meanwhile.
+        self.facts = facts = answer.kv_transfer_params.facts
         if answer.kv_transfer_params.error is not None:
             raise RunFailure(
                 f"{self.base_url}: row {row.row_id}: {answer.kv_transfer_params.error}"
             )
         log_probs = _log_probs(row, answer.choices[0], self.base_url)
-        if self.facts.layers != list(layers):
+        if facts.layers != list(layers):
             raise RunFailure(
-                f"{self.base_url}: found states of layers {self.facts.layers}, expected "
-                f"{list(layers)}"
+                f"{self.base_url}: found states of layers {facts.layers}, expected {list(layers)}"
             )
+        if expected is not None:
+            _check_same(facts, expected, self.base_url)
         states_NKD = self._await(name, row)
         states = {k: states_NKD[:, i].contiguous() for i, k in enumerate(layers)}
         return RowStates(row.row_id, states, log_probs)
 
-    def states(self, rows: Sequence[FillRow], layers: Sequence[int]) -> Iterator[RowStates]:
-        """As `StatesEngine.states`; at most a GiB of states waits on disk and in memory."""
+    def states(
+        self, rows: Sequence[FillRow], layers: Sequence[int], expected: EngineFacts | None = None
+    ) -> Iterator[RowStates]:
+        """As `StatesEngine.states`; at most a GiB of states waits on disk and in memory.
+
+        Args:
+            expected: as in `ask`.
+        """
         pool = ThreadPoolExecutor(max_workers=_MAX_THREADS)
         running: dict[Future[RowStates | None], FillRow] = {}
         left, row_bytes = iter(rows), 0.0
@@ -128,7 +142,7 @@ class StatesClient:
                 # The first row alone says how large states are.
                 room = min(_MAX_THREADS, _MAX_BYTES / row_bytes) if row_bytes else 1
                 while len(running) < max(1, room) and (row := next(left, None)) is not None:
-                    running[pool.submit(self.ask, row, layers)] = row
+                    running[pool.submit(self.ask, row, layers, expected)] = row
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -177,6 +191,17 @@ class StatesClient:
                 f"expected {len(row.positions)} positions"
             )
         return states
+
+
+def _check_same(facts: EngineFacts, expected: EngineFacts, where: str) -> None:
+    own = {**identity_of(facts), "model": facts.model}
+    before = {**identity_of(expected), "model": expected.model}
+    if own != before:
+        key = next(key for key in own if own[key] != before[key])
+        raise RunFailure(
+            f"{where}: has become another engine while it was asked: {key}: found {own[key]}, "
+            f"expected {before[key]}; start the first one again, and repeat the command"
+        )
 
 
 def _log_probs(row: FillRow, choice: StatesChoice, where: str) -> Tensor:

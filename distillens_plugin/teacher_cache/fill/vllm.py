@@ -14,9 +14,13 @@ from typing import Any
 
 from distillens_plugin.teacher_cache.fill.engine import FillRow, RowStates
 from distillens_plugin.teacher_cache.fill.scratch import Scratch
-from distillens_plugin.teacher_cache.fill.server import identity_of
 from distillens_plugin.teacher_cache.fill.states_client import StatesClient
-from distillens_plugin.teacher_cache.fill.vllm_process import VllmProcess, check_python
+from distillens_plugin.teacher_cache.fill.vllm_answers import identity_of
+from distillens_plugin.teacher_cache.fill.vllm_process import (
+    VllmProcess,
+    absolute_python,
+    check_python,
+)
 from distillens_plugin.teacher_cache.fill.wanted import Wanted
 from distillens_plugin.vllm_states.flags import check_names
 from eval_harness.errors import DistillensError, RunFailure
@@ -51,7 +55,7 @@ class VllmEngine:
 
     def __init__(self, wanted: Wanted, arguments: dict[str, Any], *, beside: Path) -> None:
         given = dict(arguments)
-        python = str(given.pop("python", sys.executable))
+        python = absolute_python(str(given.pop("python", sys.executable)))
         wanted.check()
         flags = vllm_flags(given, wanted)
         check_python(python)

@@ -21,6 +21,18 @@ class EngineFacts(Message):
     format: int
 
 
+def identity_of(facts: EngineFacts) -> dict[str, str]:
+    """What decides the states besides the weights. The number of GPUs does not."""
+    return {
+        "engine": facts.engine,
+        "version": facts.version,
+        "dtype": facts.dtype,
+        "quantisation": facts.quantisation,
+        "kv_cache_dtype": facts.kv_cache_dtype,
+        "hf_overrides": facts.hf_overrides,
+    }
+
+
 class Given(Message):
     """kv_transfer_params of an answer."""
 

@@ -22,6 +22,15 @@ _FIND = (
 )
 
 
+def absolute_python(python: str) -> str:
+    """A path such as `../vllm/bin/python` or `~/vllm/bin/python`, from wherever it is run later.
+
+    A bare name stays one, which is looked up in PATH. Links are not followed: they would lead out
+    of a virtual environment.
+    """
+    return str(Path(os.path.expanduser(python)).absolute()) if "/" in python else python
+
+
 def check_python(python: str) -> None:
     """Refuses an interpreter that lacks vLLM or this package.
 

@@ -1,4 +1,4 @@
-"""A page, or its text, that somebody else wrote is not replaced."""
+"""A page, its text or its table that somebody else wrote is not replaced."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +39,20 @@ def refuse_foreign_markdown(text: Path, page: Path, flag: str, *, older: str) ->
         return
     if not (start.startswith(older.encode()) and page.exists()):
         _refuse(text, flag)
+
+
+def refuse_foreign_table(table: Path, flag: str, *, start: str) -> None:
+    """Refuses the place of a CSV file that does not begin as ours.
+
+    Args:
+        flag: that named the folder.
+        start: of the line of column names, in all versions.
+    Raises:
+        DistillensError: see above, or the file cannot be read.
+    """
+    found = _start_of(table, flag)
+    if found is not None and not found.startswith(start.encode()):
+        _refuse(table, flag)
 
 
 def _start_of(file: Path, flag: str) -> bytes | None:

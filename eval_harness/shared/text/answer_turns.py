@@ -6,6 +6,7 @@ the conversation up to it adds to the same without it, and the whole conversatio
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,21 @@ if TYPE_CHECKING:
 SUPERVISE = ("all_turns", "last_turn")
 
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What of a conversation's text is trained on.
+
+    Attributes:
+        first: the first turn of which anything is.
+        prompt_end: characters that ask for that turn.
+        spans: (start, end) of each stretch, in order.
+    """
+
+    first: int
+    prompt_end: int
+    spans: list[Span]
 
 
 def answer_turns(conversation: Conversation, supervise: str) -> list[int]:
@@ -57,7 +73,7 @@ def answer_spans(
     text: str,
     tokenizer: "PreTrainedTokenizerBase",
     signs: Sequence[str],
-) -> tuple[int, list[Span]]:
+) -> Answers:
     """Where the text's first answer begins, and the stretches that are trained on.
 
     Args:
@@ -65,19 +81,17 @@ def answer_spans(
         turns: from `answer_turns`, at least one.
         text: of the whole conversation, as the template renders it.
         signs: that open or end turns, if they are tokens.
-    Returns:
-        (characters that ask for the first answer, (start, end) of each stretch).
     Raises:
         DistillensError: the template prints a turn in one way by itself and in another among
             others, or marks nothing; names the turn.
     """
     if marks_answers(tokenizer):
-        return _marked_spans(conversation, turns, text, tokenizer, signs)
+        return _marked_answers(conversation, turns, text, tokenizer, signs)
     spans = [
         _turn_span(conversation, turn, text, tokenizer, signs, is_last=turn == turns[-1])
         for turn in turns
     ]
-    return spans[0][0], spans
+    return Answers(turns[0], spans[0][0], spans)
 
 
 def split_parts(parts: Sequence[Part], places: Sequence[int]) -> list[Part]:
@@ -155,20 +169,17 @@ def _turn_end(
     return ends[-1] if ends else len(text)
 
 
-def _marked_spans(
+def _marked_answers(
     conversation: Conversation,
     turns: Sequence[int],
     text: str,
     tokenizer: "PreTrainedTokenizerBase",
     signs: Sequence[str],
-) -> tuple[int, list[Span]]:
+) -> Answers:
     _check_marks(tokenizer)
-    options: dict[str, Any] = {"tools": conversation.tools}
-    rendered, spans = render_answers(tokenizer, conversation.to_template(), **options)
-    before = conversation.before(turns[0])
-    if any(message.role == "assistant" for message in before.messages):
-        spans = spans[len(render_answers(tokenizer, before.to_template(), **options)[1]) :]
-    if rendered != text or not spans:
+    rendered, marked = _render_answers(conversation, tokenizer)
+    found = _of_turns(conversation, turns, marked, tokenizer)
+    if rendered != text or not found:
         raise DistillensError(
             f"messages[{turns[0]}]: the chat template has {{% generation %}}, but marks nothing "
             "of this turn with it; correct the template"
@@ -179,10 +190,32 @@ def _marked_spans(
     ending = usual[: sign.end()] if sign else ""
     spans = [
         (start, end + len(ending) if ending and text.startswith(ending, end) else end)
-        for start, end in spans
+        for stretches in found.values()
+        for start, end in stretches
     ]
-    asking = _render(before, tokenizer, add_generation_prompt=True)
-    return len(asking) if text.startswith(asking) else spans[0][0], spans
+    first = next(iter(found))
+    asking = _render(conversation.before(first), tokenizer, add_generation_prompt=True)
+    return Answers(first, len(asking) if text.startswith(asking) else spans[0][0], spans)
+
+
+def _of_turns(
+    conversation: Conversation,
+    turns: Sequence[int],
+    marked: Sequence[Span],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> dict[int, list[Span]]:
+    """The stretches of each of the turns that has any.
+
+    Templates mark every turn of the assistant, trained on or not, but nothing of some (a call of a
+    tool), and some turns in pieces. So the stretches are counted turn by turn.
+    """
+    said = [turn for turn, entry in enumerate(conversation.messages) if entry.role == "assistant"]
+    ends = [len(_render_answers(conversation.before(turn + 1), tokenizer)[1]) for turn in said[:-1]]
+    found = {
+        turn: [(first, last) for first, last in marked[start:end] if first < last]
+        for turn, (start, end) in zip(said, pairwise([0, *ends, len(marked)]), strict=True)
+    }
+    return {turn: found[turn] for turn in turns if found[turn]}
 
 
 def _check_marks(tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -221,6 +254,12 @@ def _render(
         add_generation_prompt=add_generation_prompt,
         tools=conversation.tools,
     )
+
+
+def _render_answers(
+    conversation: Conversation, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[str, list[Span]]:
+    return render_answers(tokenizer, conversation.to_template(), tools=conversation.tools)
 
 
 def _difference(found: str, expected: str) -> str:

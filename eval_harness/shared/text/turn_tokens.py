@@ -21,12 +21,14 @@ class EncodedTurns:
     Attributes:
         ids: of the whole.
         is_learnt: of each id, whether it is trained on; the last one is.
-        prompt_length: ids that ask for the first answer that is trained on.
+        first: the turn of the first answer that is trained on.
+        prompt_length: ids that ask for that answer.
         outcome: how special tokens in the row's text were treated.
     """
 
     ids: list[int]
     is_learnt: list[bool]
+    first: int
     prompt_length: int
     outcome: Outcome
 
@@ -40,6 +42,7 @@ class _Rendered:
     is_learnt: list[bool]
     is_prompt: list[bool]
     breaks: list[int]
+    first: int
     has_end: bool
 
 
@@ -89,11 +92,10 @@ def _rendered(
     try:
         parts = conversation_parts(conversation, tokenizer, add_generation_prompt=False)
         text = "".join(part.text for part in parts)
-        prompt_end, spans = answer_spans(
-            conversation, turns, text, tokenizer, encoder.control_signs
-        )
+        answers = answer_spans(conversation, turns, text, tokenizer, encoder.control_signs)
     except DistillensError as error:
         raise DistillensError(f"{place}: {error}") from error
+    prompt_end, spans = answers.prompt_end, answers.spans
     parts = split_parts(parts, [prompt_end, *(place for span in spans for place in span)])
     is_learnt = within(parts, spans)
     has_end = _has_end(parts, is_learnt, encoder.control_signs)
@@ -101,7 +103,8 @@ def _rendered(
     breaks = [
         bisect_right(ends, start) for start in (prompt_end, *(start for start, _ in spans[1:]))
     ]
-    return _Rendered(parts, is_learnt, within(parts, [(0, prompt_end)]), breaks, has_end)
+    is_prompt = within(parts, [(0, prompt_end)])
+    return _Rendered(parts, is_learnt, is_prompt, breaks, answers.first, has_end)
 
 
 def _has_end(parts: Sequence[Part], is_learnt: Sequence[bool], signs: Sequence[str]) -> bool:
@@ -137,4 +140,4 @@ def _turns(rendered: _Rendered, encoded: Encoded, encoder: TextEncoder) -> Encod
     if not rendered.has_end:
         ids += encoder.end_ids
         is_learnt += [True] * len(encoder.end_ids)
-    return EncodedTurns(ids, is_learnt, prompt_length, encoded.outcome)
+    return EncodedTurns(ids, is_learnt, rendered.first, prompt_length, encoded.outcome)

@@ -26,6 +26,7 @@ from eval_harness import (
         ({"tasks": 3}, "tasks = 3"),
         ({"tasks": [3]}, r"tasks\[0\] = 3"),
         ({"output_path": None}, "output_path = None"),
+        ({"output_path": ""}, "output_path = '' is empty, expected a folder"),
         ({"include_path": 3}, "include_path = 3"),
         ({"backend": None}, "backend = None"),
         ({"protocol": None}, "protocol = None"),

@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from spoilt_files import LFS, edit, written
 from transformers import AutoModelForCausalLM
 
 from eval_harness.backends.transformers import TransformersBackend
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.model_folder.identity import read_model
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
-
-
-@pytest.fixture
-def folder(small_llama, tmp_path) -> Path:
-    return shutil.copytree(small_llama, tmp_path / "model")
-
-
-def edit(path: Path, **fields: Any) -> None:
-    content = {**json.loads(path.read_text()), **fields}
-    path.write_text(json.dumps(content))
 
 
 def config(**fields: Any) -> Callable[[Path], None]:
@@ -35,10 +24,6 @@ def config(**fields: Any) -> Callable[[Path], None]:
 
 def generation(text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / "generation_config.json").write_text(text) and None
-
-
-def written(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
 
 
 def cut(folder: Path) -> None:
@@ -214,65 +199,6 @@ def test_weights_of_the_bare_body_pass(small_gpt2, tmp_path):
         read_model(str(folder))
 
 
-def test_a_pickle_is_loaded_as_weights_alone(folder):
-    """A .bin file may hold code; torch's loader of weights refuses it."""
-
-    class Harm:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (folder / "harmed",))
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    TransformersBackend(read_model(str(folder)), device="cpu")
-    torch.save({"lm_head.weight": Harm()}, folder / "pytorch_model.bin")
-    with pytest.raises(DistillensError, match="holds more than numbers") as caught:
-        read_model(str(folder))
-    assert "\n" not in str(caught.value)
-    assert not (folder / "harmed").exists()
-
-
-def write_pickle(folder: Path, *, as_zip: bool) -> Path:
-    path = folder / "pytorch_model.bin"
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=as_zip)
-    return path
-
-
-@pytest.mark.parametrize("as_zip", [True, False])
-def test_damaged_pickles_are_refused_by_name_before_the_run(folder, as_zip):
-    path = write_pickle(folder, as_zip=as_zip)
-    whole = path.read_bytes()
-    TransformersBackend(read_model(str(folder)), device="cpu")
-    pickled = whole.index(b"model.norm.weight")
-    for content in (
-        whole[: len(whole) // 2],
-        whole[:-1000],
-        whole[:200],
-        whole[:4] + b"\0" * 3000,
-        whole[:pickled] + b"\xff" * 40 + whole[pickled + 40 :],
-    ):
-        path.write_bytes(content)
-        with pytest.raises(DistillensError, match="the weights cannot be read") as caught:
-            read_model(str(folder))
-        assert caught.value.exit_code == 2
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
-    torch.save([1, 2], path, _use_new_zipfile_serialization=as_zip)
-    with pytest.raises(DistillensError, match="found a list, expected tensors by name"):
-        read_model(str(folder))
-
-
-@pytest.mark.parametrize("as_zip", [True, False])
-def test_shapes_in_a_pickle_are_compared_too(folder, as_zip):
-    path = write_pickle(folder, as_zip=as_zip)
-    edit(folder / "config.json", hidden_size=128)
-    with pytest.raises(DistillensError, match=r"pytorch_model\.bin: \S+ has shape \[.*expected"):
-        read_model(str(folder))
-    assert path.exists()
-
-
 def test_parameters_that_the_weights_lack_end_the_run_by_name(folder):
     tensors(lambda held: held.pop("model.layers.1.mlp.up_proj.weight"))(folder)
     facts = read_model(str(folder))
@@ -304,75 +230,3 @@ def test_end_tokens_that_are_no_ids_of_the_model_end_nothing_and_are_told(folder
     assert read_model(str(folder)).stop_token_ids == (0,)
     said = capsys.readouterr().err
     assert "generation_config.json: eos_token_id = 50256, but the model has" in said
-
-
-def adapter_of(folder: Path, target: Path, *, width: int | None = None) -> Path:
-    peft = pytest.importorskip("peft", reason="peft is an extra")
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    if width is not None:
-        settings = {**model.config.to_dict(), "hidden_size": width, "head_dim": 32}
-        model = AutoModelForCausalLM.from_config(type(model.config).from_dict(settings))
-    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    peft.get_peft_model(model, lora).save_pretrained(target)
-    return target
-
-
-def renamed(path: Path) -> None:
-    held = load_file(path / "adapter_model.safetensors")
-    old = sorted(held)[0]
-    held[old.replace("layers.0", "layers.9")] = held.pop(old)
-    save_file(held, path / "adapter_model.safetensors")
-
-
-def fewer(path: Path) -> None:
-    held = load_file(path / "adapter_model.safetensors")
-    held.pop(sorted(held)[0])
-    save_file(held, path / "adapter_model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda path: None, None),
-        (renamed, r"adapter_model\.safetensors: the model has no place for base_model\.model\.mod"),
-        (fewer, r"adapter_model\.safetensors: 1 tensors of adapter_config\.json are missing"),
-        (
-            lambda path: edit(path / "adapter_config.json", r=8),
-            r"has shape \[4, 64\], expected \[8",
-        ),
-        (
-            lambda path: edit(path / "adapter_config.json", r=10**9),
-            "r = 1000000000, expected a rank",
-        ),
-        (
-            lambda path: edit(path / "adapter_config.json", target_modules="(\\w+\\.?)+#"),
-            r"adapter_config\.json\.target_modules: found .*takes more than 1 s",
-        ),
-        (
-            lambda path: edit(path / "adapter_config.json", rank_pattern={"(\\w+\\.?)+#": 2}),
-            r"adapter_config\.json\.rank_pattern: found .*takes more than 1 s",
-        ),
-        (
-            lambda path: edit(path / "adapter_config.json", target_modules=["nowhere"]),
-            r"adapter_config\.json: peft cannot make this adapter for LlamaForCausalLM",
-        ),
-        (lambda path: edit(path / "adapter_config.json", peft_type=7), "peft_type = 7, expected a"),
-        (written("adapter_config.json", b"[]"), r"adapter_config\.json: found a JSON list"),
-        (written("adapter_model.safetensors", LFS), r"adapter_model\.safetensors: found a git-lfs"),
-    ],
-)
-def test_an_adapter_that_does_not_fit_is_refused(small_llama, tmp_path, change, message):
-    adapter = adapter_of(small_llama, tmp_path / "adapter")
-    change(adapter)
-    if message is None:
-        read_model(str(small_llama), adapter=str(adapter))
-        return
-    with pytest.raises(DistillensError, match=message) as caught:
-        read_model(str(small_llama), adapter=str(adapter))
-    assert "\n" not in str(caught.value)
-
-
-def test_an_adapter_of_a_wider_model_is_refused(small_llama, tmp_path):
-    adapter = adapter_of(small_llama, tmp_path / "adapter", width=128)
-    with pytest.raises(DistillensError, match=r"has shape \[4, 128\], expected \[4, 64\]"):
-        read_model(str(small_llama), adapter=str(adapter))

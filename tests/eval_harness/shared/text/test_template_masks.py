@@ -185,6 +185,40 @@ def test_what_is_not_an_answer_is_not_trained_on():
     assert found.endswith("⟦See you<|im_end|>⟧")
 
 
+def test_a_marked_turn_that_is_no_answer_is_not_trained_on_either():
+    """A template marks them all, as the empty one in the middle."""
+    tokenizer = chat_tokenizer("qwen2_5_training")
+    greeting = {"role": "assistant", "content": "Welcome"}
+    silent = [{"role": "user", "content": "?"}, {"role": "assistant", "content": " "}]
+    middle = shown(encoded(tokenizer, [*TURNS[:2], *silent, *TURNS[2:]]), tokenizer)
+    first = shown(encoded(tokenizer, [greeting, *silent, *TURNS]), tokenizer)
+    for found in (middle, first):
+        learnt = [text.split("⟧")[0] for text in found.split("⟦")[1:]]
+        assert learnt == ["\nHello there<|im_end|>\n", "\nSee you<|im_end|>\n"]
+    assert "?<|im_end|>\n<|im_start|>assistant\n <|im_end|>\n" in middle
+    last = shown(encoded(tokenizer, [*TURNS[:2], *silent, *TURNS[2:]], "last_turn"), tokenizer)
+    assert last.split("⟦")[1:] == ["\nSee you<|im_end|>\n⟧"]
+
+
+def test_the_prompt_asks_for_the_first_turn_that_is_marked():
+    tokenizer = chat_tokenizer("chatml")
+    # Marks what an assistant says, and of its calls nothing.
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "+ message['content'] +",
+        "}}{{ message.tool_calls or '' }}{% if message.role == 'assistant' %}{% generation %}"
+        "{{ message.content }}{% endgeneration %}{% else %}{{ message.content }}{% endif %}{{",
+    )
+    call = {"function": {"name": "add", "arguments": {"a": 1}}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    messages = [TURNS[0], calling, {"role": "tool", "content": "3"}, *TURNS[1:]]
+    found = encoded(tokenizer, messages)
+    assert found.first == 3
+    asked = tokenizer.decode(found.ids[: found.prompt_length])
+    assert asked.endswith("<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\n")
+    assert found.is_learnt.index(True) == found.prompt_length
+    assert shown(found, tokenizer).count("⟦") == 2
+
+
 def test_a_real_tokenizer_with_merges(shared):
     tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / "qwen2")
     for name in ("qwen2_5", "qwen2_5_training"):
