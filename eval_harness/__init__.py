@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         metric_names,
     )
     from eval_harness.scoring.metrics import METRICS
+    from eval_harness.scoring.reference_notes import task_notes
     from eval_harness.scoring.rouge import rouge_l
     from eval_harness.scoring.rouge_words import SIGHTS, num_without_words, word_notes
     from eval_harness.scoring.row_scores import row_scores, scored_by
@@ -92,6 +93,7 @@ _HOMES = {
         "metric_names",
     ),
     "eval_harness.scoring.metrics": ("METRICS",),
+    "eval_harness.scoring.reference_notes": ("task_notes",),
     "eval_harness.scoring.rouge": ("rouge_l",),
     "eval_harness.scoring.rouge_words": ("SIGHTS", "num_without_words", "word_notes"),
     "eval_harness.scoring.row_scores": ("row_scores", "scored_by"),
@@ -149,6 +151,7 @@ __all__ = [
     "score_files",
     "scored_by",
     "select_benchmarks",
+    "task_notes",
     "verdict",
     "word_notes",
 ]

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Unpack
 
 from eval_harness.comparison.compare import Comparisons, compare_loaded
@@ -22,6 +21,7 @@ from eval_harness.shared.argument_types import (
     check_mappings,
     check_names,
     check_switches,
+    folder_of,
     path_of,
 )
 
@@ -103,7 +103,7 @@ def evaluate(
     settings = evaluation_settings(
         {"pretrained": path_of(model, "model"), **_model_args(model_args)},
         tasks,
-        Path(path_of(output_path, "output_path")),
+        folder_of(output_path, "output_path"),
         backend=backend,
         data=data,
         include_path=include_path,
@@ -163,7 +163,7 @@ def evaluate_systems(
             for place, system in enumerate(systems)
         ],
         model_args=_model_args(model_args),
-        output_path=None if output_path is None else Path(path_of(output_path, "output_path")),
+        output_path=None if output_path is None else folder_of(output_path, "output_path"),
     )
     settings = [
         dataclasses.replace(

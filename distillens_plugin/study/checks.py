@@ -5,7 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 
-from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.study.caches import check_caches
 from distillens_plugin.study.child import import_paths
 from distillens_plugin.study.compute import extended_methods
 from distillens_plugin.study.evaluation import evaluation_folder, is_evaluated
@@ -27,8 +27,8 @@ _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 def validate(study: Study) -> Iterator[str]:
     """Checks every recipe of the study as `run --validate` does, a method at a time.
 
-    A search's settings only change numbers: each is read as a recipe, and each method is checked
-    in full once.
+    A search's settings mostly change numbers: each is read as a recipe, each method is checked in
+    full once, and its teacher cache once for everything that its runs ask of one.
 
     Yields:
         A line for each method, and one for each check that was skipped, once.
@@ -38,7 +38,7 @@ def validate(study: Study) -> Iterator[str]:
     from distillens_plugin.preflight.validate import validate_without_weights
 
     printed: set[str] = set()
-    cached: dict[str, Recipe] = {}
+    ready: list[str] = []
     for name, method in study.methods.items():
         searched = [
             run for stage in range(num_stages(study)) for run in stage_runs(study, name, stage, {})
@@ -61,38 +61,13 @@ def validate(study: Study) -> Iterator[str]:
             if line.startswith("skipped") and line not in printed:
                 printed.add(line)
                 yield f"  {line}"
-        if final[0].recipe.teacher_cache is not None:
-            cached[name] = final[0].recipe
-    yield from _check_caches(study, cached)
+        ready.append(name)
+    yield from check_caches(study, ready)
     if study.evaluation is not None:
         yield (
             f"ok evaluation: {', '.join(study.evaluation.tasks)} by "
             f"{', '.join(study.evaluation.protocols)}"
         )
-
-
-def _check_caches(study: Study, recipes: dict[str, Recipe]) -> Iterator[str]:
-    """What each method finds in its teacher cache, in one line for methods that find the same.
-
-    The methods that read the most layers come first, since their states serve the others as well.
-    """
-    from distillens_plugin.teacher_cache.choice import describe_choice
-
-    methods: dict[str, list[str]] = {}
-    for name in sorted(recipes, key=lambda name: -_num_layers(recipes[name])):
-        try:
-            line = describe_choice(recipes[name])
-        except DistillensError as error:
-            raise DistillensError(f"{study.where('methods', name)}: {error}") from None
-        methods.setdefault(line, []).append(name)
-    for line, names in methods.items():
-        yield f"{line}: {', '.join(names)}"
-
-
-def _num_layers(recipe: Recipe) -> int:
-    layers = [paired.layers for _, paired in recipe.layer_terms()]
-    listed = {layer for each in layers for layer in each.teacher or ()}
-    return max(len(listed), *(each.auto or 0 for each in layers), 0)
 
 
 def dry_run(study: Study, num_jobs: int | None) -> Iterator[str]:

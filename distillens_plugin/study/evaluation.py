@@ -34,7 +34,7 @@ from eval_harness import (
     row_scores,
     scored_by,
     select_benchmarks,
-    word_notes,
+    task_notes,
 )
 from eval_harness.errors import DistillensError
 from eval_harness.shared.digest import digest
@@ -181,16 +181,17 @@ def read_scores(run: Run) -> dict[tuple[str, str, str], RowScores]:
 
 
 def reference_notes(runs: Iterable[Run]) -> list[str]:
-    """What ROUGE-L cannot see of the tasks' references, which are the same for all runs."""
+    """What metrics cannot see of the tasks' references, which are the same for all runs."""
     notes: dict[str, None] = {}
+    seen: set[str] = set()
     for run in runs:
         spec = run.study.evaluation
         for protocol in spec.protocols if spec is not None else []:
-            if is_evaluated(run, protocol, overwrite=True):
-                found = load_results(evaluation_folder(run, protocol), samples=False)
-                for task, result in found.tasks.items():
-                    for note in word_notes(result.metrics, result.num_effective):
-                        notes[f"{task}: {note}."] = None
+            # One run's are enough: their samples were read for the scores, and are large.
+            if protocol not in seen and is_evaluated(run, protocol, overwrite=True):
+                seen.add(protocol)
+                for task, result in load_results(evaluation_folder(run, protocol)).tasks.items():
+                    notes |= dict.fromkeys(f"{task}: {note}." for note in task_notes(result))
     return list(notes)
 
 

@@ -173,6 +173,7 @@ def commands_of(run: Run, *, overwrite: bool) -> list[Command]:
         return commands
     trained = state.is_trained(run, overwrite=overwrite)
     if not trained:
+        state.check_resumes(run, overwrite=overwrite)
         commands.append(_training(run))
     if run.kind == "tune" or run.study.evaluation is None:
         return commands

@@ -56,12 +56,33 @@ def has_diverged(run: Run) -> bool:
     return read_json(run.folder / RUN).get("fingerprint") == run.fingerprint
 
 
+def check_resumes(run: Run, *, overwrite: bool) -> None:
+    """Refuses an interrupted run whose teacher cache was added or removed since.
+
+    The fingerprint does not count caches, since what they hold is the same, but a run does not
+    resume with one that it did not have (see `training.resume`).
+
+    Args:
+        overwrite: such a run starts over.
+    Raises:
+        DistillensError: says what to do.
+    """
+    if overwrite or not _is_interrupted(run) or not _has_other_cache(run):
+        return
+    has, had = ("one", "without") if run.recipe.teacher_cache is not None else ("none", "with")
+    raise DistillensError(
+        f"{run.folder}: was interrupted {had} a teacher cache, and has {has} now, so it cannot "
+        "resume; change teacher_cache back, or start such runs over with --overwrite"
+    )
+
+
 def start(run: Run) -> None:
     """Empties the run's folder and notes there what is about to be trained.
 
-    An interrupted run under this very recipe is kept, so that it resumes.
+    An interrupted run under this very recipe is kept, so that it resumes; one with another teacher
+    cache is not (`check_resumes` has refused it unless it is to start over).
     """
-    if read_json(run.folder / RUN).get("fingerprint") == run.fingerprint:
+    if _is_interrupted(run) and not _has_other_cache(run):
         return
     try:
         if run.folder.exists():
@@ -71,6 +92,22 @@ def start(run: Run) -> None:
         raise RunFailure(f"{run.folder}: cannot be emptied or made: {error.strerror}") from error
     note = {"fingerprint": run.fingerprint, "command": run.command(), "resolved": run.resolved}
     write_json(run.folder / RUN, note)
+
+
+def _is_interrupted(run: Run) -> bool:
+    """Of a run that is not trained: whether it was started under this very recipe."""
+    return bool(read_json(run.folder / RUN).get("fingerprint") == run.fingerprint)
+
+
+def _has_other_cache(run: Run) -> bool:
+    """Whether one of the run in the folder and this one has a teacher cache, and one has none."""
+    try:
+        text = (run.train_folder / run_folder.RECIPE).read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it did not come that far, or --resume will say what is wrong
+        return False
+    # Tags keep a plain reader of YAML from it; its keys are at the beginnings of lines.
+    had = any(line == "teacher_cache:" for line in text.split("\n"))
+    return had != (run.recipe.teacher_cache is not None)
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`eval-harness report`: an HTML page and a Markdown table about one or more systems."""
 
 import argparse
-from pathlib import Path
 
 from eval_harness.commands.compare import add_system_arguments, print_names
 
@@ -27,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from eval_harness.errors import DistillensError
     from eval_harness.report.place import check_place
     from eval_harness.scoring.rouge import metric_of_tokenizer
+    from eval_harness.shared.argument_types import folder_of
     from eval_harness.shared.files.atomic import check_can_be_made
     from eval_harness.shared.pages.figures import require_matplotlib
 
@@ -34,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     require_matplotlib()
     if args.num_rows < 0:
         raise DistillensError(f"--num_rows is {args.num_rows}, expected 0 or more")
-    check_can_be_made(args.output_path)
-    check_place(Path(args.output_path))
+    folder = folder_of(args.output_path, "--output_path")
+    check_can_be_made(folder)
+    check_place(folder)
     systems = load_systems(
         args.systems,
         references=args.references,
@@ -44,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
     from eval_harness.report.page import write_report
 
-    page, markdown = write_report(
-        systems, args.output_path, all_pairs=args.all_pairs, num_rows=args.num_rows
-    )
+    page, markdown = write_report(systems, folder, all_pairs=args.all_pairs, num_rows=args.num_rows)
     print_names(f"{page}\n{markdown}")
     return 0

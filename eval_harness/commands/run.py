@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from eval_harness.commands.flags.run_flags import add_run_flags
 from eval_harness.errors import RunFailure
-from eval_harness.scoring.exact_match import blank_references_note
-from eval_harness.scoring.rouge_words import word_notes
-from eval_harness.scoring.row_scores import scored_by, some_scored_note
-from eval_harness.scoring.unreadable import unreadable_answers_note, unreadable_references_note
+from eval_harness.scoring.reference_notes import task_notes
+from eval_harness.scoring.unreadable import unreadable_answers_note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,15 +140,7 @@ def _notes(results: "Results") -> list[str]:
     """What a reader of the table must know about its numbers."""
     notes = []
     for task in results.tasks.values():
-        scored = task.metrics.get("num_scored,none", task.num_effective)
-        some = some_scored_note(scored, task.num_effective)
-        found = [
-            some,
-            *word_notes(task.metrics, scored),
-            unreadable_references_note(task.metrics, scored),
-            unreadable_answers_note(task.metrics),
-            blank_references_note(s.target for s in scored_by(task.samples, "exact_match")),
-        ]
+        found = [*task_notes(task), unreadable_answers_note(task.metrics)]
         notes += [f"{task.task}: {note}" for note in found if note]
     return notes
 

@@ -28,19 +28,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Prints the scores. Returns 0."""
-    from eval_harness.scoring.rouge import metric_of_tokenizer
-    from eval_harness.scoring.rouge_words import word_notes
-    from eval_harness.scoring.score import score_files
+    from eval_harness.scoring.reference_notes import reference_notes
+    from eval_harness.scoring.rouge import metric_of_tokenizer, rouge_backend
+    from eval_harness.scoring.score import read_references, score_against
     from eval_harness.shared.files.atomic import encode_json
 
-    result = score_files(
-        args.predictions,
-        args.references,
-        backend=args.scorer,
-        metrics=[metric_of_tokenizer(args.rouge_tokenizer)],
-    )
+    # Before anything is read, since it may not be installed.
+    backend = rouge_backend(args.scorer)
+    metrics = [metric_of_tokenizer(args.rouge_tokenizer)]
+    expected = read_references(args.references)
+    result = score_against(expected, args.predictions, backend=backend, metrics=metrics)
     sys.stdout.write(encode_json(result, where="scores"))
     sys.stdout.flush()
-    for note in word_notes(result, result["num_rows"], suffix=""):
+    for note in reference_notes(result, result["num_rows"], expected.texts, suffix=""):
         print(f"eval-harness: {note}", file=sys.stderr)
     return 0

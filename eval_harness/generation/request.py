@@ -7,7 +7,11 @@ from typing import Any
 
 from eval_harness.benchmarks import find_benchmarks, select_benchmarks
 from eval_harness.errors import DistillensError
-from eval_harness.generation.request_checks import check_context, check_samples
+from eval_harness.generation.request_checks import (
+    check_context,
+    check_samples,
+    check_server,
+)
 from eval_harness.generation.scorable import check_references
 from eval_harness.generation.task import Settings
 from eval_harness.protocols.protocol import make_protocol
@@ -78,6 +82,7 @@ def make_settings(
         system_instruction=system_instruction,
         num_fewshot=num_fewshot,
     )
+    check_server(backend, protocol, changed, model_args)
     benchmarks = select_benchmarks(tasks, find_benchmarks(include_path), data)
     check_references(benchmarks, rouge_tokenizer, predict_only, loglikelihood)
     benchmarks = [

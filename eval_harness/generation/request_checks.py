@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from eval_harness.benchmarks import Benchmark
 from eval_harness.errors import DistillensError
-from eval_harness.protocols.protocol import Protocol
+from eval_harness.protocols.protocol import PROTOCOLS, Protocol
 from eval_harness.shared.near import near_names
 from eval_harness.shared.shortened import shortened
 
@@ -41,6 +41,32 @@ def check_samples(samples: object, benchmarks: Sequence[Benchmark], limit: float
             )
         if len(set(indices)) < len(indices):
             raise DistillensError(f"--samples {task}: a row is named twice; name each row once")
+
+
+def check_server(
+    backend: str, name: str, protocol: Protocol, model_args: Mapping[str, object]
+) -> None:
+    """Refuses a protocol that sets what only a backend with the weights at hand can do.
+
+    Args:
+        name: of the protocol; `protocol` is it with the user's changes.
+    Raises:
+        DistillensError: names what a server cannot do, and what to do instead.
+    """
+    if backend != "server":
+        return
+    named, cannot, instead = PROTOCOLS[name], [], []
+    if named.dtype is not None and "dtype" not in model_args:
+        cannot.append(f"choose the type of its weights (dtype {named.dtype})")
+        instead.append("--model_args dtype=auto")
+    if named.no_repeat_ngram_size and protocol.no_repeat_ngram_size:
+        cannot.append(f"forbid repeats (no_repeat_ngram_size {protocol.no_repeat_ngram_size})")
+        instead.append("--gen_kwargs no_repeat_ngram_size=0")
+    if cannot:
+        raise DistillensError(
+            f"--protocol {name} with --model server: a server cannot {' or '.join(cannot)}, as the "
+            f"protocol asks; use --model vllm or hf, or do without: {' '.join(instead)}"
+        )
 
 
 def check_context(

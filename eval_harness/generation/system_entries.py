@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import DistillensError
+from eval_harness.shared.argument_types import folder_of
 from eval_harness.shared.files.json_files import read_json_object
 from eval_harness.shared.program.key_values import check_names_are_texts
 from eval_harness.shared.shortened import shortened
@@ -63,6 +64,8 @@ def _entry(system: System, common: dict[str, Any], output_path: Path | None) -> 
     for key in (*_PLACES, "pretrained"):
         if key in own and not isinstance(own[key], str):
             raise DistillensError(f"{where}: {key} = {own[key]!r}, expected a text")
+    if "output_path" in own:
+        folder_of(own["output_path"], f"{where}: output_path")  # refuses ""
     places = {key: Path(own.pop(key)) for key in _PLACES if key in own}
     check_names_are_texts(own, flag=where)
     if "pretrained" not in own and "peft" not in own:

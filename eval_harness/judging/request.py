@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from eval_harness.comparison.systems import load_systems
@@ -18,6 +17,7 @@ from eval_harness.shared.argument_types import (
     check_names,
     check_switches,
     check_texts,
+    folder_of,
     path_of,
     tasks_of,
 )
@@ -83,7 +83,7 @@ def judge(
         request_settings(gen_kwargs or {}),
     )
     text = read_prompt(path_of(prompt, "prompt"))
-    folder = path_of(output_path, "output_path")
+    folder = folder_of(output_path, "output_path")
     names = None if tasks is None else tasks_of(tasks)
     systems = load_systems([path_of(a, "a"), path_of(b, "b")], metrics=None)
     pairs = {
@@ -95,7 +95,7 @@ def judge(
         pairs,
         judge=asked,
         prompt=text,
-        output_path=Path(folder),
+        output_path=folder,
         max_concurrent=max_concurrent,
         allow_missing=allow_missing,
         config={

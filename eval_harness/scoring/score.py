@@ -120,8 +120,21 @@ def score_files(
     Raises:
         DistillensError: a malformed row, or missing, extra or duplicate ids; names them.
     """
+    # Before anything is read, since it may not be installed.
     backend = rouge_backend(backend)
     expected = read_references(references)
+    return score_against(expected, predictions, backend=backend, metrics=metrics)
+
+
+def score_against(
+    expected: References,
+    predictions: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> dict[str, Any]:
+    """The same for references that have been read."""
+    backend = rouge_backend(backend)
     texts = read_predictions(predictions, expected)
     result = _summary(texts, expected.texts, backend=backend, metrics=metrics)
     result["rows"] = [

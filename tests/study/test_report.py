@@ -2,14 +2,17 @@
 
 import json
 
+from result_samples import make_results, make_samples, make_task
 from tiny_study import METHODS, fake_run, tiny_study
 
+from distillens_plugin.study.evaluation import evaluation_command, evaluation_folder
 from distillens_plugin.study.load import load_study
 from distillens_plugin.study.report import words
 from distillens_plugin.study.report.page import _cost_grid, _score_grids
 from distillens_plugin.study.report.results import COMPUTE, OWN_STEPS, STEPS, collect
 from distillens_plugin.study.runner import main_runs
 from distillens_plugin.study.search import Choice
+from eval_harness.results.folder import write_results
 
 SFT = str(METHODS / "sft.yaml")
 EPOCHS = {
@@ -125,6 +128,23 @@ def test_benchmarks_of_rows_that_were_used_are_said_to_flatter(tmp_path):
         assert how in notes[0]
 
 
+def test_what_metrics_cannot_see_of_references_is_said_once(tmp_path):
+    evaluation = {"tasks": ["gsm8k"], "data": {"gsm8k": "./rows.jsonl"}, "protocols": ["default"]}
+    study = three(tmp_path, evaluation=evaluation)
+    trained(study)
+    samples = make_samples([["x", "y"], ["b", "b"], ["z", "z"]], references=[["<"], ["b"], []])
+    for runs in finals(study).values():
+        for run in runs:
+            results = make_results(run.method, make_task("gsm8k", samples))
+            write_results(results, evaluation_folder(run, "default"))
+            evaluation_command(run, "default").after(1.0)
+    some, words_note, blank = collect(study).reference_notes
+    assert some == "gsm8k: 2 of 3 rows have a reference; the scores are over these."
+    assert words_note.startswith("gsm8k: rougeL: 1 of 2 rows have no reference with a word")
+    assert blank.startswith("gsm8k: exact_match: 1 of 2 rows have a reference of punctuation alone")
+    assert blank in words.notes(collect(study))
+
+
 def test_a_report_of_others_is_not_replaced(tmp_path, capsys):
     from distillens_plugin import cli
 
@@ -143,3 +163,22 @@ def test_a_report_of_others_is_not_replaced(tmp_path, capsys):
     assert mark.startswith("<!--")
     text.write_text(rest, encoding="utf-8")
     assert cli.main(["study", study.path, "--report_only"]) == 0
+
+
+def test_a_table_of_others_is_not_replaced(tmp_path, capsys):
+    from distillens_plugin import cli
+
+    study = three(tmp_path)
+    trained(study)
+    table = tmp_path / "out" / "table.csv"
+    for content in ("method,mine\n", "", "budget,method\n2026,car\n"):
+        table.write_text(content, encoding="utf-8")
+        for flags in (["--report_only"], []):
+            assert cli.main(["study", study.path, *flags]) == 2
+            assert f"{table} is no report of this project" in capsys.readouterr().err
+        assert table.read_text(encoding="utf-8") == content
+        assert not table.with_name("report.md").exists()
+    table.unlink()
+    for _ in range(2):  # its own is replaced
+        assert cli.main(["study", study.path, "--report_only"]) == 0
+    assert table.read_text(encoding="utf-8").startswith("budget,method,label,task,")

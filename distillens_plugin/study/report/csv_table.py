@@ -3,11 +3,12 @@
 import csv
 import io
 
+from distillens_plugin.study.report.place import FIRST_COLUMNS
 from distillens_plugin.study.report.results import Results
 from distillens_plugin.study.report.table import Difference
 
 _COLUMNS = (
-    *("budget", "method", "label", "task", "protocol", "metric"),
+    *FIRST_COLUMNS,
     *("mean", "ci_low", "ci_high", "seed_sd", "num_rows", "num_seeds"),
     *("reference", "difference", "difference_low", "difference_high"),
     *("seed_difference_low", "seed_difference_high", "p_value", "holm_p"),

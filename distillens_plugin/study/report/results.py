@@ -55,7 +55,7 @@ class Results:
         curves: by method, the final runs'.
         choices: what the search found, by method.
         missing: names of the study's runs that do not exist yet or are not evaluated.
-        reference_notes: what ROUGE-L cannot see of the tasks' references, and benchmarks whose rows
+        reference_notes: what metrics cannot see of the tasks' references, and benchmarks whose rows
             the study has used.
         time_shares: of the clock's training time, by method: those in the table of equal compute
             that kept their final runs.

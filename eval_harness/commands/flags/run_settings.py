@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_harness.commands.flags.run_flags import DEFAULTS
 from eval_harness.errors import DistillensError
+from eval_harness.shared.argument_types import folder_of
 from eval_harness.shared.files.strict_json import NotJsonError, decode
 from eval_harness.shared.program.flag_numbers import batch_size, limit, seeds
 from eval_harness.shared.program.key_values import NAMES, read_key_values
@@ -52,7 +53,7 @@ def settings_of(flags: argparse.Namespace) -> "list[Settings]":
     from eval_harness.generation.system_entries import SystemEntry, system_entries
 
     model_args = _merged(flags.model_args, "--model_args")
-    path = None if flags.output_path is None else Path(flags.output_path)
+    path = None if flags.output_path is None else folder_of(flags.output_path, "--output_path")
     if flags.systems:
         systems = [_system(text) for text in flags.systems]
         entries = system_entries(systems, model_args=model_args, output_path=path)

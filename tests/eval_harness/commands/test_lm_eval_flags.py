@@ -99,6 +99,32 @@ def test_of_a_flag_given_twice_the_later_values_count():
         settings("--tasks", "gsm8k", "--model_args", "dtype=a", "dtype=b")
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("command", [("run", "--tasks", "gsm8k"), ("report", "nothing")])
+def test_an_empty_output_path_is_not_the_current_folder(
+    command, empty, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    error = one_line(capsys, *command, "--output_path", empty)
+    assert f"--output_path = {empty!r} is empty, expected a folder" in error
+    with pytest.raises(DistillensError, match="--systems one: output_path = '' is empty"):
+        settings("--tasks", "gsm8k", "--systems", '{"pretrained": "one", "output_path": ""}')
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_server_cannot_do_of_a_protocol_is_said_with_what_to_do(capsys):
+    asked = (*LEAST, "--model", "server", "--model_args", "base_url=http://x/v1,pretrained=m")
+    error = one_line(capsys, *asked, "--protocol", "minillm")
+    assert "--protocol minillm with --model server: a server cannot choose the type" in error
+    assert "(dtype float16) or forbid repeats (no_repeat_ngram_size 6)" in error
+    instead = ("--model_args", "dtype=auto", "--gen_kwargs", "no_repeat_ngram_size=0")
+    assert " ".join(instead) in error
+    (found,) = settings_of(flags(*asked, "--protocol", "minillm", *instead))
+    assert found.model_args["dtype"] == "auto"
+    # The protocol asks for no type then, and the rule is the user's: the backend refuses it.
+    assert settings_of(flags(*asked, "--gen_kwargs", "no_repeat_ngram_size=6"))
+
+
 def test_run_is_implied_and_ls_takes_what_to_list(capsys):
     error = one_line(capsys, "--tasks", "gsm8x", "--output_path", "out")
     assert error.startswith("eval-harness run: --tasks gsm8x")

@@ -32,6 +32,7 @@ PYTHON = {
     "kwargs": ({"gen_kwargs": [1]}, r"gen_kwargs = \[1\], expected a dict"),
     "tasks": ({"tasks": ["small", "big"]}, "--tasks big: not a task that both systems have"),
     "model": ({"judge_model": None}, "judge_model = None, expected a text"),
+    "place": ({"output_path": ""}, "output_path = '' is empty, expected a folder"),
 }
 
 
