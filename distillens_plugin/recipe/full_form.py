@@ -7,17 +7,18 @@ import copy
 import math
 from typing import Any, Protocol
 
-import yaml
-
 from distillens_plugin.lens.layers import Layer, forward_hook_config, resolve_pairs
 from distillens_plugin.recipe.schema.loaders import IN_ORDER, STREAMED, DataLoader, LoaderKwargs
 from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
 from distillens_plugin.recipe.schema.train import BoxModel
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.recipe.yaml_reader import ImportedName
 from distillens_plugin.tables.makers import resolve
 from eval_harness.errors import DistillensError
+
+__all__ = ["BlockFacts", "full_form", "to_yaml", "total_steps", "train_loader_form"]
 
 
 class BlockFacts(Protocol):
@@ -267,34 +268,3 @@ def _criterion(recipe: Recipe) -> dict[str, Any]:
         "kwargs": kwargs,
         "func2extract_model_loss": criterion.func2extract_model_loss,
     }
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes classes of torch.utils.data as !import_get, and never uses aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_class(dumper: yaml.SafeDumper, cls: type) -> yaml.Node:
-    module = "torch.utils.data" if cls.__module__.startswith("torch.utils.data") else cls.__module__
-    return dumper.represent_mapping(
-        "!import_get", {"key": f"{module}.{cls.__qualname__}"}, flow_style=True
-    )
-
-
-def _represent_name(dumper: yaml.SafeDumper, name: ImportedName) -> yaml.Node:
-    return dumper.represent_mapping("!import_get", {"key": name.key}, flow_style=True)
-
-
-_Dumper.add_multi_representer(type, _represent_class)
-_Dumper.add_representer(ImportedName, _represent_name)
-
-
-def to_yaml(data: dict[str, Any]) -> str:
-    """YAML that `torchdistill.common.yaml_util.load_yaml_file` reads back to equal data.
-
-    Args:
-        data: a full form, or `recipe.to_plain()`.
-    """
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -12,10 +12,12 @@ from typing import Any
 from distillens_plugin.recipe.composition import BASE, Composed, Origin, merge, read_composed
 from distillens_plugin.recipe.dependencies import check_named_sampler, take_in_dependencies
 from distillens_plugin.recipe.packaged import find_recipe
+from distillens_plugin.recipe.revisions import refuse_revisions_of_folders
 from distillens_plugin.recipe.schema.base import checked, did_you_mean, show
 from distillens_plugin.recipe.schema.paths import matching, path_keys
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.trust import refuse_recipe_code
+from distillens_plugin.recipe.yaml_dumper import check_can_be_kept
 from distillens_plugin.recipe.yaml_reader import KeyPath, parse_yaml
 from eval_harness.errors import DistillensError
 
@@ -113,12 +115,15 @@ def load_recipe(
         source.overrides.append(override)
     _resolve_paths(data, source)
     take_in_dependencies(data, source.describe, trust=trust)
+    if trust:
+        check_can_be_kept(data, source.describe)
     plain = copy.deepcopy(data)
     recipe = checked(Recipe, data, source.describe)
     if trust:
         check_named_sampler(recipe, source.describe)
     else:
         refuse_recipe_code(recipe, source.describe)
+    refuse_revisions_of_folders(recipe.models, source.describe)
     if recipe.output_dir is None:
         recipe.output_dir = default_output
     recipe._source = source
@@ -144,8 +149,12 @@ def _compose(name: str, fragments: list[str], trust: bool) -> tuple[Composed, st
     composed = read_composed(name, trust=trust)
     default = os.path.join("runs", Path(name).stem)
     for fragment in fragments:
-        given = composed.data.pop("output_dir", None)
-        origin = composed.origins.pop(("output_dir",), None)
+        given = composed.data.get("output_dir")
+        origin = composed.origins.get(("output_dir",))
+        # Anything but a text stays, for the schema to refuse.
+        if given is None or isinstance(given, str):
+            composed.data.pop("output_dir", None)
+            composed.origins.pop(("output_dir",), None)
         if isinstance(given, str) and origin is not None:
             default = _absolute(given, origin.folder)
         default = f"{default}-{Path(fragment).stem}"

@@ -49,6 +49,10 @@ class RecipeLoader(StrictLoader):
     )
 
 
+class SavedRecipeLoader(RecipeLoader):
+    """For pages about a run, trusted or not: takes any name of `!import_get`, imports none."""
+
+
 def _construct_join(loader: Any, node: yaml.SequenceNode) -> str:
     return "".join(str(part) for part in loader.construct_sequence(node, deep=True))
 
@@ -58,9 +62,14 @@ def _construct_pathjoin(loader: Any, node: yaml.SequenceNode) -> str:
     return os.path.expanduser(os.path.join(*parts)) if parts else ""
 
 
-def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
+def _named(loader: Any, node: yaml.Node) -> tuple[dict[Any, Any], str]:
+    """The entries of `!import_get`, and the name that they give."""
     entry = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
-    key = ".".join(str(entry[part]) for part in ("package", "key") if entry.get(part))
+    return entry, ".".join(str(entry[part]) for part in ("package", "key") if entry.get(part))
+
+
+def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
+    entry, key = _named(loader, node)
     if not is_sampler(key) or not set(entry) <= {"key", "package"}:
         raise RefusedError(
             problem=f"!import_get found {key or 'no key'}, expected a sampler of torch.utils.data; "
@@ -70,9 +79,15 @@ def _construct_import_get(loader: Any, node: yaml.Node) -> ImportedName:
     return ImportedName(key)
 
 
+def _construct_any_import_get(loader: Any, node: yaml.Node) -> ImportedName:
+    return ImportedName(_named(loader, node)[1])
+
+
 RecipeLoader.add_constructor("!join", _construct_join)
 RecipeLoader.add_constructor("!pathjoin", _construct_pathjoin)
 RecipeLoader.add_constructor("!import_get", _construct_import_get)
+# Last: it copies the constructors of the class above it.
+SavedRecipeLoader.add_constructor("!import_get", _construct_any_import_get)
 
 
 def trusted_loader() -> type[yaml.FullLoader]:

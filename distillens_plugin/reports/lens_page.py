@@ -26,7 +26,7 @@ from distillens_plugin.reports.lens_words import (
     without_gradients,
 )
 from eval_harness import printable
-from eval_harness.shared.files.atomic import check_writable, write_bytes, write_json, write_text
+from eval_harness.shared.files.atomic import check_writable, encode_json, write_bytes, write_text
 from eval_harness.shared.pages.cells import CellGrid
 from eval_harness.shared.pages.figures import Figure, finish
 from eval_harness.shared.pages.heat_map import HeatMap
@@ -78,16 +78,11 @@ def write_lens_page(found: LensMap, folder: Path) -> Path:
         RunFailure: a file cannot be written.
     """
     check_writable(folder)
-    clear(folder)
     models = [_model_section(model) for model in found.models]
     pictures = [section.figure for section in models]
     pictures += [_matrix_figure(found, way) for way in found.matrices]
     pictures += _token_figures(found)
-    (folder / FIGURES).mkdir(exist_ok=True)
-    for picture in pictures:
-        write_bytes(folder / FIGURES / f"{picture.name}.png", picture.png)
-        write_text(folder / FIGURES / f"{picture.name}.svg", picture.svg)
-    write_json(folder / NUMBERS, found.to_json())
+    numbers = encode_json(found.to_json(), where=str(folder / NUMBERS))
     html = render(
         "distillens_plugin",
         "reports/lens_page.html.j2",
@@ -99,6 +94,13 @@ def write_lens_page(found: LensMap, folder: Path) -> Path:
         without_gradients=without_gradients(found),
         examples=_examples(found),
     )
+    # Only now: an older map stays whole if any part of the new one cannot be made.
+    clear(folder)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for picture in pictures:
+        write_bytes(folder / FIGURES / f"{picture.name}.png", picture.png)
+        write_text(folder / FIGURES / f"{picture.name}.svg", picture.svg)
+    write_text(folder / NUMBERS, numbers)
     write_text(folder / PAGE, html)
     return folder / PAGE
 

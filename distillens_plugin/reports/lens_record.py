@@ -4,6 +4,7 @@ A *reading* is how a layer becomes logits: `identity` (the unembedding alone), `
 model's final norm first) or `tuned` (the main model through its translators, then its final norm).
 """
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -72,7 +73,7 @@ class PairGradient:
         loss: of the lens, in nats per position.
         radial: share of the squared gradient at the stream along the stream, 0 to 1.
         unembedding, others: (ratio of norms, cosine) over these parameters; None where none train,
-            or where the lens does not reach them.
+            where the lens does not reach them, or where forward KL leaves them no gradient.
     """
 
     pair: tuple[Layer, Layer]
@@ -126,7 +127,7 @@ class LensMap:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, arrays and tuples as dictionaries and lists; NaN is null."""
+    """Dataclasses, arrays and tuples as dictionaries and lists; NaN and the infinities are null."""
     if hasattr(value, "__dataclass_fields__"):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, np.ndarray | np.generic):
@@ -135,4 +136,4 @@ def plain(value: Any) -> Any:
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(each) for each in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from distillens_plugin.reports.run_records import Run
@@ -27,6 +28,7 @@ class Evaluation:
         protocol: its name; `settings`, all of it.
         scores: metric -> (value, standard error or None), x 100 as eval-harness writes them.
         source: the results file.
+        date: when the evaluation started, in seconds since the epoch.
     """
 
     run: str
@@ -38,6 +40,7 @@ class Evaluation:
     num_rows: int
     scores: dict[str, tuple[float, float | None]]
     source: Path
+    date: float = 0.0
 
 
 def find_evaluations(
@@ -52,10 +55,11 @@ def find_evaluations(
     Raises:
         DistillensError: a named path holds no results, or none of any of the runs' models.
     """
-    models = [_Model.of(run, name) for run in runs for name in (run_folder.BEST, run_folder.LAST)]
+    names = (run_folder.BEST, run_folder.LAST)
+    models = [_Model(run.name, name, run.folder / name) for run in runs for name in names]
     models = [model for model in models if model.path.is_dir()]
     beside = [(run.folder / place).resolve() for run in runs for place in _BESIDE]
-    found: dict[tuple[str, ...], Evaluation] = {}
+    found: list[tuple[bool, Evaluation]] = []
     notes = []
     for path in named:
         of_path = list(_evaluations(_files(path), models))
@@ -65,15 +69,15 @@ def find_evaluations(
                 f"{path}: found no results of these runs' models ({where}); expected what "
                 "eval-harness run wrote about one of them"
             )
-        found |= {_key(entry): entry for entry in of_path}
+        found += [(True, entry) for entry in of_path]
     for folder in beside:
         for file in sorted(folder.rglob(_RESULTS)) if folder.is_dir() else []:
             try:
-                found |= {_key(entry): entry for entry in _evaluations([file], models)}
+                found += [(False, entry) for entry in _evaluations([file], models)]
             except DistillensError as error:
                 # Nobody named it: another program's file there is no reason to fail.
                 notes.append(f"not shown: {error}")
-    return list(found.values()), notes
+    return _shown(found), notes
 
 
 def _files(path: Path) -> list[Path]:
@@ -87,9 +91,19 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _key(entry: Evaluation) -> tuple[str, ...]:
-    """Of results of the same thing the newest, which comes last, is shown."""
-    return (entry.run, entry.model, entry.task, entry.settings)
+def _shown(found: Sequence[tuple[bool, Evaluation]]) -> list[Evaluation]:
+    """Of results of the same thing one: of the model as it is, then named, then the newest.
+
+    Args:
+        found: whether the user named the file, and the result.
+    """
+    best: dict[tuple[str, ...], tuple[tuple[bool, bool, float], Evaluation]] = {}
+    for is_named, entry in found:
+        key = (entry.run, entry.model, entry.task, entry.settings)
+        rank = (not entry.changed, is_named, entry.date)
+        if key not in best or rank >= best[key][0]:
+            best[key] = (rank, entry)
+    return [entry for _, entry in best.values()]
 
 
 @dataclass(frozen=True)
@@ -97,12 +111,11 @@ class _Model:
     run: str
     name: str
     path: Path
-    digest: str
 
-    @classmethod
-    def of(cls, run: Run, name: str) -> "_Model":
-        path = run.folder / name
-        return cls(run.name, name, path, files_digest(path) if path.is_dir() else "")
+    @cached_property
+    def digest(self) -> str:
+        """Read from all weights, so only once there are results to hold it against."""
+        return files_digest(self.path)
 
 
 def _evaluations(files: Sequence[Path], models: Sequence[_Model]) -> Iterator[Evaluation]:
@@ -124,6 +137,7 @@ def _evaluations(files: Sequence[Path], models: Sequence[_Model]) -> Iterator[Ev
                         num_rows=task.num_effective,
                         scores=_scores(task),
                         source=file,
+                        date=results.date,
                     )
                     break
 

@@ -117,6 +117,12 @@ class SummaryFile(Strict):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class DivergedFile(Strict):
+    """What a report reads of diverged.json."""
+
+    reason: str
+
+
 class PairLists(Strict):
     """Layer pairs as a recipe writes them."""
 

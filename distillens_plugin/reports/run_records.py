@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillens_plugin.recipe.yaml_tags import RecipeLoader
+from distillens_plugin.recipe.yaml_tags import SavedRecipeLoader
 from distillens_plugin.reports.run_files import (
     AnswerLine,
+    DivergedFile,
     LensLine,
     MetricsLine,
     PairsFile,
@@ -46,7 +47,8 @@ class Run:
         validation: records of the validations; step 0 is before training.
         lens: what the lens read, oldest first; empty where a run did not measure it.
         answers: generated through training; empty where a run kept none.
-        summary: None while the run goes on, or if it was killed.
+        summary: None while the run goes on, or if it was killed or diverged.
+        diverged: why it ended, where its loss was not finite; else None.
         pairs: layer pairs that were chosen by measurement; None where none were.
     """
 
@@ -58,6 +60,7 @@ class Run:
     lens: tuple[LensLine, ...] = ()
     answers: tuple[AnswerLine, ...] = ()
     summary: SummaryFile | None = None
+    diverged: str | None = None
     pairs: PairsFile | None = None
 
     @property
@@ -106,6 +109,7 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
     _check_is_run(folder)
     records = read_growing(folder / run_folder.METRICS, MetricsLine)
     numbers = [record.numbers for record in records]
+    diverged = read_whole(folder / run_folder.DIVERGED, DivergedFile)
     return Run(
         folder=folder,
         name=printable(shortened(name or folder.absolute().name)),
@@ -115,6 +119,7 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
         lens=tuple(read_growing(folder / run_folder.LENS, LensLine)),
         answers=tuple(read_growing(folder / run_folder.ANSWERS, AnswerLine)),
         summary=read_whole(folder / run_folder.SUMMARY, SummaryFile),
+        diverged=None if diverged is None else diverged.reason,
         pairs=read_whole(folder / run_folder.PAIRS, PairsFile),
     )
 
@@ -162,6 +167,7 @@ def _check_is_run(folder: Path) -> None:
 def _recipe(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
-    return read_mapping(str(path), what="run's recipe", keys="models, train", loader=RecipeLoader)[
-        0
-    ]
+    found, _ = read_mapping(
+        str(path), what="run's recipe", keys="models, train", loader=SavedRecipeLoader
+    )
+    return found

@@ -67,21 +67,29 @@ def sub_terms(run: Run) -> Mapping[str, Any]:
 
 
 def best_validation(run: Run) -> Mapping[str, float] | None:
-    """The validation after which `best` was saved; while a run goes on, that of the least loss."""
+    """The validation after which `best` was saved; while a run goes on, the best by `best_by`."""
     after = [record for record in run.validation if record["step"] > 0]
     if run.summary is not None and run.summary.best_step is not None:
         # A step may have been validated twice, at the end of an epoch too: the later one counts.
         found = [record for record in after if record["step"] == run.summary.best_step]
         return found[-1] if found else None
-    return min(after, key=lambda record: record[VALIDATION_LOSS], default=None)
+    best_by = _at(run.recipe, "train", "best_by")
+    if best_by is None or best_by == VALIDATION_LOSS:
+        return min(after, key=lambda record: record[VALIDATION_LOSS], default=None)
+    # As the run chooses: of equal scores the one of less loss.
+    scored = [record for record in after if best_by in record]
+    return max(scored, key=lambda r: (r[best_by], -r[VALIDATION_LOSS]), default=None)
 
 
 def _progress(run: Run) -> str:
     planned, seed = planned_steps(run), seed_of(run)
     with_seed = f", seed {seed}" if seed is not None else ""
+    of = f" of {planned:,}" if planned else ""
+    if run.diverged is not None:
+        steps = f"{run.last_step:,}{of} steps{with_seed}"
+        return f"The run diverged after {steps}: {run.diverged}."
     if run.summary is not None:
         return f"{run.summary.num_steps:,} steps{with_seed}."
-    of = f" of {planned:,}" if planned else ""
     return (
         f"The run has not finished (it goes on, or was interrupted): {run.last_step:,}{of} steps "
         f"so far{with_seed}."

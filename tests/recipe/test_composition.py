@@ -149,6 +149,8 @@ def test_a_derived_recipe_does_not_write_into_its_bases_folder(tmp_path):
     assert load_recipe(derived, fragments=[fragment]).output_dir == "runs/derived-seeded"
     assert load_recipe(below, fragments=[fragment]).output_dir == "runs/below-seeded"
     assert load_recipe(below, ["output_dir=x"], fragments=[fragment]).output_dir == "x"
+    number = write_recipe(tmp_path, DISTILLATION + "output_dir: 2024\n", "number.yaml")
+    assert "output_dir: found 2024, expected text" in refusal(number, fragments=[fragment])
 
 
 def test_a_student_without_a_teacher_is_fine_tuned(tmp_path, repo):

@@ -84,6 +84,47 @@ def test_what_shows_no_gradients_and_what_torchdistill_would_take_are_refused(tm
         print_full_form(recipe, {"teacher_model": facts, "student_model": facts})
 
 
+SIDE = "{is_from_teacher: false, module_path: lm_head, io: output}"
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ("{criterion: {key: MSELoss}}", r"x\.criterion_wrapper: missing; MSELoss compares two"),
+        (
+            "{criterion: {key: MSELoss}, criterion_wrapper: {key: SimpleLossWrapper}}",
+            r"criterion_wrapper\.kwargs\.input: missing; expected such as \{is_from_teacher",
+        ),
+        (
+            "{criterion: {key: MSELoss}, criterion_wrapper: {key: SimpleLossWrapper, kwargs: "
+            f"{{input: {SIDE}, target: {{io: output}}}}}}}}",
+            r"kwargs\.target: found a mapping with the keys io; expected such as",
+        ),
+        (
+            "{criterion: {key: MSELoss}, criterion_wrapper: {key: SimpleLossWrapper, kwargs: "
+            f"{{input: {SIDE}, target: labels}}}}}}",
+            r"kwargs\.target: found 'labels'; expected such as",
+        ),
+        (
+            "{criterion: {key: distillens.logits_kd}, criterion_wrapper: {key: SimpleLossWrapper, "
+            f"kwargs: {{input: {SIDE}, target: {SIDE}}}}}}}",
+            r"found a wrapper, but distillens\.logits_kd picks its own inputs; delete it",
+        ),
+    ],
+)
+def test_a_wrapper_is_where_a_loss_needs_one_and_says_what_it_compares(tmp_path, term, message):
+    with pytest.raises(DistillensError, match=message):
+        loaded(tmp_path, f"{TERMS}.x={term}")
+
+
+@pytest.mark.parametrize("target", [SIDE, "{uses_label: true}", "{}", "null"])
+def test_a_loss_of_torchs_with_a_whole_wrapper_passes(tmp_path, target):
+    kwargs = f"{{input: {SIDE}, target: {target}}}"
+    wrapper = f"{{key: SimpleLossWrapper, kwargs: {kwargs}}}"
+    term = f"{{criterion: {{key: MSELoss}}, criterion_wrapper: {wrapper}}}"
+    assert "x" in loaded(tmp_path, f"{TERMS}.x={term}").train.criterion.kwargs.sub_terms
+
+
 def test_the_page_on_choosing_shows_a_fragment_that_a_recipe_takes(tmp_path):
     (block,) = [b for b in blocks_of(REPO / "docs/choosing.md") if "weight: auto" in b.text]
     fragment = tmp_path / "fragment.yaml"

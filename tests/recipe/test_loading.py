@@ -13,6 +13,8 @@ from distillens_plugin.recipe.loading import load_recipe, parse_override
 from distillens_plugin.recipe.yaml_reader import ImportedName, Mark, parse_yaml, read_yaml_file
 from eval_harness.errors import DistillensError
 
+SAMPLER = "train.train_data_loader.sampler"
+
 
 def refusal(path: str, *overrides: str, trust: bool = False) -> str:
     with pytest.raises(DistillensError) as caught:
@@ -287,6 +289,52 @@ def test_the_plain_form_holds_what_was_given_and_reads_back(tmp_path):
     assert again.model_dump(exclude={"output_dir"}) == recipe.model_dump(exclude={"output_dir"})
     assert recipe.to_plain()["seed"] == 3
     assert "mixed_precision" not in recipe.to_plain()
+
+
+def test_a_trusted_function_is_kept_by_its_name(tmp_path):
+    from distillens_plugin.recipe.full_form import to_yaml
+
+    tag = "!import_get {key: os.path.join}"
+    recipe = load_recipe(write_recipe(tmp_path), [f"{SAMPLER}.class_or_func={tag}"], trust=True)
+    kept = to_yaml(recipe.to_plain())
+    assert "class_or_func: !import_get {key: posixpath.join}" in kept
+    again = load_recipe(write_recipe(tmp_path, kept, "again.yaml"), trust=True)
+    assert again.train.train_data_loader.sampler.class_or_func is os.path.join
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!import_call {key: pathlib.Path, init: {args: [a]}}",
+        "!import_call {key: functools.partial, init: {args: [!import_get {key: os.getcwd}]}}",
+        "!import_call {key: operator.itemgetter, init: {args: [0]}}",
+    ],
+)
+def test_what_a_run_could_not_keep_in_its_recipe_is_refused(tmp_path, tag):
+    path = write_recipe(tmp_path)
+    with pytest.raises(DistillensError, match=r"recipe\.yaml cannot hold") as caught:
+        load_recipe(path, [f"{SAMPLER}={{class_or_func: {tag}}}"], trust=True)
+    assert "sampler.class_or_func: found " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "teacher_model={name_or_path: HERE, revision: v1}",
+        "teacher_model={name_or_path: HERE, tokenizer: HERE, revision: v1}",
+        "student_model={init: {from_teacher_layers: [0], teacher: HERE}, revision: v1}",
+    ],
+)
+def test_a_revision_of_a_folder_is_refused(tmp_path, keys):
+    override = f"models.{keys.replace('HERE', str(tmp_path))}"
+    with pytest.raises(DistillensError, match=r"_model\.revision: found 'v1', but .* is a folder"):
+        load_recipe(write_recipe(tmp_path), [override])
+    # On the Hub it has an effect, of the model or of the tokenizer.
+    for named in (f"name_or_path: a/b, tokenizer: {tmp_path}", f"name_or_path: {tmp_path}"):
+        more = "" if "tokenizer" in named else ", tokenizer: a/b"
+        override = f"models.teacher_model={{{named}{more}, revision: v1}}"
+        assert load_recipe(write_recipe(tmp_path), [override]).models.teacher_model.revision == "v1"
 
 
 def test_a_bom_and_windows_line_ends_are_read(tmp_path):

@@ -144,7 +144,7 @@ def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(tmp_path):
         ("train.teacher={forward_proc: forward_all}", "found forward_all, with which"),
         ("train.criterion.kwargs.model_term={wieght: 1}", "did you mean 'weight'?"),
         (
-            "train.criterion.kwargs.sub_terms.a/b={criterion: {key: MSELoss}}",
+            "train.criterion.kwargs.sub_terms.a/b={criterion: {key: KDLoss}}",
             "found the term name 'a/b'",
         ),
         ("train.criterion.kwargs.sub_terms.kd.weight=-1", "expected a number of at least 0"),
@@ -242,6 +242,12 @@ def test_validation_takes_over_how_rows_become_tokens(tmp_path):
     assert (validation.template, validation.max_length) == ("qwen", 100)
     assert (validation.path, validation.max_prompt_length) == ("b", 60)
     assert validation.num_rows is None
+    # null counts as not given here, too.
+    nulls = ["datasets.validation.template=null", "datasets.validation.max_length=null"]
+    train = "datasets.train={path: a, template: qwen, max_length: 100, max_prompt_length: 50}"
+    given = [train, "datasets.validation={path: b}", *nulls]
+    validation = load_recipe(write_recipe(tmp_path), given).datasets.validation
+    assert (validation.template, validation.max_length) == ("qwen", 100)
 
 
 def test_the_tokenizer_is_the_students_own_or_the_teachers(tmp_path):

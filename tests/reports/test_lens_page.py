@@ -3,15 +3,17 @@
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from lens_map_sample import lens_map_sample
 
+from distillens_plugin.reports import lens_page
 from distillens_plugin.reports.lens_folder import check_free
 from distillens_plugin.reports.lens_page import write_lens_page
 from distillens_plugin.reports.lens_words import matrix_sentence, model_sentences, printed
-from eval_harness.errors import DistillensError
+from eval_harness.errors import DistillensError, RunFailure
 
 DRAWN = (
     "layers_student",
@@ -82,6 +84,23 @@ def test_numbers_that_overflow_are_said_and_are_null(tmp_path):
     assert "not a finite number" in (folder / "lens.html").read_text(encoding="utf-8")
     numbers = json.loads((folder / "lens.json").read_text(encoding="utf-8"))
     assert numbers["models"][0]["statistics"]["final"]["entropy"] == [8, None, 1]
+
+
+def test_an_infinite_ratio_is_null_too(tmp_path):
+    found = lens_map_sample()
+    endless = [replace(each, others=(float("inf"), 0.0)) for each in found.gradients]
+    folder = write_lens_page(replace(found, gradients=endless), tmp_path / "map").parent
+    numbers = json.loads((folder / "lens.json").read_text(encoding="utf-8"))
+    assert numbers["gradients"][0]["others"] == [None, 0.0]
+
+
+def test_an_older_map_stays_whole_if_the_new_one_cannot_be_made(folder, tmp_path, monkeypatch):
+    older = shutil.copytree(folder, tmp_path / "map")
+    before = {path: path.read_bytes() for path in older.rglob("*") if path.is_file()}
+    monkeypatch.setattr(lens_page, "render", Mock(side_effect=RunFailure("no page")))
+    with pytest.raises(RunFailure, match="no page"):
+        write_lens_page(lens_map_sample(["other"]), older)
+    assert {path: path.read_bytes() for path in older.rglob("*") if path.is_file()} == before
 
 
 def test_only_an_older_map_is_replaced(folder, tmp_path):

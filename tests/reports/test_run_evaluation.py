@@ -11,6 +11,7 @@ from run_by_hand import run_by_hand
 from shell import shell
 from tiny_run import save_tiny_model
 
+from distillens_plugin.reports import run_evaluation
 from distillens_plugin.reports.run_evaluation import find_evaluations
 from distillens_plugin.reports.run_records import read_run
 from eval_harness import evaluate
@@ -23,18 +24,23 @@ def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     run = run_by_hand(folder / "run")
     save_tiny_model(run / "best", layers=1)
+    return run, evaluate_best(folder, "out")
+
+
+def evaluate_best(folder, name):
+    """Evaluates the run's best model on two rows; the folder of the results."""
     rows = [{"instruction": f"What is {n} + {n}?", "output": str(2 * n)} for n in (1, 2)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "sums.yaml").write_text("task: sums\ndescription: Sums\npath: sums.jsonl\n")
     evaluate(
-        str(run / "best"),
+        str(folder / "run" / "best"),
         str(folder / "sums.yaml"),
-        output_path=folder / "out",
+        output_path=folder / name,
         protocol="greedy",
         gen_kwargs={"max_new_tokens": 4},
         max_prompt_tokens=64,
     )
-    return run, folder / "out"
+    return folder / name
 
 
 def test_named_results_are_of_the_best_model(evaluated):
@@ -68,6 +74,58 @@ def test_results_of_files_that_have_changed_say_so(evaluated):
         assert found.changed
     finally:
         config.write_text(before)
+
+
+def test_results_of_the_model_as_it_is_go_before_those_of_older_files(evaluated, tmp_path):
+    run, out = evaluated
+    config = run / "best" / "config.json"
+    before = config.read_text()
+    config.write_text(before + "\n")
+    try:
+        older = evaluate_best(run.parent, "of_older_files")
+    finally:
+        config.write_text(before)
+    here = run / "evaluation"
+    try:
+        # Read last, and evaluated last, but of files that the model no longer has.
+        shutil.copytree(older, here / "b")
+        (found,), _ = find_evaluations([read_run(run)], [out])
+        assert (found.changed, out in found.source.parents) == (False, True)
+        shutil.copytree(out, here / "a")
+        (found,), _ = find_evaluations([read_run(run)])
+        assert (found.changed, (here / "a").resolve() in found.source.parents) == (False, True)
+        (found,), _ = find_evaluations([read_run(run)], [older])
+        assert not found.changed
+    finally:
+        shutil.rmtree(here)
+
+
+def test_of_equal_results_the_named_one_is_shown_else_the_latest(evaluated, tmp_path):
+    run, out = evaluated
+    named = dated_copy(out, tmp_path / "named", 1.0)
+    here = (run / "evaluation").resolve()
+    try:
+        dated_copy(out, here / "a", 3.0)
+        dated_copy(out, here / "b", 2.0)
+        (found,), _ = find_evaluations([read_run(run)])
+        assert here / "a" in found.source.parents
+        (found,), _ = find_evaluations([read_run(run)], [named])
+        assert named in found.source.parents
+    finally:
+        shutil.rmtree(here)
+
+
+def dated_copy(results, folder, date):
+    shutil.copytree(results, folder)
+    (file,) = folder.rglob("results_*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "date": date}))
+    return folder
+
+
+def test_weights_are_not_read_where_nothing_was_evaluated(evaluated, monkeypatch):
+    run, _ = evaluated
+    monkeypatch.setattr(run_evaluation, "files_digest", lambda path: pytest.fail(f"read {path}"))
+    assert find_evaluations([read_run(run)]) == ([], [])
 
 
 def test_results_of_another_model_are_refused(evaluated, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 from run_by_hand import run_by_hand, write_lines
 
+from distillens_plugin.recipe.yaml_tags import ImportedName
 from distillens_plugin.reports.run_records import names_of, read_run, read_runs
 from eval_harness.errors import DistillensError
 
@@ -108,3 +109,15 @@ def test_runs_are_told_apart_by_the_parts_of_their_paths_that_differ(tmp_path, f
     assert names("x/a", "a") == ["x", tmp_path.name]
     with pytest.raises(DistillensError, match="named twice"):
         read_runs([folder, tmp_path / "." / "quick"])
+
+
+def test_the_names_of_a_trusted_recipe_are_read_and_not_imported(folder):
+    tag = "!import_get {key: nosuch_module.Sampler}"
+    recipe = f"train: {{train_data_loader: {{sampler: {{class_or_func: {tag}}}}}}}\n"
+    (folder / "recipe.yaml").write_text(recipe)
+    sampler = read_run(folder).recipe["train"]["train_data_loader"]["sampler"]
+    assert sampler == {"class_or_func": ImportedName("nosuch_module.Sampler")}
+    # Tags that run code stay refused: reading a page's files runs nothing.
+    (folder / "recipe.yaml").write_text("seed: !import_call {key: os.getcwd}\n")
+    with pytest.raises(DistillensError, match="import_call"):
+        read_run(folder)

@@ -96,6 +96,29 @@ def test_about_a_run_that_goes_on_and_one_without_teacher_and_validation(tmp_pat
     assert "has not been validated" in text
 
 
+def test_a_run_that_diverged_says_why(tmp_path):
+    folder = run_by_hand(tmp_path / "a", num_steps=40, finished=False)
+    reason = "step 41: the loss is not finite"
+    (folder / "diverged.json").write_text(json.dumps({"reason": reason}))
+    text = words.about(read_run(folder))
+    assert f"The run diverged after 40 of 60 steps, seed 10: {reason}." in text
+    assert "has not finished" not in text
+
+
+def test_while_a_run_goes_on_its_best_is_by_the_recipes_score(tmp_path):
+    folder = run_by_hand(tmp_path / "a", finished=False, train={"best_by": "rougeL"})
+    scores = {0: 99.0, 20: 9.0, 40: 9.0, 60: 5.0}
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if "validation_loss" in record:
+            record["rougeL"] = scores[record["step"]]
+    write_lines(folder / "metrics.jsonl", records)
+    # The loss falls with the steps: of the two equal scores the later one has less of it.
+    assert words.best_validation(read_run(folder))["step"] == 40
+    by_loss = run_by_hand(tmp_path / "b", finished=False)
+    assert words.best_validation(read_run(by_loss))["step"] == 60
+
+
 def test_what_is_missing_is_said(tmp_path):
     folder = run_by_hand(tmp_path / "a")
     assert words.missing(read_run(folder)) == []

@@ -277,9 +277,7 @@ def test_a_foreign_mean_under_weighted_sum_loss_is_refused_where_batches_are_sum
           criterion: {key: MSELoss, kwargs: {}}
           criterion_wrapper:
             key: SimpleLossWrapper
-            kwargs:
-              input: {is_from_teacher: false, module_path: '.', io: output}
-              target: {uses_label: true}
+            kwargs: {input: {is_from_teacher: false, module_path: '.', io: output}}
           weight: 1.0
 """
     text = text.replace("      sub_terms:\n", "      sub_terms:\n" + wrapped)

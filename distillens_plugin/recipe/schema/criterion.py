@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
-from distillens_plugin.recipe.schema.base import NonNegative, Strict, complain, problem
+from distillens_plugin.recipe.schema.base import NonNegative, Strict, complain, problem, show
 from distillens_plugin.recipe.schema.layers import PairedKwargs
 from distillens_plugin.recipe.schema.names import (
     CRITERION,
@@ -16,6 +16,7 @@ from distillens_plugin.recipe.schema.names import (
     OWN_SUM,
 )
 from distillens_plugin.recipe.schema.terms import TERMS, LensKwargs
+from distillens_plugin.recipe.schema.torchdistill_names import LOSS_WRAPPERS, LOW_LEVEL_LOSSES
 
 
 def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +115,40 @@ class SubTerm(Strict):
                 problem(key, "a wrapper such as SimpleLossWrapper", at=("key",))
             LOSS_WRAPPER.check(key, at=("key",))
         return wrapper
+
+    @model_validator(mode="after")
+    def _wrapped_where_it_must_be(self) -> "SubTerm":
+        wrapper, key = self.criterion_wrapper or {}, self.criterion.key
+        at = ("criterion_wrapper",)
+        if wrapper and key in TERMS:
+            complain(f"found a wrapper, but {key} picks its own inputs; delete it", at=at)
+        if not wrapper and key in LOW_LEVEL_LOSSES:
+            complain(
+                f"missing; {key} compares two tensors, expected {{key: SimpleLossWrapper, kwargs: "
+                f"{{input: ..., target: ...}}}} with {_SIDE} for each",
+                at=at,
+            )
+        if wrapper.get("key") in LOSS_WRAPPERS:
+            _check_sides(wrapper.get("kwargs"))
+        return self
+
+
+# What torchdistill's wrappers read of either side.
+_SIDE_KEYS = ("is_from_teacher", "module_path", "io")
+_SIDE = "{is_from_teacher: false, module_path: lm_head, io: output}"
+
+
+def _check_sides(kwargs: Any) -> None:
+    """Refuses a wrapper that does not say which tensors its loss compares."""
+    for side in ("input", "target"):
+        given = kwargs.get(side) if isinstance(kwargs, dict) else None
+        names = set(given or {}) if isinstance(given, dict | None) else {"io"}
+        # A target that names no tensor is the labels.
+        is_labels = side == "target" and not names & {"module_path", "io"}
+        if is_labels or names.issuperset(_SIDE_KEYS):
+            continue
+        found = "missing" if given is None else f"found {show(given)}"
+        complain(f"{found}; expected such as {_SIDE}", at=("criterion_wrapper", "kwargs", side))
 
 
 class ModelTerm(Strict):

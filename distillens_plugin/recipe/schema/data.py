@@ -170,7 +170,9 @@ class DataSets(Strict):
         if not isinstance(train, dict) or not isinstance(validation, dict):
             return data
         shared = {key: train[key] for key in _INHERITED if key in train}
-        return {**data, "validation": {**shared, **validation}}
+        # As in every section, null counts as not given.
+        given = {key: value for key, value in validation.items() if value is not None}
+        return {**data, "validation": {**shared, **given}}
 
     @model_validator(mode="after")
     def _validation_is_read_whole(self) -> "DataSets":
