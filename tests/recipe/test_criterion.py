@@ -117,9 +117,9 @@ def test_a_wrapper_is_where_a_loss_needs_one_and_says_what_it_compares(tmp_path,
         loaded(tmp_path, f"{TERMS}.x={term}")
 
 
-@pytest.mark.parametrize("target", [SIDE, "{uses_label: true}", "{}", "null"])
+@pytest.mark.parametrize("target", [f", target: {SIDE}", ", target: {uses_label: true}", ""])
 def test_a_loss_of_torchs_with_a_whole_wrapper_passes(tmp_path, target):
-    kwargs = f"{{input: {SIDE}, target: {target}}}"
+    kwargs = f"{{input: {SIDE}{target}}}"
     wrapper = f"{{key: SimpleLossWrapper, kwargs: {kwargs}}}"
     term = f"{{criterion: {{key: MSELoss}}, criterion_wrapper: {wrapper}}}"
     assert "x" in loaded(tmp_path, f"{TERMS}.x={term}").train.criterion.kwargs.sub_terms

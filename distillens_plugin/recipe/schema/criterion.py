@@ -140,14 +140,14 @@ _SIDE = "{is_from_teacher: false, module_path: lm_head, io: output}"
 
 def _check_sides(kwargs: Any) -> None:
     """Refuses a wrapper that does not say which tensors its loss compares."""
-    for side in ("input", "target"):
-        given = kwargs.get(side) if isinstance(kwargs, dict) else None
-        names = set(given or {}) if isinstance(given, dict | None) else {"io"}
-        # A target that names no tensor is the labels.
+    given = kwargs if isinstance(kwargs, dict) else {}
+    # A target that names no tensor is the labels.
+    for side, value in {"input": None, "target": {}, **given}.items():
+        names = set(value) if isinstance(value, dict) else {"io"}
         is_labels = side == "target" and not names & {"module_path", "io"}
-        if is_labels or names.issuperset(_SIDE_KEYS):
+        if side not in ("input", "target") or is_labels or names.issuperset(_SIDE_KEYS):
             continue
-        found = "missing" if given is None else f"found {show(given)}"
+        found = "missing" if value is None else f"found {show(value)}"
         complain(f"{found}; expected such as {_SIDE}", at=("criterion_wrapper", "kwargs", side))
 
 
