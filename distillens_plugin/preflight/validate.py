@@ -18,10 +18,11 @@ from distillens_plugin.preflight.models import check_layers, check_model, check_
 from distillens_plugin.preflight.rouge_check import check_best_by
 from distillens_plugin.preflight.run_length import check_enough_rows
 from distillens_plugin.preflight.sharding import fitting_line
-from distillens_plugin.recipe.full_form import full_form, to_yaml
+from distillens_plugin.recipe.full_form import full_form
 from distillens_plugin.recipe.schema.data import DatasetSpec
 from distillens_plugin.recipe.schema.layers import unmeasured
 from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.storage.hub_upload import check_upload
 from distillens_plugin.storage.run_folder import check_free
 from eval_harness.errors import DistillensError

@@ -13,12 +13,9 @@ from distillens_plugin.recipe.schema.names import OWN_SUM
 from distillens_plugin.recipe.schema.recipe import Recipe
 from distillens_plugin.recipe.schema.terms import TERMS
 from distillens_plugin.recipe.schema.train import BoxModel
-from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.recipe.yaml_reader import ImportedName
 from distillens_plugin.tables.makers import resolve
 from eval_harness.errors import DistillensError
-
-__all__ = ["BlockFacts", "full_form", "to_yaml", "total_steps", "train_loader_form"]
 
 
 class BlockFacts(Protocol):

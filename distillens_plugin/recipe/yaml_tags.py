@@ -50,7 +50,7 @@ class RecipeLoader(StrictLoader):
 
 
 class SavedRecipeLoader(RecipeLoader):
-    """For pages about a run, trusted or not: takes any name of `!import_get`, imports none."""
+    """For what a run kept, trusted or not: takes any name of `!import_get`, imports none."""
 
 
 def _construct_join(loader: Any, node: yaml.SequenceNode) -> str:

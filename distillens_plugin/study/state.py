@@ -10,6 +10,7 @@
 import shutil
 from typing import Any
 
+from distillens_plugin.recipe.yaml_tags import SavedRecipeLoader
 from distillens_plugin.storage import run_folder
 from distillens_plugin.study.plan import Run
 from distillens_plugin.study.records import (
@@ -22,6 +23,7 @@ from distillens_plugin.study.records import (
 from eval_harness.errors import DistillensError, RunFailure
 from eval_harness.shared.files.atomic import write_json
 from eval_harness.shared.files.jsonl import read_jsonl
+from eval_harness.shared.files.strict_yaml import read_mapping
 from eval_harness.shared.files.typed_json import check
 
 RUN, LOG, DONE = "run.json", "log.txt", "done.json"
@@ -101,13 +103,12 @@ def _is_interrupted(run: Run) -> bool:
 
 def _has_other_cache(run: Run) -> bool:
     """Whether one of the run in the folder and this one has a teacher cache, and one has none."""
+    path = str(run.train_folder / run_folder.RECIPE)
     try:
-        text = (run.train_folder / run_folder.RECIPE).read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it did not come that far, or --resume will say what is wrong
+        saved, _ = read_mapping(path, what="run's recipe", keys="models", loader=SavedRecipeLoader)
+    except DistillensError:  # it did not come that far, or --resume will say what is wrong
         return False
-    # Tags keep a plain reader of YAML from it; its keys are at the beginnings of lines.
-    had = any(line == "teacher_cache:" for line in text.split("\n"))
-    return had != (run.recipe.teacher_cache is not None)
+    return (saved.get("teacher_cache") is None) != (run.recipe.teacher_cache is None)
 
 
 def summary(run: Run) -> dict[str, Any]:

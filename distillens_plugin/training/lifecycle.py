@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from distillens_plugin.experiment.experiment import Experiment
-from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import Fingerprint
 from distillens_plugin.storage.kept_state import Standing, read_order, save_state

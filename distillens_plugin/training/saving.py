@@ -10,7 +10,7 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.integrations.torchdistill.processes import trained_model
 from distillens_plugin.lens.discovery import unwrap
 from distillens_plugin.losses.trained_parameters import loss_state
-from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.sharding.state import model_state
 from distillens_plugin.sharding.whole_model import whole_model
 from distillens_plugin.storage import run_folder

@@ -14,9 +14,9 @@ from distillens_plugin.experiment.experiment import Experiment
 from distillens_plugin.experiment.layer_choice import with_pairs
 from distillens_plugin.preflight.run_length import check_enough_rows, schedule_notes
 from distillens_plugin.preflight.validate import validate_without_weights
-from distillens_plugin.recipe.full_form import to_yaml
 from distillens_plugin.recipe.schema.by_steps import interval_in_steps
 from distillens_plugin.recipe.schema.recipe import Recipe
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.storage import run_folder
 from distillens_plugin.storage.fingerprint import (
     Fingerprint,

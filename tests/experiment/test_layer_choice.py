@@ -14,8 +14,8 @@ from distillens_plugin.experiment.accelerator import make_accelerator
 from distillens_plugin.experiment.build import build_experiment
 from distillens_plugin.experiment.data import load_data
 from distillens_plugin.experiment.layer_choice import with_pairs
-from distillens_plugin.recipe.full_form import to_yaml
 from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from eval_harness.errors import DistillensError
 
 STUDENT = {"model_type": "gpt2", "n_layer": 3, "n_embd": 24, "n_head": 2, "n_positions": 256}

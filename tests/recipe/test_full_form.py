@@ -8,8 +8,9 @@ from recipe_text import DISTILLATION, FINE_TUNING, LENS, write_recipe
 from torch.utils.data import RandomSampler, SequentialSampler
 from torchdistill.common.yaml_util import load_yaml_file
 
-from distillens_plugin.recipe.full_form import full_form, to_yaml, total_steps
+from distillens_plugin.recipe.full_form import full_form, total_steps
 from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from eval_harness.errors import DistillensError
 
 STUDENT = SimpleNamespace(num_layers=2, blocks="transformer.h")

@@ -282,7 +282,7 @@ def test_where_names_file_line_and_key(tmp_path):
 
 
 def test_the_plain_form_holds_what_was_given_and_reads_back(tmp_path):
-    from distillens_plugin.recipe.full_form import to_yaml
+    from distillens_plugin.recipe.yaml_dumper import to_yaml
 
     recipe = load_recipe(write_recipe(tmp_path), ["seed=3"])
     again = load_recipe(write_recipe(tmp_path, to_yaml(recipe.to_plain()), "again.yaml"))
@@ -292,7 +292,7 @@ def test_the_plain_form_holds_what_was_given_and_reads_back(tmp_path):
 
 
 def test_a_trusted_function_is_kept_by_its_name(tmp_path):
-    from distillens_plugin.recipe.full_form import to_yaml
+    from distillens_plugin.recipe.yaml_dumper import to_yaml
 
     tag = "!import_get {key: os.path.join}"
     recipe = load_recipe(write_recipe(tmp_path), [f"{SAMPLER}.class_or_func={tag}"], trust=True)

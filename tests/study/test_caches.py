@@ -7,7 +7,7 @@ import pytest
 from tiny_study import fake_run, run_study, tiny_study
 
 from distillens_plugin.experiment.data import load_data
-from distillens_plugin.recipe.full_form import to_yaml
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.study import state
 from distillens_plugin.study.caches import check_caches
 from distillens_plugin.study.filling import refuse_to_fill_together

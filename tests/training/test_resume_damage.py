@@ -7,8 +7,8 @@ import pytest
 import torch
 from forked_run import forked, kill_after_states, quick_recipe, what_it_left
 
-from distillens_plugin.recipe.full_form import to_yaml
 from distillens_plugin.recipe.loading import load_recipe
+from distillens_plugin.recipe.yaml_dumper import to_yaml
 from distillens_plugin.training.resume import find_kept
 from eval_harness.errors import DistillensError
 
